@@ -1,0 +1,84 @@
+# Everything that people and CI run. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+CLUSTER := PYTHONPATH=cluster $(PY) -m mms_cluster
+export MMS_RESULTS ?= benchmarks/results
+
+.PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
+        images cluster-up cluster-status clean-cluster clean bench-demo bench-reconcile
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make the virtual environment with all that the project needs
+	@PYTHON=$(PYTHON) scripts/setup
+
+demo: setup ## Cluster, chart, corpus, training, serving, answers: from a bare machine
+	@PYTHONPATH=cluster:operator:workloads $(PY) -m mms_cluster.demo
+
+test: setup ## Everything that CI runs
+	@$(MAKE) --no-print-directory lint check-generated
+	@$(MAKE) --no-print-directory test-all
+
+.PHONY: test-all
+test-all:
+	$(PY) -m pytest -m "not slow"
+
+test-unit: setup ## Tests that need no cluster
+	$(PY) -m pytest tests/unit
+
+test-api: setup ## Tests against a real kube-apiserver
+	$(PY) -m pytest tests/api
+
+test-e2e: setup ## Tests on a real cluster with nodes
+	$(PY) -m pytest tests/e2e -m "not slow"
+
+test-full: setup ## The long campaigns too
+	$(PY) -m pytest
+
+lint: setup ## Style, types and the direction of imports
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	PYTHONPATH=operator:workloads $(VENV)/bin/lint-imports
+
+format: setup ## Format the code
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+generate: setup ## Write crds/, docs/api.md and the chart's copies
+	PYTHONPATH=operator:workloads $(PY) -m mms_operator.api.generate
+	PYTHONPATH=operator:workloads $(PY) charts/generate.py
+
+check-generated: setup ## Say what `make generate` would change
+	PYTHONPATH=operator:workloads $(PY) -m mms_operator.api.generate --check
+	PYTHONPATH=operator:workloads $(PY) charts/generate.py --check
+
+lock: setup ## Resolve the dependencies anew
+	scripts/lock
+
+images: setup ## Build the container images; REGISTRY=host/path pushes them
+	PYTHONPATH=cluster $(PY) -m mms_cluster.images build $(if $(REGISTRY),--push $(REGISTRY))
+
+cluster-up: setup ## A real Kubernetes on this machine
+	$(CLUSTER) up
+
+cluster-status: setup ## What of it runs
+	$(CLUSTER) status
+
+clean-cluster: setup ## Take it down; nothing of it stays
+	$(CLUSTER) down
+
+bench-demo: setup ## Seconds of each phase of the demo, cold and warm
+	PYTHONPATH=cluster:operator:workloads $(PY) benchmarks/demo.py
+
+bench-reconcile: setup ## 1,000 trainings at once against a bare loop of the same writes
+	PYTHONPATH=cluster:operator:workloads $(PY) benchmarks/reconcile.py
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/results

@@ -1,0 +1,1 @@
+"""The two kinds as users write them, and everything that names them."""

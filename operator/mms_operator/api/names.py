@@ -1,0 +1,103 @@
+"""Every name that other programs see: the API group, labels, annotations, condition types and reasons."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+GROUP = "mms.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+TRAINING = "ModelTraining"
+TRAININGS = "modeltrainings"
+SERVICE = "ModelService"
+SERVICES = "modelservices"
+
+FIELD_MANAGER = "mms-operator"
+LEASE_NAME = "mms-operator"
+
+# Labels of children.
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY = "mms-operator"
+LABEL_TRAINING = f"{GROUP}/training"
+LABEL_SERVICE = f"{GROUP}/service"
+LABEL_ROLE = f"{GROUP}/role"
+LABEL_RANK = f"{GROUP}/rank"
+LABEL_INCARNATION = f"{GROUP}/incarnation"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_RUN = f"{GROUP}/run"
+LABEL_VERSION = f"{GROUP}/version"
+
+# Annotations of children.
+ANNOTATION_HASH = f"{GROUP}/applied-hash"
+ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
+ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
+
+
+class Role(StrEnum):
+    MASTER = "master"
+    WORKER = "worker"
+
+
+class Condition(StrEnum):
+    """Condition types. Reconciling and Stalled exist only while true (kstatus)."""
+
+    ACCEPTED = "Accepted"
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    # ModelTraining
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    FINISHED = "Finished"
+    # ModelService
+    PROGRESSING = "Progressing"
+    AVAILABLE = "Available"
+
+
+class Phase(StrEnum):
+    PENDING = "Pending"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions and events that the operator itself gives; pods bring their own (contract.Reason)."""
+
+    ACCEPTED = "Accepted"
+    INVALID_SPEC = "InvalidSpec"
+    POD_TEMPLATE_FORBIDDEN = "PodTemplateForbidden"
+    STORAGE_CONFLICT = "StorageConflict"
+    STORAGE_MISSING = "StorageMissing"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
+    SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
+    STARTING = "Starting"
+    WAITING_FOR_PODS = "WaitingForPods"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL = "ImagePullFailed"
+    CONTAINER_CONFIG = "ContainerConfigError"
+    TRAINING = "Training"
+    REPLACING_POD = "ReplacingPod"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    COMPLETE = "TrainingComplete"
+    BACKOFF_LIMIT = "BackoffLimitExceeded"
+    TRAINING_NOT_FOUND = "TrainingNotFound"
+    TRAINING_NOT_COMPLETE = "TrainingNotComplete"
+    ROLLING_OUT = "RollingOut"
+    ROLLED_OUT = "RolledOut"
+    AVAILABLE = "Available"
+    UNAVAILABLE = "Unavailable"
+    PROGRESS_DEADLINE = "ProgressDeadlineExceeded"
+    SCALED_TO_ZERO = "ScaledToZero"

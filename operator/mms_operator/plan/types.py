@@ -1,0 +1,153 @@
+"""What the planners are given and what they answer. Plain data: no input or output happens here.
+
+A planner is a pure function of (custom resource, observed, settings, now). The engine gathers what is observed, calls
+the planner, and applies the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from mms_workloads.contract import Desired, StatusReport
+
+Object = dict[str, Any]  # a Kubernetes object as JSON
+
+
+@dataclass(frozen=True)
+class Images:
+    worker: str
+    server: str
+    pull_policy: str = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DefaultStore:
+    """The installation's store, for trainings that name none. Its keys are copied into a Secret of each training.
+
+    It also serves data: where spec.data has an s3:// URI with neither endpoint nor secretRef, this store's endpoint and
+    keys are used.
+    """
+
+    uri: str  # s3://bucket[/prefix]
+    endpoint: str | None
+    region: str | None
+    access_key_id: str
+    secret_access_key: str
+
+
+@dataclass(frozen=True)
+class PodPolicy:
+    """What a podTemplate may ask for beyond the defaults; the chart's `policy`."""
+
+    allow_host_path: bool = False
+    allow_host_namespaces: bool = False
+    allow_privileged: bool = False
+    service_accounts: tuple[str, ...] = ()
+    runtime_classes: tuple[str, ...] = ()
+    volume_kinds: tuple[str, ...] = ("configMap", "secret", "emptyDir", "persistentVolumeClaim", "projected", "csi")
+
+
+@dataclass(frozen=True)
+class Settings:
+    images: Images
+    default_store: DefaultStore | None = None
+    policy: PodPolicy = PodPolicy()
+    operator_namespace: str = "mms-system"
+    cluster_domain: str = "cluster.local"
+
+
+@dataclass(frozen=True)
+class ReferencedSecret:
+    """A Secret that a spec names. `keys` is None where it does not exist."""
+
+    name: str
+    keys: frozenset[str] | None
+
+
+@dataclass(frozen=True)
+class ObservedTraining:
+    """What was seen of a training's surroundings."""
+
+    pods: tuple[Object, ...] = ()  # metadata, spec.nodeName, status; of this training, in any phase
+    certificates_expire: datetime | None = None  # None: some Secret of the job's certificates is missing
+    secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)  # by name
+    report: StatusReport | None = None  # the master's last answer, of this uid, run and attempt
+    storage_owner: str | None = None  # namespace/name of the older training that has the same storage.uri
+
+
+@dataclass(frozen=True)
+class ObservedService:
+    """What was seen of a service's surroundings."""
+
+    training: Object | None = None  # the ModelTraining that trainingRef names
+    deployment: Object | None = None
+    pods: tuple[Object, ...] = ()
+    secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Make, or make anew, the job's certificate authority and one leaf a role.
+
+    The engine writes the Secrets <owner>-ca (the authority's key and the operator's client certificate),
+    <owner>-master-tls and <owner>-worker-tls, each annotated with the time of its expiry.
+    """
+
+    owner: Object  # the ModelTraining: namespace, ownerReferences and labels come from it
+    labels: Mapping[str, str]
+    master_dns_names: tuple[str, ...]
+    lifetime_days: int
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """Delete with a precondition: only the object with this uid."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    grace_seconds: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class MasterCall:
+    """Tell the running master what is wanted, and ask it for its report."""
+
+    host: str  # the master pod's IP
+    server_name: str  # what its certificate must be for
+    desired: Desired
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, in this order: status, certificates, waves of objects, deletions, events.
+
+    The status is written first: it holds what must not be forgotten (incarnations, restarts) before the objects that
+    depend on it are made. Objects of one wave are applied side by side. The engine prunes what it finds of the owner
+    within PRUNED_KINDS that is not in `waves`, unless `prune` is False. Pods are never pruned, only deleted by name.
+    """
+
+    status: Object
+    waves: tuple[tuple[Object, ...], ...] = ()
+    certificates: Certificates | None = None
+    deletions: tuple[Deletion, ...] = ()
+    events: tuple[Event, ...] = ()
+    master: MasterCall | None = None
+    requeue_after: float | None = None  # seconds
+    prune: bool = True
+
+
+PRUNED_KINDS = ("ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service")

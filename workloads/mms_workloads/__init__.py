@@ -1,0 +1,1 @@
+"""What runs inside the pods: the parameter-sync service, the worker, and the agent beside Triton."""

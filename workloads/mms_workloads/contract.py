@@ -1,0 +1,301 @@
+"""The contract between the operator and the pods: the job file, the status report, the outcome and the artifact.
+
+The operator writes the job file into a ConfigMap and reads everything else; the pods do the opposite. Each document
+carries a contract version, so that an operator can read what pods of the previous release say.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CONTRACT_VERSION: Literal[1] = 1
+
+# Where things are inside a pod.
+JOB_FILE = "/etc/mms/job.json"
+TLS_DIR = "/etc/mms/tls"  # tls.crt, tls.key, ca.crt of the pod's role
+CREDENTIALS_DIR = "/etc/mms/credentials"  # one folder per store: the keys of its Secret as files
+SCRATCH_DIR = "/scratch"  # an emptyDir: all that a pod may write besides /tmp
+TERMINATION_LOG = "/dev/termination-log"
+
+# The environment of a training's pods.
+ENV_ROLE = "MMS_ROLE"  # master | worker
+ENV_RANK = "MMS_RANK"  # the worker's slot, 0-based; the master's is 0
+ENV_INCARNATION = "MMS_INCARNATION"  # rises with each pod made for the same role and rank
+ENV_ATTEMPT = "MMS_ATTEMPT"  # rises with each start of the whole job (first start, resume)
+ENV_POD_IP = "MMS_POD_IP"
+
+# The Secret of a store.
+SECRET_ACCESS_KEY_ID = "AWS_ACCESS_KEY_ID"  # noqa: S105 - the key's name, not its value
+SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105
+
+MASTER_PORT = (
+    29400  # HTTPS with client certificates: /v1/control (workers, WebSocket), /v1/status and /v1/desired (operator)
+)
+RING_PORT_RANGE = (29500, 29999)  # the communicator's listeners between workers
+
+# Organisational units in the certificates' subjects: what a peer may do.
+OU_MASTER = "master"
+OU_WORKER = "worker"
+OU_OPERATOR = "operator"
+
+# Served by Triton and by the agent beside it.
+TRITON_HTTP_PORT = 8000
+TRITON_GRPC_PORT = 8001
+TRITON_METRICS_PORT = 8002
+AGENT_PORT = 8080  # /readyz (golden inference was right), /healthz, /metrics, /v1/served
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class Contract(BaseModel):
+    """A document of the contract: immutable; unknown fields are ignored, so that a newer writer can add some."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Store(Contract):
+    """A place in object storage or a mounted file system, and how to reach it."""
+
+    uri: str  # s3://bucket/prefix, https://..., file:///...
+    endpoint: str | None = None  # an S3-compatible service's URL; absent: the provider's own
+    region: str | None = None
+    credentials: str | None = None  # a folder under CREDENTIALS_DIR; absent: anonymous, or the pod's own identity
+
+
+class JobIdentity(Contract):
+    """Which job, of which run: peers that disagree on it refuse each other."""
+
+    namespace: str
+    name: str
+    uid: str
+    run: PositiveInt
+
+
+class WordEmbedding(Contract):
+    """Skip-gram with negative sampling (Mikolov et al., 2013)."""
+
+    model: Literal["SkipGram"] = "SkipGram"
+    dimensions: PositiveInt = 100
+    window: PositiveInt = 5
+    negatives: PositiveInt = 5
+    minCount: PositiveInt = 5
+    maxVocabulary: PositiveInt = 1_000_000
+    subsample: Annotated[float, Field(ge=0)] = 1e-3  # 0 turns it off
+    tokenizer: Literal["Words", "Whitespace"] = "Words"
+
+
+class Task(Contract):
+    """Exactly one arm is set."""
+
+    wordEmbedding: WordEmbedding | None = None
+
+
+class Data(Contract):
+    """The data set; uri may hold * in its last parts. .gz, .xz and .bz2 are decompressed while read."""
+
+    store: Store
+    sharding: Literal["Random", "Sequential"] = "Random"
+    blockBytes: PositiveInt = 256 * 1024  # decompressed size of the unit that the master leases
+
+
+class Optimizer(Contract):
+    learningRate: Annotated[float, Field(gt=0)] = 0.025
+    epochs: PositiveInt = 5
+    seed: int = 1
+
+
+class Checkpoint(Contract):
+    intervalSeconds: PositiveInt = 60
+    keep: PositiveInt = 2
+
+
+class JobFile(Contract):
+    """All that the master and the workers of a run need to know; the same for every pod of the run."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    job: JobIdentity
+    task: Task
+    data: Data
+    optimizer: Optimizer = Optimizer()
+    syncMode: Literal["Ring"] = "Ring"
+    workers: PositiveInt  # how many the first membership epoch waits for
+    checkpoint: Checkpoint = Checkpoint()
+    storage: Store  # the run's own folder, .../runs/<run>
+    masterHost: str  # DNS name of the master's Service; also a SAN of the master's certificate
+
+
+class CheckpointRef(Contract):
+    """A checkpoint that is durable: its manifest was written last and verified."""
+
+    uri: str
+    step: NonNegativeInt
+    digest: str  # sha256:<hex> of its manifest.json
+    time: str  # RFC 3339
+
+
+class ArtifactRef(Contract):
+    uri: str
+    digest: str  # sha256:<hex> of manifest.json's bytes
+    version: PositiveInt  # the run
+    metrics: dict[str, float] = {}
+
+
+class Incident(Contract):
+    time: str
+    kind: str  # WorkerLost, WorkerJoined, MasterRestarted, ...
+    rank: int | None = None
+    step: NonNegativeInt = 0
+    action: str = ""
+
+
+class Activity(StrEnum):
+    """What the job is doing, as its master sees it."""
+
+    WAITING = "Waiting"  # for its workers
+    COUNTING = "Counting"  # reading the data set once: sizes, vocabulary
+    TRAINING = "Training"
+    EXPORTING = "Exporting"  # evaluation, artifact
+    SUSPENDING = "Suspending"  # writing the last checkpoint
+    DONE = "Done"  # the outcome says how
+
+
+class StatusReport(Contract):
+    """GET /v1/status of the master."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    uid: str
+    run: PositiveInt
+    attempt: PositiveInt
+    activity: Activity
+    epoch: NonNegativeInt = 0  # membership epoch
+    workersReady: NonNegativeInt = 0
+    step: NonNegativeInt = 0  # synchronisation rounds that are part of the parameters
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    loss: float | None = None
+    samplesPerSecond: int | None = None
+    etaSeconds: int | None = None
+    checkpoint: CheckpointRef | None = None
+    incidents: list[Incident] = []
+    outcome: Outcome | None = None
+
+
+class Desired(Contract):
+    """PUT /v1/desired of the master: what the operator wants of the running job. Idempotent."""
+
+    suspend: bool = False
+    workers: PositiveInt
+
+
+class Outcome(Contract):
+    """How a pod's work ended; written to the termination log as JSON of at most 4,096 bytes."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    result: Literal["Complete", "Suspended", "Failed"]
+    reason: str  # CamelCase, one of Reason for ours
+    message: str = ""  # what to do about it
+    retryable: bool = False
+    artifact: ArtifactRef | None = None
+    checkpoint: CheckpointRef | None = None
+    step: NonNegativeInt = 0
+
+
+class Reason(StrEnum):
+    """Reasons of outcomes. The operator shows them as the reason of a condition."""
+
+    COMPLETE = "TrainingComplete"
+    SUSPENDED = "Suspended"
+    DATA_NOT_FOUND = "DataNotFound"
+    DATA_UNREADABLE = "DataUnreadable"  # permission, decompression, not UTF-8
+    DATA_EMPTY = "DataEmpty"
+    VOCABULARY_TOO_SMALL = "VocabularyTooSmall"
+    STORAGE_UNREACHABLE = "StorageUnreachable"
+    STORAGE_DENIED = "StorageDenied"
+    STORAGE_IN_USE = "StorageInUse"  # another job's run is in the folder
+    CREDENTIALS_INVALID = "CredentialsInvalid"
+    JOB_FILE_INVALID = "JobFileInvalid"
+    STALE_PEER = "StalePeer"
+    OUT_OF_MEMORY = "OutOfMemory"
+    WORKER_CRASHED = "WorkerCrashed"
+    INTERNAL = "InternalError"
+    ARTIFACT_CORRUPT = "ArtifactCorrupt"
+    ARTIFACT_NOT_FOUND = "ArtifactNotFound"
+    GOLDEN_MISMATCH = "GoldenMismatch"
+    MODEL_LOAD_FAILED = "ModelLoadFailed"
+
+
+# Exit codes of the pods. 1-127 are permanent unless listed; 128+n is a death by signal n and is retried in the budget.
+EXIT_DONE = 0
+EXIT_PERMANENT = 1
+EXIT_RETRY = 75  # EX_TEMPFAIL: the store or a peer was away; the pod is replaced in the budget
+
+
+class FileEntry(Contract):
+    sha256: str
+    size: NonNegativeInt
+
+
+class Provenance(Contract):
+    job: JobIdentity
+    createdAt: str
+    mmsVersion: str
+    seed: int
+    workers: PositiveInt
+    data: list[DataFile]
+    jobFileDigest: str  # sha256:<hex> of the job file's bytes
+
+
+class DataFile(Contract):
+    uri: str
+    size: NonNegativeInt  # decompressed bytes
+    etag: str | None = None
+
+
+class ArtifactManifest(Contract):
+    """manifest.json at the root of an artifact. Its own SHA-256 is the artifact's digest.
+
+    A wordEmbedding artifact holds: model.safetensors (vectors [V, d] float32, contexts [V, d] float32),
+    vocabulary.txt (UTF-8, one `word<TAB>count` a line, in the order of the rows), golden.json (Golden),
+    evaluation.json (metrics with how they were measured).
+    """
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    kind: Literal["wordEmbedding"]
+    version: PositiveInt
+    files: dict[str, FileEntry]
+    metrics: dict[str, float]
+    provenance: Provenance
+
+
+class GoldenCase(Contract):
+    """One request and its right answer, computed where the model was trained. Strings and numbers as JSON lists."""
+
+    model: str  # the Triton model's name: vectors | neighbours
+    inputs: dict[str, list[str] | list[int] | list[float]]
+    # Outputs are flattened in row-major order; their shapes follow from the inputs and the model.
+    outputs: dict[str, list[str] | list[int] | list[float]]
+
+
+class Golden(Contract):
+    """golden.json of an artifact."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    absoluteTolerance: float = 1e-4  # of floats; strings and integers are compared exactly
+    cases: list[GoldenCase]
+
+
+class ServeFile(Contract):
+    """The agent's and the fetcher's job file, in a ConfigMap of the service."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    namespace: str
+    name: str
+    artifact: ArtifactRef
+    storage: Store  # uri: the artifact's folder
+
+
+StatusReport.model_rebuild()
+Provenance.model_rebuild()
