@@ -1,0 +1,3 @@
+module mms.dev/cluster/probe
+
+go 1.25.0

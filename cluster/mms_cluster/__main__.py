@@ -1,0 +1,7 @@
+"""`python -m mms_cluster`."""
+
+import sys
+
+from mms_cluster.cli import main
+
+sys.exit(main())

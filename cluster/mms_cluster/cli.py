@@ -1,0 +1,95 @@
+"""The command line: `python -m mms_cluster COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from mms_cluster import paths, provider, settings, up
+from mms_cluster.apionly import ApiOnly
+from mms_cluster.errors import ClusterError
+from mms_cluster.report import Reporter
+from mms_cluster.settings import Layout, Settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 when it is done, 1 when `status` has something missing, 2 with a message for the user, 130."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return 0 if arguments.run(arguments, Reporter()) else 1
+    except ClusterError as error:
+        print(f"mms_cluster: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mms_cluster", description="A real Kubernetes for the demo and the tests.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("up", help="bring up a cluster, or repair the one there is")
+    command.add_argument("--secure-port", type=int, help=f"of the API server (default {Settings.secure_port})")
+    command.add_argument("--etcd-port", type=int, help=f"of etcd's clients (default {Settings.etcd_port})")
+    command.add_argument("--etcd-peer-port", type=int, help=f"of etcd's peers (default {Settings.etcd_peer_port})")
+    command.set_defaults(run=_up)
+    command = commands.add_parser("down", help="take it down with everything it left on the machine")
+    command.set_defaults(run=_down)
+    command = commands.add_parser("status", help="show what runs; exit code 1 when something is missing")
+    command.set_defaults(run=_status)
+    command = commands.add_parser("load", help="bring images from archives to the cluster's nodes")
+    command.add_argument("archive", nargs="+", type=Path, help="docker-archive or OCI archive, with names")
+    command.set_defaults(run=_load)
+    command = commands.add_parser("tools", help="build kubectl (and helm) without a cluster; prints their folder")
+    command.add_argument("--helm", action="store_true", help="helm too")
+    command.set_defaults(run=_tools)
+    command = commands.add_parser(
+        "api-only", help="run etcd and kube-apiserver until interrupted; prints the kubeconfig"
+    )
+    command.add_argument("--dir", type=Path, help="where to keep them (default: a temporary folder)")
+    command.set_defaults(run=_api_only)
+    return parser
+
+
+def _up(arguments: argparse.Namespace, report: Reporter) -> bool:
+    cluster = provider.choose(report)
+    wanted = {key: value for key, value in vars(arguments).items() if key.endswith("_port") and value is not None}
+    if isinstance(cluster, provider.Own) and wanted:
+        cluster.wanted = replace(settings.load(Layout(paths.state_folder())) or Settings(), **wanted)
+    elif wanted:
+        raise ClusterError(
+            f"Ports are chosen for a cluster of our own, and this is {cluster.description}: leave them out."
+        )
+    report.line(f"the cluster is {cluster.description}")
+    cluster.up()
+    return True
+
+
+def _down(_: argparse.Namespace, report: Reporter) -> bool:
+    provider.choose(report).down()
+    return True
+
+
+def _status(_: argparse.Namespace, report: Reporter) -> bool:
+    return provider.choose(report).status()
+
+
+def _load(arguments: argparse.Namespace, report: Reporter) -> bool:
+    provider.choose(report).load(provider.in_archives(arguments.archive))
+    return True
+
+
+def _tools(arguments: argparse.Namespace, report: Reporter) -> bool:
+    print(up.tools(Layout(paths.state_folder()), report, helm=arguments.helm))
+    return True
+
+
+def _api_only(arguments: argparse.Namespace, report: Reporter) -> bool:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ApiOnly(arguments.dir, report) as api:
+        print(api.kubeconfig, flush=True)
+        report.line("the API server is ready; interrupt to stop it")
+        signal.pause()
+    return True
