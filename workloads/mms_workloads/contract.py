@@ -34,7 +34,7 @@ SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105
 MASTER_PORT = (
     29400  # HTTPS with client certificates: /v1/control (workers, WebSocket), /v1/status and /v1/desired (operator)
 )
-RING_PORT_RANGE = (29500, 29999)  # the communicator's listeners between workers
+MASTER_HEALTH_PORT = 29401  # plain HTTP of the master: /healthz and /metrics, for the kubelet and Prometheus
 
 # Organisational units in the certificates' subjects: what a peer may do.
 OU_MASTER = "master"
@@ -137,9 +137,14 @@ class CheckpointRef(Contract):
     time: str  # RFC 3339
 
 
-class ArtifactRef(Contract):
+class ArtifactPin(Contract):
+    """An artifact by its address and content."""
+
     uri: str
     digest: str  # sha256:<hex> of manifest.json's bytes
+
+
+class ArtifactRef(ArtifactPin):
     version: PositiveInt  # the run
     metrics: dict[str, float] = {}
 
@@ -293,7 +298,7 @@ class ServeFile(Contract):
     contractVersion: Literal[1] = CONTRACT_VERSION
     namespace: str
     name: str
-    artifact: ArtifactRef
+    artifact: ArtifactPin
     storage: Store  # uri: the artifact's folder
 
 

@@ -1,0 +1,74 @@
+"""How a data set is cut: into blocks for training and into tasks for the counting pass. Pure.
+
+Files are laid end to end in the order of their URIs; a block is blockBytes of that line, so that a block may hold many
+small files and a large file many blocks. Positions count decompressed bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COUNTING_BYTES = 8 << 20  # a counting task: large enough to hide a request, small enough to share among workers
+HOLD_OUT_EVERY = 50  # blocks: 2 % of the text is never trained on
+HOLD_OUT_FROM = 10  # blocks: of fewer, none can be spared
+COMPRESSED = (".gz", ".xz", ".bz2")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes [start, end) of a file, by its number; end None: to its end, wherever that is."""
+
+    file: int
+    start: int
+    end: int | None
+
+
+Block = tuple[Segment, ...]
+
+
+def compressed(uri: str) -> bool:
+    return uri.endswith(COMPRESSED)
+
+
+def cut(sizes: Sequence[int], block_bytes: int) -> list[Block]:
+    """sizes: decompressed bytes of each file, in order. Every byte is in exactly one block; empty files are in none."""
+    blocks: list[Block] = []
+    segments: list[Segment] = []
+    room = block_bytes
+    for number, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            end = min(size, start + room)
+            segments.append(Segment(number, start, end))
+            room -= end - start
+            start = end
+            if room == 0:
+                blocks.append(tuple(segments))
+                segments, room = [], block_bytes
+    if segments:
+        blocks.append(tuple(segments))
+    return blocks
+
+
+def counting_tasks(uris: Sequence[str], sizes: Sequence[int]) -> list[Block]:
+    """sizes: bytes as stored. A compressed file is one task, since it can be read from its start only."""
+    plain = [0 if compressed(uri) else size for uri, size in zip(uris, sizes, strict=True)]
+    whole: list[Block] = [(Segment(i, 0, None),) for i, uri in enumerate(uris) if compressed(uri)]
+    return whole + cut(plain, COUNTING_BYTES)
+
+
+def held_out(count: int) -> list[int]:
+    """The numbers of the blocks that are kept for evaluation: every 50th, from the middle of the data set's stride."""
+    if count < HOLD_OUT_FROM:
+        return []
+    first = min(HOLD_OUT_EVERY // 2, count // 2)
+    return list(range(first, count, HOLD_OUT_EVERY))
+
+
+def training(count: int) -> list[int]:
+    kept = set(held_out(count))
+    return [b for b in range(count) if b not in kept]

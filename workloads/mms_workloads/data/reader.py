@@ -1,0 +1,168 @@
+"""Reads a data set's blocks: streaming, memory bounded by a block, whatever the size of files and lines.
+
+A block owns the tokens that start in it. Cuts are made at ASCII white space: of a position p, the real cut is the first
+byte after white space at or behind p, so neighbouring blocks agree on it without knowing each other.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import shutil
+import zlib
+from typing import IO, TYPE_CHECKING
+
+from mms_workloads import store as stores
+from mms_workloads.contract import DataFile, Reason, Store
+from mms_workloads.data.blocks import Block, Segment, compressed
+from mms_workloads.data.text import ASCII_SPACE
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+# Text without white space for longer than this is cut inside: else one token could be as large as the file.
+LONGEST_TOKEN_BYTES = 64 << 10
+_COPY_BYTES = 1 << 20
+_UTF8_BYTES = 4  # of the longest character
+_BOM = b"\xef\xbb\xbf"
+
+
+class Reader:
+    """Reads the files of one data set for one process. Compressed files are decompressed once, into `scratch`."""
+
+    def __init__(self, store: Store, uris: Sequence[str], scratch: Path) -> None:
+        self._store = store
+        self._uris = list(uris)
+        self._scratch = scratch
+        self._sizes: dict[int, int] = {}
+
+    def size(self, file: int) -> int:
+        """Decompressed bytes. Raises JobError."""
+        if file not in self._sizes:
+            if compressed(self._uris[file]):
+                self._sizes[file] = self._spooled(file).stat().st_size
+            else:
+                self._sizes[file] = stores.stat(stores.at(self._store, self._uris[file])).size
+        return self._sizes[file]
+
+    def expect(self, files: Sequence[DataFile]) -> None:
+        """The sizes that the counting pass found: a file that has others by now is reported by `texts`."""
+        self._sizes = {i: f.size for i, f in enumerate(files)}
+
+    def texts(self, block: Block) -> list[str]:
+        """The text of each of the block's segments. Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable."""
+        return [self._text(segment) for segment in block]
+
+    def pieces(self, block: Block, piece_bytes: int) -> list[Segment]:
+        """The block's segments cut into pieces of at most `piece_bytes`, ends resolved."""
+        out = []
+        for segment in block:
+            end = self.size(segment.file) if segment.end is None else segment.end
+            out += [
+                Segment(segment.file, start, min(end, start + piece_bytes))
+                for start in range(segment.start, end, piece_bytes)
+            ]
+        return out
+
+    def text(self, segment: Segment) -> str:
+        return self._text(segment)
+
+    def _text(self, segment: Segment) -> str:
+        size = self.size(segment.file)
+        end = size if segment.end is None else segment.end
+        low = max(0, segment.start - 1)
+        high = min(size, end + LONGEST_TOKEN_BYTES + _UTF8_BYTES)
+        data = self._bytes(segment.file, low, high)
+        if len(data) != high - low:
+            raise JobError(
+                Reason.DATA_UNREADABLE,
+                f"{self._uris[segment.file]} changed while it was read: {len(data)} bytes at {low}, not {high - low}. "
+                "Start another run when the data rests",
+            )
+        first = cut_position(data, segment.start - low, at_start=segment.start == 0, at_end=segment.start >= size)
+        last = cut_position(data, end - low, at_start=end == 0, at_end=end >= size)
+        return self._decode(segment.file, data[first:last], low + first)
+
+    def _decode(self, file: int, data: bytes, position: int) -> str:
+        if position == 0 and data.startswith(_BOM):
+            data, position = data[len(_BOM) :], len(_BOM)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            at = position + error.start
+            raise JobError(
+                Reason.DATA_UNREADABLE,
+                f"{self._uris[file]} is not UTF-8: byte 0x{data[error.start]:02x} at offset {at}"
+                f"{' of the decompressed text' if compressed(self._uris[file]) else ''}. Convert the file, for example with "
+                "iconv -f ISO-8859-1 -t UTF-8, or leave it out of the URI's pattern",
+            ) from error
+
+    def _bytes(self, file: int, start: int, end: int) -> bytes:
+        if start >= end:
+            return b""
+        if compressed(self._uris[file]):
+            with self._spooled(file).open("rb") as spool:
+                spool.seek(start)
+                return spool.read(end - start)
+        return stores.read_bytes(stores.at(self._store, self._uris[file]), start, end)
+
+    def _spooled(self, file: int) -> Path:
+        uri = self._uris[file]
+        path = self._scratch / "spool" / hashlib.sha256(uri.encode()).hexdigest()
+        if not path.exists():
+            decompress(stores.at(self._store, uri), path)
+        return path
+
+
+def cut_position(data: bytes, position: int, *, at_start: bool, at_end: bool) -> int:
+    """Where text that is to be cut at `position` of `data` really is cut. data[position - 1] must be there."""
+    if at_start or at_end:
+        return min(position, len(data))
+    space = ASCII_SPACE.search(data, position - 1, position - 1 + LONGEST_TOKEN_BYTES)
+    if space:
+        return space.end()
+    while position < len(data) and data[position] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8: not the first byte of a character
+        position += 1
+    return position
+
+
+def decompress(store: Store, target: Path) -> None:
+    """Streams a .gz, .xz or .bz2 file into `target`, complete or not at all. Raises JobError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    try:
+        with stores.open_read(store) as raw, partial.open("wb") as out:
+            try:
+                with _decompressor(store.uri, raw) as stream:
+                    shutil.copyfileobj(stream, out, _COPY_BYTES)
+            except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+                raise _corrupt(store.uri, error) from error
+            except OSError as error:
+                if error.errno is None and "data stream" in str(error):  # what bz2 raises
+                    raise _corrupt(store.uri, error) from error
+                if error.errno == 28:  # noqa: PLR2004 - ENOSPC
+                    raise JobError(
+                        Reason.DATA_UNREADABLE,
+                        f"no room on the scratch volume to decompress {store.uri}: make the volume larger",
+                    ) from error
+                raise
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _decompressor(uri: str, raw: IO[bytes]) -> IO[bytes]:
+    if uri.endswith(".gz"):
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    return lzma.LZMAFile(raw) if uri.endswith(".xz") else bz2.BZ2File(raw)
+
+
+def _corrupt(uri: str, error: Exception) -> JobError:
+    return JobError(
+        Reason.DATA_UNREADABLE,
+        f"{uri} cannot be decompressed: {error or type(error).__name__}. The file is damaged or cut short: upload it again",
+    )

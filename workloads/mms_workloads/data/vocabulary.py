@@ -1,0 +1,80 @@
+"""The vocabulary: words with their counts, most frequent first; a word's number is its place."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mms_workloads.contract import Reason, WordEmbedding
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Mapping
+
+# Counters never hold more than this many times maxVocabulary, and at least COUNTER_FLOOR words.
+COUNTER_FACTOR = 4
+COUNTER_FLOOR = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    words: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words)}
+
+    def text(self) -> str:
+        """vocabulary.txt of an artifact: `word<TAB>count` a line."""
+        return "".join(f"{w}\t{c}\n" for w, c in zip(self.words, self.counts, strict=True))
+
+
+def counter_limit(task: WordEmbedding) -> int:
+    return max(COUNTER_FLOOR, COUNTER_FACTOR * task.maxVocabulary)
+
+
+def prune(counts: Counter[str], limit: int) -> int:
+    """Bounds a counter in place, as word2vec does: drops the words seen once, then twice, ... until half the limit is free.
+
+    Returns the highest count that was dropped. A word's final count may be too low by at most that for each pruning; a
+    word of the final vocabulary is that rare only in corpora whose vocabulary is far beyond maxVocabulary.
+    """
+    floor = 0
+    if len(counts) <= limit:
+        return floor
+    while len(counts) > limit // 2:
+        floor += 1
+        for word in [w for w, c in counts.items() if c <= floor]:
+            del counts[word]
+    return floor
+
+
+def cut(counts: Mapping[str, int], task: WordEmbedding) -> Vocabulary:
+    """Sorted by count descending, then by word. Raises JobError: DataEmpty, VocabularyTooSmall."""
+    if not counts:
+        raise JobError(Reason.DATA_EMPTY, "the data set has no word: check that the files of the URI hold text")
+    kept = sorted(((w, c) for w, c in counts.items() if c >= task.minCount), key=lambda wc: (-wc[1], wc[0]))
+    kept = kept[: task.maxVocabulary]
+    if len(kept) < 2:  # noqa: PLR2004 - a word needs another one to be told apart from
+        total, most = sum(counts.values()), max(counts.values())
+        raise JobError(
+            Reason.VOCABULARY_TOO_SMALL,
+            f"{len(kept)} of {len(counts)} different words occur at least minCount={task.minCount} times, at least 2 must "
+            f"({total} words in all, the most frequent one {most} times): lower minCount or give more text",
+        )
+    return Vocabulary(tuple(w for w, _ in kept), tuple(c for _, c in kept))
+
+
+def pack_counts(counts: Mapping[str, int]) -> bytes:
+    return zlib.compress(json.dumps(counts, ensure_ascii=False).encode(), 1)
+
+
+def unpack_counts(data: bytes) -> dict[str, int]:
+    counts: dict[str, int] = json.loads(zlib.decompress(data))
+    return counts

@@ -1,0 +1,89 @@
+"""A pod of a training as it sees itself: its environment, its job file and its places on disk.
+
+The MMS_*_DIR, _FILE, _LOG and _PORT variables place things elsewhere when there is no pod: in tests and in a local run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from mms_workloads import contract
+from mms_workloads.contract import JobFile, Outcome, Reason
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TERMINATION_LOG_BYTES = 4096  # the kubelet keeps no more
+HEALTH_PORT = 29401  # plain HTTP of the master: /healthz and /metrics, for the kubelet and Prometheus
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    role: str
+    rank: int
+    incarnation: int
+    attempt: int
+    ip: str
+    job: JobFile
+    job_digest: str  # sha256:<hex> of the job file's bytes
+    tls_dir: Path
+    scratch: Path
+    termination_log: Path
+    master_port: int
+    health_port: int
+
+
+def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
+    """Raises JobError JobFileInvalid when the job file cannot be read."""
+    path = Path(environment.get("MMS_JOB_FILE", contract.JOB_FILE))
+    try:
+        data = path.read_bytes()
+        job = JobFile.model_validate_json(data)
+    except (OSError, ValidationError) as error:
+        raise JobError(Reason.JOB_FILE_INVALID, f"{path}: {error}") from error
+    if job.task.wordEmbedding is None:
+        raise JobError(Reason.JOB_FILE_INVALID, f"{path}: task has no arm that this release knows: set wordEmbedding")
+    return Pod(
+        role=environment.get(contract.ENV_ROLE, "worker"),
+        rank=int(environment.get(contract.ENV_RANK, "0")),
+        incarnation=int(environment.get(contract.ENV_INCARNATION, "0")),
+        attempt=int(environment.get(contract.ENV_ATTEMPT, "1")),
+        ip=environment.get(contract.ENV_POD_IP, "127.0.0.1"),
+        job=job,
+        job_digest="sha256:" + hashlib.sha256(data).hexdigest(),
+        tls_dir=Path(environment.get("MMS_TLS_DIR", contract.TLS_DIR)),
+        scratch=Path(environment.get("MMS_SCRATCH_DIR", contract.SCRATCH_DIR)),
+        termination_log=termination_log(environment),
+        master_port=int(environment.get("MMS_MASTER_PORT", contract.MASTER_PORT)),
+        health_port=int(environment.get("MMS_HEALTH_PORT", HEALTH_PORT)),
+    )
+
+
+def termination_log(environment: Mapping[str, str] = os.environ) -> Path:
+    return Path(environment.get("MMS_TERMINATION_LOG", contract.TERMINATION_LOG))
+
+
+def write_outcome(path: Path, outcome: Outcome) -> None:
+    """Writes the termination log: the message is cut so that the JSON fits. A log that cannot be written is no failure."""
+    data = outcome.model_dump_json(exclude_none=True).encode()
+    if len(data) > TERMINATION_LOG_BYTES:
+        # Every character of the message takes at most 12 bytes as escaped JSON; half the excess is cut till it fits.
+        message = outcome.message
+        while len(data) > TERMINATION_LOG_BYTES and message:
+            message = message[: max(0, len(message) - max(64, (len(data) - TERMINATION_LOG_BYTES) // 2))]
+            data = outcome.model_copy(update={"message": message + "..."}).model_dump_json(exclude_none=True).encode()
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        print(f"cannot write {path}: {error}: {data.decode()}", flush=True)  # noqa: T201 - the last resort: the pod's log
+
+
+def failed(error: JobError, step: int = 0) -> Outcome:
+    return Outcome(result="Failed", reason=error.reason, message=error.message, retryable=error.retryable, step=step)

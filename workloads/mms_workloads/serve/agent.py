@@ -1,0 +1,249 @@
+"""The sidecar beside Triton: loads the models, proves by the golden cases that they answer rightly, and says so.
+
+    python -m mms_workloads.serve.agent
+
+    GET /readyz     200 while both models are ready in Triton and all golden cases were right since they were loaded
+    GET /healthz    200 while the process lives
+    GET /v1/served  what is served, and when it was verified
+    GET /metrics    for Prometheus
+
+Models that cannot be loaded or answer wrongly end the process: the reason is in the termination log and the kubelet
+starts it again. A Triton that restarts has lost its models: they are loaded and verified again, not ready meanwhile.
+After SIGTERM it is not ready at once and ends when Triton has, or after 30 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+from aiohttp import web
+from pydantic import ValidationError
+
+from mms_workloads import contract, pod
+from mms_workloads.contract import ArtifactManifest, Golden, Outcome, Reason
+from mms_workloads.serve import logs
+from mms_workloads.serve.control import Triton, TritonGoneError
+from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
+from mms_workloads.serve.repository import MODELS
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WATCH_SECONDS = 0.5  # between two looks at Triton
+DRAIN_SECONDS = 30.0
+
+Phase = Literal["WaitingForTriton", "Loading", "Verifying", "Verified", "Failed", "Draining"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What the pod is to serve, as fetch left it."""
+
+    digest: str
+    manifest: ArtifactManifest
+    golden: Golden
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far the agent is."""
+
+    phase: Phase = "WaitingForTriton"
+    message: str = "Triton does not answer yet"
+    golden_right: int = 0
+    verified_at: str | None = None  # RFC 3339
+    seconds_to_ready: float | None = None  # from the start of the agent to the first verification
+    verifications: int = 0
+
+
+def readiness(state: State, models: Mapping[str, bool]) -> tuple[int, dict[str, Any]]:
+    """The status and body of /readyz. `models`: which are ready in Triton now."""
+    if state.phase != "Verified":
+        return 503, {"ready": False, "reason": state.phase, "message": state.message}
+    missing = sorted(model for model, ready in models.items() if not ready)
+    if missing:
+        return 503, {"ready": False, "reason": "ModelNotReady", "message": f"not ready in Triton: {', '.join(missing)}"}
+    return 200, {"ready": True, "golden": state.golden_right, "verifiedAt": state.verified_at}
+
+
+def metrics(state: State, cases: int) -> str:
+    """The text of /metrics."""
+    values: list[tuple[str, str, str, float]] = [
+        ("mms_agent_ready", "gauge", "1 while the golden cases were right.", state.phase == "Verified"),
+        ("mms_agent_golden_cases", "gauge", "Golden cases of the artifact.", cases),
+        ("mms_agent_golden_right", "gauge", "Golden cases that were right when last asked.", state.golden_right),
+        ("mms_agent_verifications_total", "counter", "Times that all golden cases were right.", state.verifications),
+    ]
+    if state.seconds_to_ready is not None:
+        values.append(("mms_agent_ready_seconds", "gauge", "From the agent's start to ready.", state.seconds_to_ready))
+    return "".join(f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {float(value):g}\n" for n, kind, text, value in values)
+
+
+class Agent:
+    """Holds the state; `run` is its life."""
+
+    def __init__(self, artifact: Artifact, triton: Triton) -> None:
+        self.artifact = artifact
+        self.triton = triton
+        self.state = State()
+        self._started = time.monotonic()
+
+    async def supervise(self) -> None:
+        """Brings the models up and keeps them so. Ends only by JobError."""
+        version = self.artifact.manifest.version
+        while True:
+            if self.state.phase != "Verified" or not all((await self.triton.ready(version)).values()):
+                try:
+                    await self._bring_up(version)
+                except TritonGoneError as error:
+                    self._enter("WaitingForTriton", f"Triton went away: {error}")
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _bring_up(self, version: int) -> None:
+        if not await self.triton.live():
+            if self.state.phase != "WaitingForTriton":
+                self._enter("WaitingForTriton", "Triton does not answer")
+            return
+        self._enter("Loading", f"loading {' and '.join(MODELS)}")
+        await self.triton.load(self.artifact.manifest, self.artifact.digest)
+        self._enter("Verifying", "asking the golden cases")
+        right = await self.triton.verify(self.artifact.golden, version)
+        self.state = State(
+            phase="Verified",
+            message="",
+            golden_right=right,
+            verified_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds_to_ready=self.state.seconds_to_ready or time.monotonic() - self._started,
+            verifications=self.state.verifications + 1,
+        )
+        log.info("verified", golden=right, digest=self.artifact.digest, version=version)
+
+    def fail(self, error: JobError) -> None:
+        self._enter("Failed", f"{error.reason}: {error.message}")
+
+    async def drain(self) -> None:
+        """Not ready from now on; returns when Triton is gone or its time is over."""
+        self._enter("Draining", "the pod is ending")
+        deadline = time.monotonic() + DRAIN_SECONDS
+        # Triton's end is no event of this process: only asking shows it.
+        while time.monotonic() < deadline and await self.triton.live():  # noqa: ASYNC110
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _enter(self, phase: Phase, message: str) -> None:
+        self.state = replace(self.state, phase=phase, message=message, golden_right=0)
+        log.info("phase", phase=phase, message=message)
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        state = self.state
+        ready = await self.triton.ready(self.artifact.manifest.version) if state.phase == "Verified" else {}
+        # The models may have been lost and loaded again while they were asked for: the later state decides.
+        status, body = readiness(self.state, ready)
+        return web.json_response(body, status=status)
+
+    async def served(self, _: web.Request) -> web.Response:
+        cases = len(self.artifact.golden.cases)
+        return web.json_response(
+            {
+                "digest": self.artifact.digest,
+                "version": self.artifact.manifest.version,
+                "models": list(MODELS),
+                "phase": self.state.phase,
+                "message": self.state.message,
+                "golden": {"cases": cases, "right": self.state.golden_right, "at": self.state.verified_at},
+            }
+        )
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"phase": self.state.phase})
+
+    async def metricsz(self, _: web.Request) -> web.Response:
+        text = metrics(self.state, len(self.artifact.golden.cases))
+        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def read_artifact(layout: Layout, digest: str) -> tuple[Artifact, str]:
+    """What fetch verified and left, and the key of Triton's model control. Raises JobError."""
+    folder = layout.artifact(digest)
+    try:
+        manifest = ArtifactManifest.model_validate_json((folder / "manifest.json").read_bytes())
+        cases = Golden.model_validate_json((folder / "golden.json").read_bytes())
+        return Artifact(digest, manifest, cases), layout.control_key.read_text().strip()
+    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        raise JobError(
+            Reason.MODEL_LOAD_FAILED, f"{folder}: {error}: the fetch container must run first, on the same volume"
+        ) from error
+
+
+async def run(agent: Agent, port: int) -> JobError | None:
+    """Serves until SIGTERM (None) or until the models cannot be served (why)."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/readyz", agent.readyz),
+            web.get("/healthz", agent.healthz),
+            web.get("/v1/served", agent.served),
+            web.get("/metrics", agent.metricsz),
+        ]
+    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    supervisor = asyncio.create_task(agent.supervise())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if supervisor.done():
+            supervisor.result()  # raises: supervision ends no other way
+        supervisor.cancel()
+        with contextlib.suppress(asyncio.CancelledError, JobError):
+            await supervisor
+        await agent.drain()
+    except JobError as error:
+        agent.fail(error)
+        return error
+    else:
+        return None
+    finally:
+        stopping.cancel()
+        await runner.cleanup()
+        await agent.triton.close()
+
+
+async def start(environment: Mapping[str, str]) -> JobError | None:
+    try:
+        layout = read_layout(environment)
+        artifact, key = read_artifact(layout, read_serve_file(environment).artifact.digest)
+    except JobError as error:
+        return error
+    return await run(Agent(artifact, Triton(f"127.0.0.1:{layout.grpc_port}", key)), layout.agent_port)
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    error = asyncio.run(start(environment))
+    if error is None:
+        return contract.EXIT_DONE
+    log.error("not serving", reason=error.reason, message=error.message)
+    outcome = Outcome(result="Failed", reason=error.reason, message=error.message, retryable=error.retryable)
+    pod.write_outcome(pod.termination_log(environment), outcome)
+    return contract.EXIT_RETRY if error.retryable else contract.EXIT_PERMANENT
+
+
+if __name__ == "__main__":
+    logs.configure()
+    sys.exit(main())

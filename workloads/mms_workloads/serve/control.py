@@ -1,0 +1,129 @@
+"""What the agent does with its Triton: loads the models, makes sure that they are the right ones, asks golden cases.
+
+All through tritonclient over gRPC on the pod's loopback.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from mms_workloads.contract import ArtifactManifest, Golden, GoldenCase, Reason
+from mms_workloads.serve import golden
+from mms_workloads.serve.layout import CONTROL_HEADER
+from mms_workloads.serve.repository import MODELS
+from mms_workloads.store import JobError
+
+PROBE_SECONDS = 1.0
+LOAD_SECONDS = 300.0  # a model that ends its process while loading hangs the load: Triton itself has no limit
+INFER_SECONDS = 60.0
+
+_CHANNEL = [
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    # A server that comes back is found at once; the default waits up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class TritonGoneError(Exception):
+    """Triton does not answer: it is starting, restarting or ending."""
+
+
+class Triton:
+    """A connection to the pod's Triton; `key` unlocks its model control."""
+
+    def __init__(self, address: str, key: str) -> None:
+        self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._headers = {f"triton-grpc-protocol-{CONTROL_HEADER}": key}
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def live(self) -> bool:
+        try:
+            return bool(await self._client.is_server_live(client_timeout=PROBE_SECONDS))
+        except InferenceServerException:
+            return False
+
+    async def ready(self, version: int) -> dict[str, bool]:
+        """Which of the models answer in that version."""
+        return {model: await self._model_ready(model, version) for model in MODELS}
+
+    async def load(self, manifest: ArtifactManifest, digest: str) -> None:
+        """Loads both models and checks that they serve the artifact: a load's success alone proves nothing.
+
+        Raises JobError ModelLoadFailed, TritonGoneError.
+        """
+        for model in MODELS:
+            try:
+                await self._client.load_model(model, headers=self._headers, client_timeout=LOAD_SECONDS)
+                config = await self._client.get_model_config(
+                    model, str(manifest.version), as_json=True, client_timeout=INFER_SECONDS
+                )
+            except InferenceServerException as error:
+                raise await self._failure(model, error) from error
+            served = _served_digest(config)
+            if served != digest:
+                raise _load_failed(model, f"it serves digest {served or '(none)'}, not {digest}")
+
+    async def verify(self, cases: Golden, version: int) -> int:
+        """Asks all golden cases; how many were right, which is all. Raises JobError GoldenMismatch, TritonGoneError."""
+        if not cases.cases:
+            raise JobError(Reason.GOLDEN_MISMATCH, "the artifact has no golden case: train again")
+        for number, case in enumerate(cases.cases):
+            label = f"golden case {number} ({case.model}, {_inputs(case)})"
+            try:
+                wrong = golden.difference(case, await self._ask(case, version), cases.absoluteTolerance)
+            except golden.GoldenError as error:
+                wrong = str(error)
+            except InferenceServerException as error:
+                if not await self.live():
+                    raise TritonGoneError(str(error)) from error
+                wrong = f"Triton answered with an error: {error.message()}"
+            if wrong is not None:
+                raise JobError(
+                    Reason.GOLDEN_MISMATCH,
+                    f"{label}: {wrong}: the model does not answer as where it was trained: serve another version, or "
+                    "train again",
+                )
+        return len(cases.cases)
+
+    async def _ask(self, case: GoldenCase, version: int) -> dict[str, Any]:
+        tensors = []
+        for name, (datatype, array) in golden.inputs(case).items():
+            tensor = triton.InferInput(name, list(array.shape), datatype)
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        result = await self._client.infer(case.model, tensors, model_version=str(version), client_timeout=INFER_SECONDS)
+        return {name: result.as_numpy(name) for name in case.outputs}
+
+    async def _model_ready(self, model: str, version: int) -> bool:
+        try:
+            return bool(await self._client.is_model_ready(model, str(version), client_timeout=PROBE_SECONDS))
+        except InferenceServerException:
+            return False
+
+    async def _failure(self, model: str, error: InferenceServerException) -> Exception:
+        if error.status() == "StatusCode.DEADLINE_EXCEEDED":
+            return _load_failed(model, f"no answer within {LOAD_SECONDS:.0f} s")
+        if not await self.live():
+            return TritonGoneError(error.message())
+        return _load_failed(model, error.message())
+
+
+def _served_digest(config: dict[str, Any]) -> str | None:
+    digest = config.get("config", {}).get("parameters", {}).get("digest", {}).get("string_value")
+    return digest if isinstance(digest, str) else None
+
+
+def _load_failed(model: str, why: str) -> JobError:
+    return JobError(Reason.MODEL_LOAD_FAILED, f"Triton cannot load model {model}: {why}")
+
+
+def _inputs(case: GoldenCase) -> str:
+    return ", ".join(f"{name} {str(values)[:60]}" for name, values in case.inputs.items())

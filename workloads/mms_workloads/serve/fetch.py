@@ -1,0 +1,249 @@
+"""The init container: brings an artifact into the pod, verifies it and writes Triton's model repository.
+
+    python -m mms_workloads.serve.fetch
+
+Nothing that does not match the digest gets past it: the manifest must have the artifact's digest, each file the size
+and SHA-256 that the manifest says. How it failed is in the termination log; the exit code says whether another try can
+help.
+A second run in the same pod verifies what is there and fetches only what is missing or wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import py_compile
+import re
+import secrets
+import shutil
+import signal
+import sys
+from typing import IO, TYPE_CHECKING, Self
+
+import structlog
+from pydantic import ValidationError
+
+from mms_workloads import contract, pod, store
+from mms_workloads.contract import ArtifactManifest, FileEntry, Golden, Outcome, Reason, ServeFile, Store
+from mms_workloads.serve import embedding, logs, repository
+from mms_workloads.serve.embedding import ArtifactError
+from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.json"
+REQUIRED = (embedding.WEIGHTS, embedding.VOCABULARY, GOLDEN)
+CHUNK_BYTES = 1 << 20
+MANIFEST_BYTES = 16 << 20  # no manifest is larger: the limit keeps a wrong URI from filling the memory
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # no folders, nothing hidden
+
+log = structlog.get_logger()
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    # As process 1 of its container Python would ignore SIGTERM: the pod's end would wait for the kubelet's patience.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        layout = read_layout(environment)
+        serve = read_serve_file(environment)
+        manifest = fetch(serve, layout)
+    except JobError as error:
+        log.error(  # noqa: TRY400 - the user's mistake needs no traceback
+            "fetch failed", reason=error.reason, message=error.message, retryable=error.retryable
+        )
+        pod.write_outcome(
+            pod.termination_log(environment),
+            Outcome(result="Failed", reason=error.reason, message=error.message, retryable=error.retryable),
+        )
+        return contract.EXIT_RETRY if error.retryable else contract.EXIT_PERMANENT
+    log.info("fetched", digest=serve.artifact.digest, version=manifest.version, folder=str(layout.models))
+    return contract.EXIT_DONE
+
+
+def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
+    """Makes the pod's volume hold the artifact, verified, and the model repository. Raises JobError."""
+    digest = serve.artifact.digest
+    data = _read_manifest(serve)
+    manifest = parse_manifest(data, digest, serve.storage.uri)
+    folder = layout.artifact(digest)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, entry in sorted(manifest.files.items()):
+            _fetch_file(store.child(serve.storage, name), name, entry, folder / name)
+        (folder / MANIFEST).write_bytes(data)
+        _prepare(manifest, digest, folder, layout)
+    except OSError as error:
+        raise JobError(
+            Reason.INTERNAL,
+            f"cannot write to {layout.models}: {error}: its volume needs room for the artifact's files and for the "
+            "vectors a second time",
+            retryable=True,
+        ) from error
+    return manifest
+
+
+def parse_manifest(data: bytes, digest: str, uri: str) -> ArtifactManifest:
+    """The manifest, when its bytes have the digest, this release knows its version and its names are safe.
+
+    Raises JobError.
+    """
+    found = "sha256:" + hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise _corrupt(
+            uri, MANIFEST, f"expected digest {digest}, found {found}", "give the digest that the training reports"
+        )
+    try:
+        document = json.loads(data)
+        version = document.get("contractVersion", contract.CONTRACT_VERSION) if isinstance(document, dict) else None
+        if isinstance(version, int) and version > contract.CONTRACT_VERSION:
+            raise JobError(
+                Reason.MODEL_LOAD_FAILED,
+                f"{uri}/{MANIFEST}: contract version {version} is newer than {contract.CONTRACT_VERSION}, the newest "
+                "that this release serves: upgrade it",
+            )
+        manifest = ArtifactManifest.model_validate(document)
+    except (ValueError, ValidationError) as error:
+        raise _corrupt(uri, MANIFEST, f"not an artifact's manifest: {error}") from error
+    for name in manifest.files:
+        if not _FILE_NAME.fullmatch(name) or name in {MANIFEST, embedding.UNIT_VECTORS}:
+            raise _corrupt(uri, MANIFEST, f"file name {name!r} is refused: files lie in the artifact's folder itself")
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise _corrupt(uri, MANIFEST, f"names no {name}, which a {manifest.kind} artifact has")
+    return manifest
+
+
+def _read_manifest(serve: ServeFile) -> bytes:
+    try:
+        return store.read_bytes(store.child(serve.storage, MANIFEST), 0, MANIFEST_BYTES)
+    except JobError as error:
+        if error.reason == Reason.DATA_NOT_FOUND:
+            raise JobError(
+                Reason.ARTIFACT_NOT_FOUND,
+                f"there is no {MANIFEST} in {serve.storage.uri}: check the artifact's URI, or run the training again",
+            ) from error
+        raise _about_an_artifact(error) from error
+
+
+def _fetch_file(source: Store, name: str, entry: FileEntry, target: Path) -> None:
+    if target.exists() and _sha256(target) == entry.sha256:
+        return
+    part = target.with_name(f".{name}.part")
+    try:
+        with store.open_read(source) as reader:
+            size, found = _copy(reader, part, entry.size)
+    except JobError as error:
+        if error.reason == Reason.DATA_NOT_FOUND:
+            raise _corrupt_file(source.uri, "the file is missing") from error
+        raise _about_an_artifact(error) from error
+    if size != entry.size:
+        part.unlink()
+        more = "more" if size > entry.size else str(size)
+        raise _corrupt_file(source.uri, f"expected {entry.size} bytes, found {more}")
+    if found != entry.sha256:
+        part.unlink()
+        raise _corrupt_file(source.uri, f"expected sha256:{entry.sha256}, found sha256:{found}")
+    part.replace(target)
+
+
+def _copy(reader: IO[bytes], part: Path, size: int) -> tuple[int, str]:
+    """Copies at most one chunk more than `size` bytes; how many it were and their SHA-256."""
+    hasher, copied = hashlib.sha256(), 0
+    with _local(part) as writer:
+        while copied <= size and (chunk := reader.read(CHUNK_BYTES)):
+            hasher.update(chunk)
+            copied += len(chunk)
+            writer.write(chunk)
+    return copied, hasher.hexdigest()
+
+
+class _local:  # noqa: N801 - a context manager
+    """A local file whose errors are not taken for the store's."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb", buffering=0)
+        self.path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, data: bytes) -> None:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            raise _full(self.path.parent, error) from error
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def _prepare(manifest: ArtifactManifest, digest: str, folder: Path, layout: Layout) -> None:
+    """What is made from the verified files: vectors at length 1, the model repository, the control key."""
+    try:
+        dimensions = embedding.write_unit_vectors(folder)
+        embedding.load(folder, unit=True)
+        Golden.model_validate_json((folder / GOLDEN).read_bytes())
+    except (ArtifactError, ValidationError) as error:
+        raise JobError(
+            Reason.ARTIFACT_CORRUPT,
+            f"artifact {digest} is what was published but cannot be served: {error}: train again",
+        ) from error
+    _write_repository(
+        layout.repository,
+        repository.render(manifest, digest=digest, artifact_dir=folder, dimensions=dimensions),
+    )
+    if not layout.control_key.exists():
+        part = layout.control_key.with_name(".control-key.part")
+        part.touch(mode=0o600)
+        part.write_text(secrets.token_hex(32))
+        part.replace(layout.control_key)
+
+
+def _write_repository(target: Path, files: dict[str, str]) -> None:
+    part = target.with_name(".repository.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for name, text in files.items():
+        path = part / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if path.suffix == ".py":
+            # Byte code that is there is not written by the server's process: its writing would change the folder's
+            # time, and the next load would load the model again.
+            py_compile.compile(str(path), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    shutil.rmtree(target, ignore_errors=True)
+    part.replace(target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _corrupt(uri: str, name: str, what: str, remedy: str = "") -> JobError:
+    return _corrupt_file(f"{uri.rstrip('/')}/{name}", what, remedy)
+
+
+def _corrupt_file(uri: str, what: str, remedy: str = "") -> JobError:
+    remedy = remedy or "restore the file or train again"
+    return JobError(Reason.ARTIFACT_CORRUPT, f"{uri}: {what}: {remedy}")
+
+
+def _full(folder: Path, error: OSError) -> JobError:
+    return JobError(Reason.INTERNAL, f"cannot write to {folder}: {error}: its volume needs more room", retryable=True)
+
+
+def _about_an_artifact(error: JobError) -> JobError:
+    """The store's words for data, in those for an artifact."""
+    reason = Reason.STORAGE_DENIED if error.reason == Reason.DATA_UNREADABLE else error.reason
+    return JobError(reason, error.message, retryable=error.retryable)
+
+
+if __name__ == "__main__":
+    logs.configure()
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Where the containers of a serving pod find things, and the service's file that they all read.
+
+The three containers (fetch, Triton, agent) share one volume, MODELS_DIR:
+
+    /models/artifact-<12 hex digits>/   the artifact's files, and unit_vectors.npy made from them
+    /models/repository/                 Triton's model repository
+    /models/control-key                 the secret of Triton's model control, new in each pod
+
+The MMS_* variables place things elsewhere when there is no pod: in tests and in a local run.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from mms_workloads import contract
+from mms_workloads.contract import Reason, ServeFile
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SERVE_FILE = "/etc/mms/serve.json"
+MODELS_DIR = "/models"
+CONTROL_HEADER = "mms-control-key"  # over gRPC Triton wants it with the prefix triton-grpc-protocol-
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of the shared volume and the ports of the pod."""
+
+    models: Path
+    http_port: int = contract.TRITON_HTTP_PORT
+    grpc_port: int = contract.TRITON_GRPC_PORT
+    metrics_port: int = contract.TRITON_METRICS_PORT
+    agent_port: int = contract.AGENT_PORT
+
+    @property
+    def repository(self) -> Path:
+        return self.models / "repository"
+
+    @property
+    def control_key(self) -> Path:
+        return self.models / "control-key"
+
+    def artifact(self, digest: str) -> Path:
+        """The folder of an artifact; `digest` is sha256:<hex>."""
+        return self.models / f"artifact-{digest.removeprefix('sha256:')[:12]}"
+
+
+def read_layout(environment: Mapping[str, str] = os.environ) -> Layout:
+    return Layout(
+        models=Path(environment.get("MMS_MODELS_DIR", MODELS_DIR)),
+        http_port=int(environment.get("MMS_TRITON_HTTP_PORT", contract.TRITON_HTTP_PORT)),
+        grpc_port=int(environment.get("MMS_TRITON_GRPC_PORT", contract.TRITON_GRPC_PORT)),
+        metrics_port=int(environment.get("MMS_TRITON_METRICS_PORT", contract.TRITON_METRICS_PORT)),
+        agent_port=int(environment.get("MMS_AGENT_PORT", contract.AGENT_PORT)),
+    )
+
+
+def read_serve_file(environment: Mapping[str, str] = os.environ) -> ServeFile:
+    """Raises JobError JobFileInvalid when the file cannot be read."""
+    path = Path(environment.get("MMS_SERVE_FILE", SERVE_FILE))
+    try:
+        return ServeFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise JobError(Reason.JOB_FILE_INVALID, f"{path}: {error}") from error

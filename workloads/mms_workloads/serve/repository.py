@@ -1,0 +1,86 @@
+"""A Triton model repository for an artifact: pure functions from the manifest to the text of files.
+
+A wordEmbedding artifact becomes two models on the python backend. Of both, the batch is the list of words asked for, so
+that one request asks for n words, and Triton merges requests without delay into larger batches:
+
+    vectors      WORDS string [n, 1] or IDS int64 [n, 1]      -> VECTORS float32 [n, d]
+    neighbours   the same, and K int32 [n, 1], absent: 10     -> WORDS string [n, k], SCORES float32 [n, k]
+
+K is the same number in each row. Both also answer DIGEST string [n, 1], the artifact's. Triton's model version is the
+artifact's version, so each response carries it as model_version. (Triton 2.51 has no parameters in the responses of
+its python backend.) The models map the same files, so the page cache holds one copy of the weights.
+
+Triton: model_configuration.md of the server's documentation, triton-inference-server/python_backend README.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mms_workloads.contract import ArtifactManifest
+
+VECTORS = "vectors"
+NEIGHBOURS = "neighbours"
+MODELS = (VECTORS, NEIGHBOURS)
+
+# Words in one execution: bounds how long others wait behind it, 50 ms at 30,000 words on a core. A longer request is
+# refused by Triton, which names the limit.
+MAX_BATCH_SIZE = 256
+
+_CLASSES = {VECTORS: "Vectors", NEIGHBOURS: "Neighbours"}
+
+
+def render(manifest: ArtifactManifest, *, digest: str, artifact_dir: Path, dimensions: int) -> dict[str, str]:
+    """The files of the repository by their path in it."""
+    files: dict[str, str] = {}
+    for model in MODELS:
+        files[f"{model}/config.pbtxt"] = config(
+            model, version=manifest.version, digest=digest, artifact_dir=artifact_dir, dimensions=dimensions
+        )
+        files[f"{model}/{manifest.version}/model.py"] = code(model)
+    return files
+
+
+def config(model: str, *, version: int, digest: str, artifact_dir: Path, dimensions: int) -> str:
+    """config.pbtxt of a model. Each field is given: the server does not complete configurations."""
+    inputs = [_tensor("WORDS", "TYPE_STRING", 1, optional=True), _tensor("IDS", "TYPE_INT64", 1, optional=True)]
+    if model == NEIGHBOURS:
+        inputs.append(_tensor("K", "TYPE_INT32", 1, optional=True))
+        outputs = [_tensor("WORDS", "TYPE_STRING", -1), _tensor("SCORES", "TYPE_FP32", -1)]
+    else:
+        outputs = [_tensor("VECTORS", "TYPE_FP32", dimensions)]
+    outputs.append(_tensor("DIGEST", "TYPE_STRING", 1))
+    parameters = {"artifact_dir": str(artifact_dir), "digest": digest, "version": str(version)}
+    return "\n".join(
+        [
+            f"name: {_quoted(model)}",
+            'backend: "python"',
+            f"max_batch_size: {MAX_BATCH_SIZE}",
+            *(f"input {{ {tensor} }}" for tensor in inputs),
+            *(f"output {{ {tensor} }}" for tensor in outputs),
+            "instance_group { kind: KIND_CPU count: 1 }",
+            "dynamic_batching { max_queue_delay_microseconds: 0 }",
+            *(
+                f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
+                for key, value in parameters.items()
+            ),
+            "",
+        ]
+    )
+
+
+def code(model: str) -> str:
+    """model.py: the model itself is in this package, compiled when the image was built."""
+    return f"from mms_workloads.serve.triton_models import {_CLASSES[model]} as TritonPythonModel\n"
+
+
+def _tensor(name: str, data_type: str, size: int, *, optional: bool = False) -> str:
+    return f'name: "{name}" data_type: {data_type} dims: [{size}]' + (" optional: true" if optional else "")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,140 @@
+"""Checkpoints in the run's storage, without what is inside them (train.checkpoint knows that).
+
+<storage>/checkpoints/step-<step>-<token>/: files first, manifest.json last. A folder without a manifest was cut short and
+means nothing; so a save survives a kill at any byte, and the checkpoint before it stays valid till the next one is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mms_workloads import store as stores
+from mms_workloads.contract import CheckpointRef, FileEntry, Reason, Store
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANIFEST = "manifest.json"
+_HASH_BYTES = 4 << 20
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def file_entry(path: Path) -> FileEntry:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return FileEntry(sha256=digest.hexdigest(), size=path.stat().st_size)
+
+
+def save(storage: Store, files: dict[str, Path], step: int) -> CheckpointRef:
+    """Uploads the files, reads them back, then writes the manifest: on return the checkpoint is durable. Raises JobError."""
+    folder = stores.child(storage, f"checkpoints/step-{step:010d}-{secrets.token_hex(4)}")
+    entries = {name: file_entry(path) for name, path in files.items()}
+    for name, path in files.items():
+        stores.upload(stores.child(folder, name), path)
+    for name, entry in entries.items():
+        verify(stores.child(folder, name), entry)
+    time = now()
+    manifest = {
+        "contractVersion": 1,
+        "step": step,
+        "time": time,
+        "files": {name: entry.model_dump() for name, entry in entries.items()},
+    }
+    data = json.dumps(manifest, indent=1, sort_keys=True).encode()
+    stores.write_bytes(stores.child(folder, MANIFEST), data)
+    if stores.read_bytes(stores.child(folder, MANIFEST)) != data:
+        raise JobError(Reason.STORAGE_UNREACHABLE, f"{folder.uri}/{MANIFEST} reads back differently", retryable=True)
+    return CheckpointRef(uri=folder.uri, step=step, digest="sha256:" + hashlib.sha256(data).hexdigest(), time=time)
+
+
+def verify(file: Store, entry: FileEntry) -> None:
+    """Streams a stored file and compares it. Raises JobError ArtifactCorrupt."""
+    digest, size = hashlib.sha256(), 0
+    with stores.open_read(file) as stream:
+        while chunk := stream.read(_HASH_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    if digest.hexdigest() != entry.sha256 or size != entry.size:
+        raise JobError(
+            Reason.ARTIFACT_CORRUPT,
+            f"{file.uri} is not what was written: {size} bytes, SHA-256 {digest.hexdigest()}; the manifest says "
+            f"{entry.size} bytes, {entry.sha256}",
+        )
+
+
+def latest(storage: Store, excluded: frozenset[str] = frozenset()) -> CheckpointRef | None:
+    """The newest checkpoint with a readable manifest; `excluded`: URIs that turned out to be damaged. Raises JobError."""
+    for folder in sorted(_folders(storage), reverse=True):
+        uri = f"{storage.uri.rstrip('/')}/checkpoints/{folder}"
+        if uri in excluded:
+            continue
+        try:
+            data = stores.read_bytes(stores.at(storage, f"{uri}/{MANIFEST}"))
+            manifest = json.loads(data)
+            return CheckpointRef(
+                uri=uri,
+                step=manifest["step"],
+                digest="sha256:" + hashlib.sha256(data).hexdigest(),
+                time=manifest["time"],
+            )
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short while it was written: the one before counts
+        except JobError as error:
+            if error.reason is not Reason.DATA_NOT_FOUND:
+                raise
+    return None
+
+
+def read(storage: Store, checkpoint: CheckpointRef, name: str) -> bytes:
+    """A small file of a checkpoint, verified. Raises JobError ArtifactCorrupt."""
+    file = stores.at(storage, f"{checkpoint.uri}/{name}")
+    data = stores.read_bytes(file)
+    entry = entries(storage, checkpoint).get(name)
+    if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
+    return data
+
+
+def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, FileEntry]:
+    """What its manifest lists. Raises JobError ArtifactCorrupt when the manifest is not the one that was written."""
+    file = stores.at(storage, f"{checkpoint.uri}/{MANIFEST}")
+    data = stores.read_bytes(file)
+    if "sha256:" + hashlib.sha256(data).hexdigest() != checkpoint.digest:
+        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
+    return {name: FileEntry(**entry) for name, entry in json.loads(data)["files"].items()}
+
+
+def damaged(error: JobError) -> bool:
+    """Whether an error says that a checkpoint is of no use, and not that it cannot be read now or by us."""
+    return error.reason in {Reason.ARTIFACT_CORRUPT, Reason.DATA_NOT_FOUND}
+
+
+def prune(storage: Store, keep: int, newest: CheckpointRef) -> None:
+    """Deletes what is older than `newest` but for `keep` - 1 checkpoints, and folders that never got a manifest.
+
+    Newer ones, damaged or of workers that were given up, are left: `newest` is what this run goes on from.
+    """
+    current = newest.uri.rpartition("/")[2]
+    folders: dict[str, bool] = {}  # with a manifest
+    for uri in stores.list_folder(stores.child(storage, "checkpoints")):
+        folder, name = uri.split("/")[-2:]
+        folders[folder] = folders.get(folder, False) or name == MANIFEST
+    older = sorted((f for f in folders if f < current), reverse=True)
+    kept = [current, *(f for f in older if folders[f])][:keep]
+    for folder in older:
+        if folder < kept[-1]:
+            stores.remove_folder(stores.child(storage, f"checkpoints/{folder}"))
+
+
+def _folders(storage: Store) -> set[str]:
+    return {uri.split("/")[-2] for uri in stores.list_folder(stores.child(storage, "checkpoints"))}

@@ -1,0 +1,67 @@
+"""The counting pass: workers count words of tasks that the master deals out; the master merges. Pure but for its state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mms_workloads.contract import DataFile, Reason, WordEmbedding
+from mms_workloads.data import blocks, vocabulary
+from mms_workloads.store import Found, JobError
+from mms_workloads.sync.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(slots=True)
+class Counting:
+    files: Sequence[Found]
+    tasks: Sequence[blocks.Block]
+    sizes: dict[int, int] = field(default_factory=dict)  # decompressed, by file
+    counts: Counter[str] = field(default_factory=Counter)
+    done: set[int] = field(default_factory=set)
+    held: dict[int, int] = field(default_factory=dict)  # task -> rank
+
+    @classmethod
+    def start(cls, files: Sequence[Found]) -> Counting:
+        uris, sizes = [f.uri for f in files], [f.size for f in files]
+        plain = {i: f.size for i, f in enumerate(files) if not blocks.compressed(f.uri)}
+        return cls(files, blocks.counting_tasks(uris, sizes), plain)
+
+    def take(self, rank: int) -> int | None:
+        """A task for a rank that has none."""
+        if rank in self.held.values():
+            return None
+        for number in range(len(self.tasks)):
+            if number not in self.done and number not in self.held:
+                self.held[number] = rank
+                return number
+        return None
+
+    def give_back(self, rank: int) -> None:
+        self.held = {t: r for t, r in self.held.items() if r != rank}
+
+    def add(self, task: int, counts: dict[str, int], sizes: dict[int, int], limit: int) -> None:
+        """A task's result; a second one of the same task changes nothing."""
+        if task in self.done:
+            return
+        self.done.add(task)
+        self.held.pop(task, None)
+        self.sizes.update(sizes)
+        self.counts.update(counts)
+        vocabulary.prune(self.counts, limit)
+
+    def complete(self) -> bool:
+        return len(self.done) == len(self.tasks)
+
+    def plan(self, task: WordEmbedding, block_bytes: int) -> Plan:
+        """Raises JobError: DataEmpty, VocabularyTooSmall."""
+        if not sum(self.sizes.values()):
+            raise JobError(
+                Reason.DATA_EMPTY,
+                f"all {len(self.files)} files of the data set are empty: check the URI and the upload",
+            )
+        files = tuple(DataFile(uri=f.uri, size=self.sizes[i], etag=f.etag) for i, f in enumerate(self.files))
+        return Plan(files, block_bytes, vocabulary.cut(self.counts, task))

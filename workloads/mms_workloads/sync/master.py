@@ -1,0 +1,239 @@
+"""The parameter-sync service's master: python -m mms_workloads.sync.master
+
+HTTPS with client certificates on MASTER_PORT: /v1/control (workers), /v1/status and /v1/desired (the operator).
+Plain HTTP on HEALTH_PORT: /healthz and /metrics, which carry nothing secret and change nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+import tenacity
+from aiohttp import WSMsgType, web
+from pydantic import ValidationError
+
+from mms_workloads import logs
+from mms_workloads.contract import (
+    EXIT_DONE,
+    EXIT_PERMANENT,
+    EXIT_RETRY,
+    OU_OPERATOR,
+    OU_WORKER,
+    Desired,
+    Outcome,
+    Reason,
+    StatusReport,
+)
+from mms_workloads.pod import Pod, failed, read_pod, termination_log, write_outcome
+from mms_workloads.store import JobError
+from mms_workloads.sync import metrics, startup, tls, wire
+from mms_workloads.sync.coordinator import Coordinator, Link
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mms_workloads.sync.wire import Message
+
+TICK_SECONDS = 0.25  # how late a missed heartbeat may be noticed
+# After the outcome: workers need this long at most to hear of it and go, and the operator, which asks every few seconds,
+# to read it. The termination log says the same to an operator that comes later.
+LINGER_SECONDS = 10.0
+STORE_TRIES_SECONDS = 60.0  # a store that restarts beside us is given a minute before the pod gives up
+
+
+class Master:
+    """The HTTP side. Until the storage has answered there is no coordinator and workers are told to come again."""
+
+    def __init__(self, pod: Pod, *, plain: bool) -> None:
+        self.pod, self.plain = pod, plain
+        self.coordinator: Coordinator | None = None
+        self.outcome: Outcome | None = None
+        self.outcome_read = asyncio.Event()
+
+    def apps(self) -> tuple[web.Application, web.Application]:
+        api = web.Application()
+        api.router.add_get("/v1/status", self._for(OU_OPERATOR, self.get_status))
+        api.router.add_put("/v1/desired", self._for(OU_OPERATOR, self.put_desired))
+        api.router.add_get("/v1/control", self._for(OU_WORKER, self.control))
+        health = web.Application()
+        health.router.add_get("/healthz", self.healthz)
+        health.router.add_get("/metrics", self.metrics)
+        return api, health
+
+    def status(self) -> StatusReport:
+        if self.coordinator:
+            return self.coordinator.status()
+        job = self.pod.job.job
+        activity = "Done" if self.outcome else "Waiting"
+        return StatusReport.model_validate(
+            {"uid": job.uid, "run": job.run, "attempt": self.pod.attempt, "activity": activity, "outcome": self.outcome}
+        )
+
+    async def get_status(self, _: web.Request) -> web.StreamResponse:
+        report = self.status()
+        response = web.Response(body=report.model_dump_json(exclude_none=True), content_type="application/json")
+        if report.outcome:
+            self.outcome_read.set()
+        return response
+
+    async def put_desired(self, request: web.Request) -> web.StreamResponse:
+        try:
+            desired = Desired.model_validate_json(await request.read())
+        except ValidationError as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        if self.coordinator is None:
+            raise web.HTTPServiceUnavailable(text="the storage has not answered yet")
+        self.coordinator.desire(desired)
+        return web.Response(body=self.status().model_dump_json(exclude_none=True), content_type="application/json")
+
+    async def control(self, request: web.Request) -> web.StreamResponse:
+        coordinator = self.coordinator
+        if coordinator is None:
+            raise web.HTTPServiceUnavailable(text="the storage has not answered yet")
+        socket = web.WebSocketResponse(max_msg_size=wire.MAX_FRAME_BYTES, compress=False)
+        await socket.prepare(request)
+        outbox: asyncio.Queue[Message | None] = asyncio.Queue()
+        writer = asyncio.create_task(_write(socket, outbox))
+        link: Link | None = None
+        try:
+            async for frame in socket:
+                if frame.type is not WSMsgType.BINARY:
+                    break
+                message = wire.unpack(frame.data)
+                if link is None:
+                    link = coordinator.hello(message, outbox.put_nowait, lambda: outbox.put_nowait(None))
+                    if link is None:
+                        break
+                else:
+                    coordinator.received(link, message)
+        finally:
+            if link:
+                coordinator.lost(link, "its connection closed")
+            outbox.put_nowait(None)
+            with contextlib.suppress(ConnectionError):
+                await writer
+        return socket
+
+    async def healthz(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok\n")
+
+    async def metrics(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(text=metrics.text(self.pod.job.job, self.status()))
+
+    def _for(
+        self, unit: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Lets in only peers whose certificate has this OU."""
+
+        async def checked(request: web.Request) -> web.StreamResponse:
+            transport = request.transport
+            certificate = transport.get_extra_info("peercert") if transport else None
+            if not self.plain and unit not in tls.organisational_units(certificate):
+                raise web.HTTPForbidden(text=f"this needs a certificate with OU={unit}\n")
+            return await handler(request)
+
+        return checked
+
+
+async def _write(socket: web.WebSocketResponse, outbox: asyncio.Queue[Message | None]) -> None:
+    """Sends what is queued until None comes, then closes the connection."""
+    with contextlib.suppress(ConnectionError):
+        while message := await outbox.get():
+            await socket.send_bytes(wire.pack(message))
+    await socket.close()
+
+
+async def run(pod: Pod, *, plain: bool = False) -> Outcome:
+    """The master's life: serves from the start, so that the operator hears of early failures; returns how the run ended."""
+    master = Master(pod, plain=plain)
+    async with contextlib.AsyncExitStack() as stack:
+        api, health = master.apps()
+        context = None if plain else tls.server_context(pod.tls_dir)
+        await _serve(stack, api, pod.master_port, context)
+        await _serve(stack, health, pod.health_port, None)
+        try:
+            coordinator = await asyncio.to_thread(_prepare, pod)
+            master.coordinator = coordinator()
+            outcome = await _tick_until_ended(master.coordinator)
+        except JobError as error:
+            outcome = failed(error)
+        master.outcome = outcome
+        write_outcome(pod.termination_log, outcome)  # first: whatever kills us while we linger, the result stays
+        await _linger(master)
+    return outcome
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(lambda e: isinstance(e, JobError) and e.retryable),
+    wait=tenacity.wait_exponential(multiplier=0.5, max=5) + tenacity.wait_random(0, 0.5),
+    stop=tenacity.stop_after_delay(STORE_TRIES_SECONDS),
+    reraise=True,
+)
+def _prepare(pod: Pod) -> Callable[[], Coordinator]:
+    """Everything that the storage must say before workers can be answered. Raises JobError."""
+    startup.own_storage(pod.job)
+    checkpoint = startup.last_checkpoint(pod.job.storage)
+    files = None if checkpoint else startup.data_files(pod.job)
+    return lambda: Coordinator(pod, files, checkpoint)
+
+
+async def _tick_until_ended(coordinator: Coordinator) -> Outcome:
+    while coordinator.outcome is None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(coordinator.ended.wait(), TICK_SECONDS)
+        coordinator.tick()
+    return coordinator.outcome
+
+
+async def _linger(master: Master) -> None:
+    """Stays until the workers are gone and the operator has read the outcome, at most LINGER_SECONDS."""
+
+    async def gone() -> None:
+        await master.outcome_read.wait()
+        while master.coordinator and master.coordinator.links:
+            await asyncio.sleep(TICK_SECONDS / 5)  # noqa: ASYNC110 - a second or so, once: not worth an event
+
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(gone(), LINGER_SECONDS)
+
+
+async def _serve(stack: contextlib.AsyncExitStack, app: web.Application, port: int, context: object) -> None:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, port=port, ssl_context=context).start()  # type: ignore[arg-type]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="mms_workloads.sync.master", description=__doc__)
+    parser.add_argument("--plain-http", action="store_true", help="no TLS and no client certificates: for tests only")
+    arguments = parser.parse_args()
+    logs.configure()
+    # The default action ends the process with 128 + 15 without an outcome: a new master takes the run up.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        pod = read_pod()
+        structlog.contextvars.bind_contextvars(job=f"{pod.job.job.namespace}/{pod.job.job.name}", role="master")
+        outcome = asyncio.run(run(pod, plain=arguments.plain_http))
+    except JobError as error:
+        outcome = failed(error)
+        write_outcome(termination_log(), outcome)
+        logs.logger().error("run ended", reason=error.reason, message=error.message)  # noqa: TRY400 - not a bug's traceback
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}: see the master's log"
+        outcome = Outcome(result="Failed", reason=Reason.INTERNAL, message=message, retryable=True)
+        write_outcome(termination_log(), outcome)
+        logs.logger().exception("master crashed")
+    if outcome.result != "Failed":
+        return EXIT_DONE
+    return EXIT_RETRY if outcome.retryable else EXIT_PERMANENT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

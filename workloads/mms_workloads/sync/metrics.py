@@ -1,0 +1,29 @@
+"""The master's metrics in Prometheus' text format (version 0.0.4): a handful of gauges, written by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mms_workloads.contract import JobIdentity, StatusReport
+
+_GAUGES = (
+    ("mms_training_step", "Synchronisation rounds that are part of the parameters.", "step"),
+    ("mms_training_epoch", "Membership epoch.", "epoch"),
+    ("mms_training_workers_ready", "Workers with a control connection.", "workersReady"),
+    ("mms_training_percent", "Part of the training that is done.", "percent"),
+    ("mms_training_loss", "Smoothed loss per pair.", "loss"),
+    ("mms_training_samples_per_second", "Words per second of all workers.", "samplesPerSecond"),
+    ("mms_training_incidents", "Incidents that the status lists.", "incidents"),
+)
+
+
+def text(job: JobIdentity, status: StatusReport) -> str:
+    labels = f'{{namespace="{job.namespace}",name="{job.name}",run="{job.run}"}}'
+    lines = []
+    for name, help_text, attribute in _GAUGES:
+        value = getattr(status, attribute)
+        number = len(value) if isinstance(value, list) else value
+        if number is not None:
+            lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge", f"{name}{labels} {number}"]
+    return "\n".join(lines) + "\n"

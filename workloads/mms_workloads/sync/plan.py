@@ -1,0 +1,45 @@
+"""What a run's data set was found to be: the files and the vocabulary. Made by the counting pass, fixed for the run.
+
+It travels to every worker, back to a master that restarts, and into each checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+
+from mms_workloads.contract import DataFile
+from mms_workloads.data import blocks
+from mms_workloads.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    files: tuple[DataFile, ...]
+    block_bytes: int
+    vocabulary: Vocabulary
+
+    def blocks(self) -> list[blocks.Block]:
+        return blocks.cut([f.size for f in self.files], self.block_bytes)
+
+
+def pack(plan: Plan) -> bytes:
+    document = {
+        "files": [f.model_dump(mode="json") for f in plan.files],
+        "blockBytes": plan.block_bytes,
+        "words": plan.vocabulary.words,
+        "counts": plan.vocabulary.counts,
+    }
+    return zlib.compress(json.dumps(document, ensure_ascii=False).encode(), 6)
+
+
+def unpack(data: bytes) -> Plan:
+    document = json.loads(zlib.decompress(data))
+    vocabulary = Vocabulary(tuple(document["words"]), tuple(document["counts"]))
+    return Plan(tuple(DataFile(**f) for f in document["files"]), document["blockBytes"], vocabulary)
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()

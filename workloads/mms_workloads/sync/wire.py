@@ -1,0 +1,66 @@
+"""The messages on a worker's control connection: a WebSocket whose binary frames hold a JSON header and raw bytes.
+
+A frame is 4 bytes of header length (big endian), the header {"kind": ..., fields}, then the bytes, if any. Ordering is the
+connection's: what a worker reports about a round arrives before what it says later.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+_LENGTH = struct.Struct(">I")
+MAX_FRAME_BYTES = 1 << 30  # a vocabulary of some ten million words fits
+
+# From a worker.
+HELLO = "hello"
+HEARTBEAT = "heartbeat"
+COUNTED = "counted"  # a counting task's words, as bytes
+READY = "ready"  # for the epoch: {epoch, step, lineage, applied}
+LEASE = "lease"  # asks for a block
+PROGRESS = "progress"  # a round was committed
+BROKEN = "broken"  # a collective of the epoch failed
+CHECKPOINTED = "checkpointed"
+CHECKPOINT_INVALID = "checkpoint_invalid"
+EXPORTED = "exported"
+FAILED = "failed"
+LEAVE = "leave"
+# From the master.
+WELCOME = "welcome"
+REFUSED = "refused"
+COUNT = "count"  # a counting task
+SEND_PLAN = "send_plan"
+EPOCH = "epoch"  # a membership epoch to join: now (urgent) or at the next round boundary
+BEGIN = "begin"  # all members are ready: whose state counts
+LEASED = "leased"
+SUSPEND = "suspend"
+CHECKPOINT = "checkpoint"
+BYE = "bye"  # the run's outcome
+# Both ways.
+PLAN = "plan"
+KV_SET = "kv_set"  # the rendezvous of an epoch's process group
+KV_GET = "kv_get"
+KV_VALUE = "kv_value"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    data: bytes = b""
+
+
+def pack(message: Message) -> bytes:
+    header = json.dumps({"kind": message.kind, **message.fields}, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(header)) + header + message.data
+
+
+def unpack(frame: bytes) -> Message:
+    """Raises ValueError when the frame is none of ours."""
+    if len(frame) < _LENGTH.size:
+        raise ValueError("a frame without a header")
+    (length,) = _LENGTH.unpack_from(frame)
+    fields = json.loads(frame[_LENGTH.size : _LENGTH.size + length])
+    return Message(fields.pop("kind"), fields, frame[_LENGTH.size + length :])

@@ -1,0 +1,241 @@
+"""A worker's connection to the master, in a thread of its own, so that heartbeats go on while the worker computes.
+
+What the master says is kept in an Inbox; the worker's thread waits on it. The connection is made again, with bounded
+backoff, for as long as it takes: a new master finds the worker with all that it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from mms_workloads.contract import Outcome
+from mms_workloads.logs import logger
+from mms_workloads.sync import plan as plans
+from mms_workloads.sync import tls, wire
+from mms_workloads.sync.membership import HEARTBEAT_SECONDS
+from mms_workloads.sync.wire import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mms_workloads.pod import Pod
+
+FIRST_BACKOFF_SECONDS = 0.1
+LONGEST_BACKOFF_SECONDS = 2.0  # a new master is found within seconds
+CONNECT_SECONDS = 5.0
+
+
+class Superseded(Exception):  # noqa: N818 - an event in the life of an epoch, not an error
+    """The membership epoch is over: leave its collectives and meet in the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A membership epoch as the master announced it. addresses: of its members, oldest first."""
+
+    epoch: int
+    ranks: tuple[int, ...]
+    addresses: tuple[str, ...]
+    urgent: bool
+
+
+@dataclass(slots=True)
+class Inbox:
+    """What has arrived and was not taken. All access under `changed`."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    announcement: Announcement | None = None
+    begin: dict[str, Any] | None = None
+    leased: dict[str, Any] | None = None
+    tasks: deque[Message] = field(default_factory=deque)
+    plan: bytes | None = None
+    values: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    suspend: bool = False
+    checkpoint: bool = False
+    bye: Outcome | None = None
+    refused: str | None = None
+    stopping: bool = False  # SIGTERM
+
+
+class Control:
+    """Use as a context manager. `holds()` tells a master what this worker has: (last epoch, step or None)."""
+
+    def __init__(self, pod: Pod, holds: Callable[[], tuple[int, int | None]], *, plain: bool = False) -> None:
+        self._pod, self._holds, self._plain = pod, holds, plain
+        self.inbox = Inbox()
+        self.on_urgent: Callable[[int], None] = lambda _: None  # called in the control thread: break the old group
+        self._loop = asyncio.new_event_loop()
+        self._outbox: asyncio.Queue[Message] | None = None
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._closing = threading.Event()
+        self._master_incarnation = -1
+        self._log = logger(rank=pod.rank)
+
+    def __enter__(self) -> Control:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._loop.call_soon_threadsafe(lambda: None)
+        self._thread.join(CONNECT_SECONDS)
+
+    def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:
+        """Queues a message. While there is no connection it is dropped: a master that is met again asks anew."""
+        self._loop.call_soon_threadsafe(self._put, Message(kind, fields, data))
+
+    def wait(self, ready: Callable[[Inbox], Any], timeout: float | None = None) -> Any:
+        """Waits till `ready(inbox)` is true and returns its value; its last value after the timeout."""
+        with self.inbox.changed:
+            self.inbox.changed.wait_for(lambda: ready(self.inbox), timeout)
+            return ready(self.inbox)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[Inbox]:
+        with self.inbox.changed:
+            yield self.inbox
+            self.inbox.changed.notify_all()
+
+    def urgent(self, epoch: int) -> bool:
+        """Whether `epoch` is over at once, since a member of it was lost, or the run has ended."""
+        box = self.inbox
+        return (
+            box.bye is not None
+            or box.refused is not None
+            or (box.announcement is not None and box.announcement.epoch > epoch and box.announcement.urgent)
+        )
+
+    def _put(self, message: Message) -> None:
+        if self._outbox is not None:
+            self._outbox.put_nowait(message)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._stay_connected())
+        finally:
+            self._loop.close()
+
+    async def _stay_connected(self) -> None:
+        context = None if self._plain else tls.client_context(self._pod.tls_dir)
+        scheme = "http" if self._plain else "https"
+        url = f"{scheme}://{self._pod.job.masterHost}:{self._pod.master_port}/v1/control"
+        backoff = FIRST_BACKOFF_SECONDS
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS)
+        # Names are looked up for each connection: a new master has the old one's name and another address.
+        connector = aiohttp.TCPConnector(use_dns_cache=False, force_close=True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            while not self._closing.is_set() and self.inbox.refused is None:
+                started = time.monotonic()
+                try:
+                    async with session.ws_connect(
+                        url, ssl=context or False, heartbeat=10, max_msg_size=wire.MAX_FRAME_BYTES, compress=0
+                    ) as socket:
+                        await self._converse(socket)
+                except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                    self._log.info("no connection to the master", error=str(error) or type(error).__name__)
+                if self.inbox.bye is not None:
+                    return
+                if time.monotonic() - started > LONGEST_BACKOFF_SECONDS:
+                    backoff = FIRST_BACKOFF_SECONDS
+                await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+
+    async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        await socket.send_bytes(wire.pack(Message(wire.HELLO, self._hello())))
+        self._outbox = asyncio.Queue()
+        sender = asyncio.create_task(self._send_all(socket, self._outbox))
+        try:
+            async for frame in socket:
+                if frame.type is not aiohttp.WSMsgType.BINARY:
+                    return
+                if not self._take(wire.unpack(frame.data)):
+                    return
+        finally:
+            self._outbox = None
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError, aiohttp.ClientError):
+                await sender
+
+    async def _send_all(self, socket: aiohttp.ClientWebSocketResponse, outbox: asyncio.Queue[Message]) -> None:
+        while True:
+            try:
+                message = await asyncio.wait_for(outbox.get(), HEARTBEAT_SECONDS)
+            except TimeoutError:
+                message = Message(wire.HEARTBEAT)
+                if self._closing.is_set():
+                    await socket.close()
+                    return
+            await socket.send_bytes(wire.pack(message))
+            if message.kind == wire.LEAVE:
+                await socket.close()
+                return
+
+    def _hello(self) -> dict[str, Any]:
+        job, pod = self._pod.job.job, self._pod
+        epoch, step = self._holds()
+        plan = self.inbox.plan
+        return {
+            "uid": job.uid,
+            "run": job.run,
+            "attempt": pod.attempt,
+            "rank": pod.rank,
+            "incarnation": pod.incarnation,
+            "address": pod.ip,
+            "epoch": epoch,
+            "step": step,
+            "plan": plans.digest(plan) if plan else None,
+        }
+
+    def _take(self, message: Message) -> bool:
+        """Files a message; False when the conversation is over."""
+        f = message.fields
+        if message.kind == wire.WELCOME and f["incarnation"] < self._master_incarnation:
+            return False  # a master that has been replaced and does not know yet
+        urgent = None
+        with self.changing() as box:
+            match message.kind:
+                case wire.WELCOME:
+                    self._master_incarnation = f["incarnation"]
+                    box.tasks.clear()
+                    box.suspend = box.checkpoint = False
+                case wire.REFUSED:
+                    box.refused = f["message"]
+                case wire.BYE:
+                    box.bye = Outcome.model_validate(f["outcome"])
+                case wire.COUNT:
+                    box.tasks.append(message)
+                case wire.SEND_PLAN if box.plan is not None:
+                    self._put(Message(wire.PLAN, {}, box.plan))
+                case wire.PLAN:
+                    box.plan = message.data
+                case wire.EPOCH:
+                    members = f["members"]
+                    urgent = f["epoch"] if f["urgent"] else None
+                    box.announcement = Announcement(
+                        f["epoch"], tuple(m[0] for m in members), tuple(m[2] for m in members), f["urgent"]
+                    )
+                    box.begin = box.leased = None
+                    box.values.clear()
+                case wire.BEGIN:
+                    box.begin = f
+                case wire.LEASED:
+                    box.leased = f
+                case wire.KV_VALUE:
+                    box.values[f["epoch"], f["key"]] = message.data
+                case wire.SUSPEND:
+                    box.suspend = True
+                case wire.CHECKPOINT:
+                    box.checkpoint = True
+        if urgent is not None:
+            self.on_urgent(urgent)
+        return message.kind not in {wire.REFUSED, wire.BYE}

@@ -1,0 +1,109 @@
+"""PID 1 of a worker pod: python -m mms_workloads.train.supervisor
+
+It imports torch once and forks the worker, so that a crash costs a fork instead of a container start. It runs no torch
+operation itself: a process that has used torch's threads cannot be forked safely. It passes SIGTERM on, reaps orphans,
+and says in the termination log what a worker that died by a signal could not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+
+from mms_workloads import logs
+from mms_workloads.contract import Outcome, Reason
+from mms_workloads.pod import termination_log, write_outcome
+from mms_workloads.train import cpu, worker
+
+RESTARTS = 3  # in place, for a pod; a worker that crashes more often is a matter for the restart budget of the job
+_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+
+
+def supervise(*, plain: bool) -> int:
+    """Runs the worker until it exits by itself, is told to stop, or has crashed RESTARTS + 1 times."""
+    log = logs.logger(role="supervisor")
+    told: list[int] = []
+    child = 0
+
+    def forward(number: int, _: object) -> None:
+        told.append(number)
+        if child:
+            os.kill(child, number)
+
+    for number in _FORWARDED:
+        signal.signal(number, forward)
+    for restart in range(RESTARTS + 1):
+        kills = cpu.memory_kills()
+        # A signal between the fork and the assignment would be lost: it is held back until both sides are ready.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        child = os.fork()
+        if child == 0:
+            _become_worker(plain=plain)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        code = _wait(child)
+        child = 0
+        if code >= 0:
+            return code
+        starved = cpu.memory_kills() > kills
+        log.warning("worker died", signal=-code, restarts_left=RESTARTS - restart, out_of_memory=starved)
+        if told or restart == RESTARTS:
+            _explain(-code, starved=starved)
+            return 128 - code
+    raise AssertionError("the last restart returns")
+
+
+def _become_worker(*, plain: bool) -> None:
+    """Never returns."""
+    code = 70  # EX_SOFTWARE: a bug of ours, said by the traceback
+    try:
+        for number in _FORWARDED:
+            signal.signal(number, lambda n, _: os._exit(128 + n))  # until the worker has its own handler
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        code = worker.run(plain=plain)
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+    except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {error}: see the pod's log"
+        write_outcome(
+            termination_log(), Outcome(result="Failed", reason=Reason.INTERNAL, message=message, retryable=True)
+        )
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # groups that were left still have threads: their destructors would wait for peers
+
+
+def _wait(child: int) -> int:
+    """Reaps whatever ends, as PID 1 must, until the child does. Its exit code, or minus its signal."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _explain(number: int, *, starved: bool) -> None:
+    name = signal.Signals(number).name
+    outcome = Outcome(
+        result="Failed", reason=Reason.WORKER_CRASHED, message=f"the worker died by {name}", retryable=True
+    )
+    if starved:
+        outcome = outcome.model_copy(update={"reason": Reason.OUT_OF_MEMORY, "message": cpu.MEMORY_REMEDY})
+    write_outcome(termination_log(), outcome)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="mms_workloads.train.supervisor", description=__doc__)
+    parser.add_argument("--plain-http", action="store_true", help="no TLS to the master: for tests only")
+    arguments = parser.parse_args()
+    faulthandler.enable()
+    logs.configure()
+    return supervise(plain=arguments.plain_http)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
