@@ -1,0 +1,242 @@
+"""Asks the masters of running trainings how they are, and tells them what is wanted, at a bounded rate.
+
+HTTPS with the job's own certificates: the client certificate's unit is `operator`. A report counts only if it is of the
+uid, run and attempt that is wanted now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import time
+from base64 import b64decode
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+import structlog
+from pydantic import ValidationError
+
+from mms_operator.engine.certificates import CA_CRT, OPERATOR_CRT, OPERATOR_KEY, secret_names
+from mms_operator.engine.kubeapi import ApiError
+from mms_operator.engine.resources import SECRET, Key
+from mms_workloads.contract import MASTER_PORT, Desired, StatusReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mms_operator.engine.kubeapi import KubeApi
+    from mms_operator.engine.metrics import Metrics
+    from mms_operator.plan.types import MasterCall, Object, Plan
+
+PERIOD = 2.0  # seconds between two calls of a master
+RATE = 100.0  # calls a second of all masters together: with more than 200 of them the period grows
+PROGRESS_SECONDS = 5.0  # how often mere progress is passed on
+TIMEOUT = 5.0
+PARALLEL = 32
+REPORT_LIMIT = 1 << 20  # bytes
+
+log = structlog.get_logger()
+
+
+class PollError(Exception):
+    """A master did not answer as it should."""
+
+
+@dataclass
+class _Followed:
+    call: MasterCall
+    identity: tuple[str, int, int]  # uid, run, attempt
+    due: float
+    told: Desired | None = None  # what the master has confirmed
+    report: StatusReport | None = None
+    shown: StatusReport | None = None  # what the planner was last woken for
+    shown_at: float = 0.0
+    failing: bool = False
+    busy: bool = False  # a call is under way
+    context: ssl.SSLContext | None = None
+
+
+@dataclass
+class Polls:
+    """`wake` makes a key's reconciliation due."""
+
+    api: KubeApi
+    metrics: Metrics
+    wake: Callable[[Key], None]
+    port: int = MASTER_PORT
+    clock: Callable[[], float] = time.monotonic
+    _followed: dict[Key, _Followed] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def follow(self, key: Key, cr: Object, plan: Plan) -> None:
+        """Takes over what a plan says of the master."""
+        if plan.master is None:
+            # The last report stays: what it said of the attempt is true after the master has gone, too.
+            if key in self._followed:
+                self._followed[key].due = float("inf")
+            return
+        identity = (cr["metadata"]["uid"], plan.status["run"], plan.status["attempt"])
+        known = self._followed.get(key)
+        if known is None or known.identity != identity:
+            known = self._followed[key] = _Followed(plan.master, identity, self.clock())
+        elif known.call.host != plan.master.host:
+            known.told, known.due = None, self.clock()
+        if known.call.desired != plan.master.desired or known.due == float("inf"):
+            known.due = self.clock()
+        known.call = plan.master
+        self._changed.set()
+
+    def drop(self, key: Key) -> None:
+        self._followed.pop(key, None)
+
+    def report(self, key: Key, cr: Object) -> StatusReport | None:
+        """The last report of the attempt that the status of `cr` is about."""
+        status = cr.get("status") or {}
+        identity = (cr["metadata"]["uid"], status.get("run"), status.get("attempt"))
+        followed = self._followed.get(key)
+        return followed.report if followed and followed.identity == identity else None
+
+    async def run(self) -> None:
+        """Calls until it is cancelled."""
+        connector = aiohttp.TCPConnector(limit=PARALLEL, keepalive_timeout=4 * PERIOD)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            slots = asyncio.Semaphore(PARALLEL)
+            while True:
+                await self._wait()
+                for key, followed in self._due():
+                    followed.due = self.clock() + max(PERIOD, len(self._followed) / RATE)
+                    followed.busy = True
+                    await slots.acquire()
+                    task = group.create_task(self._poll(session, key, followed))
+                    task.add_done_callback(lambda _: slots.release())
+                    await asyncio.sleep(1 / RATE)
+
+    def _due(self) -> list[tuple[Key, _Followed]]:
+        now = self.clock()
+        return [
+            (key, followed) for key, followed in self._followed.items() if followed.due <= now and not followed.busy
+        ]
+
+    async def _wait(self) -> None:
+        idle = (followed.due for followed in self._followed.values() if not followed.busy)
+        first = min(idle, default=float("inf"))
+        self._changed.clear()
+        timeout = None if first == float("inf") else max(first - self.clock(), 0.0)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _poll(self, session: aiohttp.ClientSession, key: Key, followed: _Followed) -> None:
+        call = followed.call
+        try:
+            report = await self._call(session, key, followed)
+        except (PollError, ApiError, OSError, aiohttp.ClientError, TimeoutError, ssl.SSLError) as error:
+            self.metrics.polls.labels("error").inc()
+            followed.told = None  # whoever answers next may be another process
+            followed.context = None  # the certificates may be others by now
+            if not followed.failing:
+                log.warning("master does not answer", key=str(key), error=str(error) or type(error).__name__)
+            followed.failing = True
+            return
+        finally:
+            followed.busy = False
+            self._changed.set()
+        self.metrics.polls.labels("ok").inc()
+        if followed.call.host != call.host:
+            return  # it was another's answer: the master has been replaced meanwhile
+        followed.failing = False
+        followed.report = report
+        now = self.clock()
+        if self._followed.get(key) is followed and (
+            _turned(followed.shown, report)
+            or (report != followed.shown and now - followed.shown_at >= PROGRESS_SECONDS)
+        ):
+            followed.shown, followed.shown_at = report, now
+            self.wake(key)
+
+    async def _call(self, session: aiohttp.ClientSession, key: Key, followed: _Followed) -> StatusReport:
+        if followed.context is None:
+            followed.context = await self._context(key)
+        call = followed.call
+        host = f"[{call.host}]" if ":" in call.host else call.host
+        url = f"https://{host}:{self.port}"
+        if followed.told != call.desired:
+            body = call.desired.model_dump_json().encode()
+            await _exchange(session, "PUT", f"{url}/v1/desired", followed, body)
+            if followed.call.host == call.host:
+                followed.told = call.desired
+        answer = await _exchange(session, "GET", f"{url}/v1/status", followed)
+        try:
+            report = StatusReport.model_validate_json(answer)
+        except ValidationError as error:
+            raise PollError(f"its report is not valid: {error.errors()[0]['msg']}") from error
+        if (report.uid, report.run, report.attempt) != followed.identity:
+            raise PollError(f"its report is of {report.uid}, run {report.run}, attempt {report.attempt}")
+        return report
+
+    async def _context(self, key: Key) -> ssl.SSLContext:
+        """TLS with the job's authority and the operator's certificate of that job."""
+        data = (await self.api.get(SECRET, key.namespace, secret_names(key.name)[0])).get("data") or {}
+        try:
+            ca, crt, private = (b64decode(data[file]) for file in (CA_CRT, OPERATOR_CRT, OPERATOR_KEY))
+        except (KeyError, ValueError) as error:
+            raise PollError(f"the job's Secret lacks {error}") from error
+        return client_context(ca, crt, private)
+
+
+def client_context(ca: bytes, crt: bytes, private: bytes) -> ssl.SSLContext:
+    """From PEM. OpenSSL wants files: it gets one in memory, the key is never on a disk."""
+    context = ssl.create_default_context(cadata=ca.decode())
+    file = os.memfd_create("mms-client", os.MFD_CLOEXEC)
+    try:
+        os.write(file, crt + b"\n" + private)
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+    return context
+
+
+async def _exchange(
+    session: aiohttp.ClientSession, method: str, url: str, followed: _Followed, body: bytes | None = None
+) -> bytes:
+    assert followed.context is not None  # noqa: S101 - the caller has made it
+    async with session.request(
+        method, url, data=body, ssl=followed.context, server_hostname=followed.call.server_name
+    ) as response:
+        answer = b""
+        async for chunk in response.content.iter_any():
+            answer += chunk
+            if len(answer) > REPORT_LIMIT:
+                raise PollError(f"{method} {response.url.path}: more than {REPORT_LIMIT} bytes")
+        if response.status >= 400:  # noqa: PLR2004
+            raise PollError(f"{method} {response.url.path}: {response.status} {answer[:200]!r}")
+        return answer
+
+
+def _turned(before: StatusReport | None, now: StatusReport) -> bool:
+    """Whether something happened that is not mere progress."""
+    if before is None:
+        return True
+    return (
+        before.activity,
+        before.epoch,
+        before.checkpoint,
+        before.outcome,
+        before.workersReady,
+        before.incidents,
+    ) != (
+        now.activity,
+        now.epoch,
+        now.checkpoint,
+        now.outcome,
+        now.workersReady,
+        now.incidents,
+    )

@@ -1,0 +1,178 @@
+"""From a key to a state that is as its custom resource says: gather what is observed, plan, apply."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from mms_operator.api import names
+from mms_operator.engine.certificates import secret_names
+from mms_operator.engine.kubeapi import ApiError
+from mms_operator.engine.problems import MESSAGE_LIMIT, Problem, ReconcileError
+from mms_operator.engine.resources import BY_KIND, SECRET, Key
+from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, ReferencedSecret, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mms_operator.engine.apply import Applier
+    from mms_operator.engine.cache import Cache
+    from mms_operator.engine.kubeapi import KubeApi
+    from mms_operator.engine.metrics import Metrics
+    from mms_operator.engine.polls import Polls
+    from mms_operator.engine.queue import WorkQueue
+    from mms_operator.plan.types import Object
+
+SECRET_SECONDS = 10.0  # how long the names of a Secret's keys are believed
+SETTLE_SECONDS = 0.5  # after a write, look again at what came of it
+NOT_FOUND, CONFLICT = 404, 409
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Planner:
+    """The decisions about one kind. `references` names the Secrets that a spec refers to."""
+
+    plan: Callable[[Object, Any, Settings, datetime], Plan]
+    references: Callable[[Object], frozenset[str]]
+
+
+@dataclass
+class Reconciler:
+    api: KubeApi
+    cache: Cache
+    queue: WorkQueue[Key]
+    applier: Applier
+    polls: Polls
+    planners: Mapping[str, Planner]
+    settings: Settings
+    metrics: Metrics
+    _secrets: dict[tuple[str, str], tuple[float, frozenset[str] | None]] = field(default_factory=dict)
+
+    async def work(self, key: Key) -> None:
+        """Reconciles a key; whatever fails is logged, counted, shown on the object and tried again. Raises nothing."""
+        began = time.monotonic()
+        try:
+            result = await self._reconcile(key)
+            self.queue.forget(key)
+        except Exception as error:  # noqa: BLE001 - one object's trouble must not end the others' work
+            result = "error"
+            await self._failed(key, error)
+        self.metrics.reconciles.labels(key.kind, result).inc()
+        self.metrics.duration.labels(key.kind).observe(time.monotonic() - began)
+
+    async def _reconcile(self, key: Key) -> str:
+        cr = self.cache.get(key)
+        if cr is None or "deletionTimestamp" in cr["metadata"]:
+            self.polls.drop(key)
+            self.applier.forget(key)
+            return "gone"
+        planner = self.planners[key.kind]
+        observed = await self._gather(key, cr, planner)
+        plan = planner.plan(cr, observed, self.settings, datetime.now(UTC))
+        try:
+            written = await self.applier.apply(cr, plan)
+        except ApiError as error:
+            return await self._overtaken(key, error)
+        self.polls.follow(key, cr, plan)
+        if plan.requeue_after is not None:
+            self.queue.add_after(key, plan.requeue_after)
+        if written:
+            self.queue.add_after(key, SETTLE_SECONDS)
+        return "applied" if written else "unchanged"
+
+    async def _overtaken(self, key: Key, error: ApiError) -> str:
+        """The status could not be written. A newer or a deleted custom resource is no failure: look at it again."""
+        if error.status == NOT_FOUND:
+            self._wake(self.cache.remove(*key))
+            return "gone"
+        if error.status != CONFLICT:
+            raise ReconcileError((Problem("StatusNotWritten", f"the status was refused: {error.message}"),)) from error
+        try:
+            self._wake(self.cache.put(key.kind, await self.api.get(BY_KIND[key.kind], key.namespace, key.name)))
+        except ApiError as gone:
+            if gone.status != NOT_FOUND:
+                raise
+            self._wake(self.cache.remove(*key))
+        self.queue.add(key)
+        return "overtaken"
+
+    def _wake(self, concerned: Iterable[Key]) -> None:
+        for key in concerned:
+            self.queue.add(key)
+
+    async def _gather(self, key: Key, cr: Object, planner: Planner) -> ObservedTraining | ObservedService:
+        secrets = {name: await self._secret(key.namespace, name) for name in sorted(planner.references(cr))}
+        if key.kind == names.SERVICE:
+            return self._gather_service(key, cr, secrets)
+        uid = cr["metadata"]["uid"]
+        children = [entry for entry in self.cache.children(key) if entry.owner_uid == uid]
+        return ObservedTraining(
+            pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
+            certificates_expire=self._certificates_expire(key, uid),
+            secrets=secrets,
+            report=self.polls.report(key, cr),
+            storage_owner=self.cache.storage_owner(key),
+        )
+
+    def _gather_service(self, key: Key, cr: Object, secrets: dict[str, ReferencedSecret]) -> ObservedService:
+        children = self.cache.children(key)
+        own = (entry for entry in children if entry.kind == "Deployment" and entry.owner_uid == cr["metadata"]["uid"])
+        deployment = next(own, None)
+        name = (cr["spec"].get("model", {}).get("trainingRef") or {}).get("name")
+        return ObservedService(
+            training=self.cache.get(Key(names.TRAINING, key.namespace, name)) if name else None,
+            deployment=deployment.object() if deployment else None,
+            pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
+            secrets=secrets,
+        )
+
+    def _certificates_expire(self, key: Key, uid: str) -> datetime | None:
+        """The first expiry among the job's three Secrets; None when one is missing or does not say."""
+        times = []
+        for name in secret_names(key.name):
+            entry = self.cache.entry(SECRET.kind, key.namespace, name)
+            if entry is None or entry.owner_uid != uid or entry.expires is None:
+                return None
+            times.append(datetime.fromisoformat(entry.expires))
+        return min(times)
+
+    async def _secret(self, namespace: str, name: str) -> ReferencedSecret:
+        """The names of a Secret's keys, from the API server; its values are dropped here."""
+        now = time.monotonic()
+        seen, keys = self._secrets.get((namespace, name), (-SECRET_SECONDS, None))
+        if now - seen >= SECRET_SECONDS:
+            try:
+                keys = frozenset((await self.api.get(SECRET, namespace, name)).get("data") or {})
+            except ApiError as error:
+                if error.status != NOT_FOUND:
+                    raise
+                keys = None
+            if len(self._secrets) > 1000:  # noqa: PLR2004 - a bound, not a policy
+                self._secrets = {place: said for place, said in self._secrets.items() if now - said[0] < SECRET_SECONDS}
+            self._secrets[namespace, name] = (now, keys)
+        return ReferencedSecret(name, keys)
+
+    async def _failed(self, key: Key, error: Exception) -> None:
+        delay = self.queue.retry(key)
+        kind = error.problem.reason if isinstance(error, ReconcileError) else type(error).__name__
+        self.metrics.errors.labels(kind).inc()
+        expected = isinstance(error, ReconcileError | ApiError | OSError)
+        log.error("reconcile failed", key=str(key), reason=kind, error=str(error), retry=delay, exc_info=not expected)
+        cr = self.cache.get(key)
+        if cr is None or isinstance(error, OSError):
+            return
+        status = None  # what failed while a plan was applied is in it already
+        if isinstance(error, ReconcileError):
+            problem = error.problem
+        else:
+            problem, status = Problem("ReconcileFailed", str(error)[:MESSAGE_LIMIT]), cr.get("status") or {}
+        try:
+            await self.applier.report(cr, problem, status)
+        except (ApiError, OSError) as unsaid:
+            log.warning("failure not shown", key=str(key), error=str(unsaid))

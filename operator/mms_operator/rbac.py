@@ -1,0 +1,69 @@
+"""What the operator may do in the cluster: the one table. The chart renders it; a test compares it with real calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mms_operator.api import names
+
+READ = ("get", "list", "watch")
+APPLY = ("create", "patch")  # server-side apply needs both
+
+
+@dataclass(frozen=True)
+class Rule:
+    groups: tuple[str, ...]
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    why: str
+
+
+RULES = (
+    Rule((names.GROUP,), (names.TRAININGS, names.SERVICES), READ, "the custom resources that are carried out"),
+    Rule(
+        (names.GROUP,),
+        (f"{names.TRAININGS}/status", f"{names.SERVICES}/status"),
+        ("update",),
+        "their conditions and progress",
+    ),
+    Rule(
+        (names.GROUP,),
+        (f"{names.TRAININGS}/finalizers", f"{names.SERVICES}/finalizers"),
+        ("update",),
+        "owner references that block the owner's deletion, where the cluster enforces that right",
+    ),
+    Rule(
+        ("",), ("pods",), (*READ, "create", "delete"), "master and workers of a training; they are replaced, not edited"
+    ),
+    Rule(
+        ("",),
+        ("configmaps", "services"),
+        (*READ, *APPLY, "delete"),
+        "job files and the addresses of masters and servers",
+    ),
+    Rule(
+        ("",),
+        ("secrets",),
+        (*READ, *APPLY),
+        "a job's certificates and its copy of the store's keys; whether the Secrets that a spec names have their keys",
+    ),
+    Rule(("apps",), ("deployments",), (*READ, *APPLY, "delete"), "the servers of a model"),
+    Rule(("networking.k8s.io",), ("networkpolicies",), (*READ, *APPLY, "delete"), "who may talk to a job's pods"),
+    Rule(("policy",), ("poddisruptionbudgets",), (*READ, *APPLY, "delete"), "one server at a time in a drain"),
+    Rule(("events.k8s.io",), ("events",), ("create",), "what happened, for kubectl describe"),
+    Rule(
+        ("coordination.k8s.io",),
+        ("leases",),
+        ("get", "create", "update"),
+        "who leads; in the operator's namespace only",
+    ),
+)
+
+
+def rules(cluster_wide: bool) -> list[dict[str, Any]]:
+    """Rules of a ClusterRole, or of a Role in each namespace that is served."""
+    del cluster_wide  # the same rights: with scanning off, kopf looks at neither namespaces nor CRDs
+    return [
+        {"apiGroups": list(rule.groups), "resources": list(rule.resources), "verbs": list(rule.verbs)} for rule in RULES
+    ]
