@@ -93,6 +93,8 @@ class Reason(StrEnum):
     RESUMED = "Resumed"
     COMPLETE = "TrainingComplete"
     BACKOFF_LIMIT = "BackoffLimitExceeded"
+    SUSPEND_TIMEOUT = "SuspendTimedOut"
+    CERTIFICATES_LOST = "CertificatesLost"
     TRAINING_NOT_FOUND = "TrainingNotFound"
     TRAINING_NOT_COMPLETE = "TrainingNotComplete"
     ROLLING_OUT = "RollingOut"

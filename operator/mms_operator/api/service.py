@@ -11,6 +11,7 @@ from mms_operator.api.types import (
     Name,
     PodTemplate,
     Resources,
+    SecretReference,
     StoreAccess,
     rules,
 )
@@ -51,6 +52,8 @@ class ModelSource(Model):
 
 
 class Server(Model):
+    """The pods that serve: Triton with the agent beside it."""
+
     resources: Resources = Field(default_factory=Resources, description="Of Triton's container.")
     image: str | None = Field(
         default=None, description="Image with Triton and the agent. Absent: the installation's.", max_length=512
@@ -59,12 +62,16 @@ class Server(Model):
 
 
 class Rollout(Model):
+    """How one version takes the place of another."""
+
     progressDeadlineSeconds: int = Field(
         default=600, ge=10, le=86_400, description="A rollout that has not advanced for so long is reported as stalled."
     )
 
 
 class ServiceSpec(Model):
+    """What is wanted."""
+
     replicas: int = Field(default=1, ge=0, le=1000, description="How many pods serve; 0 stops them all.")
     model: ModelSource
     server: Server = Field(default_factory=Server)
@@ -72,18 +79,31 @@ class ServiceSpec(Model):
 
 
 class ServedVersion(Model):
-    version: int = Field(ge=1, description="The run of the training that made it.")
+    """An artifact as it is pinned: with all that fetching it again takes, whatever becomes of the training."""
+
+    version: int | None = Field(
+        default=None, ge=1, description="The run of the training that made it. Absent for an artifact by address."
+    )
     digest: str = Field(max_length=80, description="sha256 of the artifact's manifest.json.")
     uri: str = Field(max_length=1024, description="The artifact's folder.")
+    training: str | None = Field(default=None, max_length=253, description="The training that made it.")
+    installationStore: bool = Field(default=False, description="Whether it is fetched with the installation's keys.")
+    endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
+    region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
+    secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
     replicas: int = Field(default=0, ge=0, description="Pods whose golden inference was right.")
 
 
 class Versions(Model):
+    """The artifacts that are served, pinned by digest."""
+
     stable: ServedVersion | None = Field(default=None, description="What clients are answered from.")
     next: ServedVersion | None = Field(default=None, description="What is being rolled out.")
 
 
 class ServiceStatus(Model):
+    """What there is. The operator writes it."""
+
     observedGeneration: int | None = Field(default=None, ge=0, description="The generation that the status is about.")
     conditions: Conditions = Field(default_factory=list)
     url: str | None = Field(default=None, max_length=512, description="Triton's HTTP endpoint inside the cluster.")
@@ -101,8 +121,10 @@ class ModelService(Model):
         json_schema_extra=rules(
             (
                 "size(self.metadata.name) <= 45 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                "metadata.name must be at most 45 lower-case letters, digits and dashes and begin with a letter: "
-                "it is the name of the Service",
+                (
+                    "metadata.name must be at most 45 lower-case letters, digits and dashes and begin with a letter: "
+                    "it is the name of the Service"
+                ),
             )
         )
     )

@@ -1,0 +1,1 @@
+"""Decisions: pure functions of (custom resource, observed, settings, now)."""

@@ -6,12 +6,14 @@ the planner, and applies the plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mms_workloads.contract import Desired, StatusReport
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from mms_workloads.contract import Desired, StatusReport
 
 Object = dict[str, Any]  # a Kubernetes object as JSON
 

@@ -1,0 +1,231 @@
+"""What a pod's status says: does it run, how did it end, what keeps it from starting."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from mms_operator.api import names
+from mms_operator.api.names import Reason
+from mms_workloads import contract
+from mms_workloads.contract import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mms_operator.plan.types import Object
+
+_PULL_REASONS = frozenset(
+    {
+        "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+        "RegistryUnavailable", "SignatureValidationFailed",
+    }
+)  # fmt: skip
+_CONFIG_REASONS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"}
+)
+_SIGNALLED = 128
+TEXT_LIMIT = 1000  # characters of a log's end that a message quotes
+
+OUT_OF_MEMORY = (
+    "the container ran out of memory: raise the memory limit in resources, or make the work smaller (dimensions, "
+    "maxVocabulary)"
+)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps a pod from starting."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a pod's own container ended."""
+
+    exit_code: int | None  # None: the pod ended without saying, as when it is evicted
+    outcome: Outcome | None  # what it wrote into the termination log, where it did
+    reason: str
+    message: str
+    retryable: bool
+    disrupted: bool = False  # from outside, such as by preemption or a drain: not the program's failure
+
+    @property
+    def good(self) -> bool:
+        return self.exit_code == contract.EXIT_DONE
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A training's pod."""
+
+    name: str
+    uid: str
+    namespace: str
+    role: str
+    rank: int
+    incarnation: int
+    run: int
+    attempt: int
+    ip: str | None
+    runs: bool  # its own container does
+    leaving: bool  # it is being deleted
+    ended: Ended | None
+    trouble: Trouble | None
+
+    @property
+    def live(self) -> bool:
+        return self.ended is None and not self.leaving
+
+
+def seen(pod: Object, container: str) -> Seen:
+    """`container` is the name of the pod's own container, whose end is the pod's, whatever its sidecars do."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    labels = metadata.get("labels") or {}
+    return Seen(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        namespace=metadata["namespace"],
+        role=labels.get(names.LABEL_ROLE, ""),
+        rank=int(labels.get(names.LABEL_RANK, "0")),
+        incarnation=int(labels.get(names.LABEL_INCARNATION, "0")),
+        run=int(labels.get(names.LABEL_RUN, "0")),
+        attempt=int(labels.get(names.LABEL_ATTEMPT, "0")),
+        ip=status.get("podIP"),
+        runs="running" in _state(status, container),
+        leaving="deletionTimestamp" in metadata,
+        ended=_ended(status, container),
+        trouble=trouble(pod),
+    )
+
+
+def trouble(pod: Object) -> Trouble | None:
+    """What keeps the pod's containers from starting, if anything does that waiting alone will not end."""
+    status = pod.get("status") or {}
+    name = pod["metadata"]["name"]
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            said = condition.get("message", "")
+            if condition.get("reason") in ("Unschedulable", "SchedulerError"):
+                return Trouble(
+                    Reason.UNSCHEDULABLE,
+                    f"no node takes pod {name}: {said} Lower the resources it asks for, or add a node",
+                )
+            if condition.get("reason") == "SchedulingGated":
+                return Trouble(Reason.UNSCHEDULABLE, f"pod {name} is held back by a scheduling gate: {said}")
+    for container in _statuses(status):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason, said = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in _PULL_REASONS:
+            # The detail is the same in the first failure and while the kubelet waits for the next try.
+            detail = said.rpartition("ErrImagePull: ")[2]
+            return Trouble(
+                Reason.IMAGE_PULL,
+                f"image {container.get('image')} of pod {name} cannot be pulled: {detail[:TEXT_LIMIT]}. Check its "
+                "name, that the nodes reach the registry, and the pull secrets",
+            )
+        if reason in _CONFIG_REASONS:
+            return Trouble(
+                Reason.CONTAINER_CONFIG,
+                f"container {container['name']} of pod {name} cannot be made ({reason}): {said[:TEXT_LIMIT]}",
+            )
+    return None
+
+
+def failures(pod: Object) -> list[Ended]:
+    """How containers of the pod failed, the last time that each did: of a pod whose containers are started again."""
+    found = []
+    for container in _statuses(pod.get("status") or {}):
+        if (container.get("state") or {}).get("running") and container.get("ready"):
+            continue
+        for key in ("state", "lastState"):
+            terminated = (container.get(key) or {}).get("terminated")
+            if terminated and terminated.get("exitCode"):
+                found.append(_of_container(terminated))
+                break
+    return found
+
+
+def is_ready(pod: Object) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def _statuses(status: Object) -> Iterable[Object]:
+    yield from status.get("initContainerStatuses") or ()
+    yield from status.get("containerStatuses") or ()
+
+
+def _state(status: Object, container: str) -> dict[str, Any]:
+    for one in status.get("containerStatuses") or ():
+        if one["name"] == container:
+            return one.get("state") or {}
+    return {}
+
+
+def _ended(status: Object, container: str) -> Ended | None:
+    disrupted = _disrupted(status)
+    if terminated := _state(status, container).get("terminated"):
+        ended = _of_container(terminated)
+        return ended if not disrupted or ended.good else _disruption(status, ended)
+    if status.get("phase") in ("Failed", "Succeeded"):
+        return _disruption(status, None, disrupted=disrupted)
+    return None
+
+
+def _disruption(status: Object, ended: Ended | None, *, disrupted: bool = True) -> Ended:
+    """A pod that was ended from outside: evicted, preempted, its node drained or gone."""
+    reason = status.get("reason") or "PodEnded"
+    message = status.get("message") or "the pod ended without its container saying how"
+    if ended is None:
+        return Ended(None, None, reason, message, retryable=True, disrupted=disrupted)
+    return Ended(ended.exit_code, ended.outcome, ended.reason, ended.message, retryable=True, disrupted=True)
+
+
+def _disrupted(status: Object) -> bool:
+    """By KEP-3329. A pod that the kubelet evicts has used more than it asked for: that is its own doing."""
+    return any(
+        condition["type"] == "DisruptionTarget"
+        and condition["status"] == "True"
+        and condition.get("reason") != "TerminationByKubelet"
+        for condition in status.get("conditions") or ()
+    )
+
+
+def _of_container(terminated: Object) -> Ended:
+    code, text = terminated.get("exitCode", 0), (terminated.get("message") or "").strip()
+    outcome = _outcome(text)
+    if terminated.get("reason") == "OOMKilled":
+        return Ended(code, outcome, contract.Reason.OUT_OF_MEMORY, OUT_OF_MEMORY, retryable=True)
+    if outcome is not None:
+        retryable = outcome.retryable or code >= _SIGNALLED
+        return Ended(code, outcome, outcome.reason, outcome.message, retryable=retryable)
+    said = f": {text[-TEXT_LIMIT:]}" if text else ""
+    if code >= _SIGNALLED:
+        return Ended(code, None, contract.Reason.WORKER_CRASHED, f"it died by {_signal(code)}{said}", retryable=True)
+    return Ended(
+        code, None, contract.Reason.WORKER_CRASHED, f"it ended with exit code {code}{said}",
+        retryable=code == contract.EXIT_RETRY,
+    )  # fmt: skip
+
+
+def _signal(code: int) -> str:
+    try:
+        return signal.Signals(code - _SIGNALLED).name
+    except ValueError:
+        return f"exit code {code}"
+
+
+def _outcome(text: str) -> Outcome | None:
+    if not text.startswith("{"):
+        return None
+    try:
+        return Outcome.model_validate_json(text)
+    except ValidationError:
+        return None

@@ -1,0 +1,268 @@
+"""The objects of a service, as they should be: Triton pods behind a Service. Pure builders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mms_operator.api import names
+from mms_operator.plan import objects, pod_template
+from mms_operator.plan.service.target import CREDENTIALS, location
+from mms_workloads import contract
+
+if TYPE_CHECKING:
+    from mms_operator.api.service import ServedVersion, ServiceSpec
+    from mms_operator.plan.stores import Location
+    from mms_operator.plan.types import Object, Settings
+
+COMPONENT = "server"
+MAIN = "triton"
+CONTAINERS = (MAIN, "agent", "fetch")
+MODELS_DIR = "/models"
+SERVE_FILE = "serve.json"
+ETC = "/etc/mms"
+PRE_STOP_SECONDS = 5  # until every node has heard that the pod is leaving
+EXIT_TIMEOUT_SECONDS = 30  # Triton waits so long for clients to end their connections
+GRACE_SECONDS = PRE_STOP_SECONDS + EXIT_TIMEOUT_SECONDS + 10
+DIGEST_DIGITS = 12
+# Of the three containers, where the spec gives none.
+_TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
+_AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
+_FETCH = {"requests": {"cpu": "50m", "memory": "128Mi"}}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A custom resource with its spec read."""
+
+    cr: Object
+    spec: ServiceSpec
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        found: str = self.cr["metadata"]["name"]
+        return found
+
+    @property
+    def namespace(self) -> str:
+        found: str = self.cr["metadata"]["namespace"]
+        return found
+
+    @property
+    def host(self) -> str:
+        return f"{self.name}.{self.namespace}.svc.{self.settings.cluster_domain}"
+
+    @property
+    def store_secret(self) -> str:
+        return f"{self.name}-serving-store"
+
+    @property
+    def selector(self) -> dict[str, str]:
+        return {names.LABEL_SERVICE: self.name, names.LABEL_COMPONENT: COMPONENT}
+
+    def location(self, version: ServedVersion) -> Location:
+        return location(version, self.settings.default_store, self.store_secret)
+
+    def config_map(self, version: ServedVersion) -> str:
+        """One for each artifact: the pods of two versions live side by side during a rollout."""
+        return f"{self.name}-serve-{version.digest.removeprefix('sha256:')[:DIGEST_DIGITS]}"
+
+
+def labels(serving: Serving) -> dict[str, str]:
+    return objects.labels(names.LABEL_SERVICE, serving.name, COMPONENT)
+
+
+def config_map(serving: Serving, version: ServedVersion) -> Object:
+    file = contract.ServeFile(
+        namespace=serving.namespace,
+        name=serving.name,
+        artifact=contract.ArtifactPin(uri=version.uri, digest=version.digest),
+        storage=serving.location(version).store,
+    )
+    text = file.model_dump_json(indent=1, exclude_none=True)
+    return _object(serving, "v1", "ConfigMap", serving.config_map(version), data={SERVE_FILE: text})
+
+
+def store_secret(serving: Serving) -> Object | None:
+    default = serving.settings.default_store
+    if default is None or not default.access_key_id:
+        return None
+    return objects.store_secret(
+        serving.store_secret, labels(serving), default.access_key_id, default.secret_access_key
+    )  # fmt: skip
+
+
+def service(serving: Serving) -> Object:
+    ports = (
+        ("http", contract.TRITON_HTTP_PORT),
+        ("grpc", contract.TRITON_GRPC_PORT),
+        ("metrics", contract.TRITON_METRICS_PORT),
+    )
+    spec = {
+        "selector": serving.selector,
+        "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
+    }
+    return _object(serving, "v1", "Service", serving.name, spec=spec)
+
+
+def disruption_budget(serving: Serving) -> Object:
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": serving.selector}}
+    return _object(serving, "policy/v1", "PodDisruptionBudget", serving.name, spec=spec)
+
+
+def network_policy(serving: Serving) -> Object:
+    """Clients may come from anywhere, to the ports that they ask at; the agent's is for probes and Prometheus."""
+    ports = (
+        contract.TRITON_HTTP_PORT,
+        contract.TRITON_GRPC_PORT,
+        contract.TRITON_METRICS_PORT,
+        contract.AGENT_PORT,
+    )
+    spec = {
+        "podSelector": {"matchLabels": serving.selector},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"ports": [{"port": port, "protocol": "TCP"} for port in ports]}],
+    }
+    return _object(serving, "networking.k8s.io/v1", "NetworkPolicy", f"{serving.name}-serving", spec=spec)
+
+
+def deployment(serving: Serving, version: ServedVersion) -> Object:
+    """The next version takes over pod by pod, each when its golden inferences were right; no pod leaves before."""
+    plain = {"metadata": _pod_metadata(serving, version), "spec": _pod_spec(serving, version)}
+    template = pod_template.overlay(plain, serving.spec.server.podTemplate, MAIN, sidecars=True, resources=True)
+    spec = {
+        "replicas": serving.spec.replicas,
+        "selector": {"matchLabels": serving.selector},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "progressDeadlineSeconds": serving.spec.rollout.progressDeadlineSeconds,
+        "revisionHistoryLimit": 2,
+        "template": template,
+    }
+    found = _object(serving, "apps/v1", "Deployment", serving.name, spec=spec)
+    found["metadata"]["annotations"] = {names.ANNOTATION_DIGEST: version.digest}
+    return found
+
+
+def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
+    marked = {names.LABEL_VERSION: str(version.version)} if version.version else {}
+    return {
+        "labels": {**labels(serving), **marked},
+        "annotations": {names.ANNOTATION_DIGEST: version.digest},
+    }
+
+
+def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
+    spec = objects.pod_spec(serving.settings)
+    where = serving.location(version)
+    sources = [objects.config_source(serving.config_map(version), SERVE_FILE)]
+    if where.secret:
+        sources.append(objects.credentials_source(where.secret, CREDENTIALS))
+    spec |= {
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "initContainers": [_fetch(serving), _agent(serving)],
+        "containers": [_triton(serving)],
+        "volumes": [
+            {"name": "serve", "projected": {"defaultMode": 0o440, "sources": sources}},
+            {"name": "models", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            # The python backend passes tensors to the models' processes through it.
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+        ],
+    }
+    if serving.spec.replicas > 1:
+        spec["topologySpreadConstraints"] = [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": serving.selector},
+            }
+        ]
+    return spec
+
+
+def _fetch(serving: Serving) -> Object:
+    return _container(serving, "fetch", "mms_workloads.serve.fetch", _FETCH)
+
+
+def _agent(serving: Serving) -> Object:
+    """A native sidecar: it starts before Triton and ends after it."""
+    container = _container(serving, "agent", "mms_workloads.serve.agent", _AGENT)
+    return {
+        **container,
+        "restartPolicy": "Always",
+        "ports": [{"name": "agent", "containerPort": contract.AGENT_PORT}],
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "agent"},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "agent"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+    }
+
+
+def _triton(serving: Serving) -> Object:
+    resources = serving.spec.server.resources.model_dump(exclude_defaults=True)
+    container = _container(serving, MAIN, "mms_workloads.serve.triton", resources or _TRITON)
+    mounts = [*container["volumeMounts"], {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the pod's own
+    return {
+        **container,
+        "env": [{"name": "MMS_EXIT_TIMEOUT_SECONDS", "value": str(EXIT_TIMEOUT_SECONDS)}],
+        "ports": [
+            {"name": "http", "containerPort": contract.TRITON_HTTP_PORT},
+            {"name": "grpc", "containerPort": contract.TRITON_GRPC_PORT},
+            {"name": "metrics", "containerPort": contract.TRITON_METRICS_PORT},
+        ],
+        # By model: the server's own readiness goes false while any version loads, and stays so after a failed load.
+        "readinessProbe": {
+            "httpGet": {"path": "/v2/models/neighbours/ready", "port": "http"},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+        },
+        "startupProbe": {
+            "httpGet": {"path": "/v2/health/live", "port": "http"},
+            "periodSeconds": 1,
+            "failureThreshold": 120,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/v2/health/live", "port": "http"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_SECONDS)]}}},
+        "volumeMounts": mounts,
+    }
+
+
+def _container(serving: Serving, name: str, module: str, resources: Any) -> dict[str, Any]:
+    images = serving.settings.images
+    return {
+        "name": name,
+        "image": serving.spec.server.image or images.server,
+        "imagePullPolicy": images.pull_policy,
+        "command": ["python", "-m", module],
+        "resources": resources,
+        "securityContext": objects.CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "serve", "mountPath": ETC, "readOnly": True},
+            {"name": "models", "mountPath": MODELS_DIR},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        ],
+    }
+
+
+def _object(serving: Serving, api_version: str, kind: str, name: str, **body: Any) -> Object:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name, "labels": labels(serving)},
+        **body,
+    }

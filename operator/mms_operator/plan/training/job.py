@@ -1,0 +1,120 @@
+"""A training's run as all its pods see it: the job file, the stores, the names of its objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mms_operator.plan import stores
+from mms_workloads import contract
+
+if TYPE_CHECKING:
+    from mms_operator.api.training import TrainingSpec
+    from mms_operator.plan.stores import Location
+    from mms_operator.plan.types import Object, Settings
+
+UID_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """A custom resource with its spec read. `run` and `attempt` are those of the status that is being planned."""
+
+    cr: Object
+    spec: TrainingSpec
+    settings: Settings
+    run: int
+    attempt: int
+
+    @property
+    def name(self) -> str:
+        found: str = self.cr["metadata"]["name"]
+        return found
+
+    @property
+    def namespace(self) -> str:
+        found: str = self.cr["metadata"]["namespace"]
+        return found
+
+    @property
+    def uid(self) -> str:
+        found: str = self.cr["metadata"]["uid"]
+        return found
+
+    @property
+    def config_map(self) -> str:
+        """One for each attempt: what a pod reads when it starts is what was meant for its attempt."""
+        return f"{self.name}-job-{self.run}-{self.attempt}"
+
+    @property
+    def service(self) -> str:
+        return f"{self.name}-master"
+
+    @property
+    def master_host(self) -> str:
+        return f"{self.service}.{self.namespace}.svc.{self.settings.cluster_domain}"
+
+    @property
+    def store_secret(self) -> str:
+        return f"{self.name}-store"
+
+    @property
+    def data(self) -> Location:
+        data = self.spec.data
+        default = self.settings.default_store
+        if default is not None and stores.is_default(data.uri, data, default):
+            return stores.installation("spec.data", data.uri, default, "data", self.store_secret)
+        return stores.locate("spec.data", data.uri, data, "data")
+
+    @property
+    def storage(self) -> Location | None:
+        """The run's own folder; None where neither the spec nor the installation names a store.
+
+        In the installation's store the folder has the training's uid in its name: a training that is deleted and made
+        again writes beside the results of the first, not over them.
+        """
+        storage, default = self.spec.storage, self.settings.default_store
+        if storage is not None:
+            return stores.locate("spec.storage", f"{storage.uri.rstrip('/')}/runs/{self.run}", storage, "storage")
+        if default is None:
+            return None
+        folder = f"{default.uri}/{self.namespace}/{self.name}-{self.uid[:UID_DIGITS]}"
+        return stores.installation("spec.storage", f"{folder}/runs/{self.run}", default, "storage", self.store_secret)
+
+    @property
+    def locations(self) -> tuple[Location, ...]:
+        return tuple(location for location in (self.data, self.storage) if location is not None)
+
+
+def job_file(job: Job) -> contract.JobFile:
+    """What the pods read. Raises ValueError where there is no storage: acceptance comes first."""
+    spec, storage = job.spec, job.storage
+    if storage is None or spec.task.wordEmbedding is None:
+        raise ValueError("a training that was not accepted has no job file")
+    embedding = spec.task.wordEmbedding
+    return contract.JobFile(
+        job=contract.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=job.run),
+        task=contract.Task(
+            wordEmbedding=contract.WordEmbedding(
+                model=embedding.model,
+                dimensions=embedding.dimensions,
+                window=embedding.window,
+                negatives=embedding.negatives,
+                minCount=embedding.minCount,
+                maxVocabulary=embedding.maxVocabulary,
+                subsample=float(embedding.subsample),
+                tokenizer=embedding.tokenizer,
+            )
+        ),
+        data=contract.Data(store=job.data.store, sharding=spec.data.sharding),
+        optimizer=contract.Optimizer(
+            learningRate=float(spec.optimizer.learningRate), epochs=spec.optimizer.epochs, seed=spec.optimizer.seed
+        ),
+        syncMode=spec.sync.mode,
+        workers=spec.workers.replicas,
+        checkpoint=contract.Checkpoint(
+            intervalSeconds=spec.checkpoint.intervalSeconds, keep=spec.checkpoint.keep
+        ),
+        storage=storage.store,
+        masterHost=job.master_host,
+    )  # fmt: skip

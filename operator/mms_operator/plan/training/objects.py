@@ -1,0 +1,208 @@
+"""The objects of a training, as they should be. Pure builders: a job in, plain Kubernetes objects out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mms_operator.api import names
+from mms_operator.api.names import Role
+from mms_operator.plan import objects, pod_template
+from mms_operator.plan.training.job import job_file
+from mms_workloads import contract
+
+if TYPE_CHECKING:
+    from mms_operator.plan.training.job import Job
+    from mms_operator.plan.types import Object
+
+_JOB_FILE = contract.JOB_FILE.rpartition("/")[2]
+_ETC = contract.JOB_FILE.rpartition("/")[0]
+_MODULES = {Role.MASTER: "mms_workloads.sync.master", Role.WORKER: "mms_workloads.train.supervisor"}
+# Where the spec gives none, enough to be scheduled sensibly. The master counts words and holds no parameters.
+_REQUESTS = {
+    Role.MASTER: {"cpu": "50m", "memory": "128Mi"},
+    Role.WORKER: {"cpu": "100m", "memory": "512Mi"},
+}
+
+
+def labels(job: Job, component: str) -> dict[str, str]:
+    return objects.labels(names.LABEL_TRAINING, job.name, component)
+
+
+def selector(name: str, role: str) -> str:
+    return f"{names.LABEL_TRAINING}={name},{names.LABEL_ROLE}={role}"
+
+
+def config_map(job: Job) -> Object:
+    text = job_file(job).model_dump_json(indent=1, exclude_none=True)
+    return _object(job, "v1", "ConfigMap", job.config_map, data={_JOB_FILE: text})
+
+
+def store_secret(job: Job) -> Object | None:
+    """The installation's keys, where a location of this training uses them."""
+    default = job.settings.default_store
+    if default is None or not any(location.installation and location.secret for location in job.locations):
+        return None
+    own = labels(job, "training")
+    return objects.store_secret(job.store_secret, own, default.access_key_id, default.secret_access_key)
+
+
+def master_service(job: Job, incarnation: int) -> Object:
+    """Headless: its name is the newest master's address, which can be reached before it is ready."""
+    wanted = {
+        names.LABEL_TRAINING: job.name,
+        names.LABEL_ROLE: str(Role.MASTER),
+        names.LABEL_INCARNATION: str(incarnation),
+    }
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": wanted,
+        "ports": [{"name": "control", "port": contract.MASTER_PORT, "protocol": "TCP"}],
+    }
+    return _object(job, "v1", "Service", job.service, spec=spec)
+
+
+def network_policy(job: Job) -> Object:
+    """Pods of the training reach each other; the operator reaches the master, and anybody its metrics."""
+    own = {"podSelector": {"matchLabels": {names.LABEL_TRAINING: job.name}}}
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": job.settings.operator_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "operator"}},
+    }
+    spec = {
+        "podSelector": {"matchLabels": {names.LABEL_TRAINING: job.name}},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"from": [own]},
+            {"from": [operator], "ports": [{"port": contract.MASTER_PORT, "protocol": "TCP"}]},
+            {"ports": [{"port": contract.MASTER_HEALTH_PORT, "protocol": "TCP"}]},
+        ],
+    }
+    return _object(job, "networking.k8s.io/v1", "NetworkPolicy", f"{job.name}-training", spec=spec)
+
+
+def pod_name(job: Job, role: Role, rank: int, incarnation: int) -> str:
+    return f"{job.name}-{role}-{rank}-{incarnation}"
+
+
+def pod(job: Job, role: Role, rank: int, incarnation: int) -> Object:
+    """A bare pod of a role. The podTemplate holds for both roles, its resources and sidecars for workers only."""
+    name = pod_name(job, role, rank, incarnation)
+    metadata = {
+        "name": name,
+        "labels": {
+            **labels(job, role),
+            names.LABEL_ROLE: str(role),
+            names.LABEL_RANK: str(rank),
+            names.LABEL_INCARNATION: str(incarnation),
+            names.LABEL_RUN: str(job.run),
+            names.LABEL_ATTEMPT: str(job.attempt),
+        },
+    }
+    spec = {
+        **objects.pod_spec(job.settings),
+        "restartPolicy": "Never",
+        "containers": [_container(job, role, rank, incarnation)],
+        "volumes": _volumes(job, role),
+    }
+    if role is Role.WORKER and job.spec.workers.replicas > 1:
+        spec["topologySpreadConstraints"] = [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {names.LABEL_TRAINING: job.name, names.LABEL_ROLE: str(Role.WORKER)}},
+            }
+        ]
+    plain = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    worker = role is Role.WORKER
+    template = _renamed(job.spec.workers.podTemplate, role)
+    return pod_template.overlay(plain, template, role, sidecars=worker, resources=worker)
+
+
+def _renamed(template: Object | None, role: Role) -> Object | None:
+    """In the master, what the template says of container `worker` holds too, and what it says of `master` besides."""
+    if template is None or role is Role.WORKER:
+        return _without(template, Role.MASTER)
+    spec = template.get("spec") or {}
+    given = {container["name"]: container for container in spec.get("containers") or []}
+    for_worker, for_master = given.get(Role.WORKER, {}), given.get(Role.MASTER, {})
+    both: Object = {"name": str(Role.MASTER)}
+    for key in ("env", "envFrom", "volumeMounts"):
+        if both_ones := [*for_worker.get(key, []), *for_master.get(key, [])]:
+            both[key] = both_ones
+    if "resources" in for_master:
+        both["resources"] = for_master["resources"]
+    return {**template, "spec": {**spec, "containers": [both]}}
+
+
+def _without(template: Object | None, name: str) -> Object | None:
+    if template is None or "spec" not in template:
+        return template
+    kept = [one for one in template["spec"].get("containers") or [] if one["name"] != name]
+    return {**template, "spec": {**template["spec"], "containers": kept}}
+
+
+def _container(job: Job, role: Role, rank: int, incarnation: int) -> Object:
+    images, workers = job.settings.images, job.spec.workers
+    given = workers.resources.model_dump(exclude_defaults=True) if role is Role.WORKER else {}
+    container: dict[str, Any] = {
+        "name": str(role),
+        "image": workers.image or images.worker,
+        "imagePullPolicy": images.pull_policy,
+        "command": ["python", "-m", _MODULES[role]],
+        "env": [
+            {"name": contract.ENV_ROLE, "value": str(role)},
+            {"name": contract.ENV_RANK, "value": str(rank)},
+            {"name": contract.ENV_INCARNATION, "value": str(incarnation)},
+            {"name": contract.ENV_ATTEMPT, "value": str(job.attempt)},
+            {"name": contract.ENV_POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        ],
+        "resources": given or {"requests": _REQUESTS[role]},
+        "securityContext": objects.CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "job", "mountPath": _ETC, "readOnly": True},
+            {"name": "scratch", "mountPath": contract.SCRATCH_DIR},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        ],
+    }
+    if role is Role.MASTER:
+        probe = {"httpGet": {"path": "/healthz", "port": contract.MASTER_HEALTH_PORT}}
+        container["ports"] = [
+            {"name": "control", "containerPort": contract.MASTER_PORT},
+            {"name": "metrics", "containerPort": contract.MASTER_HEALTH_PORT},
+        ]
+        container["startupProbe"] = {**probe, "periodSeconds": 1, "failureThreshold": 120}
+        container["readinessProbe"] = {**probe, "periodSeconds": 5}
+        container["livenessProbe"] = {**probe, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6}
+    return container
+
+
+def _volumes(job: Job, role: Role) -> list[Object]:
+    """The job file, the role's certificate and the stores' keys in one folder, read-only."""
+    tls = contract.TLS_DIR.removeprefix(f"{_ETC}/")
+    files = [{"key": key, "path": f"{tls}/{key}"} for key in ("tls.crt", "tls.key", "ca.crt")]
+    sources = [
+        objects.config_source(job.config_map, _JOB_FILE),
+        {"secret": {"name": f"{job.name}-{role}-tls", "items": files}},
+        *(
+            objects.credentials_source(location.secret, location.store.credentials or "")
+            for location in job.locations
+            if location.secret
+        ),
+    ]
+    return [
+        {"name": "job", "projected": {"defaultMode": 0o440, "sources": sources}},
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+
+
+def _object(job: Job, api_version: str, kind: str, name: str, **body: Any) -> Object:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name, "labels": labels(job, "training")},
+        **body,
+    }

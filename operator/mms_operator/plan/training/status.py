@@ -1,0 +1,132 @@
+"""From the state of a training to its status: phase and conditions together, by one table, and what the master says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mms_operator.api.names import Condition as Kind
+from mms_operator.api.names import Phase, Reason
+from mms_operator.api.training import (
+    ArtifactStatus,
+    CheckpointStatus,
+    IncidentStatus,
+    Progress,
+    TrainingStatus,
+    WorkersStatus,
+)
+from mms_operator.plan import conditions
+from mms_operator.plan.conditions import Condition, rfc3339
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mms_operator.plan.training.accept import Refusal
+    from mms_operator.plan.types import Object
+    from mms_workloads.contract import ArtifactRef, CheckpointRef, StatusReport
+
+KEPT_ATTEMPTS = 20
+KEPT_INCIDENTS = 50
+_WAITING = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.SUSPENDING})
+
+
+@dataclass(frozen=True)
+class State:
+    """The state that a plan comes to: the phase, and why in a word and for people."""
+
+    phase: Phase
+    reason: str
+    message: str
+    refusal: Refusal | None = None
+
+
+def render(status: TrainingStatus, state: State, previous: Object, generation: int, now: datetime) -> Object:
+    """The status as it is written. `previous` is the one that is there."""
+    found = status.model_copy(update={"observedGeneration": generation, "phase": str(state.phase)})
+    body: Object = found.model_dump(exclude_none=True, exclude={"conditions"})
+    known = previous.get("conditions") or []
+    body["conditions"] = conditions.render(_conditions(state), known, generation, now)
+    return body
+
+
+def _conditions(state: State) -> dict[Kind, Condition]:
+    """The table of the API's documentation. Finished is true on either end, and its reason says which."""
+    phase = state.phase
+    stalled = phase is Phase.FAILED or state.refusal is not None
+    ready = phase in (Phase.RUNNING, Phase.SUSPENDED, Phase.COMPLETE) and state.refusal is None
+    why = (state.reason, state.message)
+    accepted = (
+        Condition("False", state.refusal.reason, state.refusal.message)
+        if state.refusal
+        else Condition("True", Reason.ACCEPTED, "the spec can be carried out")
+    )
+
+    def is_phase(*phases: Phase) -> Condition:
+        if phase in phases:
+            return Condition("True", *why)
+        return Condition("False", phase, f"the training is {phase}")
+
+    suspended = Condition("Unknown", *why) if phase is Phase.SUSPENDING else is_phase(Phase.SUSPENDED)
+    return {
+        Kind.ACCEPTED: accepted,
+        Kind.READY: Condition("True" if ready else "False", *why),
+        Kind.RECONCILING: Condition("True" if phase in _WAITING and not stalled else "False", *why),
+        Kind.STALLED: Condition("True" if stalled else "False", *why),
+        Kind.RUNNING: is_phase(Phase.RUNNING),
+        Kind.RESTARTING: is_phase(Phase.RESTARTING),
+        Kind.SUSPENDED: suspended,
+        Kind.COMPLETE: is_phase(Phase.COMPLETE),
+        Kind.FAILED: is_phase(Phase.FAILED),
+        Kind.FINISHED: is_phase(Phase.COMPLETE, Phase.FAILED),
+    }
+
+
+def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> TrainingStatus:
+    """What the master says, as the status shows it. The time of an unchanged report stays."""
+    progress = Progress(
+        activity=str(report.activity),
+        percent=report.percent,
+        step=report.step,
+        loss=None if report.loss is None else f"{report.loss:.4f}",
+        samplesPerSecond=report.samplesPerSecond,
+        etaSeconds=report.etaSeconds,
+        updateTime=status.progress.updateTime if status.progress else None,
+    )
+    if progress != status.progress or progress.updateTime is None:
+        progress = progress.model_copy(update={"updateTime": rfc3339(now)})
+    incidents = [
+        IncidentStatus(time=i.time, kind=i.kind, rank=i.rank, step=i.step, action=i.action[:256])
+        for i in report.incidents
+    ]
+    return status.model_copy(
+        update={
+            "progress": progress,
+            "workers": WorkersStatus(ready=report.workersReady, epoch=report.epoch),
+            "checkpoint": checkpoint(report.checkpoint) or status.checkpoint,
+            "incidents": merged(status.incidents, incidents),
+        }
+    )
+
+
+def merged(known: list[IncidentStatus], said: list[IncidentStatus]) -> list[IncidentStatus]:
+    """A master that was replaced has forgotten the incidents before it: they stay."""
+    return [*(incident for incident in known if incident not in said), *said][-KEPT_INCIDENTS:]
+
+
+def checkpoint(ref: CheckpointRef | None) -> CheckpointStatus | None:
+    if ref is None:
+        return None
+    return CheckpointStatus(uri=ref.uri, step=ref.step, digest=ref.digest, time=ref.time)
+
+
+def artifact(ref: ArtifactRef) -> ArtifactStatus:
+    metrics = {name: f"{value:.4f}" for name, value in sorted(ref.metrics.items())}
+    return ArtifactStatus(uri=ref.uri, digest=ref.digest, version=ref.version, metrics=metrics)
+
+
+def seconds_since(previous: Object, kind: Kind, value: str, now: datetime) -> float:
+    """How long a condition has had a value; 0 where it has not."""
+    found = conditions.find(previous.get("conditions") or [], kind)
+    if found is None or found["status"] != value:
+        return 0.0
+    return (now - now.fromisoformat(found["lastTransitionTime"])).total_seconds()
