@@ -1,0 +1,142 @@
+"""What a podTemplate may do, and what comes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mms_operator.plan import pod_template
+from mms_operator.plan.types import PodPolicy
+
+NONE = PodPolicy()
+ALL = PodPolicy(
+    allow_host_path=True, allow_host_namespaces=True, allow_privileged=True, service_accounts=("s3",),
+    runtime_classes=("gvisor",), volume_kinds=("nfs",),
+)  # fmt: skip
+OWN = ("worker", "master")
+
+
+def refused(template: dict[str, Any], policy: PodPolicy = NONE) -> list[str]:
+    return pod_template.violations("t", template, policy, OWN)
+
+
+ALLOWED = {
+    "scheduling": {"spec": {"nodeSelector": {"a": "b"}, "tolerations": [{}], "affinity": {}, "schedulerName": "x"}},
+    "metadata": {"metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}}},
+    "volumes": {"spec": {"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "a"}}]}},
+    "own container": {"spec": {"containers": [{"name": "worker", "env": [{"name": "A", "value": "b"}]}]}},
+    "sidecar": {"spec": {"containers": [{"name": "log", "image": "x", "command": ["y"], "ports": []}]}},
+    "fewer rights": {"spec": {"containers": [{"name": "log", "image": "x", "securityContext": {"runAsUser": 5}}]}},
+    "host namespaces off": {"spec": {"hostNetwork": False}},
+}
+
+FORBIDDEN = {
+    "host network": ({"spec": {"hostNetwork": True}}, "t.spec.hostNetwork needs"),
+    "host pid": ({"spec": {"hostPID": True}}, "t.spec.hostPID needs"),
+    "host path": ({"spec": {"volumes": [{"name": "a", "hostPath": {}}]}}, "t.spec.volumes[0].hostPath needs"),
+    "volume kind": ({"spec": {"volumes": [{"name": "a", "nfs": {}}]}}, "t.spec.volumes[0].nfs is not among"),
+    "service account": ({"spec": {"serviceAccountName": "s3"}}, "t.spec.serviceAccountName 's3' is not among"),
+    "runtime class": ({"spec": {"runtimeClassName": "gvisor"}}, "t.spec.runtimeClassName 'gvisor' is not among"),
+    "privileged": (
+        {"spec": {"containers": [{"name": "x", "image": "y", "securityContext": {"privileged": True}}]}},
+        "t.spec.containers[0].securityContext.privileged needs",
+    ),
+    "capabilities": (
+        {"spec": {"containers": [{"name": "x", "image": "y", "securityContext": {"capabilities": {"add": ["A"]}}}]}},
+        "t.spec.containers[0].securityContext.capabilities needs",
+    ),
+    "root": (
+        {"spec": {"containers": [{"name": "x", "image": "y", "securityContext": {"runAsUser": 0}}]}},
+        "t.spec.containers[0].securityContext.runAsUser 0 needs",
+    ),
+}  # fmt: skip
+
+NEVER = {
+    "unknown": ({"spec": {"hostname": "x"}}, "t.spec.hostname is no field"),
+    "init containers": ({"spec": {"initContainers": []}}, "t.spec.initContainers is no field"),
+    "top level": ({"kind": "Pod"}, "t.kind is no field"),
+    "name": ({"metadata": {"name": "x"}}, "t.metadata.name is no field"),
+    "our label": ({"metadata": {"labels": {"mms.dev/rank": "9"}}}, "mms.dev/rank is set by the operator"),
+    "our image": ({"spec": {"containers": [{"name": "worker", "image": "x"}]}}, ".image of container worker"),
+    "our command": ({"spec": {"containers": [{"name": "master", "command": []}]}}, ".command of container master"),
+    "our environment": (
+        {"spec": {"containers": [{"name": "worker", "env": [{"name": "MMS_RANK", "value": "9"}]}]}},
+        "MMS_RANK is set by the operator",
+    ),
+    "sidecar without image": ({"spec": {"containers": [{"name": "x"}]}}, "t.spec.containers[0].image is missing"),
+    "container without name": ({"spec": {"containers": [{"image": "x"}]}}, "t.spec.containers[0].name is missing"),
+    "sidecar lifecycle": ({"spec": {"containers": [{"name": "x", "image": "y", "lifecycle": {}}]}}, "lifecycle of a"),
+}
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_allowed(case: str) -> None:
+    assert refused(ALLOWED[case]) == []
+
+
+@pytest.mark.parametrize("case", FORBIDDEN)
+def test_forbidden_unless_the_policy_allows_it(case: str) -> None:
+    template, words = FORBIDDEN[case]
+    assert [said for said in refused(template) if said.startswith(words)], refused(template)
+    assert refused(template, ALL) == []
+
+
+@pytest.mark.parametrize("case", NEVER)
+def test_never_allowed(case: str) -> None:
+    template, words = NEVER[case]
+    for policy in (NONE, ALL):
+        assert [said for said in refused(template, policy) if words in said], refused(template, policy)
+
+
+def test_no_template() -> None:
+    assert pod_template.violations("t", None, NONE, OWN) == []
+
+
+POD = {
+    "metadata": {"name": "p", "labels": {"mms.dev/role": "worker"}},
+    "spec": {
+        "volumes": [{"name": "job"}],
+        "containers": [{"name": "worker", "image": "i", "env": [{"name": "MMS_RANK", "value": "0"}], "resources": {}}],
+    },
+}
+TEMPLATE = {
+    "metadata": {"labels": {"team": "a", "mms.dev/role": "x"}, "annotations": {"n": "b"}},
+    "spec": {
+        "nodeSelector": {"gpu": "yes"},
+        "volumes": [{"name": "extra", "emptyDir": {}}],
+        "containers": [
+            {
+                "name": "worker",
+                "env": [{"name": "A", "value": "b"}],
+                "volumeMounts": [{"name": "extra", "mountPath": "/extra"}],
+                "resources": {"limits": {"memory": "1Gi"}},
+            },
+            {"name": "log", "image": "x", "securityContext": {"runAsUser": 5}},
+        ],
+    },
+}
+
+
+def test_overlay() -> None:
+    found = pod_template.overlay(POD, TEMPLATE, "worker", sidecars=True, resources=True)
+    assert found["metadata"] == {
+        "name": "p", "labels": {"team": "a", "mms.dev/role": "worker"}, "annotations": {"n": "b"},
+    }  # fmt: skip
+    assert found["spec"]["nodeSelector"] == {"gpu": "yes"}
+    assert [volume["name"] for volume in found["spec"]["volumes"]] == ["job", "extra"]
+    worker, log = found["spec"]["containers"]
+    assert [variable["name"] for variable in worker["env"]] == ["MMS_RANK", "A"]
+    assert worker["resources"] == {"limits": {"memory": "1Gi"}}
+    assert log["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        "runAsUser": 5,
+    }  # fmt: skip
+    assert POD["spec"]["volumes"] == [{"name": "job"}], "what it was given is as it was"
+
+
+def test_overlay_without_sidecars_and_resources() -> None:
+    found = pod_template.overlay(POD, TEMPLATE, "worker", sidecars=False, resources=False)
+    (worker,) = found["spec"]["containers"]
+    assert worker["resources"] == {}
+    assert len(worker["env"]) == 2

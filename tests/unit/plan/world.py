@@ -1,0 +1,200 @@
+"""A cluster on paper: plans are carried out on it, pods start and end as a test says, the clock moves by hand."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from mms_operator.api import names
+from mms_operator.plan import service, training
+from mms_operator.plan.types import (
+    DefaultStore,
+    Images,
+    ObservedService,
+    ObservedTraining,
+    Plan,
+    ReferencedSecret,
+    Settings,
+)
+from mms_workloads.contract import Activity, ArtifactRef, CheckpointRef, Outcome, StatusReport
+
+if TYPE_CHECKING:
+    from mms_operator.plan.types import Object
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+STORE = DefaultStore("s3://mms", "http://store.mms-system.svc:8333", "us-east-1", "key", "secret")
+SETTINGS = Settings(Images("registry/worker:1", "registry/server:1"), STORE)
+ARTIFACT = ArtifactRef(
+    uri="s3://mms/d/words/runs/1/artifact", digest="sha256:" + "a" * 64, version=1, metrics={"contextAUC": 0.71}
+)
+CHECKPOINT = CheckpointRef(
+    uri="s3://mms/d/words/runs/1/checkpoints/step-9", step=9, digest="sha256:" + "b" * 64, time="2026-01-01T00:00:09Z"
+)
+COMPLETE = Outcome(result="Complete", reason="TrainingComplete", artifact=ARTIFACT, checkpoint=CHECKPOINT, step=20)
+SUSPENDED = Outcome(result="Suspended", reason="Suspended", checkpoint=CHECKPOINT, step=9)
+
+
+def spec(**parts: Any) -> Object:
+    return {
+        "task": {"wordEmbedding": {"dimensions": 16}},
+        "data": {"uri": "s3://corpora/text/*.txt"},
+        "workers": {"replicas": 2},
+        "runPolicy": {"run": 1, "suspend": False, "backoffLimit": 3},
+        **parts,
+    }
+
+
+def cr(kind: str = names.TRAINING, name: str = "words", **parts: Any) -> Object:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "d", "uid": "uid-0123456789", "generation": 1},
+        "spec": parts,
+    }
+
+
+@dataclass
+class World:
+    """One training. `step` plans and carries the plan out; it must come to rest."""
+
+    cr: Object
+    settings: Settings = SETTINGS
+    now: datetime = NOW
+    pods: dict[str, Object] = field(default_factory=dict)
+    others: dict[str, Object] = field(default_factory=dict)  # what was applied, by kind/name
+    secrets: dict[str, ReferencedSecret] = field(default_factory=dict)
+    certificates: datetime | None = None
+    report: StatusReport | None = None
+    storage_owner: str | None = None
+    events: list[Any] = field(default_factory=list)
+    names_used: set[str] = field(default_factory=set)
+    plan: Plan | None = None
+
+    @property
+    def status(self) -> Object:
+        return self.cr.get("status") or {}
+
+    def observed(self) -> ObservedTraining:
+        status, report = self.status, self.report
+        current = report and (report.run, report.attempt) == (status.get("run"), status.get("attempt"))
+        return ObservedTraining(
+            pods=tuple(copy.deepcopy(list(self.pods.values()))),
+            certificates_expire=self.certificates,
+            secrets=self.secrets,
+            report=report if current else None,
+            storage_owner=self.storage_owner,
+        )
+
+    def step(self) -> Plan:
+        before = copy.deepcopy(self.cr)
+        plan = training.plan(self.cr, self.observed(), self.settings, self.now)
+        assert self.cr == before, "a plan changed what it was given"
+        self.cr = {**self.cr, "status": copy.deepcopy(plan.status)}
+        if plan.certificates:
+            self.certificates = self.now + timedelta(days=plan.certificates.lifetime_days)
+        for wave in plan.waves:
+            for obj in wave:
+                self._apply(obj)
+        if plan.prune:
+            planned = {f"{o['kind']}/{o['metadata']['name']}" for wave in plan.waves for o in wave}
+            self.others = {k: o for k, o in self.others.items() if k in planned or k.startswith("Secret/")}
+        for deletion in plan.deletions:
+            pod = self.pods.get(deletion.name)
+            if pod and pod["metadata"]["uid"] == deletion.uid:
+                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        self.events += plan.events
+        self.plan = plan
+        return plan
+
+    def settle(self) -> Plan:
+        """Plans until a plan changes nothing, as the engine does."""
+        for _ in range(10):
+            before = (copy.deepcopy(self.status), set(self.pods), copy.deepcopy(self.others))
+            plan = self.step()
+            if (self.status, set(self.pods), self.others) == before and not plan.events:
+                return plan
+        raise AssertionError(f"it does not come to rest: {self.status}")
+
+    def _apply(self, obj: Object) -> None:
+        if obj["kind"] != "Pod":
+            self.others[f"{obj['kind']}/{obj['metadata']['name']}"] = obj
+            return
+        name = obj["metadata"]["name"]
+        if name in self.pods:
+            return
+        assert name not in self.names_used, f"the name {name} is used twice"
+        self.names_used.add(name)
+        pod = copy.deepcopy(obj)
+        pod["metadata"] |= {"uid": f"uid-{name}", "namespace": "d"}
+        pod["status"] = {"phase": "Pending"}
+        self.pods[name] = pod
+
+    # What happens to pods
+
+    def run(self, *pods: str) -> None:
+        for name in pods or [n for n, p in self.pods.items() if p["status"]["phase"] == "Pending"]:
+            self.pods[name]["status"] = {
+                "phase": "Running",
+                "podIP": f"10.0.0.{len(name)}",
+                "containerStatuses": [{"name": role_of(self.pods[name]), "state": {"running": {}}}],
+            }
+
+    def end(self, name: str, code: int, outcome: Outcome | str = "", reason: str = "Error") -> None:
+        text = outcome if isinstance(outcome, str) else outcome.model_dump_json(exclude_none=True)
+        state = {"terminated": {"exitCode": code, "reason": reason, "message": text}}
+        self.pods[name]["status"] = {
+            "phase": "Failed" if code else "Succeeded",
+            "containerStatuses": [{"name": role_of(self.pods[name]), "state": state}],
+        }
+
+    def gone(self, *pods: str) -> None:
+        """Deleted, and away."""
+        for name in pods or [n for n, p in self.pods.items() if "deletionTimestamp" in p["metadata"]]:
+            del self.pods[name]
+
+    def says(self, activity: Activity = Activity.TRAINING, **fields: Any) -> None:
+        """The master's report of the current run and attempt."""
+        known = {"epoch": 1, "workersReady": 2, "step": 5, "percent": 25, "loss": 0.5}
+        self.report = StatusReport(
+            uid=self.cr["metadata"]["uid"],
+            run=self.status["run"],
+            attempt=self.status["attempt"],
+            activity=activity,
+            **{**known, **fields},
+        )
+
+    def change(self, **parts: Any) -> None:
+        """An edit of the spec: whole parts are replaced."""
+        metadata = {**self.cr["metadata"], "generation": self.cr["metadata"]["generation"] + 1}
+        self.cr = {**self.cr, "metadata": metadata, "spec": {**self.cr["spec"], **parts}}
+
+    def training(self) -> None:
+        """To the phase Running, with all pods."""
+        self.settle()
+        self.run()
+        self.says()
+        self.settle()
+        assert self.status["phase"] == "Running"
+
+    # What is seen
+
+    def condition(self, kind: str) -> Object:
+        return next((c for c in self.status.get("conditions", []) if c["type"] == kind), {"status": None})
+
+    def live(self) -> set[str]:
+        return {
+            name
+            for name, pod in self.pods.items()
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] in ("Pending", "Running")
+        }
+
+
+def role_of(pod: Object) -> str:
+    found: str = pod["metadata"]["labels"][names.LABEL_ROLE]
+    return found
+
+
+def plan_service(found: Object, observed: ObservedService, settings: Settings = SETTINGS) -> Plan:
+    return service.plan(found, observed, settings, NOW)
