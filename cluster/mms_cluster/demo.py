@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from mms_cluster import corpus, images, install, provider
+from mms_cluster import corpus, images, install, paths, provider
 from mms_cluster.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def load(cluster: provider.Provider) -> str:
 
 
 def upload() -> str:
-    text = corpus.speeches(images.cache_folder())
+    text = corpus.speeches(paths.cache_folder())
     show("mms", "data", "put", str(text), CORPUS_URI)
     return f"{len(text.read_bytes().split()):,} words"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mms_cluster.images import ImageRef
+    from mms_cluster.images_plan import ImageRef
 
 CHART = Path(__file__).parents[2] / "charts" / "mms"
 NAMESPACE = "mms-system"

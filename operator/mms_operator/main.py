@@ -140,7 +140,7 @@ class Operator:
     metrics: Metrics
     health: health.Health
     planners: Mapping[str, Planner]
-    stop: Callable[[], object]  # what a signal that kopf has caught leads to
+    started: Callable[[], object]  # called when the watches have begun
 
     async def run(self) -> None:
         """Runs until it is cancelled; ends the process when the Lease is lost."""
@@ -185,8 +185,7 @@ class Operator:
                 group.create_task(polls.run())
                 group.create_task(sweeper.run())
                 group.create_task(metadata_watches.run())
-                await watches.run(self.namespaces)
-                self.stop()
+                await watches.run(self.namespaces, self.started)
         finally:
             holding.cancel()
             await asyncio.wait({holding})  # or its last renewal could undo the release
@@ -224,9 +223,13 @@ async def run(environment: Environment, planners: Mapping[str, Planner] = PLANNE
         return EXIT_CONFIGURATION
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    operator = Operator(settings, environment.namespaces, configuration, metrics, state, planners, stopped.set)
+
+    def take_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+
+    take_signals()
+    operator = Operator(settings, environment.namespaces, configuration, metrics, state, planners, take_signals)
     work = asyncio.create_task(operator.run())
     waiting = asyncio.create_task(stopped.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -240,8 +243,8 @@ async def run(environment: Environment, planners: Mapping[str, Planner] = PLANNE
     return 0
 
 
-async def _run_and_exit(environment: Environment) -> None:
-    status = await run(environment)
+async def run_and_exit(environment: Environment, planners: Mapping[str, Planner] = PLANNERS) -> None:
+    status = await run(environment, planners)
     logging.shutdown()
     os._exit(status)  # kopf may have left tasks behind that never end
 
@@ -261,5 +264,5 @@ def main() -> int:
         log.error("bad setting", error=str(error), cause=str(error.__cause__))  # noqa: TRY400 - as above
         return EXIT_CONFIGURATION
     logs.configure(environment.log_level)
-    asyncio.run(_run_and_exit(environment))
+    asyncio.run(run_and_exit(environment))
     return 0

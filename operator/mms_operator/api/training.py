@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
@@ -35,8 +35,10 @@ def _fixed_within_run(field: str) -> tuple[str, str]:
 def _fixed_unless_suspended(field: str) -> tuple[str, str]:
     return (
         f"{_BEFORE_START} || ({_NEXT_RUN}) || ({_SUSPENDED}) || self.spec.{field} == oldSelf.spec.{field}",
-        f"spec.{field} can change only while the training is suspended: set spec.runPolicy.suspend and wait for "
-        "phase Suspended",
+        (
+            f"spec.{field} can change only while the training is suspended: set spec.runPolicy.suspend and wait for "
+            "phase Suspended"
+        ),
     )
 
 
@@ -81,6 +83,11 @@ class Data(StoreAccess):
 
 
 class Optimizer(Model):
+    """How the parameters follow the gradients."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("double(self.learningRate) > 0.0", "learningRate must be above 0"))
+    )
     learningRate: str = decimal("Step size at the start; it falls linearly to zero.", default="0.025")
     epochs: int = Field(default=5, ge=1, le=10_000, description="How often each sample is seen.")
     seed: int = Field(default=1, ge=0, le=2**31 - 1, description="Start of every random choice.")
@@ -95,6 +102,8 @@ class Sync(Model):
 
 
 class Workers(Model):
+    """The pods that train."""
+
     replicas: int = Field(default=2, ge=1, le=256, description="How many workers train at the same time.")
     resources: Resources = Field(default_factory=Resources, description="Of each worker's container.")
     image: str | None = Field(
@@ -104,6 +113,8 @@ class Workers(Model):
 
 
 class Checkpoint(Model):
+    """Copies of the parameters to go on from when all pods are lost."""
+
     intervalSeconds: int = Field(default=60, ge=1, le=86_400, description="Time between two checkpoints.")
     keep: int = Field(default=2, ge=1, le=100, description="How many checkpoints are kept.")
 
@@ -119,6 +130,8 @@ class Storage(StoreAccess):
 
 
 class RunPolicy(Model):
+    """When the training runs, and how much it puts up with."""
+
     model_config = ConfigDict(
         json_schema_extra=rules(("self.run >= oldSelf.run", "run can only be raised: each run has its own results"))
     )
@@ -126,7 +139,8 @@ class RunPolicy(Model):
         default=1,
         ge=1,
         le=1_000_000,
-        description="Which run. A finished training starts again only when this is raised; its results are version run.",
+        description="Which run. A finished training starts again only when this is raised; its artifact has this "
+        "version.",
     )
     suspend: bool = Field(default=False, description="Checkpoint, then release all pods until this is false again.")
     backoffLimit: int = Field(
@@ -135,6 +149,8 @@ class RunPolicy(Model):
 
 
 class TrainingSpec(Model):
+    """What is wanted."""
+
     task: Task
     data: Data
     optimizer: Optimizer = Field(default_factory=Optimizer)
@@ -142,7 +158,9 @@ class TrainingSpec(Model):
     workers: Workers = Field(default_factory=Workers)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     storage: Storage | None = Field(
-        default=None, description="Absent: the installation's store, in <namespace>/<name>."
+        default=None,
+        description="Where checkpoints and artifacts go: in <uri>/runs/<run>/. Absent: the installation's store, in "
+        "<namespace>/<name>-<the first 8 digits of its uid>.",
     )
     runPolicy: RunPolicy = Field(default_factory=RunPolicy)
 
@@ -157,11 +175,15 @@ class Attempt(Model):
 
 
 class WorkersStatus(Model):
+    """The workers, as the master sees them."""
+
     ready: int = Field(default=0, ge=0, description="Workers that are part of the training now.")
     epoch: int = Field(default=0, ge=0, description="Membership epoch: rises whenever a worker comes or goes.")
 
 
 class Progress(Model):
+    """How far the run is, as the master said last."""
+
     activity: str = Field(default="", max_length=64, description="Waiting, Counting, Training, Exporting, ...")
     percent: int = Field(default=0, ge=0, le=100, description="Of the work of the run.")
     step: int = Field(default=0, ge=0, description="Synchronisation rounds that are part of the parameters.")
@@ -209,6 +231,8 @@ class Incarnation(Model):
 
 
 class TrainingStatus(Model):
+    """What there is. The operator writes it."""
+
     observedGeneration: int | None = Field(default=None, ge=0, description="The generation that the status is about.")
     phase: str | None = Field(
         default=None,
@@ -239,17 +263,15 @@ class TrainingStatus(Model):
     incidents: list[IncidentStatus] = Field(
         default_factory=list, description="The last anomalies.", json_schema_extra={"maxItems": 50}
     )
-    incarnations: Annotated[
-        list[Incarnation],
-        Field(
-            description="The newest pod of each role and rank.",
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["pod"],
-                "maxItems": 300,
-            },
-        ),
-    ] = []
+    incarnations: list[Incarnation] = Field(
+        default_factory=list,
+        description="The newest pod of each role and rank.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["pod"],
+            "maxItems": 300,
+        },
+    )
 
 
 class ModelTraining(Model):
@@ -259,16 +281,22 @@ class ModelTraining(Model):
         json_schema_extra=rules(
             (
                 "size(self.metadata.name) <= 45 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                "metadata.name must be at most 45 lower-case letters, digits and dashes and begin with a letter: "
-                "the names of its pods are made from it",
+                (
+                    "metadata.name must be at most 45 lower-case letters, digits and dashes and begin with a letter: "
+                    "the names of its pods are made from it"
+                ),
             ),
             _fixed_within_run("task"),
             _fixed_within_run("data"),
             (
-                f"{_BEFORE_START} || ({_NEXT_RUN}) || (has(self.spec.storage) == has(oldSelf.spec.storage) && "
-                "(!has(self.spec.storage) || self.spec.storage.uri == oldSelf.spec.storage.uri))",
-                "spec.storage.uri is fixed once a run has started: raise spec.runPolicy.run in the same change to "
-                "start another",
+                (
+                    f"{_BEFORE_START} || ({_NEXT_RUN}) || (has(self.spec.storage) == has(oldSelf.spec.storage) && "
+                    "(!has(self.spec.storage) || self.spec.storage.uri == oldSelf.spec.storage.uri))"
+                ),
+                (
+                    "spec.storage.uri is fixed once a run has started: raise spec.runPolicy.run in the same change to "
+                    "start another"
+                ),
             ),
             _fixed_within_run("optimizer"),
             _fixed_unless_suspended("sync"),

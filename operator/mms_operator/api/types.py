@@ -26,8 +26,15 @@ def rules(*pairs: tuple[str, str], **more: Any) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs], **more}
 
 
-def decimal(description: str, pattern: str = r"^[0-9]{1,9}(\.[0-9]{1,12})?$", **extra: Any) -> Any:
-    return Field(description=description, pattern=pattern, **extra)
+DECIMAL_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,12})?$"
+NAME_PATTERN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+ENDPOINT_PATTERN = r"^https?://[^\s/]+/?$"
+URI_PATTERN = r"^(s3|https?|file)://[^\s]+$"
+WRITABLE_URI_PATTERN = r"^(s3|file)://[^\s]+$"
+
+
+def decimal(description: str, pattern: str = DECIMAL_PATTERN, **extra: Any) -> Any:
+    return Field(description=description, pattern=pattern, max_length=22, **extra)
 
 
 Quantity = Annotated[
@@ -37,12 +44,13 @@ Quantity = Annotated[
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": True,
+            "minimum": 0,  # of an integer; the pattern is asked of a string only
             "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
         }
     ),
 ]
 
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=NAME_PATTERN)]
 
 
 class SecretReference(Model):
@@ -63,7 +71,7 @@ class StoreAccess(Model):
         default=None,
         description="URL of an S3-compatible service, such as http://minio.storage:9000. Absent: the provider's own.",
         max_length=512,
-        pattern=r"^https?://[^\s/]+/?$",
+        pattern=ENDPOINT_PATTERN,
     )
     region: str | None = Field(default=None, description="Region of the bucket.", max_length=64)
     secretRef: SecretReference | None = Field(
@@ -71,10 +79,6 @@ class StoreAccess(Model):
         description="Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. "
         "Absent: anonymous access, or the identity of the pod's service account.",
     )
-
-
-URI_PATTERN = r"^(s3|https?|file)://[^\s]+$"
-WRITABLE_URI_PATTERN = r"^(s3|file)://[^\s]+$"
 
 
 class Resources(Model):
@@ -92,12 +96,15 @@ class Resources(Model):
 
 PodTemplate = Annotated[
     dict[str, Any],
-    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
-    Field(
-        description="Overlay on the pods: metadata.labels and metadata.annotations; spec.nodeSelector, tolerations, "
-        "affinity, topologySpreadConstraints, priorityClassName, schedulerName, imagePullSecrets, volumes of allowed "
-        "kinds, and for the containers env, volumeMounts and resources; further containers run as sidecars. "
-        "What the installation's policy does not allow is refused with condition Accepted=False.",
+    WithJsonSchema(
+        {
+            "type": "object",
+            "x-kubernetes-preserve-unknown-fields": True,
+            "description": "Overlay on the pods: metadata.labels and metadata.annotations; spec.nodeSelector, "
+            "tolerations, affinity, topologySpreadConstraints, priorityClassName, schedulerName, imagePullSecrets, "
+            "volumes of allowed kinds, and for the containers env, volumeMounts and resources; further containers run "
+            "as sidecars. What the installation's policy does not allow is refused with condition Accepted=False.",
+        }
     ),
 ]
 

@@ -141,15 +141,15 @@ class Cache:
         first = min(((rank, other) for other, rank in sharing.items() if other != key), default=None)
         return f"{first[1].namespace}/{first[1].name}" if first and mine and first[0] < mine else None
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def _replace(self, entry: Entry) -> None:
         """Puts an entry in the place of one that differs in nothing that is indexed."""
         place = (entry.kind, entry.namespace, entry.name)
         self._entries[place] = entry
         if entry.owner is not None:
             self._children[entry.owner][place] = entry
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def _link(self, entry: Entry, obj: Object) -> set[Key]:
         if entry.owner is not None:

@@ -43,7 +43,7 @@ def _handler(resource: Resource, intake: Intake) -> Callable[..., Awaitable[None
 
 
 class Watches:
-    """kopf, with a registry and credentials of its own. It takes over SIGTERM and SIGINT, and ends when it gets one."""
+    """kopf, with a registry and credentials of its own."""
 
     def __init__(
         self, configuration: Configuration, intake: Intake, observe: Callable[[kubeapi.Call, int], None]
@@ -55,31 +55,39 @@ class Watches:
         register(self._registry, intake)
         kopf.on.login(registry=self._registry, errors=kopf.ErrorsMode.PERMANENT)(self._login)
 
-    async def run(self, namespaces: Sequence[str]) -> None:
-        """Watches until a signal comes; none of `namespaces` means all. Raises RuntimeError when kopf has failed.
+    async def run(self, namespaces: Sequence[str], started: Callable[[], object]) -> None:
+        """Watches until it is cancelled; none of `namespaces` means all. Raises RuntimeError when kopf has failed.
 
-        When one of its tasks fails, kopf closes its session and may then wait for its other tasks for ever: so it is
+        kopf takes SIGTERM and SIGINT for its own, and then waits seconds for tasks that are none of its: `started` is
+        called when they can be taken back. When one of its tasks fails, kopf closes its session and may then wait for its other tasks for ever: so it is
         the closed session that is looked for.
         """
         settings = kopf.OperatorSettings()
         configure(settings)
+        ready = asyncio.Event()
         work = kopf.operator(
             registry=self._registry,
             settings=settings,
             standalone=True,
             clusterwide=not namespaces,
             namespaces=namespaces,
+            ready_flag=ready,
         )
         task = asyncio.create_task(work)
+        starting = asyncio.create_task(ready.wait())
         closed = 0.0
         try:
+            await asyncio.wait({task, starting}, return_when=asyncio.FIRST_COMPLETED)
+            started()
             while not task.done():
                 await asyncio.wait({task}, timeout=_LOOK_SECONDS)
                 closed = closed + _LOOK_SECONDS if self._session and self._session.closed else 0.0
                 if closed > _LOGIN_SECONDS:
                     raise RuntimeError("kopf has stopped watching")
             await task
+            raise RuntimeError("kopf has ended")
         finally:
+            starting.cancel()
             task.cancel()
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:

@@ -1,0 +1,79 @@
+"""The commands. Each is a few lines: arguments in, a function of the field called, a table out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mms_operator.cli import cluster_store, forward
+from mms_workloads.contract import TRITON_GRPC_PORT
+from mms_workloads.serve import query
+from mms_workloads.store import JobError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
+data = typer.Typer(no_args_is_help=True, help="The data sets in a store.")
+app.add_typer(data, name="data")
+console = Console()
+errors = Console(stderr=True)
+
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The ModelService's namespace.")]
+
+
+@app.callback()
+def main() -> None:
+    """Massive Model Serving from the command line."""
+
+
+@app.command("query")
+def ask(
+    service: Annotated[str, typer.Argument(help="Name of the ModelService.")],
+    words: Annotated[list[str], typer.Argument(help="The words to ask for.")],
+    *,
+    namespace: Namespace = "default",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 5,
+    url: Annotated[str | None, typer.Option(help="host:port of its gRPC endpoint. Absent: a port-forward.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The nearest neighbours of words, asked of Triton."""
+    try:
+        if url:
+            answers = query.neighbours(url, words, k)
+        else:
+            with forward.port_forward(namespace, f"svc/{service}", TRITON_GRPC_PORT) as address:
+                answers = query.neighbours(address, words, k)
+    except (forward.ForwardError, query.QueryError) as error:
+        _fail(str(error))
+    found = {answer.word: list(zip(answer.words, answer.scores, strict=True)) for answer in answers}
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    table = Table("word", "nearest neighbours (cosine)", box=None, header_style="bold")
+    for word, neighbours in found.items():
+        table.add_row(f"[cyan]{word}[/]", "  ".join(f"{other} [dim]{score:.2f}[/]" for other, score in neighbours))
+    console.print(table)
+
+
+@data.command("put")
+def put(
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files to upload.")],
+    uri: Annotated[str, typer.Argument(help="Folder in the installation's store, such as s3://corpora/books/.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the chart is installed.")] = "mms-system",
+    release: Annotated[str, typer.Option(help="Name of the Helm release.")] = "mms",
+) -> None:
+    """Upload files into the store that the chart brings."""
+    try:
+        written = cluster_store.put(files, uri, namespace=namespace, release=release)
+    except (forward.ForwardError, cluster_store.StoreNotFoundError, JobError) as error:
+        _fail(str(error))
+    for target, size in written:
+        console.print(f"{target}  {size / 1e6:.1f} MB", highlight=False)
+
+
+def _fail(message: str) -> None:
+    errors.print(f"[red]{message}[/]", highlight=False)
+    raise typer.Exit(1)

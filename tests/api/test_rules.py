@@ -1,0 +1,172 @@
+"""Each rule (CEL) of the two kinds refuses what it should, and nothing else, in a real API server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.api.crds import ARTIFACT, CRDS, LATER, NOON, Kind, Object, good, merged, refusal
+
+from mms_operator.api.names import SERVICES, TRAININGS, Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.api
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change that a rule refuses or lets pass: of a new object, or of one that has a status."""
+
+    name: str
+    rule: str  # how its message begins
+    refused: bool
+    change: Object
+    status: Object | None = None  # None: the object is new
+    plural: str = TRAININGS
+
+
+def started(phase: Phase) -> Object:
+    return {"phase": phase.value, "startTime": NOON}
+
+
+def created(name: str, rule: str, *, good: Object, bad: Object, plural: str = TRAININGS) -> Iterator[Case]:
+    for refused, changes in ((False, good), (True, bad)):
+        for which, change in changes.items():
+            yield Case(f"{name}-{which}", rule, refused, change, plural=plural)
+
+
+def fixed_within_run(field: str, change: Object) -> Iterator[Case]:
+    rule = f"spec.{field} is fixed once a run has started"
+    raised = merged(change, {"spec": {"runPolicy": {"run": 3}}})
+    for phase in (Phase.RUNNING, Phase.SUSPENDED, Phase.COMPLETE):
+        yield Case(f"{field}-when-{phase}", rule, refused=True, change=change, status=started(phase))
+    yield Case(f"{field}-without-status", rule, refused=False, change=change, status={})
+    yield Case(f"{field}-before-start", rule, refused=False, change=change, status={"phase": "Pending"})
+    for phase in (Phase.COMPLETE, Phase.FAILED):
+        yield Case(f"{field}-next-run-when-{phase}", rule, refused=False, change=raised, status=started(phase))
+
+
+def fixed_unless_suspended(field: str, change: Object, plural: str = TRAININGS) -> Iterator[Case]:
+    rule = f"spec.{field} can change only while the training is suspended"
+    raised = merged(change, {"spec": {"runPolicy": {"run": 3}}})
+    for phase in (Phase.RUNNING, Phase.SUSPENDING, Phase.COMPLETE):
+        yield Case(f"{field}-when-{phase}", rule, refused=True, change=change, status=started(phase), plural=plural)
+    for name, changed, status in (
+        ("without-status", change, {}),
+        ("before-start", change, {"phase": "Pending"}),
+        ("when-Suspended", change, started(Phase.SUSPENDED)),
+        ("next-run", raised, started(Phase.FAILED)),
+    ):
+        yield Case(f"{field}-{name}", rule, refused=False, change=changed, status=status, plural=plural)
+
+
+def names_of(plural: str) -> Iterator[Case]:
+    good = {"short": "a", "longest": "a" * 45, "dashed": "a-1"}
+    bad = {"too-long": "a" * 46, "digit-first": "1a", "dotted": "a.b"}
+    yield from created(
+        f"name-of-{plural}",
+        "metadata.name must be at most 45",
+        good={key: {"metadata": {"name": name}} for key, name in good.items()},
+        bad={key: {"metadata": {"name": name}} for key, name in bad.items()},
+        plural=plural,
+    )
+
+
+def runs() -> Iterator[Case]:
+    lowered, raised = ({"spec": {"runPolicy": {"run": run}}} for run in (1, 3))
+    rule = "run can only be raised"
+    yield Case("run-lowered-before-start", rule, refused=True, change=lowered, status={})
+    yield Case("run-lowered-when-Complete", rule, refused=True, change=lowered, status=started(Phase.COMPLETE))
+    yield Case("run-raised-before-start", rule, refused=False, change=raised, status={})
+    rule = "spec.runPolicy.run can be raised only when the current run has ended"
+    for phase in (Phase.RUNNING, Phase.RESTARTING, Phase.SUSPENDING, Phase.SUSPENDED):
+        yield Case(f"run-raised-when-{phase}", rule, refused=True, change=raised, status=started(phase))
+    for phase in (Phase.COMPLETE, Phase.FAILED):
+        yield Case(f"run-raised-when-{phase}", rule, refused=False, change=raised, status=started(phase))
+    suspended = {"spec": {"runPolicy": {"suspend": True, "backoffLimit": 9}, "workers": {"replicas": 5}}}
+    yield Case("same-run-when-Running", rule, refused=False, change=suspended, status=started(Phase.RUNNING))
+
+
+STORAGE = "spec.storage.uri is fixed once a run has started"
+CASES = [
+    *names_of(TRAININGS),
+    *created(
+        "task",
+        "exactly one task must be set",
+        good={"one": {"spec": {"task": {"wordEmbedding": {"model": "SkipGram"}}}}},
+        bad={"none": {"spec": {"task": {"wordEmbedding": None}}}},
+    ),
+    *created(
+        "learning-rate",
+        "learningRate must be above 0",
+        good={"tiny": {"spec": {"optimizer": {"learningRate": "0.000000000001"}}}},
+        bad={zero: {"spec": {"optimizer": {"learningRate": zero}}} for zero in ("0", "000000000.000")},
+    ),
+    *fixed_within_run("task", {"spec": {"task": {"wordEmbedding": {"window": 7}}}}),
+    *fixed_within_run("data", {"spec": {"data": {"sharding": "Sequential"}}}),
+    *fixed_within_run("optimizer", {"spec": {"optimizer": {"epochs": 9}}}),
+    *fixed_within_run("storage.uri", {"spec": {"storage": {"uri": "s3://other/words"}}}),
+    Case("storage-removed", STORAGE, refused=True, change={"spec": {"storage": None}}, status=started(Phase.RUNNING)),
+    Case(
+        "storage-other-address", STORAGE, refused=False,
+        change={"spec": {"storage": {"endpoint": "http://minio:9000"}}}, status=started(Phase.RUNNING),
+    ),
+    *fixed_unless_suspended("sync", {"spec": {"sync": {"mode": "Later"}}}, LATER),
+    *fixed_unless_suspended("checkpoint", {"spec": {"checkpoint": {"keep": 9}}}),
+    *fixed_unless_suspended("workers.resources", {"spec": {"workers": {"resources": {"limits": {"memory": "1Gi"}}}}}),
+    *runs(),
+    *names_of(SERVICES),
+    *created(
+        "model",
+        "exactly one of trainingRef and artifact must be set",
+        good={
+            "training": {"spec": {"model": {"trainingRef": {"name": "words"}}}},
+            "artifact": {"spec": {"model": {"trainingRef": None, "artifact": ARTIFACT}}},
+        },
+        bad={
+            "both": {"spec": {"model": {"artifact": ARTIFACT}}},
+            "neither": {"spec": {"model": {"trainingRef": None}}},
+        },
+        plural=SERVICES,
+    ),
+]  # fmt: skip
+
+
+def rules(schema: Object) -> Iterator[str]:
+    """The messages of a schema's rules."""
+    yield from (rule["message"] for rule in schema.get("x-kubernetes-validations", ()))
+    for field in schema.get("properties", {}).values():
+        yield from rules(field)
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            yield from rules(schema[key])
+
+
+@pytest.mark.parametrize("plural", CRDS)
+def test_each_rule_has_cases(plural: str) -> None:
+    messages = list(rules(CRDS[plural]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]))
+    assert len(messages) == len(set(messages)) > 1
+    cases = [case for case in CASES if case.plural == plural or {case.plural, plural} == {LATER, TRAININGS}]
+    for message in messages:
+        outcomes = {case.refused for case in cases if message.startswith(case.rule)}
+        assert outcomes == {True, False}, f"no refused and no accepted case of: {message}"
+    for case in cases:
+        assert sum(message.startswith(case.rule) for message in messages) == 1, case.name
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{'refused' if case.refused else 'accepted'}")
+def test_rule(kinds: dict[str, Kind], case: Case) -> None:
+    kind = kinds[case.plural]
+    if case.status is None:
+        answer = kind.create(case.change)
+    else:
+        kind.with_status(case.status)
+        answer = kind.change(case.change)
+    if case.refused:
+        assert case.rule in refusal(answer)[1]
+    else:
+        changed = good(answer)
+        assert merged(changed, case.change) == changed

@@ -1,0 +1,84 @@
+"""A real cluster with the chart installed, and a namespace for each test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mms_cluster import corpus, images, install, paths, provider
+from mms_operator.cli import cluster_store
+from tests.e2e.kube import Kube
+
+SMALL_BYTES = 1_500_000  # of the corpus: about 250,000 words
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[provider.Provider]:
+    """The cluster of `make demo`; left up for the next run, `make clean-cluster` takes it down."""
+    found = provider.choose()
+    found.up()
+    saved = dict(os.environ)
+    os.environ["KUBECONFIG"] = str(found.kubeconfig)
+    os.environ["PATH"] = f"{found.tools()}:{os.environ['PATH']}"
+    yield found
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: provider.Provider) -> provider.Provider:
+    cluster.load(images.build(("operator", "worker", "server", "store")))
+    install.install(cluster.images)
+    return cluster
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Data sets in the installation's store."""
+
+    whole: str
+    small: str
+    text: bytes
+
+    def put(self, name: str, content: bytes, folder: Path) -> str:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        uri = f"s3://corpora/{folder.name}"
+        cluster_store.put([file], uri, namespace=install.NAMESPACE, release=install.RELEASE)
+        return f"{uri}/{name}"
+
+
+@pytest.fixture(scope="session")
+def corpora(installed: provider.Provider, tmp_path_factory: pytest.TempPathFactory) -> Corpora:
+    whole = corpus.speeches(paths.cache_folder())
+    text = whole.read_bytes()
+    small = tmp_path_factory.mktemp("corpora") / "small.txt"
+    small.write_bytes(text[: text.rindex(b"\n", 0, SMALL_BYTES)])
+    for file, folder in ((whole, "sotu"), (small, "small")):
+        cluster_store.put([file], f"s3://corpora/{folder}/", namespace=install.NAMESPACE, release=install.RELEASE)
+    return Corpora("s3://corpora/sotu/*.txt", "s3://corpora/small/small.txt", text)
+
+
+@pytest.fixture
+def kube(installed: provider.Provider, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A namespace of its own, under the restricted pod security standard; gone after the test."""
+    name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50]
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    }
+    found = Kube(name)
+    subprocess.run(
+        ["kubectl", "delete", "namespace", name, "--ignore-not-found"], check=True, stdout=subprocess.DEVNULL
+    )
+    found.apply(namespace)
+    yield found
+    subprocess.run(["kubectl", "delete", "namespace", name], check=True, stdout=subprocess.DEVNULL)

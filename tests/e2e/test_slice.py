@@ -1,0 +1,72 @@
+"""The product's main job: a corpus goes in, Triton answers, and the answers are good."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import yaml
+
+from mms_cluster import install
+from mms_operator.cli.forward import port_forward
+from mms_workloads.serve import query
+from tests.e2e.conftest import Corpora
+from tests.e2e.kube import Kube, condition
+
+pytestmark = pytest.mark.e2e
+
+# Pairs that belong together in American public speech. The corpus has no list of them: what the vectors know of them
+# comes from the contexts of the words.
+PAIRS = (
+    ("war", "peace"), ("army", "navy"), ("gold", "silver"), ("imports", "exports"), ("senate", "house"),
+    ("men", "women"), ("north", "south"), ("income", "tax"), ("soviet", "union"), ("health", "care"),
+    ("farmers", "agriculture"), ("schools", "education"), ("troops", "soldiers"), ("spain", "cuba"),
+    ("railroads", "railways"), ("treaty", "convention"), ("iraq", "afghanistan"), ("jobs", "businesses"),
+    ("revenue", "expenditures"), ("crime", "drugs"), ("land", "lands"), ("river", "mississippi"),
+    ("mexico", "texas"), ("oil", "energy"), ("families", "children"), ("bonds", "notes"), ("court", "judges"),
+    ("france", "britain"), ("slavery", "slave"), ("wages", "labor"),
+)  # fmt: skip
+FLOOR = 0.85  # of the pairs' area under the curve; untrained and shuffled vectors stay near 0.5
+
+
+def pair_auc(vectors: dict[str, np.ndarray], seed: int = 0) -> float:
+    """How often a pair is closer than the same word with another pair's word: 0.5 is chance, 1 is best."""
+    unit = {word: vector / np.linalg.norm(vector) for word, vector in vectors.items()}
+    others = random.Random(seed)
+    wins = trials = 0
+    for (a, b), _ in itertools.product(PAIRS, range(20)):
+        stranger = others.choice([w for pair in PAIRS if a not in pair for w in pair])
+        wins += float(unit[a] @ unit[b]) > float(unit[a] @ unit[stranger])
+        trials += 1
+    return wins / trials
+
+
+def test_corpus_to_answers(kube: Kube, corpora: Corpora) -> None:
+    """examples/words as it is: two workers, ring all-reduce, Triton, tritonclient."""
+    for name in ("training", "service"):
+        with (install.CHART.parents[1] / "examples" / "words" / f"{name}.yaml").open() as file:
+            kube.apply(*yaml.safe_load_all(file))
+
+    done = kube.wait_phase("words", "Complete", 400)
+    assert condition(done, "Finished")["status"] == "True"
+    assert done["status"]["artifact"]["digest"].startswith("sha256:")
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    served = kube.get("modelservice", "words")["status"]["versions"]["stable"]
+    assert served["digest"] == done["status"]["artifact"]["digest"]
+
+    words = sorted({word for pair in PAIRS for word in pair})
+    with port_forward(kube.namespace, "svc/words", 8001) as address:
+        answers = {answer.word: answer for answer in query.neighbours(address, ["war", "gold"], 10)}
+        vectors = dict(zip(words, query.vectors(address, words), strict=True))
+        with pytest.raises(query.QueryError, match="qwertzuiop"):
+            query.neighbours(address, ["qwertzuiop"], 3)
+    assert "silver" in answers["gold"].words
+    assert answers["gold"].scores == sorted(answers["gold"].scores, reverse=True)
+
+    assert pair_auc(vectors) > FLOOR
+    shuffled = dict(zip(words, random.Random(1).sample(list(vectors.values()), len(words)), strict=True))
+    untrained = {word: np.random.default_rng(i).normal(size=100) for i, word in enumerate(words)}
+    assert pair_auc(shuffled) < FLOOR - 0.15
+    assert pair_auc(untrained) < FLOOR - 0.15

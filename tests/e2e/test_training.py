@@ -1,0 +1,110 @@
+"""A training loses pods, its master and the operator, is suspended and resumed, and ends with its artifact."""
+
+from __future__ import annotations
+
+import pytest
+
+from mms_cluster import install
+from tests.e2e.conftest import Corpora
+from tests.e2e.kube import Kube, Object, condition, training
+
+pytestmark = pytest.mark.e2e
+
+LONG = {"optimizer": {"epochs": 60}, "checkpoint": {"intervalSeconds": 5}}
+
+
+def is_training(found: Object) -> bool:
+    """Some rounds are in the parameters, and enough are left for the test."""
+    progress = found.get("status", {}).get("progress", {})
+    assert progress.get("percent", 0) < 90, "the training is too short for this test"
+    return progress.get("activity") == "Training" and progress.get("step", 0) >= 3
+
+
+def started(kube: Kube, name: str) -> Object:
+    return kube.wait("modeltraining", name, is_training, 120, "training")
+
+
+def pod_of(kube: Kube, name: str, role: str, rank: int = 0) -> str:
+    (pod,) = kube.list("pods", f"mms.dev/training={name},mms.dev/role={role},mms.dev/rank={rank}")
+    return pod["metadata"]["name"]
+
+
+def test_worker_deleted(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(training("words", corpora.small, **LONG))
+    before = started(kube, "words")["status"]
+    kube.delete("pod", pod_of(kube, "words", "worker", 1), "--wait=false")
+    after = kube.wait(
+        "modeltraining",
+        "words",
+        lambda t: t["status"]["workers"]["epoch"] >= before["workers"]["epoch"] + 2,
+        90,
+        "whole",
+    )["status"]
+    assert after["progress"]["step"] >= before["progress"]["step"], "no step that was finished may be lost"
+    done = kube.wait_phase("words", "Complete")
+    assert done["status"]["restarts"] == 0, "a deletion is not the program's failure"
+    assert {i["kind"] for i in done["status"]["incidents"]} >= {"WorkerLost"}
+
+
+def test_master_deleted(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(training("words", corpora.small, **LONG))
+    before = started(kube, "words")["status"]
+    kube.delete("pod", pod_of(kube, "words", "master"), "--wait=false", "--grace-period=1")
+    kube.wait(
+        "modeltraining",
+        "words",
+        lambda t: t["status"]["progress"]["step"] > before["progress"]["step"] + 2,
+        120,
+        "going on from its step with another master",
+    )
+    done = kube.wait_phase("words", "Complete")
+    assert done["status"]["attempt"] == 1
+    assert done["status"]["restarts"] == 0
+
+
+def test_operator_restarted(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(training("words", corpora.small, **LONG))
+    started(kube, "words")
+    pods = {p["metadata"]["uid"] for p in kube.list("pods", "mms.dev/training=words")}
+    system = Kube(install.NAMESPACE)
+    system.run("delete", "pods", "-l", "app.kubernetes.io/component=operator", "--wait=false")
+    done = kube.wait_phase("words", "Complete")
+    assert {p["metadata"]["uid"] for p in kube.list("pods", "mms.dev/training=words")} == pods
+    assert done["status"]["restarts"] == 0
+
+
+def test_suspend_and_resume(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(training("words", corpora.small, **LONG))
+    before = started(kube, "words")["status"]["progress"]["step"]
+    kube.patch("modeltraining", "words", {"runPolicy": {"suspend": True}})
+    suspended = kube.wait_phase("words", "Suspended", 90)
+    assert condition(suspended, "Suspended")["status"] == "True"
+    assert suspended["status"]["checkpoint"]["step"] >= before
+    kube.wait("modeltraining", "words", lambda _: not kube.list("pods", "mms.dev/training=words"), 60, "without pods")
+    kube.patch("modeltraining", "words", {"runPolicy": {"suspend": False}})
+    running = kube.wait_phase("words", "Running", 90)
+    assert running["status"]["attempt"] == 2
+    assert running["status"]["progress"]["step"] >= suspended["status"]["checkpoint"]["step"]
+    kube.wait_phase("words", "Complete")
+
+
+def test_next_run_and_scale(kube: Kube, corpora: Corpora) -> None:
+    """A finished training stays finished; raising the run makes version 2 beside version 1."""
+    kube.apply(training("words", corpora.small))
+    first = kube.wait_phase("words", "Complete")["status"]["artifact"]
+    kube.run("scale", "modeltraining", "words", "--replicas=1")
+    kube.wait_condition("modeltraining", "words", "Complete", "True")
+    kube.patch("modeltraining", "words", {"runPolicy": {"run": 2}, "optimizer": {"seed": 7}})
+    kube.wait("modeltraining", "words", lambda t: t["status"].get("run") == 2, 30, "in run 2")
+    second = kube.wait_phase("words", "Complete")["status"]["artifact"]
+    assert (first["version"], second["version"]) == (1, 2)
+    assert first["digest"] != second["digest"]
+    assert len(kube.list("pods", "mms.dev/training=words,mms.dev/run=2,mms.dev/role=worker")) == 1
+
+
+def test_deleted_training_leaves_nothing(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(training("words", corpora.small, **LONG))
+    started(kube, "words")
+    kube.delete("modeltraining", "words", "--cascade=foreground", "--timeout=60s")
+    for kind in ("pods", "secrets", "configmaps", "services", "networkpolicies"):
+        assert kube.list(kind, "mms.dev/training=words") == [], kind
