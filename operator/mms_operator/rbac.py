@@ -21,6 +21,7 @@ class Rule:
 
 RULES = (
     Rule((names.GROUP,), (names.TRAININGS, names.SERVICES), READ, "the custom resources that are carried out"),
+    Rule((names.GROUP,), (names.TRAININGS,), ("delete",), "trainings whose ttlSecondsAfterFinished has passed"),
     Rule(
         (names.GROUP,),
         (f"{names.TRAININGS}/status", f"{names.SERVICES}/status"),

@@ -93,6 +93,8 @@ class Reason(StrEnum):
     RESUMED = "Resumed"
     COMPLETE = "TrainingComplete"
     BACKOFF_LIMIT = "BackoffLimitExceeded"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    EXPIRED = "Expired"
     SUSPEND_TIMEOUT = "SuspendTimedOut"
     CERTIFICATES_LOST = "CertificatesLost"
     TRAINING_NOT_FOUND = "TrainingNotFound"

@@ -112,6 +112,8 @@ REASONS: dict[str, str] = {
     Ours.RESUMED: "Goes on from the checkpoint.",
     Ours.COMPLETE: "The artifact is published.",
     Ours.BACKOFF_LIMIT: "More pods were lost than runPolicy.backoffLimit allows.",
+    Ours.DEADLINE_EXCEEDED: "An attempt took longer than `runPolicy.activeDeadlineSeconds`.",
+    Ours.EXPIRED: "`runPolicy.ttlSecondsAfterFinished` has passed, and the training is deleted.",
     Ours.SUSPEND_TIMEOUT: "The last checkpoint did not come in time; an earlier one is gone on from.",
     Ours.CERTIFICATES_LOST: "The job's certificates were deleted, so all its pods are started again.",
     Ours.TRAINING_NOT_FOUND: "The training that the service names is not there.",

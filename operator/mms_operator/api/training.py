@@ -146,6 +146,20 @@ class RunPolicy(Model):
     backoffLimit: int = Field(
         default=3, ge=0, le=100, description="How many lost pods are replaced in a run before the training has failed."
     )
+    activeDeadlineSeconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=31_536_000,
+        description="How long an attempt may take, from its start; a resume begins anew. Then the training has failed. "
+        "Absent: as long as it takes.",
+    )
+    ttlSecondsAfterFinished: int | None = Field(
+        default=None,
+        ge=0,
+        le=31_536_000,
+        description="How long after its end the ModelTraining is deleted; its results stay in the store. Absent: never. "
+        "Under GitOps leave it absent: what is deleted is made again, and would train again.",
+    )
 
 
 class TrainingSpec(Model):

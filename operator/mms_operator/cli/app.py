@@ -13,7 +13,6 @@ from rich.table import Table
 from mms_operator.cli import cluster_store, forward
 from mms_workloads.contract import TRITON_GRPC_PORT
 from mms_workloads.serve import query
-from mms_workloads.store import JobError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 data = typer.Typer(no_args_is_help=True, help="The data sets in a store.")
@@ -68,7 +67,7 @@ def put(
     """Upload files into the store that the chart brings."""
     try:
         written = cluster_store.put(files, uri, namespace=namespace, release=release)
-    except (forward.ForwardError, cluster_store.StoreNotFoundError, JobError) as error:
+    except (forward.ForwardError, cluster_store.StoreNotFoundError, OSError) as error:
         _fail(str(error))
     for target, size in written:
         console.print(f"{target}  {size / 1e6:.1f} MB", highlight=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from contextlib import contextmanager
+import tempfile
+import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,21 +26,35 @@ def port_forward(namespace: str, target: str, port: int) -> Iterator[str]:
     The local port is the kernel's choice. Raises ForwardError when kubectl ends before it listens.
     """
     command = ["kubectl", "port-forward", "--namespace", namespace, target, f":{port}", "--address", "127.0.0.1"]
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    except FileNotFoundError:
-        raise ForwardError("kubectl is not on PATH: install it, or give the service's address by --url") from None
-    with process:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         try:
-            yield f"127.0.0.1:{_local_port(process, namespace, target)}"
-        finally:
-            process.terminate()
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        except FileNotFoundError:
+            raise ForwardError("kubectl is not on PATH: install it, or give the service's address by --url") from None
+        with process:
+            try:
+                local = _local_port(process)
+                if local is None:
+                    said.seek(0)
+                    raise ForwardError(f"no connection to {target} in namespace {namespace}: {said.read().strip()}")
+                # kubectl writes a line for each connection, and would stop where nobody reads.
+                threading.Thread(target=_read_on, args=(process,), daemon=True).start()
+                yield f"127.0.0.1:{local}"
+            finally:
+                process.terminate()
 
 
-def _local_port(process: subprocess.Popen[str], namespace: str, target: str) -> int:
+def _local_port(process: subprocess.Popen[str]) -> int | None:
+    """None when kubectl ended before it listened."""
     assert process.stdout is not None  # noqa: S101 - it was asked for
-    assert process.stderr is not None  # noqa: S101
-    for line in process.stdout:
+    while line := process.stdout.readline():
         if match := _FORWARDING.search(line):
             return int(match.group(1))
-    raise ForwardError(f"no connection to {target} in namespace {namespace}: {process.stderr.read().strip()}")
+    return None
+
+
+def _read_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None  # noqa: S101 - as above
+    with suppress(ValueError):  # it is closed at the end
+        while process.stdout.readline():
+            pass

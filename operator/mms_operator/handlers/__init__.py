@@ -56,10 +56,12 @@ class Watches:
         kopf.on.login(registry=self._registry, errors=kopf.ErrorsMode.PERMANENT)(self._login)
 
     async def run(self, namespaces: Sequence[str], started: Callable[[], object]) -> None:
-        """Watches until it is cancelled; none of `namespaces` means all. Raises RuntimeError when kopf has failed.
+        """Watches until it is cancelled; none of `namespaces` means all. Raises RuntimeError when kopf has ended.
 
-        kopf takes SIGTERM and SIGINT for its own, and then waits seconds for tasks that are none of its: `started` is
-        called when they can be taken back. When one of its tasks fails, kopf closes its session and may then wait for its other tasks for ever: so it is
+        kopf takes SIGTERM and SIGINT for its own, and on one waits seconds for tasks that are none of its: `started` is
+        called when the signals can be taken back.
+
+        When one of its tasks fails, kopf closes its session and may then wait for its other tasks for ever: so it is
         the closed session that is looked for.
         """
         settings = kopf.OperatorSettings()

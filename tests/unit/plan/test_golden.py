@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.unit.plan.world import NOW, SETTINGS
 
 from mms_operator.api import names
 from mms_operator.plan import service, training
 from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, ReferencedSecret
 from mms_workloads.contract import StatusReport
-from tests.unit.plan.world import NOW, SETTINGS
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -64,7 +64,7 @@ def plan(cr: Object, observed: Object) -> Plan:
 
 
 def as_yaml(found: Plan) -> str:
-    """Fields that are as by default are left out; of the custom resource that certificates are for, the name is enough."""
+    """Without the fields that are as by default; of the resource that certificates are for, the name is enough."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(found):
         value = getattr(found, field.name)
@@ -88,5 +88,5 @@ def plain(value: Any) -> Any:
 
 
 class _NoAliases(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True

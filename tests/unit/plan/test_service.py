@@ -6,13 +6,13 @@ import copy
 from typing import Any
 
 import pytest
+from tests.unit.plan.world import ARTIFACT, cr, plan_service, spec
 
 from mms_operator.api import names
 from mms_operator.plan import service
 from mms_operator.plan.service import planner
 from mms_operator.plan.types import ObservedService, ReferencedSecret
 from mms_workloads.contract import Outcome, ServeFile
-from tests.unit.plan.world import ARTIFACT, cr, plan_service, spec
 
 KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
 FOLLOWING = {"model": {"trainingRef": {"name": "words"}}}
@@ -86,8 +86,8 @@ def test_rollout_of_the_first_artifact() -> None:
     found = following()
     plan = plan_service(found, ObservedService(training=trained()))
     assert set(objects_of(plan)) == {
-        "Service/words", "NetworkPolicy/words-serving", "PodDisruptionBudget/words", "ConfigMap/words-serve-aaaaaaaaaaaa",
-        "Secret/words-serving-store", "Deployment/words",
+        "Service/words", "NetworkPolicy/words-serving", "PodDisruptionBudget/words", "Deployment/words",
+        "ConfigMap/words-serve-aaaaaaaaaaaa", "Secret/words-serving-store",
     }  # fmt: skip
     assert condition(plan, "Ready")["reason"] == "RollingOut"
     assert plan.status["versions"]["next"]["version"] == 1

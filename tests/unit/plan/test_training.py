@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from tests.unit.plan.world import CHECKPOINT, COMPLETE, SETTINGS, STORE, SUSPENDED, World, cr, spec
 
 from mms_operator.plan.training import planner
 from mms_operator.plan.types import ReferencedSecret
 from mms_workloads.contract import Activity, Incident, JobFile, Outcome
-from tests.unit.plan.world import CHECKPOINT, COMPLETE, SETTINGS, STORE, SUSPENDED, World, cr, spec
 
 
 def world(**parts: object) -> World:
@@ -234,7 +234,10 @@ def test_a_lost_master_has_a_successor_that_the_service_names() -> None:
 
 PERMANENT = {
     "data": (Outcome(result="Failed", reason="DataEmpty", message="all 1 files are empty"), "DataEmpty"),
-    "vocabulary": (Outcome(result="Failed", reason="VocabularyTooSmall", message="lower minCount"), "VocabularyTooSmall"),
+    "vocabulary": (
+        Outcome(result="Failed", reason="VocabularyTooSmall", message="lower minCount"),
+        "VocabularyTooSmall",
+    ),
 }
 
 
@@ -328,7 +331,7 @@ UNFIT = {
     ),
     "image": (
         {"containerStatuses": [{"name": "worker", "image": "localhost/none:1", "state": {"waiting": {
-            "reason": "ImagePullBackOff", "message": 'Back-off pulling image: ErrImagePull: not found'}}}]},
+            "reason": "ImagePullBackOff", "message": "Back-off pulling image: ErrImagePull: not found"}}}]},
         "ImagePullFailed", "localhost/none:1",
     ),
     "configuration": (
@@ -524,3 +527,52 @@ def test_lost_certificates_begin_another_attempt() -> None:
     assert found.certificates is not None
     assert found.live() == {"words-master-0-2", "words-worker-0-2", "words-worker-1-2"}
     assert found.status["attempts"][0]["reason"] == "CertificatesLost"
+
+
+# ---- limits in time
+
+
+def test_an_attempt_that_takes_too_long_has_failed() -> None:
+    policy = {"run": 1, "suspend": False, "backoffLimit": 3, "activeDeadlineSeconds": 100}
+    found = world(runPolicy=policy)
+    found.training()
+    found.now += timedelta(seconds=60)
+    assert found.settle().requeue_after == 40
+    found.change(runPolicy={**policy, "suspend": True})
+    found.says(Activity.DONE, outcome=SUSPENDED)
+    found.settle()
+    found.gone()
+    found.now += timedelta(seconds=500)
+    found.change(runPolicy=policy)
+    found.report = None
+    found.settle()
+    assert found.status["phase"] == "Pending", "a resume begins anew"
+    found.now += timedelta(seconds=100)
+    found.settle()
+    assert (found.status["phase"], found.condition("Failed")["reason"]) == ("Failed", "DeadlineExceeded")
+    assert "activeDeadlineSeconds (100 s)" in found.condition("Failed")["message"]
+
+
+def test_a_finished_training_is_deleted_when_its_time_has_come() -> None:
+    found = world(runPolicy={"run": 1, "suspend": False, "backoffLimit": 3, "ttlSecondsAfterFinished": 3600})
+    found.training()
+    assert found.settle().requeue_after is None
+    found.says(Activity.DONE, outcome=COMPLETE)
+    found.settle()
+    for name in list(found.pods):
+        found.end(name, 0, COMPLETE)
+    plan = found.settle()
+    assert plan.requeue_after == 3600
+    found.now += timedelta(seconds=3600)
+    (deletion,) = found.step().deletions
+    assert (deletion.kind, deletion.name, deletion.uid) == ("ModelTraining", "words", "uid-0123456789")
+    assert [event.reason for event in found.events][-1] == "Expired"
+
+
+def test_without_a_ttl_nothing_is_deleted() -> None:
+    found = world()
+    found.training()
+    found.says(Activity.DONE, outcome=COMPLETE)
+    found.settle()
+    found.now += timedelta(days=1000)
+    assert [d for d in found.settle().deletions if d.kind != "Pod"] == []

@@ -69,6 +69,10 @@ def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: dateti
             return _fail(look, ended.reason, outcome.explain(ended, job.locations))
         if ended.result == "Suspended":
             return _suspended(look, ended) if spec.runPolicy.suspend else _next_attempt(look, Reason.RESUMED)
+    if (late := _deadline(look)) is not None and late <= 0:
+        limit = spec.runPolicy.activeDeadlineSeconds
+        said = f"the attempt took longer than spec.runPolicy.activeDeadlineSeconds ({limit} s) allows"
+        return _fail(look, Reason.DEADLINE_EXCEEDED, said)
     if spec.runPolicy.suspend:
         return _suspend(look)
     if look.phase is Phase.SUSPENDED and status.attempts:
@@ -160,6 +164,19 @@ def _begun_attempt(status: TrainingStatus, number: int, now: datetime) -> list[A
     return [*status.attempts, Attempt(number=number, startTime=rfc3339(now))][-statuses.KEPT_ATTEMPTS :]
 
 
+def _deadline(look: _Look) -> float | None:
+    """Seconds that are left of the attempt that runs; None without a limit, or while none runs."""
+    limit = look.job.spec.runPolicy.activeDeadlineSeconds
+    running = next((one for one in look.status.attempts if one.number == look.job.attempt and not one.endTime), None)
+    if limit is None or running is None:
+        return None
+    return limit - _seconds_since(running.startTime, look.now)
+
+
+def _seconds_since(time: str, now: datetime) -> float:
+    return (now - now.fromisoformat(time)).total_seconds()
+
+
 # ---- a run that goes on
 
 
@@ -200,6 +217,7 @@ def _carry_on(look: _Look, events: tuple[Event, ...] = ()) -> Plan:
         deletions=_delete([*look.others, *slots.superfluous(look.pods, assignment)]),
         events=(*events, *(_loss_event(job, loss, assignment) for loss in assignment.losses)),
         master=_master(job, assignment, suspend=False),
+        requeue=_deadline(look),
     )
 
 
@@ -389,12 +407,32 @@ def _rest(look: _Look) -> Plan:
     """A run that has ended does not begin again. Ended pods stay for their logs; what still runs is taken away."""
     known = find(look.previous.get("conditions") or [], Kind.READY) or {}
     state = State(look.phase, known.get("reason", ""), known.get("message", ""))
-    ended_at = look.now.fromisoformat(look.status.completionTime) if look.status.completionTime else look.now
-    left = STRAGGLER_SECONDS - (look.now - ended_at).total_seconds()
+    passed = _seconds_since(look.status.completionTime or rfc3339(look.now), look.now)
+    left = STRAGGLER_SECONDS - passed
     live = [pod for pod in look.pods if pod.live]
     if live and left > 0:
         return _plan(look, look.status, state, deletions=_delete(look.others), requeue=left + 1.0, prune=False)
-    return _plan(look, look.status, state, waves=(), deletions=_delete([*live, *look.others]))
+    ttl = look.job.spec.runPolicy.ttlSecondsAfterFinished
+    if ttl is not None and passed >= ttl:
+        return _expire(look, state)
+    return _plan(
+        look,
+        look.status,
+        state,
+        waves=(),
+        deletions=_delete([*live, *look.others]),
+        requeue=None if ttl is None else ttl - passed,
+    )
+
+
+def _expire(look: _Look, state: State) -> Plan:
+    """The custom resource itself is deleted, and with it all it owns. The store keeps what it made."""
+    job = look.job
+    itself = Deletion(job.cr["apiVersion"], names.TRAINING, job.namespace, job.name, job.uid)
+    said = "spec.runPolicy.ttlSecondsAfterFinished has passed: the training is deleted, its results stay in the store"
+    return _plan(
+        look, look.status, state, deletions=(itself,), events=(Event("Normal", Reason.EXPIRED, said),), prune=False
+    )
 
 
 # ---- plans
