@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.e2e.kube import Kube
 
 from mms_cluster import corpus, images, install, paths, provider
 from mms_operator.cli import cluster_store
-from tests.e2e.kube import Kube
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 SMALL_BYTES = 1_500_000  # of the corpus: about 250,000 words
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Object = dict[str, Any]
 POLL_SECONDS = 0.5
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The API server's words."""
 
 
@@ -29,7 +31,7 @@ class Kube:
         command = ["kubectl", "--namespace", self.namespace, *arguments]
         answer = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if answer.returncode:
-            raise Refused(answer.stderr.strip())
+            raise RefusedError(answer.stderr.strip())
         return answer.stdout
 
     def apply(self, *objects: Object) -> None:
@@ -70,7 +72,7 @@ class Kube:
         return self.wait("modeltraining", name, reached, seconds, phase)
 
     def wait_condition(
-        self, kind: str, name: str, type_: str, status: str, reason: str = "", seconds: float = 120
+        self, kind: str, name: str, type_: str, status: str, reason: str = "", *, seconds: float = 120
     ) -> Object:
         """The condition, once it has that status (and reason) for the newest generation."""
 

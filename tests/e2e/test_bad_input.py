@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.e2e.kube import Kube, RefusedError, condition, service, training
 
-from tests.e2e.conftest import Corpora
-from tests.e2e.kube import Kube, Refused, condition, service, training
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
 
@@ -49,9 +52,9 @@ def test_refused_at_admission(kube: Kube) -> None:
         ({"task": {}}, "exactly one task"),
         ({"trainer": 1}, 'unknown field "spec.trainer"'),
     ):
-        with pytest.raises(Refused, match=words):
+        with pytest.raises(RefusedError, match=words):
             kube.apply(training("words", "s3://corpora/x.txt", **spec))
-    with pytest.raises(Refused, match="exactly one of trainingRef and artifact"):
+    with pytest.raises(RefusedError, match="exactly one of trainingRef and artifact"):
         kube.apply({**service("words"), "spec": {"model": {}}})
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+from typing import TYPE_CHECKING
 
 import pytest
 import s3fs
+from tests.e2e.kube import Kube, condition, service, training
 
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
-from tests.e2e.conftest import Corpora
-from tests.e2e.kube import Kube, condition, service, training
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
 

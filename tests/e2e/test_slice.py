@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import yaml
+from tests.e2e.kube import Kube, condition
 
 from mms_cluster import install
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
-from tests.e2e.conftest import Corpora
-from tests.e2e.kube import Kube, condition
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
 

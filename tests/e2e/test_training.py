@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from tests.e2e.kube import Kube, Object, condition, training
 
 from mms_cluster import install
-from tests.e2e.conftest import Corpora
-from tests.e2e.kube import Kube, Object, condition, training
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
 
