@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 _ABOUT_STORES = frozenset(
     {
         Reason.CREDENTIALS_INVALID, Reason.DATA_EMPTY, Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE,
-        Reason.STORAGE_DENIED, Reason.STORAGE_IN_USE, Reason.STORAGE_UNREACHABLE,
+        Reason.STORAGE_DENIED, Reason.STORAGE_IN_USE, Reason.STORAGE_UNREACHABLE, Reason.VOCABULARY_TOO_SMALL,
     }
 )  # fmt: skip
-_STORE_PERMISSION = frozenset({Reason.CREDENTIALS_INVALID, Reason.STORAGE_DENIED, Reason.DATA_UNREADABLE})
+_DATA = "spec.data"
+_ABOUT_DATA = frozenset({Reason.DATA_EMPTY, Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE, Reason.VOCABULARY_TOO_SMALL})
+_ABOUT_KEYS = frozenset({Reason.CREDENTIALS_INVALID, Reason.STORAGE_DENIED})
 
 
 def of(report: StatusReport | None, pods: Sequence[Seen]) -> Outcome | None:
@@ -57,8 +59,12 @@ def explain(outcome: Outcome, locations: Sequence[Location]) -> str:
         return outcome.message
     about = max(locations, key=lambda location: _shared(outcome.message, location.store.uri), default=None)
     if about is None or not _shared(outcome.message, about.store.uri):
-        return outcome.message
-    hint = about.whose() if outcome.reason in _STORE_PERMISSION else f"see {about.field}"
+        data = next((location for location in locations if location.field == _DATA), None)
+        if data is None or outcome.reason not in _ABOUT_DATA:
+            return outcome.message
+        return f"{outcome.message}. ({_DATA}.uri is {data.store.uri})"
+    denied = outcome.reason in _ABOUT_KEYS or "credentials" in outcome.message
+    hint = about.whose() if denied else f"see {about.field}"
     return f"{outcome.message}. ({hint})"
 
 

@@ -62,24 +62,45 @@ def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: dateti
     look = _Look(job, status, previous, observed, now)
     if look.phase in (Phase.COMPLETE, Phase.FAILED):
         return _rest(look)
-    if ended := outcome.of(look.report, look.pods):
-        if ended.result == "Complete" and ended.artifact is not None:
+    return _conclude(look) or _time_out(look) or _hold_or_resume(look) or _start_over(look) or _carry_on(look)
+
+
+def _conclude(look: _Look) -> Plan | None:
+    """What follows when somebody says how the attempt ended."""
+    ended = outcome.of(look.report, look.pods)
+    match ended.result if ended else None:
+        case "Complete" if ended and ended.artifact is not None:
             return _complete(look, ended)
-        if ended.result == "Failed":
-            return _fail(look, ended.reason, outcome.explain(ended, job.locations))
-        if ended.result == "Suspended":
-            return _suspended(look, ended) if spec.runPolicy.suspend else _next_attempt(look, Reason.RESUMED)
-    if (late := _deadline(look)) is not None and late <= 0:
-        limit = spec.runPolicy.activeDeadlineSeconds
-        said = f"the attempt took longer than spec.runPolicy.activeDeadlineSeconds ({limit} s) allows"
-        return _fail(look, Reason.DEADLINE_EXCEEDED, said)
-    if spec.runPolicy.suspend:
+        case "Failed" if ended:
+            return _fail(look, ended.reason, outcome.explain(ended, look.job.locations))
+        case "Suspended":
+            suspend = look.job.spec.runPolicy.suspend
+            return _suspended(look, ended) if suspend else _next_attempt(look, Reason.RESUMED)
+    return None
+
+
+def _time_out(look: _Look) -> Plan | None:
+    left = _deadline(look)
+    if left is None or left > 0:
+        return None
+    limit = look.job.spec.runPolicy.activeDeadlineSeconds
+    said = f"the attempt took longer than spec.runPolicy.activeDeadlineSeconds ({limit} s) allows"
+    return _fail(look, Reason.DEADLINE_EXCEEDED, said)
+
+
+def _hold_or_resume(look: _Look) -> Plan | None:
+    if look.job.spec.runPolicy.suspend:
         return _suspend(look)
-    if look.phase is Phase.SUSPENDED and status.attempts:
+    if look.phase is Phase.SUSPENDED and look.status.attempts:
         return _next_attempt(look, Reason.RESUMED)
-    if observed.certificates_expire is None and any(pod.live for pod in look.pods):
+    return None
+
+
+def _start_over(look: _Look) -> Plan | None:
+    """Pods whose certificates are lost can be joined by no other."""
+    if look.observed.certificates_expire is None and any(pod.live for pod in look.pods):
         return _next_attempt(look, Reason.CERTIFICATES_LOST)
-    return _carry_on(look)
+    return None
 
 
 @dataclass(frozen=True)
