@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from tests.unit.plan.world import CHECKPOINT, COMPLETE, SETTINGS, STORE, SUSPENDED, World, cr, spec
 
-from mms_operator.plan.training import planner
+from mms_operator.plan.training import draft, ending, planner, running
 from mms_operator.plan.types import ReferencedSecret
 from mms_workloads.contract import Activity, Incident, JobFile, Outcome
 
@@ -126,7 +126,7 @@ def test_ended_pods_stay_for_their_logs_and_the_rest_is_taken_away() -> None:
     assert "Service/words-master" in found.others, "the workers still hear the master"
     found.end("words-worker-0-1", 0, COMPLETE)
     found.end("words-master-0-1", 0, COMPLETE)
-    found.now += timedelta(seconds=planner.STRAGGLER_SECONDS + 1)
+    found.now += timedelta(seconds=ending.STRAGGLER_SECONDS + 1)
     found.settle()
     assert "deletionTimestamp" in found.pods["words-worker-1-1"]["metadata"]
     assert "deletionTimestamp" not in found.pods["words-worker-0-1"]["metadata"]
@@ -255,7 +255,7 @@ def test_what_no_other_try_can_mend_fails_the_training(case: str, teller: str) -
     assert (found.status["phase"], found.condition("Failed")["reason"]) == ("Failed", reason)
     assert outcome.message in found.condition("Failed")["message"]
     assert found.status["restarts"] == 0
-    found.now += timedelta(seconds=planner.STRAGGLER_SECONDS + 1)
+    found.now += timedelta(seconds=ending.STRAGGLER_SECONDS + 1)
     found.settle()
     assert found.live() == set()
 
@@ -300,7 +300,7 @@ def test_a_secret_is_waited_for(keys: frozenset[str] | None, reason: str, words:
     assert words in found.condition("Ready")["message"]
     assert found.condition("Accepted")["status"] == "True"
     assert found.pods == {}
-    assert plan.requeue_after == planner.SECRET_SECONDS
+    assert plan.requeue_after == running.SECRET_SECONDS
     found.secrets = {"mine": ReferencedSecret("mine", frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}))}
     found.settle()
     assert len(found.pods) == 3
@@ -507,7 +507,7 @@ def test_scale_up_and_down() -> None:
 def test_certificates_are_renewed_between_attempts_only() -> None:
     found = world()
     found.training()
-    found.certificates = found.now + timedelta(seconds=planner.RENEW_SECONDS - 1)
+    found.certificates = found.now + timedelta(seconds=draft.RENEW_SECONDS - 1)
     assert found.settle().certificates is None
     found.change(runPolicy={"run": 1, "suspend": True, "backoffLimit": 3})
     found.says(Activity.DONE, outcome=SUSPENDED)

@@ -1,0 +1,100 @@
+"""Plans as the decisions give them: a state as a status, places as pods, what else belongs to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mms_operator.api.names import Condition as Kind
+from mms_operator.api.names import Phase, Reason
+from mms_operator.plan.conditions import find
+from mms_operator.plan.training import objects
+from mms_operator.plan.training import status as statuses
+from mms_operator.plan.types import Certificates, Deletion, Event, MasterCall, Plan
+from mms_workloads.contract import Desired
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mms_operator.api.training import TrainingStatus
+    from mms_operator.plan.pods import Seen
+    from mms_operator.plan.training.job import Job
+    from mms_operator.plan.training.look import Look
+    from mms_operator.plan.training.slots import Assignment
+    from mms_operator.plan.training.status import State
+    from mms_operator.plan.types import Object
+
+CERTIFICATE_DAYS = 365
+RENEW_SECONDS = 60 * 86_400.0  # at the start of an attempt: certificates that end sooner are made anew
+
+
+def draft(
+    look: Look,
+    status: TrainingStatus,
+    state: State,
+    *,
+    waves: tuple[tuple[Object, ...], ...] = (),
+    certificates: Certificates | None = None,
+    deletions: tuple[Deletion, ...] = (),
+    events: tuple[Event, ...] = (),
+    master: MasterCall | None = None,
+    requeue: float | None = None,
+    prune: bool = True,
+) -> Plan:
+    generation = look.job.cr["metadata"]["generation"]
+    return Plan(
+        status=statuses.render(status, state, look.previous, generation, look.now),
+        waves=waves,
+        certificates=certificates,
+        deletions=deletions,
+        events=(*events, *events_of(look.previous, state)),
+        master=master,
+        requeue_after=requeue,
+        prune=prune,
+    )
+
+
+def events_of(previous: Object, state: State) -> tuple[Event, ...]:
+    """One when the phase or its reason has changed. A replaced pod has an event of its own."""
+    known = find(previous.get("conditions") or [], Kind.READY)
+    same = known and known["reason"] == state.reason and previous.get("phase") == state.phase
+    if same or state.phase is Phase.RESTARTING:
+        return ()
+    bad = state.phase is Phase.FAILED or state.refusal is not None
+    waits = state.phase is Phase.PENDING and state.reason not in (Reason.WAITING_FOR_PODS, Reason.STARTING)
+    return (Event("Warning" if bad or waits else "Normal", str(state.reason), state.message),)
+
+
+def waves(job: Job, assignment: Assignment) -> tuple[tuple[Object, ...], ...]:
+    """What pods refer to, then the pods. A pod that is there is named so that its objects stay; it is never edited."""
+    first = [
+        objects.config_map(job),
+        objects.master_service(job, assignment.master.incarnation),
+        objects.network_policy(job),
+    ]
+    if secret := objects.store_secret(job):
+        first.append(secret)
+    made = tuple(
+        objects.pod(job, slot.role, slot.rank, slot.incarnation) for slot in assignment.slots if slot.pod is None
+    )
+    return (tuple(first), made)
+
+
+def certificates(look: Look) -> Certificates | None:
+    """Made when there are none, and anew where they end soon and no pod uses them."""
+    expire = look.observed.certificates_expire
+    fresh = expire is not None and (expire - look.now).total_seconds() > RENEW_SECONDS
+    if fresh or (expire is not None and any(pod.live for pod in look.pods)):
+        return None
+    job = look.job
+    return Certificates(job.cr, objects.labels(job, "training"), (job.master_host,), CERTIFICATE_DAYS)
+
+
+def master_call(job: Job, assignment: Assignment, *, suspend: bool) -> MasterCall | None:
+    pod = assignment.master.pod
+    if pod is None or not pod.runs or not pod.ip:
+        return None
+    return MasterCall(pod.ip, job.master_host, Desired(suspend=suspend, workers=job.spec.workers.replicas))
+
+
+def delete(pods: Iterable[Seen]) -> tuple[Deletion, ...]:
+    return tuple(Deletion("v1", "Pod", pod.namespace, pod.name, pod.uid) for pod in pods if not pod.leaving)

@@ -1,0 +1,64 @@
+"""Suspension: a checkpoint first, then all pods are released."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mms_operator.api.names import Condition as Kind
+from mms_operator.api.names import Phase, Reason, Role
+from mms_operator.plan.training import slots
+from mms_operator.plan.training import status as statuses
+from mms_operator.plan.training.attempts import ended_attempt
+from mms_operator.plan.training.draft import delete, draft, master_call, waves
+from mms_operator.plan.training.look import selector
+from mms_operator.plan.training.running import placed
+from mms_operator.plan.training.status import State
+from mms_operator.plan.types import Event
+
+if TYPE_CHECKING:
+    from mms_operator.plan.training.look import Look
+    from mms_operator.plan.types import Plan
+    from mms_workloads.contract import Outcome
+
+SUSPEND_SECONDS = 300.0  # for the last checkpoint; then what is durable already has to do
+
+
+def suspend(look: Look) -> Plan:
+    """A checkpoint first, then all pods are released. Where nothing runs there is nothing to save."""
+    waited = statuses.seconds_since(look.previous, Kind.SUSPENDED, "Unknown", look.now)
+    if look.phase is Phase.SUSPENDED or not any(pod.live and pod.runs for pod in look.pods):
+        return suspended(look, None)
+    if waited > SUSPEND_SECONDS:
+        said = f"the last checkpoint was not complete after {SUSPEND_SECONDS:.0f} s; the one before it counts"
+        return suspended(look, None, (Event("Warning", Reason.SUSPEND_TIMEOUT, said),))
+    job = look.job
+    assignment = slots.keep(job.spec.workers.replicas, look.numbers, look.pods)
+    # A worker that is lost now is not replaced: the others write the checkpoint. A master is, for it alone hears that
+    # the checkpoint is durable.
+    kept = tuple(slot for slot in assignment.slots if slot.pod or slot.role is Role.MASTER)
+    assignment = replace(assignment, slots=kept)
+    status = placed(look, assignment, look.status.restarts)
+    state = State(Phase.SUSPENDING, Reason.SUSPENDING, "the workers write a checkpoint; then all pods are released")
+    return draft(
+        look,
+        status,
+        state,
+        waves=waves(job, assignment),
+        deletions=delete(look.others),
+        master=master_call(job, assignment, suspend=True),
+        requeue=SUSPEND_SECONDS - waited + 1.0,
+    )
+
+
+def suspended(look: Look, ended: Outcome | None, events: tuple[Event, ...] = ()) -> Plan:
+    status = statuses.with_report(look.status, look.report, look.now) if look.report else look.status
+    saved = (statuses.checkpoint(ended.checkpoint) if ended else None) or status.checkpoint
+    status = status.model_copy(
+        update={"checkpoint": saved, "replicas": 0, "workers": None, "selector": selector(look)}
+    )  # fmt: skip
+    if status.attempts:
+        status = status.model_copy(update={"attempts": ended_attempt(status.attempts, Reason.SUSPENDED, look.now)})
+    held = f"the checkpoint of step {saved.step} is durable" if saved else "there is no checkpoint yet"
+    state = State(Phase.SUSPENDED, Reason.SUSPENDED, f"{held}; set spec.runPolicy.suspend to false to go on")
+    return draft(look, status, state, waves=(), deletions=delete([*look.pods, *look.others]), events=events)
