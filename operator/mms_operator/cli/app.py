@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mms_operator.cli import cluster_store, forward
@@ -53,7 +54,8 @@ def ask(
         return
     table = Table("word", "nearest neighbours (cosine)", box=None, header_style="bold")
     for word, neighbours in found.items():
-        table.add_row(f"[cyan]{word}[/]", "  ".join(f"{other} [dim]{score:.2f}[/]" for other, score in neighbours))
+        scored = (f"{escape(other)} [dim]{score:.2f}[/]" for other, score in neighbours)
+        table.add_row(f"[cyan]{escape(word)}[/]", "  ".join(scored))
     console.print(table)
 
 
@@ -70,9 +72,9 @@ def put(
     except (forward.ForwardError, cluster_store.StoreNotFoundError, OSError) as error:
         _fail(str(error))
     for target, size in written:
-        console.print(f"{target}  {size / 1e6:.1f} MB", highlight=False)
+        console.print(f"{escape(target)}  {size / 1e6:.1f} MB", highlight=False)
 
 
 def _fail(message: str) -> None:
-    errors.print(f"[red]{message}[/]", highlight=False)
+    errors.print(f"[red]{escape(message)}[/]", highlight=False)
     raise typer.Exit(1)
