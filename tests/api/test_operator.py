@@ -479,7 +479,7 @@ def test_a_deleted_training_is_forgotten_and_its_successor_waits_for_its_leaving
     cluster.delete(names.TRAINING, "words")
     assert operator.settled() == before, "what belonged to it is the garbage collector's"
     uid = cluster.train()["metadata"]["uid"]
-    until(lambda: cluster.conditions().get("Ready") == "NameTaken", "its predecessor's objects are there")
+    until(lambda: cluster.conditions().get("Ready") == "WaitingForDeletion", "its predecessor's objects are there")
     for kind, name in CHILDREN:
         cluster.delete(kind, name)
     for kind, name in CHILDREN:

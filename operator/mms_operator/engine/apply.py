@@ -200,16 +200,7 @@ class Applier:
             raise ReconcileError((_problem(resource, obj, error),)) from error
         owner = controller(live["metadata"])
         if owner is None or owner["uid"] != cr["metadata"]["uid"]:
-            whose = f"{owner['kind']} {owner['name']} ({owner['uid']})" if owner else "nobody that it names"
-            raise ReconcileError(
-                (
-                    Problem(
-                        "NameTaken",
-                        f"{resource.kind} {metadata['name']} belongs to {whose} and is left as it is: delete or "
-                        f"rename it, or give this {cr['kind']} another name",
-                    ),
-                )
-            )
+            raise ReconcileError((_foreign(cr, resource, metadata["name"], owner),))
         self.cache.put(resource.kind, live, began=began)
         return self.cache.entry(resource.kind, metadata["namespace"], metadata["name"])
 
@@ -270,6 +261,22 @@ def hash_of(obj: Object) -> str:
 
 def _arguments(deletion: Deletion) -> tuple[Resource, str, str, str, int | None]:
     return BY_KIND[deletion.kind], deletion.namespace, deletion.name, deletion.uid, deletion.grace_seconds
+
+
+def _foreign(cr: Object, resource: Resource, name: str, owner: Object | None) -> Problem:
+    """An object of the wanted name that is not ours: somebody's, or of the one that had our name before."""
+    if owner and (owner["kind"], owner["name"]) == (cr["kind"], cr["metadata"]["name"]):
+        return Problem(
+            "WaitingForDeletion",
+            f"{resource.kind} {name} is of the deleted {cr['kind']} of the same name: it is waited for until the "
+            "cluster has collected it",
+        )
+    whose = f"{owner['kind']} {owner['name']} ({owner['uid']})" if owner else "nobody that it names"
+    return Problem(
+        "NameTaken",
+        f"{resource.kind} {name} belongs to {whose} and is left as it is: delete or rename it, or give this "
+        f"{cr['kind']} another name",
+    )
 
 
 def _problem(resource: Resource, obj: Object, error: ApiError) -> Problem:

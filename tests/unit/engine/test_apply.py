@@ -149,6 +149,17 @@ async def test_an_object_that_is_not_ours_is_left_alone(world: World, kind: str,
     assert world.events() == [("Warning", "NameTaken")]
 
 
+async def test_objects_of_a_deleted_one_of_the_same_name_are_waited_for(world: World) -> None:
+    left = obj("ConfigMap", "job", data="theirs")
+    predecessor = {"kind": names.TRAINING, "name": "words", "uid": "before", "controller": True}
+    left["metadata"] |= {"namespace": "ns", "ownerReferences": [predecessor]}
+    world.api.store(left)
+    plan = Plan(status=STATUS, waves=((obj("ConfigMap", "job", data="ours"),),))
+    assert await world.fails(plan) == "WaitingForDeletion"
+    del world.api.objects["ConfigMap", "ns", "job"]
+    assert await world.apply(plan)
+
+
 async def test_an_object_that_went_unseen_is_made_again(world: World) -> None:
     plan = Plan(status=STATUS, waves=((obj("ConfigMap", "job", data={"a": "b"}),),))
     await world.apply(plan)

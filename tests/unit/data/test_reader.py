@@ -1,0 +1,195 @@
+"""Reading blocks: where the cuts fall must not change the tokens."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mms_workloads.contract import DataFile, Reason, Store
+from mms_workloads.data import blocks, reader, text
+from mms_workloads.data.blocks import COUNTING_BYTES, Segment
+from mms_workloads.data.reader import Reader
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".txt": lambda data: data,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".bz2": bz2.compress,
+}
+# Words of one to four bytes a character, with what separates them and what only looks as if it did.
+PIECES = [
+    "a",
+    "don't",
+    "höhe",
+    "漢字",
+    "🦀x",
+    "ΣΑΣ",
+    "x" * 30,
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\x0b",
+    "\u00a0",
+    "\u2028",
+    ".",
+]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
+
+
+def tokens_by_blocks(folder: Path, files: list[tuple[str, str]], block_bytes: int) -> list[list[str]]:
+    """files: (suffix, text). The tokens of every block."""
+    uris = []
+    for number, (suffix, content) in enumerate(files):
+        path = folder / f"{number}{suffix}"
+        path.write_bytes(COMPRESS[suffix](content.encode()))
+        uris.append(f"file://{path}")
+    data = Reader(Store(uri=f"file://{folder}"), uris, folder / "scratch")
+    sizes = [data.size(number) for number in range(len(uris))]
+    assert sizes == [len(content.encode()) for _, content in files]
+    return [[w for part in data.texts(b) for w in text.words(part)] for b in blocks.cut(sizes, block_bytes)]
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(COMPRESS)), TEXTS), max_size=3), st.integers(1, 80))
+@example([(".txt", "\ufeffa b")], 1)
+@example([(".txt", "\ufeff"), (".gz", "ab")], 2)
+def test_any_cutting_gives_the_same_tokens(files: list[tuple[str, str]], block_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = [word for block in tokens_by_blocks(Path(folder), files, block_bytes) for word in block]
+    assert found == [word for _, content in files for word in text.words(content)]
+
+
+@pytest.mark.parametrize("block_bytes", [1000, reader.LONGEST_TOKEN_BYTES, 300_000])
+@pytest.mark.parametrize("character", ["x", "ö", "漢", "🦀"])
+def test_text_without_white_space_is_cut_between_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, character: str, block_bytes: int
+) -> None:
+    """No token grows without bound, no character is split, none is lost or read twice."""
+    monkeypatch.setattr(text, "words", str.split)
+    content = "start " + character * 200_000 + " end"
+    found = [word for block in tokens_by_blocks(tmp_path, [(".txt", content)], block_bytes) for word in block]
+    assert "".join(found) == content.replace(" ", "")
+    assert (found[0], found[-1]) == ("start", "end")
+    limit = reader.LONGEST_TOKEN_BYTES + block_bytes + 4
+    assert max(len(word.encode()) for word in found) <= limit
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfword next")
+    data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a.txt"], tmp_path)
+    assert data.texts((Segment(0, 0, 5), Segment(0, 5, 12))) == ["word ", "next"]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".gz"])
+@pytest.mark.parametrize("offset", [0, 5, 1234, 99_999])
+def test_text_that_is_not_utf8(tmp_path: Path, suffix: str, offset: int) -> None:
+    """The message gives the place in the file, not in the block, and a remedy."""
+    content = bytearray(b"word " * 20_000)
+    content[offset] = 0xE9
+    (tmp_path / f"latin{suffix}").write_bytes(COMPRESS[suffix](bytes(content)))
+    data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/latin{suffix}"], tmp_path / "scratch")
+    cut = blocks.cut([data.size(0)], 512)
+    with pytest.raises(JobError, match=f"byte 0xe9 at offset {offset}") as raised:
+        [data.texts(block) for block in cut]
+    assert (raised.value.reason, raised.value.retryable) == (Reason.DATA_UNREADABLE, False)
+    assert "iconv" in raised.value.message
+    assert f"latin{suffix}" in raised.value.message
+    assert ("decompressed" in raised.value.message) == (suffix == ".gz")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda d: d[:-7],
+        lambda d: d[: len(d) // 2],
+        lambda _: b"not an archive",
+        lambda d: d[:40] + b"\xff" * 40 + d[80:],
+    ],
+    ids=["cut short", "half", "other format", "damaged"],
+)
+def test_a_damaged_archive(tmp_path: Path, suffix: str, spoil: Callable[[bytes], bytes]) -> None:
+    whole = COMPRESS[suffix]("".join(f"word{i * 7919 % 1000} " for i in range(5000)).encode())
+    (tmp_path / f"a{suffix}").write_bytes(spoil(whole))
+    data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a{suffix}"], tmp_path / "scratch")
+    with pytest.raises(JobError, match="damaged or cut short: upload it again") as raised:
+        data.size(0)
+    assert (raised.value.reason, raised.value.retryable) == (Reason.DATA_UNREADABLE, False)
+    assert not list((tmp_path / "scratch").rglob("*.partial"))
+    assert not any(path.is_file() for path in (tmp_path / "scratch").rglob("*"))
+
+
+def test_decompression_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"word"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reader.shutil, "copyfileobj", full)
+    data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a.gz"], tmp_path / "scratch")
+    with pytest.raises(JobError, match="make the volume larger"):
+        data.size(0)
+
+
+def test_a_file_that_changes_while_the_run_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("word " * 100)
+    data = Reader(Store(uri="file:///x"), [f"file://{path}"], tmp_path)
+    data.expect([DataFile(uri=f"file://{path}", size=500)])
+    path.write_text("word " * 10)
+    with pytest.raises(JobError, match="changed while it was read") as raised:
+        data.texts((Segment(0, 250, 500),))
+    assert raised.value.reason == Reason.DATA_UNREADABLE
+
+
+def test_a_compressed_file_is_decompressed_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(b"one two three"))
+    uris = [f"file://{path}"]
+    assert Reader(Store(uri="file:///x"), uris, tmp_path / "scratch").size(0) == 13
+    path.unlink()
+    again = Reader(Store(uri="file:///x"), uris, tmp_path / "scratch")
+    assert again.texts((Segment(0, 4, 13),)) == ["two three"]
+
+
+def test_pieces_cover_a_whole_compressed_file(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"x" * 25))
+    data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a.gz"], tmp_path / "scratch")
+    assert data.pieces((Segment(0, 0, None),), 10) == [Segment(0, 0, 10), Segment(0, 10, 20), Segment(0, 20, 25)]
+    assert COUNTING_BYTES > 10
+
+
+def test_sentences() -> None:
+    content = "a b\n\n" + "c " * 2500
+    found = [len(sentence) for sentence in text.sentences(content, text.tokenizer("Whitespace"))]
+    assert found == [2, 1000, 1000, 500]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Don't STOP, o\u2019clock!", ["don't", "stop", "o'clock"]),
+        ("x_y 3.14", ["x", "y", "3", "14"]),
+        ("'quoted' words'", ["quoted", "words"]),
+        ("Größe ΟΔΟΣ", ["größe", "οδος"]),
+        ("...", []),
+    ],
+    ids=["apostrophes", "underscore and point", "quotes", "other scripts", "nothing"],
+)
+def test_words(line: str, expected: list[str]) -> None:
+    assert text.words(line) == expected
+    assert Counter(text.tokenizer("Words")(line)) == Counter(expected)

@@ -1,0 +1,74 @@
+"""The vocabulary: order, limits, what it says of data that has none."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mms_workloads.contract import Reason, WordEmbedding
+from mms_workloads.data import vocabulary
+from mms_workloads.store import JobError
+
+COUNTS = st.dictionaries(st.text("abcdé", min_size=1, max_size=4), st.integers(1, 50), max_size=60)
+
+
+@given(COUNTS, st.integers(1, 10), st.integers(2, 20))
+def test_cut(counts: dict[str, int], minimum: int, most: int) -> None:
+    task = WordEmbedding(minCount=minimum, maxVocabulary=most)
+    enough = sum(count >= minimum for count in counts.values())
+    if enough < 2:
+        with pytest.raises(JobError):
+            vocabulary.cut(counts, task)
+        return
+    found = vocabulary.cut(counts, task)
+    assert len(found) == min(enough, most)
+    assert all(counts[w] == c >= minimum for w, c in zip(found.words, found.counts, strict=True))
+    assert list(found.counts) == sorted(found.counts, reverse=True)
+    left_out = [c for w, c in counts.items() if w not in found.words]
+    assert max(left_out, default=0) <= found.counts[-1] or enough <= most
+    # The same counts give the same numbers, in whatever order they were counted.
+    assert vocabulary.cut(dict(reversed(counts.items())), task) == found
+    assert [found.numbers()[w] for w in found.words] == list(range(len(found)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "minimum", "reason", "says"),
+    [
+        ({}, 1, Reason.DATA_EMPTY, "no word"),
+        ({"a": 3}, 1, Reason.VOCABULARY_TOO_SMALL, "1 of 1 different words"),
+        ({"a": 3, "b": 2}, 3, Reason.VOCABULARY_TOO_SMALL, "minCount=3.*the most frequent one 3 times.*lower minCount"),
+        ({"a": 3, "b": 2}, 9, Reason.VOCABULARY_TOO_SMALL, "0 of 2 different words.*5 words in all"),
+    ],
+    ids=["no word", "one word", "one frequent word", "none"],
+)
+def test_too_little(counts: dict[str, int], minimum: int, reason: Reason, says: str) -> None:
+    with pytest.raises(JobError, match=says) as raised:
+        vocabulary.cut(counts, WordEmbedding(minCount=minimum))
+    assert (raised.value.reason, raised.value.retryable) == (reason, False)
+
+
+@given(COUNTS, st.integers(1, 30))
+def test_prune_keeps_the_frequent(counts: dict[str, int], limit: int) -> None:
+    pruned = Counter(counts)
+    dropped = vocabulary.prune(pruned, limit)
+    assert dict(pruned) == {w: c for w, c in counts.items() if c > dropped}
+    assert len(pruned) <= limit
+    if len(counts) <= limit:
+        assert dropped == 0
+
+
+@given(COUNTS)
+def test_counts_travel(counts: dict[str, int]) -> None:
+    assert vocabulary.unpack_counts(vocabulary.pack_counts(counts)) == counts
+
+
+def test_text() -> None:
+    assert vocabulary.Vocabulary(("höhe", "a"), (9, 2)).text() == "höhe\t9\na\t2\n"
+
+
+@pytest.mark.parametrize(("most", "limit"), [(1000, 4_000_000), (2_000_000, 8_000_000)])
+def test_counter_limit(most: int, limit: int) -> None:
+    assert vocabulary.counter_limit(WordEmbedding(maxVocabulary=most)) == limit

@@ -1,0 +1,124 @@
+"""Made-up artifacts of random vectors whose golden cases are computed apart from the code under test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = ("model.safetensors", "vocabulary.txt", "golden.json", "evaluation.json")
+
+
+@dataclass(frozen=True)
+class Built:
+    folder: Path
+    digest: str
+    words: list[str]
+    vectors: np.ndarray
+
+
+def words_of(size: int) -> list[str]:
+    return ["höhe" if row == 1 else f"word{row}" for row in range(size)]
+
+
+def cosine_neighbours(vectors: np.ndarray, row: int, k: int) -> list[tuple[int, float]]:
+    """By the definition, one word at a time, in float64."""
+    matrix = vectors.astype(np.float64)
+    scores = matrix @ matrix[row] / (np.linalg.norm(matrix, axis=1) * np.linalg.norm(matrix[row]))
+    order = [int(other) for other in np.argsort(-scores, kind="stable") if other != row][:k]
+    return [(other, float(scores[other])) for other in order]
+
+
+def golden_of(words: list[str], vectors: np.ndarray, rows: tuple[int, ...] = (0, 1, 7), k: int = 5) -> dict[str, Any]:
+    best = [cosine_neighbours(vectors, row, k) for row in rows]
+    asked = [words[row] for row in rows]
+    return {
+        "contractVersion": 1,
+        "absoluteTolerance": 1e-4,
+        "cases": [
+            {
+                "model": "vectors",
+                "inputs": {"WORDS": asked},
+                "outputs": {"VECTORS": vectors[list(rows)].ravel().tolist()},
+            },
+            {
+                "model": "neighbours",
+                "inputs": {"WORDS": asked, "K": [k]},
+                "outputs": {
+                    "WORDS": [words[other] for found in best for other, _ in found],
+                    "SCORES": [score for found in best for _, score in found],
+                },
+            },
+            {
+                "model": "neighbours",
+                "inputs": {"IDS": list(rows), "K": [k] * len(rows)},
+                "outputs": {"WORDS": [words[other] for found in best for other, _ in found]},
+            },
+        ],
+    }
+
+
+def build(folder: Path, size: int = 200, dimensions: int = 8, seed: int = 0, version: int = 3) -> Built:
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = np.random.default_rng(seed).normal(size=(size, dimensions)).astype(np.float32)
+    words = words_of(size)
+    save_file({"vectors": vectors, "contexts": np.zeros_like(vectors)}, folder / "model.safetensors")
+    (folder / "vocabulary.txt").write_text("".join(f"{word}\t{size - row}\n" for row, word in enumerate(words)))
+    (folder / "golden.json").write_text(json.dumps(golden_of(words, vectors)))
+    (folder / "evaluation.json").write_text("{}")
+    return Built(folder, seal(folder, version=version), words, vectors)
+
+
+def seal(folder: Path, *, version: int = 3, **changes: Any) -> str:
+    """Writes the manifest of the files that are there; the artifact's digest."""
+    files = {}
+    for name in FILES:
+        data = (folder / name).read_bytes()
+        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    manifest = {
+        "contractVersion": 1,
+        "kind": "wordEmbedding",
+        "version": version,
+        "files": files,
+        "metrics": {},
+        "provenance": {
+            "job": {"namespace": "default", "name": "words", "uid": "u", "run": version},
+            "createdAt": "2026-01-01T00:00:00Z",
+            "mmsVersion": "0",
+            "seed": 1,
+            "workers": 2,
+            "data": [],
+            "jobFileDigest": "sha256:0",
+        },
+    }
+    return write_manifest(folder, {**manifest, **changes})
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> str:
+    data = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(data)
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def serve_file(path: Path, folder: Path, digest: str) -> Path:
+    """serve.json of a service that serves the folder."""
+    uri = f"file://{folder}"
+    path.write_text(
+        json.dumps(
+            {
+                "contractVersion": 1,
+                "namespace": "default",
+                "name": "words",
+                "artifact": {"uri": uri, "digest": digest, "version": 3},
+                "storage": {"uri": uri},
+            }
+        )
+    )
+    return path

@@ -1,0 +1,222 @@
+"""When the agent says that the pod is ready, and what it does when Triton comes, goes or answers wrongly."""
+# ruff: noqa: ARG002 - the stand-in has the signatures of the real one
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from tests.unit.serve import artifacts
+
+from mms_workloads.contract import ArtifactManifest, Golden, Outcome, Reason
+from mms_workloads.serve import agent as agents
+from mms_workloads.serve.agent import Agent, Artifact, State
+from mms_workloads.serve.control import TritonGoneError
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+READY = {"vectors": True, "neighbours": True}
+
+
+@pytest.mark.parametrize(
+    ("state", "models", "status", "reason"),
+    [
+        (State(), {}, 503, "WaitingForTriton"),
+        (State(phase="Loading"), READY, 503, "Loading"),
+        (State(phase="Verifying"), READY, 503, "Verifying"),
+        (State(phase="Failed", message="why"), READY, 503, "Failed"),
+        (State(phase="Draining"), READY, 503, "Draining"),
+        (State(phase="Verified"), {**READY, "vectors": False}, 503, "ModelNotReady"),
+        (State(phase="Verified", golden_right=3), READY, 200, None),
+    ],
+    ids=lambda value: value.phase if isinstance(value, State) else None,
+)
+def test_readiness(state: State, models: dict[str, bool], status: int, reason: str | None) -> None:
+    found, body = agents.readiness(state, models)
+    assert (found, body.get("reason")) == (status, reason)
+    assert body["ready"] is (status == 200)
+    if reason == "ModelNotReady":
+        assert "vectors" in body["message"]
+
+
+def test_metrics() -> None:
+    text = agents.metrics(State(phase="Verified", golden_right=3, seconds_to_ready=1.5, verifications=2), 3)
+    values = dict(line.split() for line in text.splitlines() if not line.startswith("#"))
+    assert values == {
+        "mms_agent_ready": "1",
+        "mms_agent_golden_cases": "3",
+        "mms_agent_golden_right": "3",
+        "mms_agent_verifications_total": "2",
+        "mms_agent_ready_seconds": "1.5",
+    }
+
+
+class FakeTriton:
+    """A Triton as the agent sees it; a test starts, stops and spoils it."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.loaded = False
+        self.wrong: JobError | None = None
+        self.dies_while_loading = 0
+        self.loads = 0
+        self.looks = 0
+        self.closed = False
+
+    async def live(self) -> bool:
+        self.looks += 1
+        return self.up
+
+    async def ready(self, version: int) -> dict[str, bool]:
+        self.looks += 1
+        return dict.fromkeys(READY, self.up and self.loaded)
+
+    async def load(self, manifest: ArtifactManifest, digest: str) -> None:
+        self.loads += 1
+        if self.dies_while_loading:
+            self.dies_while_loading -= 1
+            raise TritonGoneError("connection reset")
+        self.loaded = True
+
+    async def verify(self, cases: Golden, version: int) -> int:
+        if self.wrong:
+            raise self.wrong
+        return len(cases.cases)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> FakeTriton:
+    monkeypatch.setattr(agents, "WATCH_SECONDS", 0.001)
+    return FakeTriton()
+
+
+@pytest.fixture
+def agent(triton: FakeTriton, tmp_path: Path) -> Agent:
+    built = artifacts.build(tmp_path)
+    manifest = ArtifactManifest.model_validate_json((built.folder / "manifest.json").read_bytes())
+    cases = Golden.model_validate_json((built.folder / "golden.json").read_bytes())
+    return Agent(Artifact(built.digest, manifest, cases), triton)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            answer = condition()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def supervised(agent: Agent) -> AsyncIterator[None]:
+    task = asyncio.create_task(agent.supervise())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_waits_for_triton(agent: Agent, triton: FakeTriton) -> None:
+    triton.up = False
+    async with supervised(agent):
+        await until(lambda: triton.looks > 3)
+        assert agent.state.phase == "WaitingForTriton"
+        assert triton.loads == 0
+        triton.up = True
+        await until(lambda: agent.state.phase == "Verified")
+        looks = triton.looks
+        await until(lambda: triton.looks > looks + 3)
+    assert agent.state.golden_right == 3
+    assert triton.loads == 1
+
+
+async def test_a_triton_that_restarts_is_loaded_and_verified_again(agent: Agent, triton: FakeTriton) -> None:
+    async with supervised(agent):
+        await until(lambda: agent.state.phase == "Verified")
+        triton.up = triton.loaded = False
+        await until(lambda: agent.state.phase == "WaitingForTriton")
+        assert agent.state.golden_right == 0
+        triton.up = True
+        await until(lambda: agent.state.verifications == 2)
+    assert triton.loads == 2
+
+
+async def test_a_triton_that_dies_while_loading_is_tried_again(agent: Agent, triton: FakeTriton) -> None:
+    triton.dies_while_loading = 2
+    async with supervised(agent):
+        await until(lambda: agent.state.phase == "Verified")
+    assert triton.loads == 3
+
+
+async def run_until(agent: Agent) -> tuple[asyncio.Task[JobError | None], str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return asyncio.create_task(agents.run(agent, port)), f"http://127.0.0.1:{port}"
+
+
+async def status(session: aiohttp.ClientSession, url: str) -> int:
+    try:
+        async with session.get(url) as response:
+            return response.status
+    except aiohttp.ClientConnectionError:
+        return 0
+
+
+async def test_serves_and_drains(agent: Agent, triton: FakeTriton) -> None:
+    task, url = await run_until(agent)
+    async with aiohttp.ClientSession() as session:
+
+        async def answers(wanted: int) -> bool:
+            return await status(session, f"{url}/readyz") == wanted
+
+        await until(lambda: answers(200))
+        async with session.get(f"{url}/v1/served") as response:
+            served = await response.json()
+        assert served["digest"] == agent.artifact.digest
+        assert served["version"] == 3
+        assert served["golden"]["right"] == 3
+        assert await status(session, f"{url}/healthz") == 200
+        async with session.get(f"{url}/metrics") as response:
+            assert "mms_agent_ready 1" in await response.text()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: agent.state.phase == "Draining")
+        assert await status(session, f"{url}/readyz") == 503
+        assert not task.done()
+        triton.up = False
+        assert await asyncio.wait_for(task, 5) is None
+    assert triton.closed
+
+
+async def test_a_wrong_answer_ends_it(agent: Agent, triton: FakeTriton) -> None:
+    triton.wrong = JobError(Reason.GOLDEN_MISMATCH, "SCORES[3]: expected 1, got 2")
+    task, _ = await run_until(agent)
+    assert await asyncio.wait_for(task, 5) is triton.wrong
+    assert agent.state.phase == "Failed"
+    assert "SCORES[3]" in agent.state.message
+
+
+def test_without_fetch(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    serve = artifacts.serve_file(tmp_path / "serve.json", tmp_path, "sha256:" + "0" * 64)
+    environment = {
+        "MMS_SERVE_FILE": str(serve), "MMS_MODELS_DIR": str(tmp_path), "MMS_TERMINATION_LOG": str(log),
+    }  # fmt: skip
+    assert agents.main(environment) == 1
+    outcome = Outcome.model_validate(json.loads(log.read_text()))
+    assert outcome.reason == "ModelLoadFailed"
+    assert "fetch container must run first" in outcome.message

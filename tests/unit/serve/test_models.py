@@ -1,0 +1,191 @@
+"""The models as Triton calls them, on a stand-in for the backend's module that has only what Triton 2.51's has."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tests.unit.serve import artifacts
+
+from mms_workloads.serve import embedding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.unit.serve.artifacts import Built
+
+DIGEST = "sha256:abc"
+
+
+class TritonError:
+    NOT_FOUND = 5
+    INVALID_ARG = 3
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        self.message, self.code = message, code
+
+
+class Tensor:
+    def __init__(self, name: str, value: np.ndarray) -> None:
+        assert value.flags.c_contiguous
+        self.name, self.value = name, value
+
+    def as_numpy(self) -> np.ndarray:
+        return self.value
+
+
+@dataclass
+class InferenceResponse:
+    output_tensors: list[Tensor] = field(default_factory=list)
+    error: TritonError | None = None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        assert self.error is None, self.error.message
+        return next(tensor.value for tensor in self.output_tensors if tensor.name == name)
+
+
+Request = dict[str, np.ndarray]
+
+
+def get_input_tensor_by_name(request: Request, name: str) -> Tensor | None:
+    return Tensor(name, request[name]) if name in request else None
+
+
+@pytest.fixture(scope="module")
+def triton_models() -> Iterator[Any]:
+    backend = ModuleType("triton_python_backend_utils")
+    for item in (TritonError, Tensor, InferenceResponse, get_input_tensor_by_name):
+        setattr(backend, item.__name__, item)
+    sys.modules[backend.__name__] = backend
+    yield importlib.import_module("mms_workloads.serve.triton_models")
+    del sys.modules[backend.__name__], sys.modules["mms_workloads.serve.triton_models"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    made = artifacts.build(tmp_path_factory.mktemp("artifact"), size=1500, dimensions=8)
+    embedding.write_unit_vectors(made.folder)
+    return made
+
+
+def initialized(model: Any, folder: Path) -> Any:
+    parameters = {"artifact_dir": {"string_value": str(folder)}, "digest": {"string_value": DIGEST}}
+    model.initialize({"model_config": json.dumps({"parameters": parameters})})
+    return model
+
+
+@pytest.fixture(scope="module")
+def neighbours(triton_models: Any, built: Built) -> Any:
+    return initialized(triton_models.Neighbours(), built.folder)
+
+
+@pytest.fixture(scope="module")
+def vectors(triton_models: Any, built: Built) -> Any:
+    return initialized(triton_models.Vectors(), built.folder)
+
+
+def words(*texts: str | bytes) -> np.ndarray:
+    return np.array([[text.encode() if isinstance(text, str) else text] for text in texts], dtype=np.object_)
+
+
+def column(*values: int, dtype: type = np.int64) -> np.ndarray:
+    return np.array([[value] for value in values], dtype=dtype)
+
+
+def k(value: int, rows: int) -> np.ndarray:
+    return column(*[value] * rows, dtype=np.int32)
+
+
+@pytest.mark.parametrize("count", [1, 10, 40, 1499], ids=lambda count: f"k={count}")
+def test_neighbours_are_the_nearest(neighbours: Any, built: Built, count: int) -> None:
+    (response,) = neighbours.execute([{"WORDS": words("word5", "höhe"), "K": k(count, 2)}])
+    for i, row in enumerate((5, 1)):
+        expected = artifacts.cosine_neighbours(built.vectors, row, count)
+        np.testing.assert_allclose(response["SCORES"][i], [score for _, score in expected], atol=1e-6)
+        assert [word.decode() for word in response["WORDS"][i][:10]] == [built.words[o] for o, _ in expected[:10]]
+    assert response["SCORES"].dtype == np.float32
+    assert response["DIGEST"].tolist() == [[DIGEST.encode()]] * 2
+
+
+def test_neighbours_of_many_words_in_parts(neighbours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = neighbours.execute([{"IDS": column(*range(100))}])
+    monkeypatch.setattr(embedding, "SCORE_BYTES", 4 * 1500 * 7)  # seven rows of scores at a time
+    (parts,) = neighbours.execute([{"IDS": column(*range(100))}])
+    assert whole["WORDS"].shape == (100, 10)
+    assert whole["WORDS"].tolist() == parts["WORDS"].tolist()
+
+
+def test_equal_scores_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    np.save(tmp_path / "unit_vectors.npy", np.tile(np.array([[1, 0]], np.float32), (300, 1)))
+    (tmp_path / "vocabulary.txt").write_text("".join(f"w{i}\t1\n" for i in range(300)))
+    model = embedding.load(tmp_path, unit=True)
+    (answer,) = embedding.neighbours(model, [embedding.Question(ids=column(2), k=k(4, 1))])
+    assert isinstance(answer, embedding.Nearest)
+    assert answer.ids.tolist() == [[0, 1, 3, 4]]
+
+
+def test_vectors(vectors: Any, built: Built) -> None:
+    by_word, by_id = vectors.execute([{"WORDS": words("word9", "word0")}, {"IDS": column(9, 0)}])
+    np.testing.assert_array_equal(by_word["VECTORS"], built.vectors[[9, 0]])
+    np.testing.assert_array_equal(by_id["VECTORS"], built.vectors[[9, 0]])
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "says"),
+    [
+        ({"WORDS": words("word1499", "nope")}, TritonError.NOT_FOUND, ['word "nope"', "1500 words", "tokenizer"]),
+        ({"WORDS": words(*[f"x{i}" for i in range(9)])}, TritonError.NOT_FOUND, ['"x0", "x1", "x2" and 6 more']),
+        ({"WORDS": words("")}, TritonError.NOT_FOUND, ['unknown word ""']),
+        ({"WORDS": words(b"\xff\xfe")}, TritonError.INVALID_ARG, ["not UTF-8"]),
+        ({"IDS": column(1500)}, TritonError.INVALID_ARG, ["1500 out of range", "0 to 1499"]),
+        ({"IDS": column(-1)}, TritonError.INVALID_ARG, ["-1 out of range"]),
+        ({}, TritonError.INVALID_ARG, ["neither of WORDS and IDS"]),
+        ({"WORDS": words("word0"), "IDS": column(0)}, TritonError.INVALID_ARG, ["both of WORDS and IDS"]),
+        ({"IDS": column(0), "K": k(0, 1)}, TritonError.INVALID_ARG, ["K: 0", "1 to 1499"]),
+        ({"IDS": column(0), "K": k(-3, 1)}, TritonError.INVALID_ARG, ["K: -3"]),
+        ({"IDS": column(0), "K": k(1500, 1)}, TritonError.INVALID_ARG, ["K: 1500", "1 to 1499"]),
+        ({"IDS": column(0, 1), "K": column(1, 2, dtype=np.int32)}, TritonError.INVALID_ARG, ["K: 1, 2", "the same"]),
+        ({"IDS": column(*range(1000)), "K": k(1499, 1000)}, TritonError.INVALID_ARG, ["fewer words"]),
+    ],
+    ids=["unknown", "many unknown", "empty", "not utf-8", "id high", "id low", "neither", "both", "k=0", "k<0", "k=V",
+         "two ks", "too much"],
+)  # fmt: skip
+def test_a_bad_request_fails_alone(neighbours: Any, request_: Request, code: int, says: list[str]) -> None:
+    good = {"WORDS": words("word5"), "K": k(2, 1)}
+    before, bad, after = neighbours.execute([good, request_, good])
+    assert bad.error.code == code
+    assert not bad.output_tensors
+    for text in says:
+        assert text in bad.error.message
+    assert before["WORDS"].tolist() == after["WORDS"].tolist()
+    assert before["WORDS"].shape == (1, 2)
+
+
+def test_vectors_refuse_too(vectors: Any) -> None:
+    bad, good = vectors.execute([{"WORDS": words("nope")}, {"IDS": column(3)}])
+    assert "nope" in bad.error.message
+    assert good["VECTORS"].shape == (1, 8)
+
+
+def test_a_vector_of_zeros_is_near_to_nothing(tmp_path: Path) -> None:
+    matrix = np.array([[0, 0], [1, 0], [2, 0], [0, 3], [-1, 0]], np.float32)
+    save_file({"vectors": matrix}, tmp_path / "model.safetensors")
+    (tmp_path / "vocabulary.txt").write_text("a\t1\nb\t1\nc\t1\nd\t1\ne\t1\n")
+    embedding.write_unit_vectors(tmp_path)
+    (answer,) = embedding.neighbours(embedding.load(tmp_path, unit=True), [embedding.Question(ids=column(0, 1))])
+    assert isinstance(answer, embedding.Nearest)
+    assert answer.scores.tolist() == [[0, 0, 0, 0], [1, 0, 0, -1]]
+    assert answer.ids.tolist() == [[1, 2, 3, 4], [2, 0, 3, 4]]
+
+
+def test_a_word_may_hold_what_others_take_for_a_line_break(tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.txt").write_bytes("a\u2028b\t1\nc\x0bd\te\t1\n".encode())
+    assert embedding.read_vocabulary(tmp_path / "vocabulary.txt") == ["a\u2028b".encode(), b"c\x0bd\te"]

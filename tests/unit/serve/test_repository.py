@@ -1,0 +1,71 @@
+"""The model repository's text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.serve import artifacts
+
+from mms_workloads.contract import ArtifactManifest
+from mms_workloads.serve import repository
+
+NEIGHBOURS = """\
+name: "neighbours"
+backend: "python"
+max_batch_size: 256
+input { name: "WORDS" data_type: TYPE_STRING dims: [1] optional: true }
+input { name: "IDS" data_type: TYPE_INT64 dims: [1] optional: true }
+input { name: "K" data_type: TYPE_INT32 dims: [1] optional: true }
+output { name: "WORDS" data_type: TYPE_STRING dims: [-1] }
+output { name: "SCORES" data_type: TYPE_FP32 dims: [-1] }
+output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
+instance_group { kind: KIND_CPU count: 1 }
+dynamic_batching { max_queue_delay_microseconds: 0 }
+parameters { key: "artifact_dir" value { string_value: "/models/artifact-abc" } }
+parameters { key: "digest" value { string_value: "sha256:abc" } }
+parameters { key: "version" value { string_value: "3" } }
+"""
+
+VECTORS = """\
+name: "vectors"
+backend: "python"
+max_batch_size: 256
+input { name: "WORDS" data_type: TYPE_STRING dims: [1] optional: true }
+input { name: "IDS" data_type: TYPE_INT64 dims: [1] optional: true }
+output { name: "VECTORS" data_type: TYPE_FP32 dims: [100] }
+output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
+instance_group { kind: KIND_CPU count: 1 }
+dynamic_batching { max_queue_delay_microseconds: 0 }
+parameters { key: "artifact_dir" value { string_value: "/models/artifact-abc" } }
+parameters { key: "digest" value { string_value: "sha256:abc" } }
+parameters { key: "version" value { string_value: "3" } }
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    built = artifacts.build(tmp_path)
+    manifest = ArtifactManifest.model_validate(json.loads((built.folder / "manifest.json").read_text()))
+    return repository.render(manifest, digest="sha256:abc", artifact_dir=Path("/models/artifact-abc"), dimensions=100)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("neighbours/config.pbtxt", NEIGHBOURS),
+        ("vectors/config.pbtxt", VECTORS),
+        ("neighbours/3/model.py", "from mms_workloads.serve.triton_models import Neighbours as TritonPythonModel\n"),
+        ("vectors/3/model.py", "from mms_workloads.serve.triton_models import Vectors as TritonPythonModel\n"),
+    ],
+    ids=lambda value: value.split("\n")[0] if isinstance(value, str) else None,
+)
+def test_files(files: dict[str, str], path: str, text: str) -> None:
+    assert len(files) == 4
+    assert files[path] == text
+
+
+def test_a_folder_with_quotes_stays_one_string() -> None:
+    text = repository.config("vectors", version=1, digest="d", artifact_dir=Path('/a"b\\c'), dimensions=2)
+    assert r'string_value: "/a\"b\\c"' in text

@@ -1,0 +1,148 @@
+"""The containers of a serving pod as processes on this machine, with a real Triton.
+
+Runs where MMS_TRITON_HOME is a folder with bin/tritonserver, backends/ and lib/ (as in the server image), and
+MMS_TRITON_PYTHON a Python of its version whose packages are the server image's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.unit.serve import artifacts
+
+from mms_workloads.contract import Outcome
+from mms_workloads.serve import query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HOME = os.environ.get("MMS_TRITON_HOME")
+PYTHON = os.environ.get("MMS_TRITON_PYTHON")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (HOME and PYTHON), reason="MMS_TRITON_HOME and MMS_TRITON_PYTHON name no Triton"),
+]
+
+
+class ServingPod:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.built = artifacts.build(root / "store", size=2000, dimensions=50)
+        self.digest = self.built.digest
+        self.ports = free_ports(4)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        serve = artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(query.__file__).parents[2]),
+            "LD_LIBRARY_PATH": f"{HOME}/lib",
+            "MMS_TRITONSERVER": f"{HOME}/bin/tritonserver",
+            "MMS_SERVE_FILE": str(serve),
+            "MMS_MODELS_DIR": str(self.root / "models"),
+            "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
+            "MMS_EXIT_TIMEOUT_SECONDS": "3",
+        }
+        names = ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS", "AGENT")
+        environment |= {f"MMS_{name}_PORT": str(port) for name, port in zip(names, self.ports, strict=True)}
+        with (self.root / f"{module}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(PYTHON), "-m", f"mms_workloads.serve.{module}", *arguments],
+                env=environment, stdout=log, stderr=log,
+            )  # fmt: skip
+        self.processes[module] = process
+        return process
+
+    def start_all(self) -> None:
+        assert self.start("fetch").wait(60) == 0
+        self.start_triton()
+        self.start("agent")
+
+    def start_triton(self) -> None:
+        self.start("triton", f"--backend-directory={HOME}/backends")
+
+    def readyz(self) -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[3]}/readyz", timeout=5) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+        except OSError:
+            return 0, {}
+
+    def stop(self) -> None:
+        for process in reversed(self.processes.values()):
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(40)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[ServingPod]:
+    made = ServingPod(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_serves_and_survives_a_killed_triton(pod: ServingPod) -> None:
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200)
+    expected = [pod.built.words[row] for row, _ in artifacts.cosine_neighbours(pod.built.vectors, 5, 4)]
+    for url in (f"127.0.0.1:{pod.ports[1]}", f"http://127.0.0.1:{pod.ports[0]}"):
+        (answer, _) = query.neighbours(url, ["word5", "höhe"], 4)
+        assert (answer.words, answer.version, answer.digest) == (expected, 3, pod.digest)
+        assert query.vectors(url, ["word7"] * 300).tolist() == [pod.built.vectors[7].tolist()] * 300
+        with pytest.raises(query.UnknownWordError, match="nope"):
+            query.neighbours(url, ["nope"])
+
+    pod.processes["triton"].send_signal(signal.SIGKILL)
+    wait(lambda: pod.readyz()[0] == 503)
+    stale = set(Path("/dev/shm").glob(f"mms_triton_{pod.ports[0]}_*"))
+    assert stale
+    pod.processes["triton"].wait()
+    pod.start_triton()
+    wait(lambda: pod.readyz()[0] == 200)
+    assert not stale & set(Path("/dev/shm").glob("mms_triton_*"))
+
+
+def test_a_wrong_golden_case_is_never_ready(pod: ServingPod) -> None:
+    golden = json.loads((pod.built.folder / "golden.json").read_text())
+    golden["cases"][1]["outputs"]["SCORES"][3] += 0.01
+    (pod.built.folder / "golden.json").write_text(json.dumps(golden))
+    pod.digest = artifacts.seal(pod.built.folder)
+    pod.start_all()
+    seen: list[int] = []
+    wait(lambda: seen.append(pod.readyz()[0]) or pod.processes["agent"].poll() is not None)  # type: ignore[func-returns-value]
+    assert 200 not in seen
+    assert pod.processes["agent"].returncode == 1
+    outcome = Outcome.model_validate_json((pod.root / "agent.termination").read_bytes())
+    assert outcome.reason == "GoldenMismatch"
+    assert "SCORES[3]" in outcome.message

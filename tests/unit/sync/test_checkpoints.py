@@ -1,0 +1,294 @@
+"""Checkpoints: a save cut short at any point, damage and age never cost more than the newest one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from mms_workloads import store as stores
+from mms_workloads.contract import CheckpointRef, JobFile, Reason, Store
+from mms_workloads.embedding.skipgram import Parameters
+from mms_workloads.store import JobError
+from mms_workloads.sync import checkpoints, startup
+from mms_workloads.train import checkpoint
+from mms_workloads.train.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Store:
+    return Store(uri=f"file://{tmp_path}/run")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    (tmp_path / "scratch").mkdir()
+    return tmp_path / "scratch"
+
+
+def save(storage: Store, scratch: Path, step: int, keep: int = 2) -> CheckpointRef:
+    state = State.start(Parameters(torch.full((3, 2), float(step)), torch.full((3, 2), -float(step))), 2)
+    state.agreed(step, "l", [step, 0])
+    return checkpoint.save(storage, state, b"plan", scratch, keep)
+
+
+def folder(reference: CheckpointRef) -> Path:
+    from pathlib import Path
+
+    return Path(reference.uri.removeprefix("file://"))
+
+
+def found(storage: Store) -> startup.Checkpointed | None:
+    return startup.last_checkpoint(storage)
+
+
+def test_round_trip(storage: Store, scratch: Path) -> None:
+    assert found(storage) is None
+    reference = save(storage, scratch, 7)
+    latest = found(storage)
+    assert latest == startup.Checkpointed(reference, b"plan", [7, 0])
+    loaded = checkpoint.load(storage, reference, scratch)
+    assert torch.equal(loaded.vectors, torch.full((3, 2), 7.0))
+    assert torch.equal(loaded.contexts, torch.full((3, 2), -7.0))
+    assert not list(scratch.iterdir())
+
+
+STORE_CALLS = 11  # of one save: three files written and read back, the manifest written and read back, and pruning
+
+
+@pytest.mark.parametrize("point", range(STORE_CALLS))
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_save_that_is_killed(
+    storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch, point: int, after: bool
+) -> None:
+    """Before or after any access to the store: the one before is found, or the one that was being saved, whole."""
+    first = save(storage, scratch, 1)
+    calls = 0
+
+    def counted(original: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == point + 1 and not after:
+                raise Killed
+            result = original(*arguments, **options)
+            if calls == point + 1:
+                raise Killed
+            return result
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for name in ("upload", "open_read", "write_bytes", "read_bytes", "list_folder", "remove_folder"):
+            patched.setattr(stores, name, counted(getattr(stores, name)))
+        try:
+            save(storage, scratch, 2)
+        except Killed:
+            pass
+        else:
+            assert calls <= point
+    latest = found(storage)
+    assert latest is not None
+    assert latest.ref.step in {1, 2}
+    assert latest.applied == [latest.ref.step, 0]
+    assert float(checkpoint.load(storage, latest.ref, scratch).vectors[0, 0]) == latest.ref.step
+    third = save(storage, scratch, 3)
+    after_that = found(storage)
+    assert after_that is not None
+    assert after_that.ref == third
+    assert first.step == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 200, 100_000])
+@pytest.mark.parametrize("name", ["manifest.json", "plan.bin", "progress.json"])
+def test_damage_that_the_master_sees(storage: Store, scratch: Path, name: str, size: int) -> None:
+    before = save(storage, scratch, 1)
+    file = folder(save(storage, scratch, 2)) / name
+    data = file.read_bytes()
+    file.write_bytes(data[:size] if size < len(data) else data[:-1] + b"\x00")
+    latest = found(storage)
+    assert latest is not None
+    assert latest.ref == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[]", b"{}", b"null", b'{"step": -1, "time": "t"}', b'{"step": 2}', b'{"step": 2, "time": "t", "files": {}}'],
+)
+def test_manifests_that_are_none(storage: Store, scratch: Path, content: bytes) -> None:
+    before = save(storage, scratch, 1)
+    (folder(save(storage, scratch, 2)) / "manifest.json").write_bytes(content)
+    latest = found(storage)
+    assert latest is not None
+    assert latest.ref == before
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "remove", "manifest"])
+def test_damage_that_the_worker_sees(storage: Store, scratch: Path, spoil: str) -> None:
+    reference = save(storage, scratch, 2)
+    file = folder(reference) / "parameters.safetensors"
+    data = bytearray(file.read_bytes())
+    if spoil == "flip":
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif spoil == "cut":
+        file.write_bytes(data[:-4])
+    elif spoil == "remove":
+        file.unlink()
+    else:  # one that lists the damaged file as it is
+        file.write_bytes(data[:-4])
+        manifest = folder(reference) / "manifest.json"
+        document = json.loads(manifest.read_text())
+        document["files"][file.name] = checkpoints.file_entry(file).model_dump()
+        manifest.write_text(json.dumps(document))
+    with pytest.raises(JobError) as raised:
+        checkpoint.load(storage, reference, scratch)
+    assert checkpoints.damaged(raised.value)
+    assert not raised.value.retryable
+    latest = startup.last_checkpoint(storage, frozenset({reference.uri}))
+    assert latest is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "retryable"),
+    [(Reason.STORAGE_UNREACHABLE, True), (Reason.DATA_UNREADABLE, False), (Reason.CREDENTIALS_INVALID, False)],
+)
+def test_what_cannot_be_read_now_is_not_passed_over(
+    storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch, reason: Reason, retryable: bool
+) -> None:
+    """Going on from an older checkpoint, or from none, would throw work away."""
+    save(storage, scratch, 1)
+
+    def fail(place: Store, *_: object) -> bytes:
+        if place.uri.endswith("plan.bin"):
+            raise JobError(reason, "away", retryable=retryable)
+        return original(place)
+
+    original = stores.read_bytes
+    monkeypatch.setattr(stores, "read_bytes", fail)
+    with pytest.raises(JobError, match="away"):
+        found(storage)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (4, [2, 3, 4, 5]), (9, [1, 2, 3, 4, 5])])
+def test_prune(storage: Store, scratch: Path, keep: int, left: list[int]) -> None:
+    unfinished = stores.child(storage, "checkpoints/step-0000000000-dead")
+    stores.write_bytes(stores.child(unfinished, "plan.bin"), b"x")
+    for step in (1, 2, 3, 4, 5):
+        save(storage, scratch, step, keep)
+    assert [int(f.split("-")[1]) for f in kept(storage) if not f.endswith("dead")] == left
+
+
+def kept(storage: Store) -> list[str]:
+    return sorted({uri.split("/")[-2] for uri in stores.list_folder(stores.child(storage, "checkpoints"))})
+
+
+def test_unfinished_saves_are_pruned(storage: Store, scratch: Path) -> None:
+    for step in (1, 3):
+        unfinished = stores.child(storage, f"checkpoints/step-{step:010d}-dead")
+        stores.write_bytes(stores.child(unfinished, "plan.bin"), b"x")
+        save(storage, scratch, step + 1, keep=1)
+    assert [f.split("-")[1] for f in kept(storage)] == ["0000000004"]
+
+
+def test_the_newest_stays_although_older_work_had_come_further(storage: Store, scratch: Path) -> None:
+    """After a return to an earlier checkpoint, damaged ones with higher steps are still there."""
+    for step in (50, 100, 110):
+        save(storage, scratch, step, keep=3)
+    written = save(storage, scratch, 60, keep=2)
+    assert folder(written).exists()
+    assert [int(f.split("-")[1]) for f in kept(storage)] == [50, 60, 100, 110]
+
+
+def test_a_save_counts_although_old_ones_cannot_be_deleted(
+    storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(storage, scratch, 1, keep=1)
+
+    def fail(*_: object) -> None:
+        raise JobError(Reason.STORAGE_DENIED, "no deletion")
+
+    monkeypatch.setattr(stores, "remove_folder", fail)
+    reference = save(storage, scratch, 2, keep=1)
+    assert reference.step == 2
+
+
+def test_a_scratch_volume_without_room(storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    def fail(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(JobError, match="make it larger"):
+        save(storage, scratch, 1)
+    assert not list(scratch.iterdir())
+
+
+# Whose folder it is
+
+
+def job(storage: Store, uid: str = "mine") -> JobFile:
+    return JobFile.model_validate(
+        {
+            "job": {"namespace": "n", "name": "words", "uid": uid, "run": 1},
+            "task": {"wordEmbedding": {}},
+            "data": {"store": {"uri": "file:///x"}},
+            "workers": 1,
+            "storage": storage,
+            "masterHost": "m",
+        }
+    )
+
+
+def test_the_folder_is_claimed_once(storage: Store) -> None:
+    startup.own_storage(job(storage))
+    startup.own_storage(job(storage))
+    owner = json.loads(stores.read_bytes(stores.child(storage, "owner.json")))
+    assert owner == {"uid": "mine", "namespace": "n", "name": "words", "run": 1}
+    with pytest.raises(JobError, match=r"belongs to ModelTraining n/words .uid mine.*another storage URI") as raised:
+        startup.own_storage(job(storage, "other"))
+    assert (raised.value.reason, raised.value.retryable) == (Reason.STORAGE_IN_USE, False)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe"])
+def test_an_owner_that_cannot_be_told_is_not_overwritten(storage: Store, content: bytes) -> None:
+    file = stores.child(storage, "owner.json")
+    stores.write_bytes(file, content)
+    with pytest.raises(JobError, match=r"owner.json holds no JSON object.*Delete it or give another") as raised:
+        startup.own_storage(job(storage))
+    assert raised.value.reason == Reason.STORAGE_IN_USE
+    assert stores.read_bytes(file) == content
+
+
+def test_storage_that_may_not_be_read(storage: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise JobError(Reason.DATA_UNREADABLE, "may not be read")
+
+    monkeypatch.setattr(stores, "read_bytes", fail)
+    with pytest.raises(JobError) as raised:
+        startup.own_storage(job(storage))
+    assert raised.value.reason == Reason.STORAGE_DENIED
+
+
+def test_of_two_claims_one_steps_back(storage: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = stores.write_bytes
+
+    def race(place: Store, data: bytes) -> None:
+        original(place, data)
+        original(place, data.replace(b"mine", b"theirs"))
+
+    monkeypatch.setattr(stores, "write_bytes", race)
+    with pytest.raises(JobError) as raised:
+        startup.own_storage(job(storage))
+    assert raised.value.reason == Reason.STORAGE_IN_USE

@@ -1,0 +1,89 @@
+"""The master's small parts: messages, metrics, certificates' units, rendezvous and speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mms_workloads.contract import Incident, JobIdentity, StatusReport
+from mms_workloads.sync import metrics, tls, wire
+from mms_workloads.sync.rendezvous import Rendezvous
+from mms_workloads.sync.speed import WINDOW_SECONDS, Speed
+from mms_workloads.sync.wire import Message
+
+FIELDS = st.dictionaries(
+    st.text(min_size=1).filter(lambda name: name != "kind"),
+    st.none() | st.integers() | st.text() | st.lists(st.integers()),
+)
+
+
+@given(st.text(), FIELDS, st.binary())
+def test_messages_travel(kind: str, fields: dict[str, Any], data: bytes) -> None:
+    message = Message(kind, fields, data)
+    assert wire.unpack(wire.pack(message)) == message
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x00\x00", b"\x00\x00\x00\x05abc", b"\x00\x00\x00\x02[]"])
+def test_a_frame_that_is_none_of_ours(frame: bytes) -> None:
+    with pytest.raises(ValueError):
+        wire.unpack(frame)
+
+
+def test_metrics() -> None:
+    status = StatusReport(
+        uid="u", run=3, attempt=1, activity="Training", step=7, epoch=2, percent=40,
+        incidents=[Incident(time="t", kind="WorkerLost")],
+    )  # fmt: skip
+    lines = metrics.text(JobIdentity(namespace="n", name="words", uid="u", run=3), status).splitlines()
+    labels = '{namespace="n",name="words",run="3"}'
+    assert f"mms_training_step{labels} 7" in lines
+    assert f"mms_training_incidents{labels} 1" in lines
+    assert "# TYPE mms_training_percent gauge" in lines
+    assert not any(line.startswith("mms_training_loss") for line in lines)  # not known yet
+
+
+@pytest.mark.parametrize(
+    ("certificate", "units"),
+    [
+        (None, set()),
+        ({}, set()),
+        ({"subject": ((("commonName", "x"),), (("organizationalUnitName", "worker"),))}, {"worker"}),
+        ({"subject": ((("organizationalUnitName", "a"), ("organizationalUnitName", "b")),)}, {"a", "b"}),
+    ],
+    ids=["no certificate", "no subject", "one", "two"],
+)
+def test_organisational_units(certificate: dict[str, Any] | None, units: set[str]) -> None:
+    assert tls.organisational_units(certificate) == units
+
+
+def test_rendezvous() -> None:
+    place = Rendezvous()
+    assert place.get("k", 1) is None
+    assert place.get("k", 2) is None
+    assert place.get("other", 1) is None
+    place.forget(1)
+    assert place.put("k", b"v") == [2]
+    assert place.put("k", b"w") == []
+    assert place.get("k", 3) == b"w"
+    assert place.put("other", b"") == []
+    assert place.get("other", 3) == b""
+
+
+def test_speed() -> None:
+    speed = Speed()
+    assert speed.words_per_second() is None
+    for second in range(30):
+        speed.add(float(second), 100, 10.0, 20.0 if second < 29 else 30.0)
+    assert speed.words_per_second() == 100
+    assert speed.rounds[0][0] >= 29 - WINDOW_SECONDS
+    assert speed.loss == pytest.approx(0.9 * 2 + 0.1 * 3)
+    speed.add(30.0, 0, 0.0, 0.0)
+    assert speed.loss == pytest.approx(2.1)
+    speed.pause()
+    assert speed.words_per_second() is None
+    speed.add(99.0, 100, 1.0, 1.0)
+    speed.add(99.0, 100, 1.0, 1.0)
+    assert speed.words_per_second() is None

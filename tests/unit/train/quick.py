@@ -1,0 +1,75 @@
+"""LocalRun with pods that are forked from a process which has imported torch: that takes most of a pod's start."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mms_workloads.train.local import LocalRun
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+    from pathlib import Path
+
+    from mms_workloads.train.local import Process
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["mms_workloads.sync.master", "mms_workloads.train.supervisor"])
+
+
+class QuickRun(LocalRun):
+    def _launch(self, module: str, environment: dict[str, str], log: Path) -> Process:
+        process = _context.Process(target=_become, args=(module, environment, str(log)))
+        process.start()
+        forked = _Forked(process)
+        while forked.poll() is None and os.getpgid(forked.pid) != forked.pid:
+            time.sleep(0.001)  # until the pod is a group of its own, which can be killed
+        return forked
+
+
+class _Forked:
+    """With the methods of subprocess.Popen."""
+
+    def __init__(self, process: ForkServerProcess) -> None:
+        self._process = process
+        assert process.pid
+        self.pid: int = process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int, /) -> None:
+        os.kill(self.pid, number)
+
+
+def _become(module: str, environment: dict[str, str], log: str) -> None:
+    os.setsid()
+    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, "--plain-http"]
+    code = 1
+    try:
+        code = importlib.import_module(module).main()
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        os._exit(code)

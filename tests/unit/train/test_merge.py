@@ -1,0 +1,107 @@
+"""Merging the ranks' changes: a sum for rare rows, a mean for frequent ones, and the state that it makes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mms_workloads.embedding import skipgram
+from mms_workloads.embedding.skipgram import CURVATURE, Parameters
+from mms_workloads.sync.leases import Lease
+from mms_workloads.train.merge import merge_scale
+from mms_workloads.train.state import State
+
+
+def scale(touches: float, ranks: float, rate: float) -> float:
+    return float(merge_scale(torch.tensor([touches]), torch.tensor([ranks]), rate))
+
+
+@pytest.mark.parametrize(
+    ("touches", "ranks", "rate", "expected"),
+    [
+        (1, 1, 0.025, 1),
+        (1e9, 1, 0.025, 1),
+        (2, 2, 1e-6, 1),
+        (1e9, 2, 0.025, 1 / 2),
+        (1e9, 7, 0.025, 1 / 7),
+        (0, 0, 0.025, 1),
+    ],
+    ids=["alone", "alone and often", "rare", "frequent, two", "frequent, seven", "untouched"],
+)
+def test_limits(touches: float, ranks: float, rate: float, expected: float) -> None:
+    assert scale(touches, ranks, rate) == pytest.approx(expected, abs=1e-4)
+
+
+@given(st.floats(0, 1e7), st.integers(1, 64), st.floats(1e-7, 1))
+def test_between_a_mean_and_a_sum(touches: float, ranks: int, rate: float) -> None:
+    found = scale(touches, ranks, rate)
+    assert 1 / ranks - 1e-6 <= found <= 1 + 1e-6
+    assert scale(touches * 2, ranks, rate) <= found + 1e-6
+
+
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_the_merged_change_is_what_one_process_would_have_made(ranks: int) -> None:
+    """A gap closed by steps: n ranks from a common start, merged, against one that makes all their steps."""
+    rate, steps, gap = 0.1, 30, 1.0
+    alone = gap * (1 - math.exp(-ranks * steps * rate * CURVATURE))
+    each = gap * (1 - math.exp(-steps * rate * CURVATURE))
+    assert ranks * each * scale(ranks * steps, ranks, rate) == pytest.approx(alone, rel=1e-5)
+
+
+def state(rows: int = 6) -> State:
+    return State.start(skipgram.initial_parameters(rows, 3, 1), 4)
+
+
+def test_commit() -> None:
+    held = state()
+    held.agreed(3, "l", [0, 1, 0, 0])
+    before = held.base.clone()
+    held.working.vectors[2] += 5
+    held.working.contexts[4] += 7
+    held.touches.vectors[2] = held.touches.contexts[4] = 1
+    rows = (torch.tensor([2]), torch.tensor([4]))
+    held.commit(rows, (held.delta_vectors(rows[0]) * 2, held.delta_contexts(rows[1])), [Lease(1, 1), Lease(0, 3)])
+    assert (held.step, held.applied) == (4, [0, 2, 0, 1])
+    torch.testing.assert_close(held.base.vectors[2], before.vectors[2] + 10)
+    torch.testing.assert_close(held.base.contexts[4], before.contexts[4] + 7)
+    assert torch.equal(held.working.vectors, held.base.vectors)
+    assert torch.equal(held.working.contexts, held.base.contexts)
+    assert float(held.touches.vectors.sum() + held.touches.contexts.sum()) == 0
+
+
+def test_a_lease_is_never_committed_twice() -> None:
+    held = state()
+    nothing = torch.tensor([], dtype=torch.long)
+    deltas = (torch.zeros(0, 3), torch.zeros(0, 3))
+    held.commit((nothing, nothing), deltas, [Lease(0, 1)])
+    with pytest.raises(ValueError, match="does not follow"):
+        held.commit((nothing, nothing), deltas, [Lease(0, 1)])
+
+
+def test_reset_drops_the_round() -> None:
+    held = state()
+    held.working.vectors.add_(1)
+    held.touches.contexts.add_(1)
+    held.reset()
+    assert torch.equal(held.working.vectors, held.base.vectors)
+    assert float(held.touches.contexts.sum()) == 0
+
+
+def test_a_copy_stays_as_it_was() -> None:
+    held = state()
+    held.agreed(2, "l", [1, 0, 0, 0])
+    copy = held.copy()
+    held.base.vectors.add_(1)
+    held.applied[1] = 5
+    held.step += 1
+    assert torch.equal(copy.base.vectors + 1, held.base.vectors)
+    assert (copy.step, copy.applied) == (2, [1, 0, 0, 0])
+
+
+def test_a_state_that_nothing_was_agreed_on() -> None:
+    held = State.start(Parameters(torch.zeros(2, 2), torch.zeros(2, 2)), 3)
+    assert (held.step, held.applied) == (-1, [0, 0, 0])
