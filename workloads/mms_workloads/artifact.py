@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from mms_workloads import store as stores
 from mms_workloads.contract import (
@@ -20,16 +19,22 @@ from mms_workloads.contract import (
     ArtifactRef,
     Golden,
     GoldenCase,
-    JobFile,
     Provenance,
     Reason,
 )
 from mms_workloads.embedding.evaluation import unit_rows
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
+from mms_workloads.train.checkpoint import write_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
     from mms_workloads.embedding.skipgram import Parameters
+    from mms_workloads.pod import Pod
     from mms_workloads.sync.plan import Plan
 
 FOLDER = "artifact"

@@ -5,13 +5,12 @@ The MMS_*_DIR, _FILE, _LOG and _PORT variables place things elsewhere when there
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from mms_workloads import contract
 from mms_workloads.contract import JobFile, Outcome, Reason
@@ -46,15 +45,23 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
     try:
         data = path.read_bytes()
         job = JobFile.model_validate_json(data)
-    except (OSError, ValidationError) as error:
+        rank, incarnation, attempt = (
+            int(environment.get(name, default))
+            for name, default in (
+                (contract.ENV_RANK, "0"),
+                (contract.ENV_INCARNATION, "0"),
+                (contract.ENV_ATTEMPT, "1"),
+            )
+        )
+    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         raise JobError(Reason.JOB_FILE_INVALID, f"{path}: {error}") from error
     if job.task.wordEmbedding is None:
         raise JobError(Reason.JOB_FILE_INVALID, f"{path}: task has no arm that this release knows: set wordEmbedding")
     return Pod(
         role=environment.get(contract.ENV_ROLE, "worker"),
-        rank=int(environment.get(contract.ENV_RANK, "0")),
-        incarnation=int(environment.get(contract.ENV_INCARNATION, "0")),
-        attempt=int(environment.get(contract.ENV_ATTEMPT, "1")),
+        rank=rank,
+        incarnation=incarnation,
+        attempt=attempt,
         ip=environment.get(contract.ENV_POD_IP, "127.0.0.1"),
         job=job,
         job_digest="sha256:" + hashlib.sha256(data).hexdigest(),
@@ -71,18 +78,24 @@ def termination_log(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Writes the termination log: the message is cut so that the JSON fits. A log that cannot be written is no failure."""
-    data = outcome.model_dump_json(exclude_none=True).encode()
+    """Writes the termination log: the message is cut so that it fits. A log that cannot be written is no failure."""
+    data = _encode(outcome, len(outcome.message))
     if len(data) > TERMINATION_LOG_BYTES:
-        # Every character of the message takes at most 12 bytes as escaped JSON; half the excess is cut till it fits.
-        message = outcome.message
-        while len(data) > TERMINATION_LOG_BYTES and message:
-            message = message[: max(0, len(message) - max(64, (len(data) - TERMINATION_LOG_BYTES) // 2))]
-            data = outcome.model_copy(update={"message": message + "..."}).model_dump_json(exclude_none=True).encode()
+        # The longest beginning of the message that fits; a character takes 1 to 6 bytes.
+        sizes = range(len(outcome.message))
+        fits = bisect.bisect_right(sizes, TERMINATION_LOG_BYTES, key=lambda kept: len(_encode(outcome, kept)))
+        data = _encode(outcome, max(0, fits - 1))
     try:
         path.write_bytes(data)
     except OSError as error:
         print(f"cannot write {path}: {error}: {data.decode()}", flush=True)  # noqa: T201 - the last resort: the pod's log
+
+
+def _encode(outcome: Outcome, kept: int) -> bytes:
+    """With the first `kept` characters of the message."""
+    if kept < len(outcome.message):
+        outcome = outcome.model_copy(update={"message": outcome.message[:kept] + "..."})
+    return outcome.model_dump_json(exclude_none=True).encode()
 
 
 def failed(error: JobError, step: int = 0) -> Outcome:

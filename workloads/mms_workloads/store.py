@@ -29,6 +29,7 @@ ATTEMPTS = 3  # botocore's own tries, with backoff, before the error is reported
 
 _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden", "401"}
+_BODILESS = {"403", "401"}
 _NOT_FOUND = 404
 _WEB = {"http", "https"}
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
@@ -42,6 +43,7 @@ _UNREACHABLE = {
     "ClientConnectorDNSError",
     "ServerDisconnectedError",
     "ClientOSError",
+    "ClientPayloadError",
     "ResponseParserError",
     "ServerTimeoutError",
     "ConnectionTimeoutError",
@@ -89,7 +91,9 @@ def filesystem(store: Store) -> tuple[Any, str]:
         return fsspec.filesystem("http"), store.uri.rstrip("/")
     what = f"scheme {scheme!r} is not served" if separator else "the URI has no scheme"
     what = "the URI is incomplete" if scheme in {"s3", "file", "http", "https"} and separator else what
-    raise JobError(Reason.JOB_FILE_INVALID, f"{store.uri}: {what}: use s3://bucket/path, file:///path or https://host/path")
+    raise JobError(
+        Reason.JOB_FILE_INVALID, f"{store.uri}: {what}: use s3://bucket/path, file:///path or https://host/path"
+    )
 
 
 def child(store: Store, name: str) -> Store:
@@ -182,7 +186,8 @@ def list_folder(store: Store) -> list[str]:
         fs, path = filesystem(store)
         fs.invalidate_cache()
         scheme = _scheme(store)
-        return sorted(_uri(scheme, name) for name in fs.find(path))
+        # Some S3 services list a folder that was emptied, or its placeholder, as an object.
+        return sorted(_uri(scheme, name) for name in fs.find(path) if name.startswith(f"{path}/") and name[-1] != "/")
 
 
 def remove_folder(store: Store) -> None:
@@ -217,6 +222,8 @@ def errors(store: Store, *, writing: bool = False) -> Iterator[None]:
         mapped = explain(error, store, writing=writing)
         if mapped is None:
             raise
+        if any(_client_error_code(e) in _BODILESS for e in _chain(error)):
+            mapped = _listing_error(store) or mapped
         raise mapped from error
 
 
@@ -250,10 +257,25 @@ def explain(error: BaseException, store: Store, *, writing: bool = False) -> Job
         return JobError(
             reason, f"{uri} may not be {verb} with these credentials: grant access or use other ones ({text})"
         )
-    if codes & _MISSING or isinstance(error, FileNotFoundError | NotADirectoryError) or _http_status(error) == _NOT_FOUND:
+    if (
+        codes & _MISSING
+        or isinstance(error, FileNotFoundError | NotADirectoryError)
+        or _http_status(error) == _NOT_FOUND
+    ):
         return JobError(Reason.DATA_NOT_FOUND, f"there is nothing at {uri}: check the URI")
-    if isinstance(error, OSError) or codes:
+    if isinstance(error, OSError) or codes or _http_status(error):
         return JobError(Reason.STORAGE_UNREACHABLE, f"{uri}: {text}", retryable=True)
+    return None
+
+
+def _listing_error(store: Store) -> JobError | None:
+    """What a listing says of a key that was refused: the answer to HEAD has no body, and so tells no reason."""
+    fs, path = filesystem(store)
+    try:
+        fs.call_s3("list_objects_v2", Bucket=path.partition("/")[0], MaxKeys=1)
+    except Exception as error:  # noqa: BLE001 - only a clear answer counts
+        answer = explain(error, store)
+        return answer if answer and answer.reason is Reason.CREDENTIALS_INVALID else None
     return None
 
 
@@ -331,7 +353,8 @@ def _found(scheme: str, name: str, info: dict[str, Any]) -> Found:
     size = info.get("size")
     if size is None:
         raise JobError(
-            Reason.DATA_UNREADABLE, f"the server of {uri} does not say its size: put the file on another server or into S3"
+            Reason.DATA_UNREADABLE,
+            f"the server of {uri} does not say its size: put the file on another server or into S3",
         )
     return Found(uri, int(size), _etag(info))
 

@@ -343,13 +343,15 @@ def test_a_collective_that_fails_because_of_a_loss(master: Master) -> None:
     assert master.kinds() == ["WorkerLost"]
 
 
-def test_all_workers_are_lost(master: Master) -> None:
-    for peer in master.running():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_workers_are_lost(tmp_path: Path, clock: Clock, workers: int) -> None:
+    master = Master(tmp_path, clock, workers=workers)
+    for peer in master.running(workers):
         peer.vanish()
-    master.clock.now += 1000  # checkpoints have been due meanwhile
+    clock.now += 1000  # checkpoints have been due meanwhile, and there is nobody to write them
     master.it.tick()
     alone = Peer(master, 1, incarnation=1)
-    assert alone.epoch == 3
+    assert alone.epoch == workers + 1
     alone.ready()
     assert alone.last(wire.BEGIN)["step"] == 0
 

@@ -1,7 +1,7 @@
 """Reads a data set's blocks: streaming, memory bounded by a block, whatever the size of files and lines.
 
 A block owns the tokens that start in it. Cuts are made at ASCII white space: of a position p, the real cut is the first
-byte after white space at or behind p, so neighbouring blocks agree on it without knowing each other.
+byte after white space at or behind p, or the file's end, so neighbouring blocks agree on it without knowing each other.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Reader:
         self._sizes = {i: f.size for i, f in enumerate(files)}
 
     def texts(self, block: Block) -> list[str]:
-        """The text of each of the block's segments. Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable."""
+        """The text of each of its segments. Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable."""
         return [self._text(segment) for segment in block]
 
     def pieces(self, block: Block, piece_bytes: int) -> list[Segment]:
@@ -83,8 +83,8 @@ class Reader:
                 f"{self._uris[segment.file]} changed while it was read: {len(data)} bytes at {low}, not {high - low}. "
                 "Start another run when the data rests",
             )
-        first = cut_position(data, segment.start - low, at_start=segment.start == 0, at_end=segment.start >= size)
-        last = cut_position(data, end - low, at_start=end == 0, at_end=end >= size)
+        first = cut_position(data, segment.start - low, at_start=segment.start == 0, left=size - segment.start)
+        last = cut_position(data, end - low, at_start=end == 0, left=size - end)
         return self._decode(segment.file, data[first:last], low + first)
 
     def _decode(self, file: int, data: bytes, position: int) -> str:
@@ -97,7 +97,7 @@ class Reader:
             raise JobError(
                 Reason.DATA_UNREADABLE,
                 f"{self._uris[file]} is not UTF-8: byte 0x{data[error.start]:02x} at offset {at}"
-                f"{' of the decompressed text' if compressed(self._uris[file]) else ''}. Convert the file, for example with "
+                f"{' of the decompressed text' if compressed(self._uris[file]) else ''}. Convert the file, as with "
                 "iconv -f ISO-8859-1 -t UTF-8, or leave it out of the URI's pattern",
             ) from error
 
@@ -118,13 +118,18 @@ class Reader:
         return path
 
 
-def cut_position(data: bytes, position: int, *, at_start: bool, at_end: bool) -> int:
-    """Where text that is to be cut at `position` of `data` really is cut. data[position - 1] must be there."""
-    if at_start or at_end:
+def cut_position(data: bytes, position: int, *, at_start: bool, left: int) -> int:
+    """Where text that is to be cut at `position` of `data` really is cut.
+
+    data[position - 1] must be there, and LONGEST_TOKEN_BYTES more, or what is left: `left` bytes to the file's end.
+    """
+    if at_start or left <= 0:
         return min(position, len(data))
     space = ASCII_SPACE.search(data, position - 1, position - 1 + LONGEST_TOKEN_BYTES)
     if space:
         return space.end()
+    if left < LONGEST_TOKEN_BYTES:
+        return len(data)  # the file's last token
     while position < len(data) and data[position] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8: not the first byte of a character
         position += 1
     return position
@@ -164,5 +169,6 @@ def _decompressor(uri: str, raw: IO[bytes]) -> IO[bytes]:
 def _corrupt(uri: str, error: Exception) -> JobError:
     return JobError(
         Reason.DATA_UNREADABLE,
-        f"{uri} cannot be decompressed: {error or type(error).__name__}. The file is damaged or cut short: upload it again",
+        f"{uri} cannot be decompressed: {str(error) or type(error).__name__}. The file is damaged or cut short: "
+        "upload it again",
     )

@@ -14,7 +14,7 @@ Tokenizer = Callable[[str], list[str]]
 
 
 def tokenizer(name: str) -> Tokenizer:
-    return {"Words": words, "Whitespace": str.split}[name]
+    return words if name == "Words" else str.split
 
 
 def words(line: str) -> list[str]:

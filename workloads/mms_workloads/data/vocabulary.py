@@ -40,7 +40,7 @@ def counter_limit(task: WordEmbedding) -> int:
 
 
 def prune(counts: Counter[str], limit: int) -> int:
-    """Bounds a counter in place, as word2vec does: drops the words seen once, then twice, ... until half the limit is free.
+    """Bounds a counter in place, as word2vec does: drops words seen once, then twice, ... until half the limit is free.
 
     Returns the highest count that was dropped. A word's final count may be too low by at most that for each pruning; a
     word of the final vocabulary is that rare only in corpora whose vocabulary is far beyond maxVocabulary.
@@ -65,7 +65,7 @@ def cut(counts: Mapping[str, int], task: WordEmbedding) -> Vocabulary:
         total, most = sum(counts.values()), max(counts.values())
         raise JobError(
             Reason.VOCABULARY_TOO_SMALL,
-            f"{len(kept)} of {len(counts)} different words occur at least minCount={task.minCount} times, at least 2 must "
+            f"{len(kept)} of {len(counts)} different words occur minCount={task.minCount} times or more, 2 must "
             f"({total} words in all, the most frequent one {most} times): lower minCount or give more text",
         )
     return Vocabulary(tuple(w for w, _ in kept), tuple(c for _, c in kept))

@@ -1,7 +1,7 @@
 """How good word vectors are, measured on the text itself: no word list can be assumed for an unknown corpus.
 
-contextAUC: how often a word is more similar (cosine) to a word that really stands near it, in text that was never trained
-on, than to one that does not. The other one is drawn by shuffling the neighbours, so both have exactly the same
+contextAUC: how often a word is more similar (cosine) to a word that really stands near it, in text that was never
+trained on, than to one that does not. The other one is drawn by shuffling the neighbours, so both have exactly the same
 frequencies: 0.5 for untrained vectors and for vectors whose words were shuffled, whatever the corpus.
 
 relatedAUC: the same question for pairs of English words that are related in meaning, against the pairs' words shuffled.
@@ -24,26 +24,29 @@ LEAST_RELATED_PAIRS = 20
 MAX_BLOCKS = 40  # some million pairs: the error is below a thousandth by then
 
 _RELATED = """
-war peace|war army|army navy|soldiers troops|freedom liberty|law laws|court judge|justice law|money debt|gold silver|bank
-banks|tax taxes|trade commerce|import export|imports exports|school schools|teacher school|children parents|mother father|
-son daughter|man woman|men women|boy girl|king queen|brother sister|husband wife|city town|river lake|sea ocean|ship ships|
-land sea|north south|east west|summer winter|day night|week month|month year|year years|morning evening|hot cold|water
-river|food bread|corn wheat|farm farmers|horse horses|doctor hospital|health disease|church god|religion church|science
-scientific|music song|book books|read write|buy sell|rich poor|old young|large small|high low|great greater|good bad|first
-second|two three|hundred thousand|million billion|increase decrease|workers labor|wages employment|energy oil|coal iron|
-president congress|senate house|government governments|treaty treaties|france spain|england britain|germany france|
-russia soviet|european europe|american america|mexico texas|january february|july august|black white|red blue
+war peace|war army|army navy|soldiers troops|freedom liberty|law laws|court judge|justice law|money debt|
+gold silver|bank banks|tax taxes|trade commerce|import export|imports exports|school schools|teacher school|
+children parents|mother father|son daughter|man woman|men women|boy girl|king queen|brother sister|
+husband wife|city town|river lake|sea ocean|ship ships|land sea|north south|east west|summer winter|day night|
+week month|month year|year years|morning evening|hot cold|water river|food bread|corn wheat|farm farmers|
+horse horses|doctor hospital|health disease|church god|religion church|science scientific|music song|
+book books|read write|buy sell|rich poor|old young|large small|high low|great greater|good bad|first second|
+two three|hundred thousand|million billion|increase decrease|workers labor|wages employment|energy oil|
+coal iron|president congress|senate house|government governments|treaty treaties|france spain|england britain|
+germany france|russia soviet|european europe|american america|mexico texas|january february|july august|
+black white|red blue
 """
 
 
 def related_pairs() -> list[tuple[str, str]]:
-    pairs = [pair.split() for pair in " ".join(_RELATED.split()).replace("| ", "|").split("|")]
+    pairs = [pair.split() for pair in _RELATED.replace("\n", "").split("|")]
     return [(first, second) for first, second in pairs]
 
 
 def unit_rows(vectors: Tensor) -> Tensor:
     """Rows of length 1; a row of zeros stays."""
-    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    lengths: Tensor = vectors.norm(dim=1, keepdim=True)
+    return vectors / lengths.clamp(min=1e-12)
 
 
 def context_auc(vectors: Tensor, blocks: Iterable[Tensor], words: Distribution, window: int, seed: int) -> float:

@@ -1,6 +1,6 @@
 """Skip-gram with negative sampling (Mikolov et al., 2013) in batched torch operations.
 
-The gradient of a word pair is a pair of vector products; one pair at a time, memory traffic and interpreter time dominate.
+The gradient of a word pair is a pair of vector products; one at a time, memory traffic and interpreter time dominate.
 Here consecutive words form chunks, and a chunk shares one set of negatives (as in pWord2Vec, Ji et al., 2016):
 
     X [L, d]      input vectors of the chunk's L centre words
@@ -52,7 +52,7 @@ class Distribution:
 
 @dataclass(slots=True)
 class Touches:
-    """How often each row's gradient was added, float32 [V] each: pairs for vectors, pairs and negatives for contexts."""
+    """How often each row's gradient was added, float32 [V]: pairs for vectors, pairs and negatives for contexts."""
 
     vectors: Tensor
     contexts: Tensor
@@ -100,10 +100,11 @@ def train_block(
     tokens: Tensor,
     words: Distribution,
     task: WordEmbedding,
+    *,
     rng: torch.Generator,
     rates: tuple[float, float],
 ) -> BlockStats:
-    """Trains on one block in place. tokens: int64 [n], -1 ends a sentence; rates: learning rate at its start and end."""
+    """Trains on a block in place. tokens: int64 [n], -1 ends a sentence; rates: learning rate at start and end."""
     seen = int((tokens >= 0).sum())
     ids, sentences = _subsample(tokens, words.keep, rng)
     if ids.numel() == 0:
@@ -128,7 +129,14 @@ def train_block(
         positive = ((distance <= reach[part]) & same & inside).float()
         outputs = torch.cat((context_ids[part], negative_ids[part]), 1)
         batch_pairs, batch_loss = _step(
-            parameters, touches, centre_ids[part], outputs, positive, task.negatives, rate, number % LOSS_EVERY == 0
+            parameters,
+            touches,
+            centre_ids[part],
+            outputs,
+            positive,
+            negatives=task.negatives,
+            rate=rate,
+            with_loss=number % LOSS_EVERY == 0,
         )
         pairs += batch_pairs
         if batch_loss is not None:
@@ -143,6 +151,7 @@ def _step(
     centres: Tensor,  # [G, L]
     outputs: Tensor,  # [G, L+2w+K]: contexts, then negatives
     positive: Tensor,  # [G, L, L+2w]: 1 where the centre and the context are a pair
+    *,
     negatives: int,
     rate: float,
     with_loss: bool,
@@ -163,28 +172,29 @@ def _step(
     gradient[:, :, : positive.shape[2]] += positive
     input_touches = (per_centre * (1 + negatives)).reshape(-1)
     output_touches = weight.sum(1).reshape(-1)
-    _add_rows(parameters.vectors, touches.vectors, flat_centres, torch.bmm(gradient, targets), input_touches, rate)
+    to_inputs, to_outputs = torch.bmm(gradient, targets), torch.bmm(gradient.transpose(1, 2), inputs)
+    _add_rows(parameters.vectors, flat_centres, to_inputs, rate, _count(touches.vectors, flat_centres, input_touches))
     _add_rows(
-        parameters.contexts,
-        touches.contexts,
-        flat_outputs,
-        torch.bmm(gradient.transpose(1, 2), inputs),
-        output_touches,
-        rate,
+        parameters.contexts, flat_outputs, to_outputs, rate, _count(touches.contexts, flat_outputs, output_touches)
     )
     return float(per_centre.sum()), loss
 
 
-def _add_rows(matrix: Tensor, total: Tensor, rows: Tensor, updates: Tensor, count: Tensor, rate: float) -> None:
-    """matrix[rows] += rate * updates, damped for rows that the batch touches often.
+def _count(total: Tensor, rows: Tensor, touches: Tensor) -> Tensor:
+    """Adds a batch's touches to `total`; how often the batch touches the row of each entry of `rows`."""
+    batch = torch.zeros_like(total).index_add_(0, rows, touches)
+    total += batch
+    return batch.index_select(0, rows)
+
+
+def _add_rows(matrix: Tensor, rows: Tensor, updates: Tensor, rate: float, touches: Tensor) -> None:
+    """matrix[rows] += rate * updates, damped for rows that the batch touches often: `touches`, for each entry of rows.
 
     Each update was computed as if it were the only one. T of them in sequence would not move a row T times as far: each
     closes a part rate * CURVATURE of the gap that is left, together 1 - exp(-x) of it with x = T * rate * CURVATURE.
-    So the plain sum, which would close x, is scaled by (1 - exp(-x)) / x: about 1 for rare words, 1/x for the most frequent.
+    So the plain sum, which would close x, is scaled by (1 - exp(-x)) / x: about 1 for rare words, 1/x for common ones.
     """
-    batch = torch.zeros_like(total).index_add_(0, rows, count)
-    total += batch
-    x = batch.index_select(0, rows).mul_(rate * CURVATURE).clamp_(min=1e-6)
+    x = (touches * (rate * CURVATURE)).clamp_(min=1e-6)
     scale = torch.expm1(-x).div_(x).mul_(-rate)
     matrix.index_add_(0, rows, updates.view(rows.numel(), -1).mul_(scale[:, None]))
 

@@ -29,9 +29,8 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
-from mms_workloads import contract, pod
+from mms_workloads import contract, logs, pod
 from mms_workloads.contract import ArtifactManifest, Golden, Outcome, Reason
-from mms_workloads.serve import logs
 from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
 from mms_workloads.serve.repository import MODELS

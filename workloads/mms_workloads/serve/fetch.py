@@ -24,9 +24,9 @@ from typing import IO, TYPE_CHECKING, Self
 import structlog
 from pydantic import ValidationError
 
-from mms_workloads import contract, pod, store
+from mms_workloads import contract, logs, pod, store
 from mms_workloads.contract import ArtifactManifest, FileEntry, Golden, Outcome, Reason, ServeFile, Store
-from mms_workloads.serve import embedding, logs, repository
+from mms_workloads.serve import embedding, repository
 from mms_workloads.serve.embedding import ArtifactError
 from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
 from mms_workloads.store import JobError

@@ -1,7 +1,7 @@
 """Checkpoints in the run's storage, without what is inside them (train.checkpoint knows that).
 
-<storage>/checkpoints/step-<step>-<token>/: files first, manifest.json last. A folder without a manifest was cut short and
-means nothing; so a save survives a kill at any byte, and the checkpoint before it stays valid till the next one is.
+<storage>/checkpoints/step-<step>-<token>/: files first, manifest.json last. A folder without a manifest was cut short
+and means nothing; so a save survives a kill at any byte, and the checkpoint before it stays valid till the next one is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def save(storage: Store, files: dict[str, Path], step: int) -> CheckpointRef:
-    """Uploads the files, reads them back, then writes the manifest: on return the checkpoint is durable. Raises JobError."""
+    """Uploads the files, reads them back, writes the manifest: on return the checkpoint is durable. Raises JobError."""
     folder = stores.child(storage, f"checkpoints/step-{step:010d}-{secrets.token_hex(4)}")
     entries = {name: file_entry(path) for name, path in files.items()}
     for name, path in files.items():
@@ -73,7 +73,7 @@ def verify(file: Store, entry: FileEntry) -> None:
 
 
 def latest(storage: Store, excluded: frozenset[str] = frozenset()) -> CheckpointRef | None:
-    """The newest checkpoint with a readable manifest; `excluded`: URIs that turned out to be damaged. Raises JobError."""
+    """The newest checkpoint with a readable manifest; `excluded`: URIs of damaged ones. Raises JobError."""
     for folder in sorted(_folders(storage), reverse=True):
         uri = f"{storage.uri.rstrip('/')}/checkpoints/{folder}"
         if uri in excluded:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEPT_INCIDENTS = 50
-# A collective that failed without the loss of a member is tried again in a next epoch. A member's death is noticed by its
-# neighbours and by us at about the same time: this is left for us.
+# A collective that failed without the loss of a member is tried again in a next epoch. A member's death is noticed by
+# its neighbours and by us at about the same time: this is left for us.
 BROKEN_GRACE_SECONDS = 1.0
 
 
@@ -53,7 +53,7 @@ class Link:
     rank: int
     send: Callable[[Message], None]
     close: Callable[[], None]
-    has_plan: bool = False
+    plan: str | None = None  # the digest of the plan that it has
     counts: bool = False  # has a counting task
 
 
@@ -90,6 +90,7 @@ class Coordinator:
         self.files, self.counting = files, Counting.start(files) if files else None
         self.forming = Forming()
         self.again_at: float | None = None  # when the epoch is given up although nobody was lost
+        self.again_why = ""
         self.rendezvous = Rendezvous()
         self.checkpoint = checkpoint.ref if checkpoint else None
         self.checkpoint_progress = checkpoint.applied if checkpoint else None
@@ -106,7 +107,7 @@ class Coordinator:
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         if checkpoint:
-            self._adopt_plan(checkpoint.plan)
+            self._adopt_plan(checkpoint.plan).restore(checkpoint.applied)
             self.step = checkpoint.ref.step
 
     # What arrives
@@ -128,11 +129,12 @@ class Coordinator:
             old.send(Message(wire.REFUSED, {"message": "another process of this rank has connected"}))
             old.close()
         if self.membership.recovering_until is None and answer.recovering_until is not None:
+            self.step = max(self.step, peer.step or 0)
             self._incident("MasterRestarted", None, "the workers' state is taken up")
-        elif self.membership.last_number:
+        elif self.membership.epoch:
             self._incident("WorkerJoined", peer.rank, "let in by the next membership epoch")
         self.membership = answer
-        link = Link(peer.rank, send, close, has_plan=self.plan is not None and f["plan"] == plans.digest(self.plan))
+        link = Link(peer.rank, send, close, f["plan"])
         self.links[peer.rank] = link
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
         if self.outcome:
@@ -274,7 +276,7 @@ class Coordinator:
         fields = {"data_epoch": lease.data_epoch, "block": lease.block} if lease else {"block": None}
         link.send(Message(wire.LEASED, {"epoch": message.fields["epoch"], **fields}))
 
-    def _progress(self, link: Link, message: Message) -> None:
+    def _progress(self, _: Link, message: Message) -> None:
         """Every member reports each round; the first report of the next step counts."""
         f = message.fields
         if not self._current(message) or f["step"] != self.step + 1 or self.leases is None:
@@ -286,7 +288,7 @@ class Coordinator:
 
     def _broken(self, link: Link, message: Message) -> None:
         if self._current(message, begun=False) and self.again_at is None:
-            self.again_at = time.monotonic() + BROKEN_GRACE_SECONDS
+            self.again_at, self.again_why = time.monotonic() + BROKEN_GRACE_SECONDS, message.fields["why"]
             self.log.info("collective failed", rank=link.rank, why=message.fields["why"])
 
     def _checkpointed(self, _: Link, message: Message) -> None:
@@ -307,7 +309,7 @@ class Coordinator:
     async def _reload_checkpoint(self) -> None:
         found = await asyncio.to_thread(startup.last_checkpoint, self.job.storage, self.bad_checkpoints)
         self.checkpoint, self.checkpoint_progress = (found.ref, found.applied) if found else (None, None)
-        self.reloading, self.again_at = False, time.monotonic()
+        self.reloading, self.again_at, self.again_why = False, time.monotonic(), ""
         self.tick()
 
     def _exported(self, _: Link, message: Message) -> None:
@@ -365,13 +367,14 @@ class Coordinator:
                 uris = {s.file: self.counting.files[s.file].uri for s in self.counting.tasks[number]}
                 link.send(Message(wire.COUNT, {"task": number, "segments": segments, "uris": uris}))
 
-    def _adopt_plan(self, data: bytes) -> None:
+    def _adopt_plan(self, data: bytes) -> Leases:
         plan = plans.unpack(data)
         count = len(plan.blocks())
         optimizer = self.job.optimizer
         self.plan, self.counting = data, None
         self.words = sum(plan.vocabulary.counts)
         self.leases = Leases.start(self.job.data, optimizer.seed, optimizer.epochs, blocks.training(count), count)
+        return self.leases
 
     def _next_epoch_due(self, now: float) -> bool:
         """A loss does not wait. A joiner waits until the members of the epoch that is being formed have met."""
@@ -389,8 +392,10 @@ class Coordinator:
 
     def _advance(self) -> None:
         broken, again = self.membership.broken(), self.again_at is not None
-        if again and not broken:
-            self._incident("EpochRestarted", None, "its members could not exchange anything: they meet again")
+        if again and not broken and self.again_why:
+            self._incident(
+                "EpochRestarted", None, f"its members meet again, since an exchange failed: {self.again_why}"
+            )
         urgent = broken or again or not self.forming.begun
         self.membership = self.membership.advance()
         self.forming, self.rendezvous, self.again_at = Forming(), Rendezvous(), None
@@ -399,12 +404,12 @@ class Coordinator:
         epoch = self.membership.epoch
         assert epoch is not None and self.plan is not None  # noqa: S101, PT018 - advance() made it; tick() saw the plan
         self.log.info("membership epoch", epoch=epoch.number, ranks=[m.rank for m in epoch.members], urgent=urgent)
-        members = [[m.rank, m.incarnation, m.address] for m in epoch.members]
+        members, digest = [[m.rank, m.incarnation, m.address] for m in epoch.members], plans.digest(self.plan)
         for member in epoch.members:
             link = self.links[member.rank]
-            if not link.has_plan:
+            if link.plan != digest:
                 link.send(Message(wire.PLAN, {}, self.plan))
-                link.has_plan = True
+                link.plan = digest
             link.send(Message(wire.EPOCH, {"epoch": epoch.number, "urgent": urgent, "members": members}))
 
     def _begin(self, epoch: Epoch) -> None:

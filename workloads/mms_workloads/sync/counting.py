@@ -1,4 +1,4 @@
-"""The counting pass: workers count words of tasks that the master deals out; the master merges. Pure but for its state."""
+"""The counting pass: workers count the words of tasks that the master deals out and merges. No input, no output."""
 
 from __future__ import annotations
 

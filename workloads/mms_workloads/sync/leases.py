@@ -1,7 +1,7 @@
-"""Which worker trains on which block: a pure state machine. Blocks are numbered; what they hold is data.blocks' subject.
+"""Which worker trains on which block: a state machine. Blocks are numbered; what they hold is data.blocks' subject.
 
-A lease is (data epoch, block). It is committed together with the round of parameters that contains it, on all ranks; what
-was leased and not committed goes back. `applied[b]` counts the data epochs whose pass over block b is part of the
+A lease is (data epoch, block). It is committed together with the round of parameters that contains it, on all ranks;
+what was leased and not committed goes back. `applied[b]` counts the data epochs whose pass over block b is part of the
 parameters, so the whole progress of a run is one small list, the same on every rank, in checkpoints and in the master.
 """
 
@@ -32,7 +32,7 @@ def order(sharding: str, seed: int, data_epoch: int, blocks: Sequence[int]) -> l
 
 
 def apply_commit(applied: list[int], leases: Iterable[Lease]) -> None:
-    """Counts committed leases, in place. Raises ValueError when one is not the next of its block: it would count twice."""
+    """Counts committed leases, in place. Raises ValueError when one is not the next of its block: to count it twice."""
     for lease in leases:
         if applied[lease.block] != lease.data_epoch:
             raise ValueError(f"{lease} does not follow the {applied[lease.block]} data epochs that its block has")

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from mms_workloads.sync.wire import Message
 
 TICK_SECONDS = 0.25  # how late a missed heartbeat may be noticed
-# After the outcome: workers need this long at most to hear of it and go, and the operator, which asks every few seconds,
-# to read it. The termination log says the same to an operator that comes later.
+# After the outcome: workers need this long at most to hear of it and go, and the operator, which asks every few
+# seconds, to read it. The termination log says the same to an operator that comes later.
 LINGER_SECONDS = 10.0
 STORE_TRIES_SECONDS = 60.0  # a store that restarts beside us is given a minute before the pod gives up
 
@@ -105,7 +105,11 @@ class Master:
             async for frame in socket:
                 if frame.type is not WSMsgType.BINARY:
                     break
-                message = wire.unpack(frame.data)
+                try:
+                    message = wire.unpack(frame.data)
+                except ValueError as error:
+                    logs.logger().warning("connection dropped", error=str(error))
+                    break
                 if link is None:
                     link = coordinator.hello(message, outbox.put_nowait, lambda: outbox.put_nowait(None))
                     if link is None:
@@ -150,7 +154,7 @@ async def _write(socket: web.WebSocketResponse, outbox: asyncio.Queue[Message | 
 
 
 async def run(pod: Pod, *, plain: bool = False) -> Outcome:
-    """The master's life: serves from the start, so that the operator hears of early failures; returns how the run ended."""
+    """The master's life: serves from the start, so that early failures are heard of; returns how the run ended."""
     master = Master(pod, plain=plain)
     async with contextlib.AsyncExitStack() as stack:
         api, health = master.apps()
@@ -196,8 +200,8 @@ async def _linger(master: Master) -> None:
 
     async def gone() -> None:
         await master.outcome_read.wait()
-        while master.coordinator and master.coordinator.links:
-            await asyncio.sleep(TICK_SECONDS / 5)  # noqa: ASYNC110 - a second or so, once: not worth an event
+        while master.coordinator and master.coordinator.links:  # noqa: ASYNC110 - a second, once: not worth an event
+            await asyncio.sleep(TICK_SECONDS / 5)
 
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(gone(), LINGER_SECONDS)
@@ -224,8 +228,8 @@ def main() -> int:
     except JobError as error:
         outcome = failed(error)
         write_outcome(termination_log(), outcome)
-        logs.logger().error("run ended", reason=error.reason, message=error.message)  # noqa: TRY400 - not a bug's traceback
-    except Exception as error:
+        logs.logger().error("run ended", reason=error.reason, message=error.message)
+    except Exception as error:  # noqa: BLE001 - the process ends here, whatever it was
         message = f"{type(error).__name__}: {error}: see the master's log"
         outcome = Outcome(result="Failed", reason=Reason.INTERNAL, message=message, retryable=True)
         write_outcome(termination_log(), outcome)

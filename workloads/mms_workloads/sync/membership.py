@@ -1,9 +1,9 @@
 """Who takes part in a run: a pure state machine. It is given `now` and what arrived; it does no input or output.
 
-A membership epoch is (job UID, attempt, number, ordered members). The oldest member comes first: it writes checkpoints and
-the artifact. A loss ends the epoch at once; a joiner is let in by the next epoch, which the members enter together at a
-round boundary. Peers that belong to another job, run or attempt, or that a newer incarnation of their rank has replaced,
-are refused: DNS still names them for a while after they should be gone.
+A membership epoch is (job UID, attempt, number, ordered members). The oldest member comes first: it writes checkpoints
+and the artifact. A loss ends the epoch at once; a joiner is let in by the next epoch, which the members enter together
+at a round boundary. Peers that belong to another job, run or attempt, or that a newer incarnation of their rank has
+replaced, are refused: DNS still names them for a while after they should be gone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 HEARTBEAT_SECONDS = 0.5
-# Ten heartbeats. The control connection has a thread of its own, but on a node of two busy cores it was seen to wait more
-# than two seconds for its turn; a process that dies is noticed by its closed connection, long before this.
+# Ten heartbeats. The control connection has a thread of its own, but on a node of two busy cores it was seen to wait
+# more than two seconds for its turn; a process that dies is noticed by its closed connection, long before this.
 HEARTBEAT_DEADLINE_SECONDS = 5.0
 # A new master waits this long for the rest of the members that a survivor names: twice the longest reconnect backoff,
 # and the time in which a Service's name follows to the new pod.
@@ -81,7 +81,7 @@ class Membership:
     recovering_until: float | None = None  # set when a peer came from an epoch that this master has not made
 
     def hello(self, hello: Hello, now: float) -> Membership | Refusal:
-        """A peer wants in. The same incarnation again is a new process or a new connection of it: it replaces the old."""
+        """A peer wants in. The same incarnation again is another process or connection of it: it replaces the old."""
         if hello.fence != self.fence:
             return Refusal(f"this is {_say(self.fence)}, the peer belongs to {_say(hello.fence)}")
         known = dict(self.incarnations).get(hello.rank, -1)

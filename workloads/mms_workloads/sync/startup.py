@@ -39,8 +39,8 @@ def own_storage(job: JobFile) -> None:
         raise JobError(
             Reason.STORAGE_IN_USE,
             f"{job.storage.uri} belongs to ModelTraining {owner.get('namespace')}/{owner.get('name')} "
-            f"(uid {owner.get('uid')}): give this training another storage URI, or delete {file.uri} if that one is gone "
-            "and its results may be overwritten",
+            f"(uid {owner.get('uid')}): give this training another storage URI, or delete {file.uri} if that one is "
+            "gone and its results may be overwritten",
         )
 
 
@@ -58,7 +58,8 @@ def _owner(file: Store) -> dict[str, object] | None:
     if not isinstance(owner, dict):
         raise JobError(
             Reason.STORAGE_IN_USE,
-            f"{file.uri} holds no JSON object: whose folder it is cannot be told. Delete it or give another storage URI",
+            f"{file.uri} holds no JSON object: whose folder it is cannot be told. Delete it or give another storage "
+            "URI",
         )
     return owner
 

@@ -1,4 +1,4 @@
-"""Mutual TLS between a job's pods and the operator: one CA for each job; a certificate's OU says what its holder may do."""
+"""Mutual TLS of a job's pods and the operator: a CA for each job; a certificate's OU says what its holder may do."""
 
 from __future__ import annotations
 

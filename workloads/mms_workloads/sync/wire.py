@@ -1,7 +1,7 @@
 """The messages on a worker's control connection: a WebSocket whose binary frames hold a JSON header and raw bytes.
 
-A frame is 4 bytes of header length (big endian), the header {"kind": ..., fields}, then the bytes, if any. Ordering is the
-connection's: what a worker reports about a round arrives before what it says later.
+A frame is 4 bytes of header length (big endian), the header {"kind": ..., fields}, then the bytes, if any. Ordering is
+the connection's: what a worker reports about a round arrives before what it says later.
 """
 
 from __future__ import annotations
@@ -63,4 +63,6 @@ def unpack(frame: bytes) -> Message:
         raise ValueError("a frame without a header")
     (length,) = _LENGTH.unpack_from(frame)
     fields = json.loads(frame[_LENGTH.size : _LENGTH.size + length])
+    if not isinstance(fields, dict) or "kind" not in fields:
+        raise ValueError("a frame whose header is no message")
     return Message(fields.pop("kind"), fields, frame[_LENGTH.size + length :])

@@ -9,13 +9,13 @@ from mms_workloads.logs import logger
 from mms_workloads.store import JobError
 from mms_workloads.sync import wire
 from mms_workloads.train import checkpoint
-from mms_workloads.train.state import State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mms_workloads.contract import JobFile
     from mms_workloads.train.control import Control
+    from mms_workloads.train.state import State
 
 
 class Checkpointer:

@@ -1,4 +1,4 @@
-"""How ranks exchange what a round changed. The loop knows the protocol only; Ring is the all-reduce among the workers."""
+"""How ranks exchange what a round changed. The loop knows the protocol only; Ring is the all-reduce among workers."""
 
 from __future__ import annotations
 
@@ -61,15 +61,16 @@ class Ring:
     def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
         gathered = self._group.all_gather(_encode(mine))
         contributions = [_decode(row) for row in gathered]
-        # Which rows anybody touched: only those travel. A block touches thousands of rows, a vocabulary may have millions.
+        # Which rows anybody touched: only those travel. A block touches thousands, a vocabulary may have millions.
         touches = torch.cat((state.touches.vectors, state.touches.contexts))
         counts = torch.stack((touches, (touches > 0).float()))
         self._group.all_reduce(counts)
-        rows = counts[0].nonzero().squeeze(1)
+        rows = counts[0].nonzero().squeeze(1)  # none in a round without blocks
         split = int((rows < state.size).sum())
         parts = (rows[:split], rows[split:] - state.size)
         delta = torch.cat((state.delta_vectors(parts[0]), state.delta_contexts(parts[1])))
-        self._group.all_reduce(delta)
+        if rows.numel():
+            self._group.all_reduce(delta)
         delta *= merge_scale(counts[0, rows], counts[1, rows], rate)[:, None]
         state.commit(parts, (delta[:split], delta[split:]), [c.lease for c in contributions if c.lease])
         return contributions

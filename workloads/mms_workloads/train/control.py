@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
@@ -72,26 +72,31 @@ class Control:
     def __init__(self, pod: Pod, holds: Callable[[], tuple[int, int | None]], *, plain: bool = False) -> None:
         self._pod, self._holds, self._plain = pod, holds, plain
         self.inbox = Inbox()
-        self.on_urgent: Callable[[int], None] = lambda _: None  # called in the control thread: break the old group
-        self._loop = asyncio.new_event_loop()
+        self.on_over: Callable[[], None] = lambda: (
+            None
+        )  # called in the control thread when `urgent` may have become true
+        self.session = 0  # another number whenever a connection is made or lost
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it is entered
         self._outbox: asyncio.Queue[Message] | None = None
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._closing = threading.Event()
         self._master_incarnation = -1
         self._log = logger(rank=pod.rank)
 
-    def __enter__(self) -> Control:
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._loop.call_soon_threadsafe(lambda: None)
         self._thread.join(CONNECT_SECONDS)
 
     def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:
         """Queues a message. While there is no connection it is dropped: a master that is met again asks anew."""
-        self._loop.call_soon_threadsafe(self._put, Message(kind, fields, data))
+        if self._loop:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the conversation is over
+                self._loop.call_soon_threadsafe(self._put, Message(kind, fields, data))
 
     def wait(self, ready: Callable[[Inbox], Any], timeout: float | None = None) -> Any:
         """Waits till `ready(inbox)` is true and returns its value; its last value after the timeout."""
@@ -104,6 +109,11 @@ class Control:
         with self.inbox.changed:
             yield self.inbox
             self.inbox.changed.notify_all()
+
+    def newer(self, epoch: int) -> bool:
+        """Whether an epoch after `epoch` was announced."""
+        announcement = self.inbox.announcement
+        return announcement is not None and announcement.epoch > epoch
 
     def urgent(self, epoch: int) -> bool:
         """Whether `epoch` is over at once, since a member of it was lost, or the run has ended."""
@@ -119,11 +129,13 @@ class Control:
             self._outbox.put_nowait(message)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        loop = self._loop
+        assert loop is not None  # noqa: S101 - the thread is started after it was made
+        asyncio.set_event_loop(loop)
         try:
-            self._loop.run_until_complete(self._stay_connected())
+            loop.run_until_complete(self._stay_connected())
         finally:
-            self._loop.close()
+            loop.close()
 
     async def _stay_connected(self) -> None:
         context = None if self._plain else tls.client_context(self._pod.tls_dir)
@@ -162,6 +174,7 @@ class Control:
                     return
         finally:
             self._outbox = None
+            self.session += 1
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError, aiohttp.ClientError):
                 await sender
@@ -201,41 +214,45 @@ class Control:
         f = message.fields
         if message.kind == wire.WELCOME and f["incarnation"] < self._master_incarnation:
             return False  # a master that has been replaced and does not know yet
-        urgent = None
+        if message.kind == wire.WELCOME:
+            self._master_incarnation = f["incarnation"]
+            self.session += 1
+        if message.kind == wire.SEND_PLAN and self.inbox.plan is not None:
+            self._put(Message(wire.PLAN, {}, self.inbox.plan))
         with self.changing() as box:
-            match message.kind:
-                case wire.WELCOME:
-                    self._master_incarnation = f["incarnation"]
-                    box.tasks.clear()
-                    box.suspend = box.checkpoint = False
-                case wire.REFUSED:
-                    box.refused = f["message"]
-                case wire.BYE:
-                    box.bye = Outcome.model_validate(f["outcome"])
-                case wire.COUNT:
-                    box.tasks.append(message)
-                case wire.SEND_PLAN if box.plan is not None:
-                    self._put(Message(wire.PLAN, {}, box.plan))
-                case wire.PLAN:
-                    box.plan = message.data
-                case wire.EPOCH:
-                    members = f["members"]
-                    urgent = f["epoch"] if f["urgent"] else None
-                    box.announcement = Announcement(
-                        f["epoch"], tuple(m[0] for m in members), tuple(m[2] for m in members), f["urgent"]
-                    )
-                    box.begin = box.leased = None
-                    box.values.clear()
-                case wire.BEGIN:
-                    box.begin = f
-                case wire.LEASED:
-                    box.leased = f
-                case wire.KV_VALUE:
-                    box.values[f["epoch"], f["key"]] = message.data
-                case wire.SUSPEND:
-                    box.suspend = True
-                case wire.CHECKPOINT:
-                    box.checkpoint = True
-        if urgent is not None:
-            self.on_urgent(urgent)
+            file(box, message)
+        if message.kind in {wire.EPOCH, wire.REFUSED, wire.BYE}:
+            self.on_over()
         return message.kind not in {wire.REFUSED, wire.BYE}
+
+
+def file(box: Inbox, message: Message) -> None:  # noqa: C901 - one line for each kind
+    """Puts a message of the master where the worker looks for it."""
+    f = message.fields
+    match message.kind:
+        case wire.WELCOME:
+            box.tasks.clear()
+            box.suspend = box.checkpoint = False
+        case wire.REFUSED:
+            box.refused = f["message"]
+        case wire.BYE:
+            box.bye = Outcome.model_validate(f["outcome"])
+        case wire.COUNT:
+            box.tasks.append(message)
+        case wire.PLAN:
+            box.plan = message.data
+        case wire.EPOCH:
+            ranks, addresses = tuple(m[0] for m in f["members"]), tuple(m[2] for m in f["members"])
+            box.announcement = Announcement(f["epoch"], ranks, addresses, f["urgent"])
+            box.begin = None
+            box.values.clear()
+        case wire.BEGIN:
+            box.begin = f
+        case wire.LEASED:
+            box.leased = f
+        case wire.KV_VALUE:
+            box.values[f["epoch"], f["key"]] = message.data
+        case wire.SUSPEND:
+            box.suspend = True
+        case wire.CHECKPOINT:
+            box.checkpoint = True

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from mms_workloads.sync.plan import Plan
 
-# Encoded blocks are kept on the scratch volume, since tokenising costs as much as training on it: later data epochs read
-# four bytes a word. Beyond this the rest is tokenised each time.
+# Encoded blocks are kept on the scratch volume, since tokenising costs as much as training on it: later data epochs
+# read four bytes a word. Beyond this the rest is tokenised each time.
 CACHE_BYTES = 2 << 30
 
 
 def count(
     store: Store, uris: dict[int, str], segments: list[Segment], task: WordEmbedding, scratch: Path
 ) -> tuple[Counter[str], dict[int, int]]:
-    """A counting task: words with counts, and the decompressed sizes of the files that it read whole. Raises JobError."""
+    """A counting task: words with counts, and the decompressed sizes of files that it read whole. Raises JobError."""
     names = [uris.get(i, "") for i in range(max(uris) + 1)]
     reader = Reader(store, names, scratch)
     split = text.tokenizer(task.tokenizer)
@@ -42,16 +42,19 @@ def count(
 
 
 class Corpus:
-    """Blocks as tensors of word numbers, int64, -1 after each sentence; words outside the vocabulary are left out."""
+    """Blocks as tensors of word numbers, int64, -1 after each sentence; words outside the vocabulary are left out.
 
-    def __init__(self, store: Store, plan: Plan, task: WordEmbedding, scratch: Path) -> None:
+    cache: a folder for this plan alone; files that were decompressed for the counting pass are beside it.
+    """
+
+    def __init__(self, store: Store, plan: Plan, task: WordEmbedding, cache: Path) -> None:
         self.blocks = plan.blocks()
-        self._reader = Reader(store, [f.uri for f in plan.files], scratch)
+        self._reader = Reader(store, [f.uri for f in plan.files], cache.parent)
         self._reader.expect(plan.files)
         self._numbers = plan.vocabulary.numbers()
         self._split = text.tokenizer(task.tokenizer)
-        self._cache = scratch / "blocks"
-        self._cache.mkdir(parents=True, exist_ok=True)
+        self._cache = cache
+        cache.mkdir(parents=True, exist_ok=True)
         self._cached_bytes = sum(f.stat().st_size for f in self._cache.iterdir())
 
     def tokens(self, block: int) -> Tensor:

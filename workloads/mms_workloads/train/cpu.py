@@ -15,8 +15,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def limit(cgroup: Path = _CGROUP) -> int:
     """Threads for torch: the whole processors of the CPU limit, at least 1.
 
-    Without a limit other workers share the node's processors, and threads that wait for descheduled ones by spinning make
-    all of them several times slower than one thread each (measured: 0.12 M words/s instead of 1 M): then it is 1.
+    Without a limit other workers share the node's processors, and threads that wait for descheduled ones by spinning
+    make all of them several times slower than one thread each (measured: 0.12 M words/s instead of 1 M): then it is 1.
     """
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()

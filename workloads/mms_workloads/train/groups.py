@@ -1,4 +1,4 @@
-"""A gloo process group for one membership epoch, without torch's global default group. All private API of torch is here.
+"""A gloo process group for one membership epoch, without torch's default group. Torch's private API is used here only.
 
 Rendezvous goes through the control connection to the master, keyed by epoch: no unauthenticated store listens anywhere,
 and a peer of another job, attempt or epoch has no way in. What was measured (torch 2.13):
@@ -19,17 +19,20 @@ import stat
 import threading
 from datetime import timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.distributed import ProcessGroupGloo, Store
+from torch.distributed import ProcessGroupGloo, Store  # type: ignore[attr-defined]
 
 from mms_workloads.sync import wire
-from mms_workloads.train.control import Announcement, Control, Superseded
+from mms_workloads.train.control import Announcement, Control, Inbox, Superseded
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Callable
+
+    from torch import Tensor
 
 # The master notices a lost peer and ends the epoch within seconds. This bounds a group whose master is gone as well.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -49,35 +52,45 @@ class ControlStore(Store):
     def __init__(self, control: Control, epoch: int) -> None:
         super().__init__()
         self._control, self._epoch = control, epoch
+        self._seen: list[bytes] = []  # apart from the inbox, which the next epoch's announcement clears
 
-    def set(self, key: str, value: bytes) -> None:
+    def set(self, key: str, value: bytes) -> None:  # type: ignore[override]
+        self._seen.append(bytes(value))
         self._control.send(wire.KV_SET, bytes(value), epoch=self._epoch, key=key)
 
     def get(self, key: str) -> bytes:
-        self.wait([key])
-        return self._control.inbox.values[self._epoch, key]
+        value = self._wait([key])[0]
+        self._seen.append(value)
+        return value
 
-    def wait(self, keys: list[str], _timeout: timedelta | None = None) -> None:  # type: ignore[override]
-        for key in keys:
-            if (self._epoch, key) not in self._control.inbox.values:
-                self._control.send(wire.KV_GET, epoch=self._epoch, key=key)
-        wanted = {(self._epoch, key) for key in keys}
-        self._control.wait(
-            lambda box: wanted <= box.values.keys() or self._control.urgent(self._epoch), FORMING_SECONDS
-        )
-        if not wanted <= self._control.inbox.values.keys():
-            raise Superseded(f"epoch {self._epoch} ended before its group was formed")
+    def wait(self, keys: list[str], _timeout: timedelta | None = None) -> None:
+        self._wait(keys)
 
-    def listeners(self) -> set[tuple[str, int]]:
+    def listeners(self) -> builtins.set[tuple[str, int]]:
         """The addresses that the members published for each other."""
-        values = [v for (e, _), v in self._control.inbox.values.items() if e == self._epoch]
-        return {address for value in values for address in socket_addresses(value)}
+        return {address for value in self._seen for address in socket_addresses(value)}
+
+    def _wait(self, keys: list[str]) -> list[bytes]:
+        places = [(self._epoch, key) for key in keys]
+
+        def found(box: Inbox) -> list[bytes] | None:
+            return [box.values[place] for place in places] if all(place in box.values for place in places) else None
+
+        for _, key in (place for place in places if place not in self._control.inbox.values):
+            self._control.send(wire.KV_GET, epoch=self._epoch, key=key)
+        self._control.wait(lambda box: found(box) or self._control.urgent(self._epoch), FORMING_SECONDS)
+        with self._control.changing() as box:
+            values = found(box)
+        if values is None:
+            raise Superseded(f"epoch {self._epoch} ended before its group was formed")
+        return values
 
 
 class Group:
     """The members' collectives; position and size are of the epoch, not the pods' ranks."""
 
-    def __init__(self, gloo: ProcessGroupGloo, position: int, size: int, listeners: set[tuple[str, int]]) -> None:
+    def __init__(self, gloo: Any, position: int, size: int, listeners: set[tuple[str, int]]) -> None:
+        """gloo: a ProcessGroupGloo; None for a group of one."""
         self.position, self.size = position, size
         self._gloo = gloo
         self._listeners = listeners
@@ -106,8 +119,9 @@ class Group:
 
     def leave(self) -> None:
         """The group is never used again."""
-        _abandoned.append(self._gloo)
-        self.break_connections()
+        if self.size > 1:
+            _abandoned.append(self._gloo)
+            self.break_connections()
 
     def _finish(self, start: Callable[[], torch.distributed.Work]) -> None:
         try:
@@ -119,36 +133,34 @@ class Group:
 def form(announcement: Announcement, rank: int, control: Control, address: str) -> Group:
     """Connects the epoch's members. Raises Superseded or PeerLost when one is lost meanwhile."""
     position, size = announcement.ranks.index(rank), len(announcement.ranks)
+    if size == 1:
+        return Group(None, position, size, set())
     store = ControlStore(control, announcement.epoch)
+    _abandoned.append(store)  # gloo calls into it as long as it lives
     result: list[ProcessGroupGloo | Exception] = []
-    done = threading.Event()
 
     def connect() -> None:
         try:
-            options = ProcessGroupGloo._Options()  # noqa: SLF001 - the only way to choose the interface
+            options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # noqa: SLF001 - the only way
             options._timeout = COLLECTIVE_TIMEOUT  # noqa: SLF001
             options._threads = 1  # noqa: SLF001 - collectives follow one another
             options._devices = [ProcessGroupGloo.create_device(hostname=address)]  # noqa: SLF001
-            result.append(ProcessGroupGloo(store, position, size, options))
+            outcome: ProcessGroupGloo | Exception = ProcessGroupGloo(store, position, size, options)
         except Exception as error:  # noqa: BLE001 - handed to the caller below
-            result.append(error)
-        done.set()
+            outcome = error
         with control.changing():
-            pass
+            result.append(outcome)
 
     # In a thread: gloo waits without end for a peer that dies between its publication and its connection.
     threading.Thread(target=connect, name="form", daemon=True).start()
-    control.wait(lambda _: done.is_set() or control.urgent(announcement.epoch), FORMING_SECONDS)
-    if not result:
-        _abandoned.append(store)
+    control.wait(lambda _: result or control.urgent(announcement.epoch), FORMING_SECONDS)
+    if control.urgent(announcement.epoch):
         raise Superseded(f"epoch {announcement.epoch} ended before its group was formed")
+    if not result:
+        raise PeerLost(f"no connection to the other members within {FORMING_SECONDS:.0f} s")
     if isinstance(result[0], Exception):
-        if control.urgent(announcement.epoch):
-            raise Superseded(str(result[0])) from result[0]
         raise PeerLost(str(result[0])) from result[0]
-    group = Group(result[0], position, size, store.listeners())
-    _abandoned.append(store)  # gloo calls into it as long as it lives
-    return group
+    return Group(result[0], position, size, store.listeners())
 
 
 def socket_addresses(value: bytes) -> set[tuple[str, int]]:
@@ -164,11 +176,11 @@ def socket_addresses(value: bytes) -> set[tuple[str, int]]:
 def shut_down_sockets(listeners: set[tuple[str, int]]) -> int:
     """Shuts down this process's connections from or to the listeners; listeners themselves are left alone."""
     count = 0
-    for name in os.listdir("/proc/self/fd"):
+    for entry in list(Path("/proc/self/fd").iterdir()):
         with contextlib.suppress(OSError):
-            if not stat.S_ISSOCK(os.stat(int(name)).st_mode):
+            if not stat.S_ISSOCK(entry.stat().st_mode):
                 continue
-            with socket.socket(fileno=os.dup(int(name))) as connection:
+            with socket.socket(fileno=os.dup(int(entry.name))) as connection:
                 ends = {connection.getsockname()[:2], connection.getpeername()[:2]}  # OSError: not connected
                 if ends & listeners:
                     connection.shutdown(socket.SHUT_RDWR)

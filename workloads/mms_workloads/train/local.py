@@ -6,6 +6,7 @@ python -m mms_workloads.train.local --data 'file:///corpus/*.txt' --storage file
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mms_workloads import contract
 from mms_workloads.contract import Desired, JobFile, Outcome, StatusReport
@@ -27,27 +28,40 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 
 
+class Process(Protocol):
+    """What is used of a subprocess.Popen."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
 class LocalRun:
     """One run in `folder`. Use as a context manager: its processes end with it."""
 
     def __init__(self, folder: Path, job: JobFile, *, attempt: int = 1) -> None:
         self.folder, self.job, self.attempt = folder, job, attempt
         self.master_port, self.health_port = _free_port(), _free_port()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
         self._incarnations: dict[str, int] = {}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "job.json").write_text(job.model_dump_json(exclude_none=True))
 
-    def __enter__(self) -> LocalRun:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes.values():
-            if process.poll() is None:
-                process.kill()
+            # The worker of a supervisor that has ended may still be there: its group has the supervisor's number.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def start(self) -> LocalRun:
+    def start(self) -> Self:
         self.start_master()
         for rank in range(self.job.workers):
             self.start_worker(rank)
@@ -56,7 +70,7 @@ class LocalRun:
     def start_master(self) -> None:
         self._spawn("master", "master", 0, "mms_workloads.sync.master")
 
-    def start_worker(self, rank: int, *, incarnation: int | None = None) -> subprocess.Popen[bytes]:
+    def start_worker(self, rank: int, *, incarnation: int | None = None) -> Process:
         """A pod for the rank: of the next incarnation unless one is given."""
         return self._spawn(f"worker-{rank}", "worker", rank, "mms_workloads.train.supervisor", incarnation)
 
@@ -82,7 +96,7 @@ class LocalRun:
 
     def until(self, ready: Callable[[StatusReport], Any], timeout: float = 60.0) -> StatusReport:
         """Polls the status until `ready`. Raises TimeoutError with the logs' ends."""
-        deadline = time.monotonic() + timeout
+        deadline, report = time.monotonic() + timeout, None
         while time.monotonic() < deadline:
             report = self.status()
             if report and ready(report):
@@ -91,12 +105,17 @@ class LocalRun:
         raise TimeoutError(f"not ready after {timeout} s: {report}\n{self.logs()}")
 
     def outcome(self, timeout: float = 60.0) -> Outcome:
-        """How the run ended, as the master's status said; also waits for the processes to exit."""
-        report = self.until(lambda r: r.outcome, timeout)
-        for process in self.processes.values():
-            process.wait(timeout)
-        assert report.outcome is not None  # noqa: S101 - what was waited for
-        return report.outcome
+        """How the run ended, as the master's status said or its termination log; waits for the processes, too."""
+        deadline = time.monotonic() + timeout
+        while self.processes["master"].poll() is None and time.monotonic() < deadline:
+            self.status()  # a master stays until somebody has read its outcome
+            time.sleep(POLL_SECONDS)
+        for name, process in self.processes.items():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired as error:
+                raise TimeoutError(f"{name} has not ended after {timeout} s: {self.status()}\n{self.logs()}") from error
+        return self.termination("master")
 
     def termination(self, name: str) -> Outcome:
         return Outcome.model_validate_json((self.folder / name / "termination-log").read_bytes())
@@ -107,9 +126,7 @@ class LocalRun:
     def _url(self) -> str:
         return f"http://127.0.0.1:{self.master_port}"
 
-    def _spawn(
-        self, name: str, role: str, rank: int, module: str, incarnation: int | None = None
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, name: str, role: str, rank: int, module: str, incarnation: int | None = None) -> Process:
         if incarnation is None:
             incarnation = self._incarnations.get(name, -1) + 1
         self._incarnations[name] = max(incarnation, self._incarnations.get(name, -1))
@@ -131,18 +148,21 @@ class LocalRun:
             "MMS_MASTER_PORT": str(self.master_port),
             "MMS_HEALTH_PORT": str(self.health_port),
         }
-        with (folder / "log").open("ab") as log:
-            process = subprocess.Popen(
+        process = self._launch(module, environment, folder / "log")
+        before = self.processes.get(name)
+        self.processes[f"{name}-{incarnation}" if before and before.poll() is None else name] = process
+        return process
+
+    def _launch(self, module: str, environment: dict[str, str], log: Path) -> Process:
+        """A process in a session of its own, with its output appended to `log`."""
+        with log.open("ab") as out:
+            return subprocess.Popen(
                 [sys.executable, "-m", module, "--plain-http"],
                 env=environment,
-                stdout=log,
+                stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.processes[
-            name if name not in self.processes or self.processes[name].poll() is not None else f"{name}-{incarnation}"
-        ] = process
-        return process
 
 
 def _free_port() -> int:

@@ -13,8 +13,8 @@ from mms_workloads.embedding import skipgram
 from mms_workloads.embedding.skipgram import BlockStats
 from mms_workloads.sync import wire
 from mms_workloads.sync.leases import Lease, fraction
-from mms_workloads.train.communicator import Communicator, Contribution, Flag
-from mms_workloads.train.control import Control, Superseded
+from mms_workloads.train.communicator import NO_FLAGS, Communicator, Contribution, Flag
+from mms_workloads.train.control import Announcement, Control, Superseded
 
 if TYPE_CHECKING:
     from mms_workloads.contract import JobFile, WordEmbedding
@@ -67,11 +67,19 @@ class Training:
             skipgram.learning_rate(optimizer.learningRate, end),
         )
         tokens = self.corpus.tokens(lease.block)
-        return skipgram.train_block(state.working, state.touches, tokens, self.words, self.task, self.rng, rates)
+        return skipgram.train_block(
+            state.working, state.touches, tokens, self.words, self.task, rng=self.rng, rates=rates
+        )
 
 
 def run_rounds(
-    training: Training, state: State, announcement: Announcement, ring: Communicator, control: Control, saver: Checkpointer
+    training: Training,
+    state: State,
+    announcement: Announcement,
+    *,
+    ring: Communicator,
+    control: Control,
+    saver: Checkpointer,
 ) -> Left:
     """Raises groups.PeerLost, control.Superseded, store.JobError."""
     epoch, ranks = announcement.epoch, len(announcement.ranks)
@@ -81,12 +89,12 @@ def run_rounds(
         rate = skipgram.learning_rate(training.job.optimizer.learningRate, training.progress(state))
         contributions = ring.exchange(state, Contribution(lease, stats, _flags(control, epoch)), rate)
         _report(control, epoch, state, contributions)
-        flags, common = NO_FLAGS, ~NO_FLAGS
+        flags = NO_FLAGS
         for contribution in contributions:
-            flags, common = flags | contribution.flags, common & contribution.flags
+            flags |= contribution.flags
         if flags & Flag.SUSPEND:
             return Left.SUSPEND
-        if common & Flag.LEAVING:
+        if all(Flag.LEAVING in contribution.flags for contribution in contributions):
             return Left.ALL_STOP
         if flags & (Flag.NEWER_EPOCH | Flag.LEAVING):
             return Left.NEWER_EPOCH
@@ -97,13 +105,15 @@ def run_rounds(
 def take_lease(control: Control, epoch: int) -> Lease | None:
     """The master's next block; None when there is none for this round. Raises Superseded.
 
-    A master that has announced the next epoch leases no block of this one any more: the members then make one more round
-    without blocks, in which they tell each other to leave.
+    A master that has announced the next epoch leases no block of this one any more: the members then make one more
+    round without blocks, in which they tell each other to leave.
     """
     with control.changing() as box:
         box.leased = None
     control.send(wire.LEASE, epoch=epoch)
-    answer = control.wait(lambda box: box.leased or control.urgent(epoch) or control.newer(epoch)) and control.inbox.leased
+    answer = (
+        control.wait(lambda box: box.leased or control.urgent(epoch) or control.newer(epoch)) and control.inbox.leased
+    )
     if control.urgent(epoch):
         raise Superseded(f"epoch {epoch} ended before a block was leased")
     if answer is None:

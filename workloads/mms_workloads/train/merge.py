@@ -14,9 +14,9 @@ def merge_scale(touches: Tensor, ranks: Tensor, rate: float) -> Tensor:
     touches: gradients that all ranks added to the row [n]; ranks: how many of them touched it [n]; rate: learning rate.
 
     Gradient steps close a row's gap to where its data pulls it: k steps close 1 - exp(-x) of it, x = k * rate *
-    curvature. One process doing the work of n ranks would close 1 - exp(-n x). The sum of n changes closes n (1 - exp(-x)):
-    the factor is the quotient. For rare rows (x small) it is 1, and averaging would learn n times slower; for frequent
-    rows (x large) it is 1/n, and summing would overshoot and diverge.
+    curvature. One process doing the work of n ranks would close 1 - exp(-n x). The sum of n changes closes n times
+    1 - exp(-x): the factor is the quotient. For rare rows (x small) it is 1, and averaging would learn n times slower;
+    for frequent rows (x large) it is 1/n, and summing would overshoot and diverge.
     """
     n = ranks.clamp(min=1.0).double()
     x = (touches.double() / n * (rate * CURVATURE)).clamp(min=1e-9)

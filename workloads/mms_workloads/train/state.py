@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class State:
-    """base [V, d] twice: as of `step`, equal on all ranks. working: base plus what this rank did in the round so far."""
+    """base: as of `step`, equal on all ranks. working: base plus what this rank did in the round so far."""
 
     base: Parameters
     working: Parameters
@@ -50,7 +50,7 @@ class State:
         return self.working.contexts[rows] - self.base.contexts[rows]
 
     def commit(self, rows: tuple[Tensor, Tensor], deltas: tuple[Tensor, Tensor], leases: Sequence[Lease]) -> None:
-        """Adds a round's merged change. rows: of vectors and of contexts. Raises ValueError on a lease applied before."""
+        """Adds a round's merged change. rows: of vectors, of contexts. Raises ValueError on a lease applied before."""
         apply_commit(self.applied, leases)
         pairs = ((self.base.vectors, self.working.vectors), (self.base.contexts, self.working.contexts))
         for (base, working), index, delta in zip(pairs, rows, deltas, strict=True):

@@ -20,32 +20,21 @@ from mms_workloads.pod import termination_log, write_outcome
 from mms_workloads.train import cpu, worker
 
 RESTARTS = 3  # in place, for a pod; a worker that crashes more often is a matter for the restart budget of the job
-_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+_FORWARDED = {signal.SIGTERM, signal.SIGINT}
+# Held back and taken one by one: a signal that came between two steps of a handler's process could be lost or too late.
+_WATCHED = {*_FORWARDED, signal.SIGCHLD}
 
 
 def supervise(*, plain: bool) -> int:
     """Runs the worker until it exits by itself, is told to stop, or has crashed RESTARTS + 1 times."""
     log = logs.logger(role="supervisor")
-    told: list[int] = []
-    child = 0
-
-    def forward(number: int, _: object) -> None:
-        told.append(number)
-        if child:
-            os.kill(child, number)
-
-    for number in _FORWARDED:
-        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     for restart in range(RESTARTS + 1):
         kills = cpu.memory_kills()
-        # A signal between the fork and the assignment would be lost: it is held back until both sides are ready.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         child = os.fork()
         if child == 0:
             _become_worker(plain=plain)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
-        code = _wait(child)
-        child = 0
+        code, told = _wait(child)
         if code >= 0:
             return code
         starved = cpu.memory_kills() > kills
@@ -62,7 +51,7 @@ def _become_worker(*, plain: bool) -> None:
     try:
         for number in _FORWARDED:
             signal.signal(number, lambda n, _: os._exit(128 + n))  # until the worker has its own handler
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
         code = worker.run(plain=plain)
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else 1
@@ -78,12 +67,23 @@ def _become_worker(*, plain: bool) -> None:
         os._exit(code)  # groups that were left still have threads: their destructors would wait for peers
 
 
-def _wait(child: int) -> int:
-    """Reaps whatever ends, as PID 1 must, until the child does. Its exit code, or minus its signal."""
+def _wait(child: int) -> tuple[int, bool]:
+    """Passes signals on and reaps whatever ends, as PID 1 must, until the child does.
+
+    Its exit code, or minus its signal; and whether it had been told to stop.
+    """
+    told = False
     while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == child:
-            return os.waitstatus_to_exitcode(status)
+        number = signal.sigwait(_WATCHED)
+        if number in _FORWARDED:
+            told = True
+            os.kill(child, number)
+            continue
+        pid = -1
+        while pid:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == child:
+                return os.waitstatus_to_exitcode(status), told
 
 
 def _explain(number: int, *, starved: bool) -> None:
