@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TERMINATION_LOG_BYTES = 4096  # the kubelet keeps no more
-HEALTH_PORT = 29401  # plain HTTP of the master: /healthz and /metrics, for the kubelet and Prometheus
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
         scratch=Path(environment.get("MMS_SCRATCH_DIR", contract.SCRATCH_DIR)),
         termination_log=termination_log(environment),
         master_port=int(environment.get("MMS_MASTER_PORT", contract.MASTER_PORT)),
-        health_port=int(environment.get("MMS_HEALTH_PORT", HEALTH_PORT)),
+        health_port=int(environment.get("MMS_HEALTH_PORT", contract.MASTER_HEALTH_PORT)),
     )
 
 

@@ -150,15 +150,15 @@ class RunPolicy(Model):
         default=None,
         ge=1,
         le=31_536_000,
-        description="How long an attempt may take, from its start; a resume begins anew. Then the training has failed. "
-        "Absent: as long as it takes.",
+        description="How long an attempt may take, from its start; a resume begins anew. "
+        "Then the training has failed. Absent: as long as it takes.",
     )
     ttlSecondsAfterFinished: int | None = Field(
         default=None,
         ge=0,
         le=31_536_000,
-        description="How long after its end the ModelTraining is deleted; its results stay in the store. Absent: never. "
-        "Under GitOps leave it absent: what is deleted is made again, and would train again.",
+        description="How long after its end the ModelTraining is deleted; its results stay in the store. "
+        "Absent: never. Under GitOps leave it absent: what is deleted is made again, and would train again.",
     )
 
 
@@ -173,8 +173,8 @@ class TrainingSpec(Model):
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     storage: Storage | None = Field(
         default=None,
-        description="Where checkpoints and artifacts go: in <uri>/runs/<run>/. Absent: the installation's store, in "
-        "<namespace>/<name>-<the first 8 digits of its uid>.",
+        description="Where checkpoints and artifacts go: in <uri>/runs/<run>/. "
+        "Absent: the installation's store, in <namespace>/<name>-<the first 8 digits of its uid>.",
     )
     runPolicy: RunPolicy = Field(default_factory=RunPolicy)
 

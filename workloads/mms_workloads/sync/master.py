@@ -1,7 +1,7 @@
 """The parameter-sync service's master: python -m mms_workloads.sync.master
 
 HTTPS with client certificates on MASTER_PORT: /v1/control (workers), /v1/status and /v1/desired (the operator).
-Plain HTTP on HEALTH_PORT: /healthz and /metrics, which carry nothing secret and change nothing.
+Plain HTTP on MASTER_HEALTH_PORT: /healthz and /metrics, which carry nothing secret and change nothing.
 """
 
 from __future__ import annotations

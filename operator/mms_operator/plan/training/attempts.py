@@ -19,10 +19,10 @@ def ended_attempt(attempts: Sequence[Attempt], reason: str, now: datetime) -> li
     *before, last = attempts or [Attempt(number=1, startTime=rfc3339(now))]
     if last.endTime is None:
         last = last.model_copy(update={"reason": str(reason), "endTime": rfc3339(now)})
-    return [*before, last][-KEPT_ATTEMPTS :]
+    return [*before, last][-KEPT_ATTEMPTS:]
 
 
 def begun_attempt(status: TrainingStatus, number: int, now: datetime) -> list[Attempt]:
     if any(attempt.number == number for attempt in status.attempts):
         return list(status.attempts)
-    return [*status.attempts, Attempt(number=number, startTime=rfc3339(now))][-KEPT_ATTEMPTS :]
+    return [*status.attempts, Attempt(number=number, startTime=rfc3339(now))][-KEPT_ATTEMPTS:]
