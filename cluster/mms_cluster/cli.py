@@ -8,11 +8,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from mms_cluster import paths, provider, settings, up
+from mms_cluster import faults, paths, provider, settings, up
 from mms_cluster.apionly import ApiOnly
 from mms_cluster.errors import ClusterError
 from mms_cluster.report import Reporter
 from mms_cluster.settings import Layout, Settings
+
+FAULTS = {
+    "partition": "cut a node off: what is on it goes on running, and is alone",
+    "heal": "end a node's partition",
+    "kill": "lose a node with its containers at once; `up` boots it again",
+}
+_SETTINGS = ("secure_port", "etcd_port", "etcd_peer_port", "nodes")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--secure-port", type=int, help=f"of the API server (default {Settings.secure_port})")
     command.add_argument("--etcd-port", type=int, help=f"of etcd's clients (default {Settings.etcd_port})")
     command.add_argument("--etcd-peer-port", type=int, help=f"of etcd's peers (default {Settings.etcd_peer_port})")
+    command.add_argument("--nodes", type=int, metavar="N", help=f"how many to have (default {Settings.nodes})")
     command.set_defaults(run=_up)
     command = commands.add_parser("down", help="take it down with everything it left on the machine")
     command.set_defaults(run=_down)
@@ -42,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("load", help="bring images from archives to the cluster's nodes")
     command.add_argument("archive", nargs="+", type=Path, help="docker-archive or OCI archive, with names")
     command.set_defaults(run=_load)
+    for verb, what in FAULTS.items():
+        command = commands.add_parser(verb, help=what)
+        command.add_argument("node", help="as `status` shows it, such as mms-node-1")
+        command.set_defaults(run=_fault, fault=getattr(faults, verb))
     command = commands.add_parser("tools", help="build kubectl (and helm) without a cluster; prints their folder")
     command.add_argument("--helm", action="store_true", help="helm too")
     command.set_defaults(run=_tools)
@@ -55,12 +67,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(arguments: argparse.Namespace, report: Reporter) -> bool:
     cluster = provider.choose(report)
-    wanted = {key: value for key, value in vars(arguments).items() if key.endswith("_port") and value is not None}
+    wanted = {key: value for key, value in vars(arguments).items() if key in _SETTINGS and value is not None}
+    if not 1 <= wanted.get("nodes", 1) <= settings.MOST_NODES:
+        raise ClusterError(f"A cluster has 1 to {settings.MOST_NODES} nodes, not {wanted['nodes']}: correct --nodes.")
     if isinstance(cluster, provider.Own) and wanted:
         cluster.wanted = replace(settings.load(Layout(paths.state_folder())) or Settings(), **wanted)
     elif wanted:
         raise ClusterError(
-            f"Ports are chosen for a cluster of our own, and this is {cluster.description}: leave them out."
+            f"Ports and nodes are chosen for a cluster of our own, and this is {cluster.description}: leave them out."
         )
     report.line(f"the cluster is {cluster.description}")
     cluster.up()
@@ -78,6 +92,16 @@ def _status(_: argparse.Namespace, report: Reporter) -> bool:
 
 def _load(arguments: argparse.Namespace, report: Reporter) -> bool:
     provider.choose(report).load(provider.in_archives(arguments.archive))
+    return True
+
+
+def _fault(arguments: argparse.Namespace, report: Reporter) -> bool:
+    cluster = provider.choose(report)
+    if not isinstance(cluster, provider.Own):
+        raise ClusterError(
+            f"Only nodes of a cluster of our own can fail on request, and this is {cluster.description}."
+        )
+    arguments.fault(Layout(paths.state_folder()), arguments.node, report)
     return True
 
 

@@ -1,4 +1,4 @@
-"""The host's side of the cluster network: one link, two routes, one nftables table, kernel settings put back later."""
+"""The host's part of the cluster network: one link, two routes, one nftables table, kernel settings put back later."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import contextlib
 import json
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mms_cluster import packages, policy
 from mms_cluster.controlplane import POD_CIDR, SERVICE_CIDR
 from mms_cluster.errors import ClusterError
 from mms_cluster.paths import write
 from mms_cluster.settings import GATEWAY, LINK
+
+if TYPE_CHECKING:
+    from mms_cluster.settings import Node
 
 TABLE = "mms_cluster"
 # Tables of kube-proxy and ours; `nft delete` of one that is not there is no error after `add`.
@@ -83,11 +87,16 @@ def remove(state: Path, saved_sysctls: Path) -> None:
             run("iptables", "-w", "-D", *rule)
     if f"unreachable {POD_CIDR}" in run("ip", "route", "show", "type", "unreachable"):
         run("ip", "route", "delete", "unreachable", POD_CIDR)
-    for veth in stray_links(json.loads(run("ip", "-json", "address", "show", "type", "veth") or "[]")):
-        run("ip", "link", "delete", veth)
+    _delete_pods_links()
     if _link_exists():
         run("ip", "link", "delete", LINK)
     restore_sysctls(saved_sysctls)
+
+
+def cut_pods(state: Path) -> None:
+    """Cut the pods on the host off, if the network is this cluster's."""
+    if _owner() == str(state):
+        _delete_pods_links()
 
 
 def stray_links(links: list[dict[str, object]]) -> list[str]:
@@ -124,10 +133,22 @@ def run(*argv: str, stdin: str | None = None) -> str:
     return result.stdout
 
 
-def policed() -> bool:
+def policed(node: Node) -> bool:
     """Whether the table of NetworkPolicies is there."""
-    command = ["nft", "list", "table", "inet", policy.TABLE]
+    command = node.inside(["nft", "list", "table", "inet", policy.TABLE])
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _delete_pods_links() -> None:
+    """The kernel deletes those of pods that are gone by itself, perhaps just now: that one is not there is no error."""
+    for veth in _pods_links():
+        subprocess.run(["ip", "link", "delete", veth], capture_output=True, check=False)
+    if left := _pods_links():
+        raise ClusterError(f"The links {', '.join(left)} of pods cannot be deleted: try `ip link delete {left[0]}`.")
+
+
+def _pods_links() -> list[str]:
+    return stray_links(json.loads(run("ip", "-json", "address", "show", "type", "veth") or "[]"))
 
 
 def _has(rule: tuple[str, ...]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from mms_cluster.addons import nameservers
 from mms_cluster.controlplane import DNS_IP, POD_CIDR
 from mms_cluster.pki import Identity
 
@@ -101,6 +102,18 @@ def kubelet_config(node: Node, pki: Path, logs: Path, resolv_conf: str = "/etc/r
         "serializeImagePulls": False,
         "volumePluginDir": str(node.folder / "volume-plugins"),
     }
+
+
+def resolv_conf(*texts: str) -> str:
+    """The first of these texts that names a server which a node's network namespace reaches, with only such servers.
+
+    Its loopback address is not that of the host, and it has IPv4 alone.
+    """
+    for text in texts:
+        lines = [line for line in text.splitlines() if line.split()[:1] != ["nameserver"]]
+        if servers := [server for server in nameservers(text) if ":" not in server]:
+            return "\n".join([*lines, *(f"nameserver {server}" for server in servers)]) + "\n"
+    return ""
 
 
 def kubelet(kube: Path, node: Node, kubeconfig: Path) -> list[str]:

@@ -12,13 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mms_cluster import network, policy, settings
+from mms_cluster import network, nodenet, policy, settings
+from mms_cluster.errors import ClusterError
 from mms_cluster.kubeapi import Api
-from mms_cluster.settings import Layout
+from mms_cluster.settings import Layout, Node
 
 PATHS = ("/apis/networking.k8s.io/v1/networkpolicies", "/api/v1/pods", "/api/v1/namespaces")
 SETTLE_SECONDS = 0.05
 RETRY_SECONDS = 1.0
+LOOK_SECONDS = 0.25
+
+Applied = tuple[tuple[int, int], str]  # which network has which rules
 
 
 def main(state: Path, port: int) -> None:
@@ -29,19 +33,34 @@ def main(state: Path, port: int) -> None:
     changed.set()
     for path in PATHS:
         threading.Thread(target=follow, args=(api, path, changed), daemon=True).start()
-    applied = ""
+    rules: str | None = None
+    applied: dict[str, Applied] = {}
     while True:
-        changed.wait()
-        time.sleep(SETTLE_SECONDS)
-        changed.clear()
-        rules = wanted(api)
-        if rules is None:
-            time.sleep(RETRY_SECONDS)
-            changed.set()
-        elif rules != applied:
+        # Nodes come and go without an event of the API's, and one that comes waits for its rules.
+        if changed.wait(LOOK_SECONDS):
+            time.sleep(SETTLE_SECONDS)
+            changed.clear()
+            if (found := wanted(api)) is None:
+                time.sleep(RETRY_SECONDS)
+                changed.set()
+            rules = found or rules
+        if rules:
             for node in settings.nodes(layout):
-                network.run(*node.inside(["nft", "-f", "-"]), stdin=rules)
-            applied = rules
+                apply(node, rules, applied)
+
+
+def apply(node: Node, rules: str, applied: dict[str, Applied]) -> None:
+    """Give a node the rules, unless its network has them already or there is none at this time."""
+    network_now = nodenet.identity(node)
+    if network_now is None or applied.get(node.name) == (network_now, rules):
+        return
+    try:
+        network.run(*node.inside(["nft", "-f", "-"]), stdin=rules)
+    except ClusterError:
+        if nodenet.identity(node) == network_now:
+            raise
+        return
+    applied[node.name] = (network_now, rules)
 
 
 def wanted(api: Api) -> str | None:

@@ -113,9 +113,14 @@ def alive(record: Record | None) -> bool:
 
 
 def stop(record: Path, grace: float) -> None:
-    """End the daemon of `record`, by SIGTERM and after `grace` seconds by SIGKILL, and forget it."""
+    """End the daemon of `record`, by SIGTERM and after `grace` seconds by SIGKILL, and forget it.
+
+    Without grace there is no SIGTERM either: the daemon gets to know nothing.
+    """
     found = read_record(record)
     for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        if number == signal.SIGTERM and not grace:
+            continue
         if found is None or not alive(found):
             break
         _signal(found.pid, number)

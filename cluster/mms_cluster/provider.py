@@ -166,7 +166,7 @@ class Own:
         with paths.locked(self._layout.lock, self._report):
             for archive in dict.fromkeys(image.archive for image in images.values()):
                 for node in settings.nodes(self._layout):
-                    runtime.load(node.socket, archive, self._report)
+                    runtime.load(node, archive, self._report)
         self.images = images
 
 

@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mms_cluster.report import Reporter
+    from mms_cluster.settings import Node
 
 
-def load(socket: Path, archive: Path, report: Reporter) -> None:
+def load(node: Node, archive: Path, report: Reporter) -> None:
     """Import the images of `archive`, unless the very same are there."""
-    wanted = oci.read(archive)
+    wanted, socket = oci.read(archive), node.socket
+    if state := unready(socket):
+        raise ClusterError(f"{node.name} takes no images ({state}): run `python -m mms_cluster up`.")
     present = digests(socket)
+    names = ", ".join(image.name for image in wanted)
     if all(_config(socket, present.get(image.name, "")) == image.config for image in wanted):
-        report.line(f"{', '.join(image.name for image in wanted)} is there")
+        report.line(f"{names} is there ({node.name})")
         return
-    with report.step(f"loading {', '.join(image.name for image in wanted)}"):
+    with report.step(f"loading {names} ({node.name})"):
         _ctr(socket, "images", "import", str(archive))
     absent = [image.name for image in wanted if image.name not in digests(socket)]
     if absent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from mms_cluster import addons, process, settings
+from mms_cluster import addons, nodenet, process, settings
 from mms_cluster.kubeapi import Api
 from mms_cluster.up import POLICIES, node_unready
 
@@ -29,7 +29,13 @@ def status(layout: Layout) -> tuple[list[str], bool]:
         for node in nodes:
             unready = node_unready(api.get(f"/api/v1/nodes/{node.name}"), dt.datetime.fromtimestamp(0, dt.UTC))
             states[node.name] = unready or f"Ready, {node.ip}, pods {node.pod_cidr}"
+            if not nodenet.exists(node):
+                states[node.name] = "is lost: `up` boots it"
+            elif nodenet.is_cut(node):
+                states[node.name] = f"is cut off: `heal {node.name}` or `up` mends it ({states[node.name]})"
         states["DNS"] = addons.unavailable(api.get(addons.DNS_DEPLOYMENT)) or "available"
+    for node in settings.superfluous(layout):
+        states[node.name] = "is not wanted any more: `up` takes the rest of it away"
     good = ("process", "ready", "Ready,", "available")
     width = max(map(len, states))
     lines = [f"{name:<{width}}  {state}" for name, state in states.items()]

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from mms_cluster import (
     addons,
     cgroups,
+    containers,
     controlplane,
     gobuild,
     network,
     nodeconfig,
+    nodenet,
     oci,
     packages,
     pki,
@@ -27,6 +28,7 @@ from mms_cluster import (
     runtime,
     settings,
 )  # fmt: skip
+from mms_cluster import down as taking_down
 from mms_cluster.controlplane import ControlPlane
 from mms_cluster.errors import ClusterError
 from mms_cluster.kubeapi import Api
@@ -38,7 +40,10 @@ if TYPE_CHECKING:
     from mms_cluster.settings import Layout, Node, Settings
 
 STATE_GIB = 4
+SOCKET_BYTES = 107  # the longest path of a socket
 POLICIES = "network-policies"
+# The second has the servers that systemd's resolver asks, when the first has its own address on the host's loopback.
+RESOLV_CONFS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 LOG_BYTES = 64 * 1024**2
 PROGRAMS = {
     "cni": "gives pods their network",
@@ -65,7 +70,9 @@ class Cluster:
 
 
 def up(layout: Layout, wanted: Settings | None, report: Reporter) -> None:
-    """A cluster that is up when this returns, DNS included. `wanted` None keeps the ports it has, or the usual ones.
+    """A cluster that is up when this returns, DNS included. `wanted` None keeps what it has, or takes what is usual.
+
+    Nodes that are missing are added, those beyond the wanted number are taken away, links that were cut are mended.
 
     Raises ClusterError with what the user can do about it.
     """
@@ -78,15 +85,23 @@ def up(layout: Layout, wanted: Settings | None, report: Reporter) -> None:
         for folder in (layout.run, layout.logs):
             folder.mkdir(parents=True, exist_ok=True)
         chosen = wanted or settings.load(layout) or settings.Settings()
+        require_short_paths(layout, chosen.nodes)
         settings.save(layout, chosen)
         cluster = _describe(layout, chosen, gobuild.build(gobuild.KUBE, report), report)
         _certificates(cluster)
         network.ensure(layout.state, layout.sysctls)
         _control_plane(cluster)
+        for node in settings.superfluous(layout):
+            taking_down.remove(layout, node, cluster.api, report)
         images = [image(nodeconfig.PAUSE_IMAGE, "/pause", pause), image(addons.DNS_IMAGE, "/coredns", dns)]
-        for node in settings.nodes(layout):
+        first, *others = settings.nodes(layout)
+        _node(cluster, first, images)
+        _policies(cluster, first)
+        if others and cluster.api.get(addons.DNS_DEPLOYMENT) is None:
+            # It stays where it comes up: with the control plane, not on a node that a test takes away.
+            addons.dns(cluster.api, report)
+        for node in others:
             _node(cluster, node, images)
-        _policies(cluster)
         addons.dns(cluster.api, report)
     report.line(f"the cluster is up: export KUBECONFIG={layout.kubeconfig} PATH={layout.bin}:$PATH")
 
@@ -121,6 +136,16 @@ def require_machine(report: Reporter) -> None:
         raise ClusterError(
             "Bringing up Kubernetes takes root (control groups, mounts, networks): run it with sudo, "
             "or start Docker with kind on PATH, or set KUBECONFIG to a cluster."
+        )
+
+
+def require_short_paths(layout: Layout, nodes: int) -> None:
+    """Raises ClusterError when the kubelet of the last node could not listen at its sockets, ten bytes in a folder."""
+    last = settings.node(layout, nodes - 1).folder / "kubelet" / "pod-resources" / ("0" * 10)
+    if (excess := len(os.fsencode(last)) - SOCKET_BYTES) > 0:
+        raise ClusterError(
+            f"The path {layout.state} is too long for the sockets in it, by {excess} bytes: "
+            f"set MMS_CLUSTER_DIR to a folder with a shorter one."
         )
 
 
@@ -162,18 +187,21 @@ def _control_plane(cluster: Cluster) -> None:
 
 
 def _node(cluster: Cluster, node: Node, images: list[Path]) -> None:
-    cgroups.ensure(node.cgroup)
     plane, layout = cluster.plane, cluster.layout
     _write_node(cluster, node)
     suffix = f"-{node.index}"
-    if not process.alive(process.read_record(layout.record(f"containerd{suffix}"))):
+    if not process.alive(process.read_record(layout.record(f"containerd{suffix}"))) or not nodenet.exists(node):
         _forget_runtime_of_other_boot(cluster, node)
+    nodenet.ensure(node)
+    cgroups.ensure(node.cgroup)
+    if node.netns is not None:
+        _await_policies(cluster, node)
     toml = node.folder / "containerd.toml"
     command = node.inside(["containerd", "--config", str(toml)])
     _daemon(cluster, f"containerd{suffix}", command, files=(toml,))
     _await(cluster, f"containerd{suffix}", "containerd is not ready", lambda: runtime.unready(node.socket), 60)
     for archive in images:
-        runtime.load(node.socket, archive, cluster.report)
+        runtime.load(node, archive, cluster.report)
     kubeconfig = plane.kubeconfig(node.name)
     began = time.time()
     fresh = _daemon(
@@ -192,15 +220,20 @@ def _node(cluster: Cluster, node: Node, images: list[Path]) -> None:
     _await(cluster, f"kubelet{suffix}", state, lambda: node_unready(cluster.api.get(path), since), 90)
 
 
-def _policies(cluster: Cluster) -> None:
+def _policies(cluster: Cluster, first: Node) -> None:
     sources = Path(__file__).parent
     command = ["env", f"PYTHONPATH={sources.parent}", sys.executable, "-m", "mms_cluster.policyd"]
     _daemon(
         cluster, POLICIES, [*command, str(cluster.layout.state), str(cluster.api.port)],
-        files=tuple(sources / name for name in ("policyd.py", "policy.py", "kubeapi.py")),
+        files=tuple(sources / f"{name}.py" for name in ("policyd", "policy", "kubeapi", "settings", "nodenet")),
     )  # fmt: skip
-    rules = "NetworkPolicies are not enforced"
-    _await(cluster, POLICIES, rules, lambda: "" if network.policed() else "no table in nftables", 30)
+    _await_policies(cluster, first)
+
+
+def _await_policies(cluster: Cluster, node: Node) -> None:
+    """Before pods come to `node`: whoever was refused must not get through for a moment."""
+    rules = f"NetworkPolicies are not enforced on {node.name}"
+    _await(cluster, POLICIES, rules, lambda: "" if network.policed(node) else "no table in nftables", 30)
 
 
 def node_unready(node: dict[str, Any] | None, since: dt.datetime) -> str:
@@ -222,7 +255,11 @@ def _write_node(cluster: Cluster, node: Node) -> None:
     plane, layout = cluster.plane, cluster.layout
     for folder in ("cni", "containerd", "kubelet"):
         (node.folder / folder).mkdir(parents=True, exist_ok=True)
-    kubelet = nodeconfig.kubelet_config(node, plane.pki, layout.logs)
+    resolv_conf = Path("/etc/resolv.conf")
+    if node.netns is not None:
+        resolv_conf = node.folder / "resolv.conf"
+        write(resolv_conf, nodeconfig.resolv_conf(*map(_text, RESOLV_CONFS)).encode(), 0o644)
+    kubelet = nodeconfig.kubelet_config(node, plane.pki, layout.logs, str(resolv_conf))
     proxy = nodeconfig.proxy_config(node, plane.kubeconfig("proxy"))
     files = {
         "containerd.toml": nodeconfig.containerd_toml(node, cluster.cni),
@@ -235,11 +272,16 @@ def _write_node(cluster: Cluster, node: Node) -> None:
 
 
 def _forget_runtime_of_other_boot(cluster: Cluster, node: Node) -> None:
-    """After a reboot no container runs, and what containerd wrote of running ones would only mislead it."""
+    """After a reboot no container runs, and what containerd wrote of running ones would only mislead it.
+
+    The same goes for a node that was killed, or lost its network: what may be left of it is ended.
+    """
     mark = node.folder / "boot"
-    if not mark.exists() or mark.read_text() != process.boot_id():
-        shutil.rmtree(node.folder / "containerd" / "state", ignore_errors=True)
-        shutil.rmtree(node.folder / "containerd" / "runc", ignore_errors=True)
+    if not nodenet.exists(node) or not mark.exists() or mark.read_text() != process.boot_id():
+        mark.unlink(missing_ok=True)
+        for name in node.daemons:
+            process.stop(cluster.layout.record(name), grace=0)
+        containers.forget(node)
         mark.write_text(process.boot_id())
         cluster.report.line(f"{node.name} starts with this boot")
 
@@ -284,3 +326,7 @@ def image(name: str, path: str, program: Path) -> Path:
         with locked(cache_folder() / "image.lock"):
             oci.write(archive, name, {path: program}, {"Entrypoint": [path]})
     return archive
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""

@@ -5,6 +5,7 @@ What takes a cluster down is done to one of its own, in a network namespace in w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -166,15 +167,16 @@ class Machine:
     """A network namespace, and a state folder for a cluster in it."""
 
     def __init__(self, holder: int, layout: Layout) -> None:
-        self._inside = ["nsenter", f"--net=/proc/{holder}/ns/net", "--"]
+        self.holder = holder
+        self.inside = ["nsenter", f"--net=/proc/{holder}/ns/net", "--"]
         self.layout = layout
 
     def command(self, verb: str) -> list[str]:
         variables = ["env", "-u", "KUBECONFIG", f"PYTHONPATH={SOURCES}", f"MMS_CLUSTER_DIR={self.layout.state}"]
-        return [*self._inside, *variables, sys.executable, "-m", "mms_cluster", verb]
+        return [*self.inside, *variables, sys.executable, "-m", "mms_cluster", verb]
 
     def run(self, *argv: str) -> str:
-        done = subprocess.run([*self._inside, *argv], capture_output=True, text=True, check=False)
+        done = subprocess.run([*self.inside, *argv], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -202,38 +204,57 @@ class Machine:
             except OSError:
                 continue
         groups = [str(folder) for folder in Path("/sys/fs/cgroup").rglob(f"{label}*")]
-        results = down.CNI_RESULTS.glob("*")
-        logs = [link for link in down.CONTAINER_LOGS.glob("*") if link.is_symlink()]
+        names = self.run("ip", "netns").splitlines()
+        results = [_text(file) for file in down.CNI_RESULTS.glob("*")]
+        logs = [str(link.readlink()) for link in down.CONTAINER_LOGS.glob("*") if link.is_symlink()]
         return {
             "processes": [text for text in commands.values() if state in text],
-            "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if state in line],
+            "mounts": [x for x in Path("/proc/self/mountinfo").read_text().splitlines() if state in x or label in x],
             "control groups": groups,
-            "networks of pods": self.run("ip", "netns").splitlines(),
+            "network namespaces": [name for name in names if label in name or not name.startswith("mms-")],
             "links": re.findall(r"^\d+: (\S+?)[@:]", self.run("ip", "-o", "link"), re.MULTILINE),
             "addresses": re.findall(r"inet6? (\S+)", self.run("ip", "-o", "address")),
             "routes": self.run("ip", "route", "show").splitlines(),
             "nftables": self.run("nft", "list", "ruleset").splitlines(),
             "iptables": [x for x in self.run("iptables-save").splitlines() if x.startswith("-A") or "KUBE" in x],
             "forwarding": [self.run("cat", "/proc/sys/net/ipv4/ip_forward").strip()],
-            "results of network plugins": [str(file) for file in results if state in file.read_text()],
-            "logs": [str(link) for link in logs if str(link.readlink()).startswith(state)],
+            "results of network plugins": [text for text in results if state in text],
+            "logs": [target for target in logs if target.startswith(state)],
         }
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def _text(file: Path) -> str:
+    """ "" when it is gone by now: other clusters' come and go."""
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def bare_machine(folder: Path) -> Iterator[Machine]:
+    """Keeps its things in `folder`; what is up in it at the end is taken down."""
     if os.geteuid() != 0:
         pytest.skip("a cluster of our own takes root")
-    holder = process.child(["unshare", "--net", "sleep", "infinity"], tmp_path / "holder.log")
+    holder = process.child(["unshare", "--net", "sleep", "infinity"], folder / "holder.log")
     own = Path("/proc/self/ns/net").readlink()
     assert process.wait_gone(lambda: Path(f"/proc/{holder.pid}/ns/net").readlink() != own, 10)
-    found = Machine(holder.pid, Layout(tmp_path / "state"))
+    found = Machine(holder.pid, Layout(folder / "state"))
     found.run("ip", "link", "set", "lo", "up")
-    yield found
     try:
-        found.tool("down")
+        yield found
     finally:
-        process.stop_child(holder)
+        try:
+            found.tool("down")
+        finally:
+            process.stop_child(holder)
+
+
+@pytest.fixture
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    # tmp_path has the test's name in it, and the paths of sockets are short.
+    with bare_machine(tmp_path_factory.mktemp("m")) as found:
+        yield found
 
 
 def test_down_leaves_nothing_behind(machine: Machine, probe: Path) -> None:

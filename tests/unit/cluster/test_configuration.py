@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from mms_cluster import addons, cgroups, controlplane, down, network, nodeconfig, pki, settings, up
+from mms_cluster import addons, cgroups, containers, controlplane, network, nodeconfig, pki, settings, up
 from mms_cluster.errors import ClusterError
 from mms_cluster.settings import Layout, Settings
 
@@ -97,7 +97,7 @@ def test_mounts_below_a_folder_the_last_first() -> None:
     mountinfo = "\n".join(
         f"1 1 0:1 / {point} rw - tmpfs x rw" for point in ("/s/a", "/other", "/s/a/b\\040c", "/state", "/s")
     )
-    assert down.mounts_below(mountinfo, Path("/s")) == ["/s/a/b c", "/s/a"]
+    assert containers.mounts_below(mountinfo, Path("/s")) == ["/s/a/b c", "/s/a"]
 
 
 def test_links_with_the_gateways_address_are_pods() -> None:

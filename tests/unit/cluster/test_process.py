@@ -40,6 +40,20 @@ def test_daemon_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert not process.alive(found)
 
 
+def test_daemon_that_is_given_no_grace_gets_no_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, sent = tmp_path / "d.pid", []
+    found = process.daemon(record, ["sleep", "60"], tmp_path / "d.log", "")
+
+    def kill(pid: int, number: int) -> None:
+        sent.append(number)
+        os.kill(pid, number)
+
+    monkeypatch.setattr(process, "_signal", kill)
+    process.stop(record, grace=0)
+    assert sent == [signal.SIGKILL]
+    assert not process.alive(found)
+
+
 def test_daemon_that_cannot_start(tmp_path: Path) -> None:
     found = process.daemon(tmp_path / "d.pid", ["/no/such/program"], tmp_path / "d.log", "")
     assert process.wait_gone(lambda: not process.alive(found), 5)
