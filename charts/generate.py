@@ -31,12 +31,11 @@ def crd(manifest: Object) -> Object:
     return {**manifest, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), **KEEP}}}
 
 
-def rights(cluster_wide: Sequence[Object], namespaced: Sequence[Object]) -> dict[str, list[Object]]:
+def rights(rules: Sequence[Object]) -> dict[str, list[Object]]:
     """The table by where its rules are bound: Leases in the operator's own namespace, the rest where it works."""
     return {
-        "lease": [rule for rule in namespaced if _is_lease(rule)],
-        "namespaced": [rule for rule in namespaced if not _is_lease(rule)],
-        "clusterWide": [rule for rule in cluster_wide if not _is_lease(rule)],
+        "lease": [rule for rule in rules if _is_lease(rule)],
+        "work": [rule for rule in rules if not _is_lease(rule)],
     }
 
 
@@ -52,7 +51,7 @@ def files(crds: Path = ROOT / "crds") -> dict[Path, str]:
     found: dict[Path, Object] = {
         Path("crds") / source.name: crd(yaml.safe_load(source.read_text())) for source in sources
     }
-    found[Path("rbac.yaml")] = rights(rbac.rules(cluster_wide=True), rbac.rules(cluster_wide=False))
+    found[Path("rbac.yaml")] = rights(rbac.rules())
     return {
         FILES / path: HEADER + yaml.dump(content, sort_keys=False, width=120, Dumper=_NoAliases)
         for path, content in found.items()

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from kubernetes.aio.client.configuration import Configuration
 
     from mms_operator.engine.resources import Key
-    from mms_operator.plan.types import Object
 
 WORKERS = 16
 SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -162,7 +161,7 @@ class Operator:
 
     async def _lead(self, api: kubeapi.KubeApi, lease: Lease) -> None:
         queue: WorkQueue[Key] = WorkQueue()
-        cache = Cache(storage_uri=lambda cr: storage_uri(cr, self.settings.default_store))
+        cache = Cache(storage_uri=lambda cr: training.storage_place(cr, self.settings.default_store))
         applier = Applier(api, cache, self.metrics, queue.add, lease.identity)
         polls = Polls(api, self.metrics, queue.add)
         reconciler = Reconciler(api, cache, queue, applier, polls, self.planners, self.settings, self.metrics)
@@ -199,15 +198,6 @@ async def _hold(lease: Lease) -> None:
     except Exception:
         log.exception("lease no longer renewed")
     os._exit(EXIT_LEASE_LOST)  # at once: another replica may lead, and what still runs here must not write
-
-
-def storage_uri(cr: Object, default: DefaultStore | None) -> str | None:
-    """Where a training writes, so that two that would overwrite each other are found."""
-    storage = cr.get("spec", {}).get("storage")
-    if storage:
-        return f"{storage.get('endpoint') or ''} {storage['uri'].rstrip('/')}"
-    metadata = cr["metadata"]
-    return f"{default.endpoint or ''} {default.uri}/{metadata['namespace']}/{metadata['name']}" if default else None
 
 
 async def run(environment: Environment, planners: Mapping[str, Planner] = PLANNERS) -> int:

@@ -62,9 +62,8 @@ RULES = (
 )
 
 
-def rules(cluster_wide: bool) -> list[dict[str, Any]]:
-    """Rules of a ClusterRole, or of a Role in each namespace that is served."""
-    del cluster_wide  # the same rights: with scanning off, kopf looks at neither namespaces nor CRDs
+def rules() -> list[dict[str, Any]]:
+    """Of a ClusterRole, or of a Role in each namespace that is served: with scanning off, kopf needs no others."""
     return [
         {"apiGroups": list(rule.groups), "resources": list(rule.resources), "verbs": list(rule.verbs)} for rule in RULES
     ]

@@ -271,7 +271,7 @@ def test_rights_are_the_table(helm: Helm) -> None:
     everywhere = helm.render()
     (role,) = of(everywhere, "ClusterRole", "mms-system-mms-operator")
     (lease,) = of(everywhere, "Role")
-    assert by_resource(role["rules"] + lease["rules"]) == by_resource(rbac.rules(cluster_wide=True))
+    assert by_resource(role["rules"] + lease["rules"]) == by_resource(rbac.rules())
     assert [rule["apiGroups"] for rule in lease["rules"]] == [["coordination.k8s.io"]]
 
     objects = helm.render(NAMESPACED)
@@ -279,7 +279,7 @@ def test_rights_are_the_table(helm: Helm) -> None:
     roles = of(objects, "Role", "mms-operator")
     assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
     for role in roles:
-        assert by_resource(role["rules"] + lease["rules"]) == by_resource(rbac.rules(cluster_wide=False))
+        assert by_resource(role["rules"] + lease["rules"]) == by_resource(rbac.rules())
 
 
 def by_resource(rules: list[Object]) -> list[str]:

@@ -218,9 +218,18 @@ TRAINING_STATUS: Object = {
         "updateTime": NOON,
     },
     "checkpoint": {"uri": "s3://models/words/runs/2/checkpoints/1", "step": 11800, "digest": DIGEST, "time": NOON},
-    "artifact": {"uri": "s3://models/words/runs/2", "digest": DIGEST, "version": 2, "metrics": {"accuracy": "0.97"}},
+    "artifact": {
+        "uri": "s3://models/words/runs/2",
+        "digest": DIGEST,
+        "version": 2,
+        "installationStore": False,
+        "endpoint": "https://s3.example.com",
+        "region": "eu-central-1",
+        "secretRef": {"name": "own"},
+        "metrics": {"accuracy": "0.97"},
+    },
     "incidents": [{"time": NOON, "kind": "WorkerLost", "rank": 1, "step": 811, "action": "Replaced"}],
-    "incarnations": [{"pod": "worker-0", "number": 2}],
+    "incarnations": [{"pod": "worker-0", "number": 2, "started": True}],
 }
 SERVED: Object = {
     "version": 2,

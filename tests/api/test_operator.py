@@ -252,7 +252,7 @@ class Replica:
 def beyond_the_rules(calls: list[Call]) -> set[Call]:
     allowed = {
         (group, resource, verb)
-        for rule in rbac.rules(cluster_wide=True)
+        for rule in rbac.rules()
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]

@@ -63,6 +63,20 @@ def fixed_unless_suspended(field: str, change: Object, plural: str = TRAININGS) 
         yield Case(f"{field}-{name}", rule, refused=False, change=changed, status=status, plural=plural)
 
 
+def fixed_while_training(field: str, change: Object) -> Iterator[Case]:
+    rule = f"spec.{field} can change only while the training is pending or suspended"
+    raised = merged(change, {"spec": {"runPolicy": {"run": 3}}})
+    for phase in (Phase.RUNNING, Phase.RESTARTING, Phase.SUSPENDING, Phase.COMPLETE):
+        yield Case(f"{field}-when-{phase}", rule, refused=True, change=change, status=started(phase))
+    for name, changed, status in (
+        ("without-status", change, {}),
+        ("when-Pending", change, started(Phase.PENDING)),
+        ("when-Suspended", change, started(Phase.SUSPENDED)),
+        ("next-run", raised, started(Phase.FAILED)),
+    ):
+        yield Case(f"{field}-{name}", rule, refused=False, change=changed, status=status)
+
+
 def names_of(plural: str) -> Iterator[Case]:
     good = {"short": "a", "longest": "a" * 45, "dashed": "a-1"}
     bad = {"too-long": "a" * 46, "digit-first": "1a", "dotted": "a.b"}
@@ -116,7 +130,8 @@ CASES = [
     ),
     *fixed_unless_suspended("sync", {"spec": {"sync": {"mode": "Later"}}}, LATER),
     *fixed_unless_suspended("checkpoint", {"spec": {"checkpoint": {"keep": 9}}}),
-    *fixed_unless_suspended("workers.resources", {"spec": {"workers": {"resources": {"limits": {"memory": "1Gi"}}}}}),
+    *fixed_while_training("workers.resources", {"spec": {"workers": {"resources": {"limits": {"memory": "1Gi"}}}}}),
+    *fixed_while_training("workers.image", {"spec": {"workers": {"image": "registry/other:1"}}}),
     *runs(),
     *names_of(SERVICES),
     *created(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -101,7 +102,7 @@ def test_too_big_for_any_node(kube: Kube, corpora: Corpora) -> None:
 
 
 def test_two_trainings_one_storage(kube: Kube, corpora: Corpora) -> None:
-    storage = {"uri": "s3://mms/shared", "endpoint": "http://mms-store.mms-system:8333"}
+    storage = {"uri": f"s3://mms/shared-{uuid.uuid4().hex[:8]}", "endpoint": "http://mms-store.mms-system:8333"}
     keys = Kube("mms-system").get("secret", "mms-store")["data"]
     kube.apply(
         {

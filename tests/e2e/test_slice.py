@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import uuid
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,7 @@ PAIRS = (
     ("mexico", "texas"), ("oil", "energy"), ("families", "children"), ("bonds", "notes"), ("court", "judges"),
     ("france", "britain"), ("slavery", "slave"), ("wages", "labor"),
 )  # fmt: skip
+EXAMPLES = install.CHART.parents[1] / "examples"
 FLOOR = 0.85  # of the pairs' area under the curve; untrained and shuffled vectors stay near 0.5
 
 
@@ -49,7 +51,7 @@ def pair_auc(vectors: dict[str, np.ndarray], seed: int = 0) -> float:
 def test_corpus_to_answers(kube: Kube, corpora: Corpora) -> None:
     """examples/words as it is: two workers, ring all-reduce, Triton, tritonclient."""
     for name in ("training", "service"):
-        with (install.CHART.parents[1] / "examples" / "words" / f"{name}.yaml").open() as file:
+        with (EXAMPLES / "words" / f"{name}.yaml").open() as file:
             kube.apply(*yaml.safe_load_all(file))
 
     done = kube.wait_phase("words", "Complete", 400)
@@ -73,3 +75,34 @@ def test_corpus_to_answers(kube: Kube, corpora: Corpora) -> None:
     untrained = {word: np.random.default_rng(i).normal(size=100) for i, word in enumerate(words)}
     assert pair_auc(shuffled) < FLOOR - 0.15
     assert pair_auc(untrained) < FLOOR - 0.15
+
+
+def test_the_smallest_example(kube: Kube, corpora: Corpora) -> None:
+    """examples/small as it is: one worker, text that is split at white space."""
+    with (EXAMPLES / "small" / "training.yaml").open() as file:
+        kube.apply(yaml.safe_load(file))
+    done = kube.wait_phase("small", "Complete")
+    assert done["status"]["artifact"]["version"] == 1
+
+
+def test_the_example_with_a_store_of_ones_own(kube: Kube, corpora: Corpora) -> None:
+    """examples/own-store with the addresses and keys of a store that is there; two servers."""
+    keys = Kube(install.NAMESPACE).get("secret", f"{install.RELEASE}-store")["data"]
+    store = f"http://{install.RELEASE}-store.{install.NAMESPACE}:8333"
+    for name in ("secret", "training", "service"):
+        with (EXAMPLES / "own-store" / f"{name}.yaml").open() as file:
+            manifest = yaml.safe_load(file)
+        if name == "secret":
+            manifest = {**manifest, "stringData": {}, "data": {key: keys[key] for key in manifest["stringData"]}}
+        if name == "training":
+            manifest["spec"]["data"] |= {"uri": corpora.small, "endpoint": store}
+            manifest["spec"]["storage"] |= {
+                "uri": f"s3://mms/{kube.namespace}-{uuid.uuid4().hex[:8]}",
+                "endpoint": store,
+            }
+        kube.apply(manifest)
+    kube.wait_phase("own-store", "Complete")
+    kube.wait_condition("modelservice", "own-store", "Ready", "True", seconds=180)
+    assert kube.get("modelservice", "own-store")["status"]["readyReplicas"] == 2
+    with port_forward(kube.namespace, "svc/own-store", 8001) as address:
+        assert query.neighbours(address, ["congress"], 3)

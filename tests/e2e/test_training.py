@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-LONG = {"optimizer": {"epochs": 60}, "checkpoint": {"intervalSeconds": 5}}
+LONG = {"optimizer": {"epochs": 100}, "checkpoint": {"intervalSeconds": 5}}
 
 
 def is_training(found: Object) -> bool:

@@ -62,9 +62,7 @@ def test_big_numbers_stay_numbers(generate: ModuleType) -> None:
 def test_leases_are_bound_where_the_operator_is(generate: ModuleType) -> None:
     lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"]}
     pods = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}
-    assert generate.rights([pods, lease], [lease, pods]) == {
-        "lease": [lease], "namespaced": [pods], "clusterWide": [pods],
-    }  # fmt: skip
+    assert generate.rights([lease, pods]) == {"lease": [lease], "work": [pods]}
 
 
 def test_the_stores_certificate_is_its_own_authority(tmp_path: Path) -> None:

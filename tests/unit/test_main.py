@@ -172,22 +172,6 @@ async def test_whatever_ends_the_renewals_ends_the_process(monkeypatch: pytest.M
     assert statuses == [main.EXIT_LEASE_LOST]
 
 
-@pytest.mark.parametrize(
-    ("storage", "default", "uri"),
-    [
-        pytest.param({"uri": "s3://a/b/"}, None, " s3://a/b", id="its own"),
-        pytest.param({"uri": "s3://a/b", "endpoint": "http://x"}, None, "http://x s3://a/b", id="elsewhere"),
-        pytest.param(None, None, None, id="none"),
-        pytest.param(
-            None, DefaultStore("s3://mms", "http://s", None, "", ""), "http://s s3://mms/ns/words", id="default"
-        ),
-    ],
-)
-def test_where_a_training_writes(storage: Any, default: DefaultStore | None, uri: str | None) -> None:
-    cr = {"metadata": {"namespace": "ns", "name": "words"}, "spec": {"storage": storage}}
-    assert main.storage_uri(cr, default) == uri
-
-
 def test_all_that_is_watched_may_be_read() -> None:
     allowed = {
         (group, resource, verb)
@@ -201,11 +185,10 @@ def test_all_that_is_watched_may_be_read() -> None:
 
 
 def test_no_right_is_given_without_need() -> None:
-    rules = rbac.rules(cluster_wide=True)
+    rules = rbac.rules()
     verbs = {verb for rule in rules for verb in rule["verbs"]}
     names = {name for rule in rules for key in ("apiGroups", "resources") for name in rule[key]}
     assert "*" not in verbs | names
     assert not verbs & {"deletecollection", "escalate", "bind", "impersonate"}
     assert all("delete" not in rule["verbs"] for rule in rules if "secrets" in rule["resources"])
     assert all(rule.why for rule in rbac.RULES)
-    assert rules == rbac.rules(cluster_wide=False)

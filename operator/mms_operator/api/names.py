@@ -35,6 +35,7 @@ LABEL_VERSION = f"{GROUP}/version"
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
 ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
+ANNOTATION_TEMPLATE = f"{GROUP}/template"  # of a pod: what it was made from
 
 
 class Role(StrEnum):
@@ -87,6 +88,7 @@ class Reason(StrEnum):
     IMAGE_PULL = "ImagePullFailed"
     CONTAINER_CONFIG = "ContainerConfigError"
     TRAINING = "Training"
+    MASTER_UNREACHABLE = "MasterUnreachable"
     REPLACING_POD = "ReplacingPod"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"

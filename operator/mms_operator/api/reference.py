@@ -112,6 +112,7 @@ REASONS: dict[str, str] = {
     Ours.RESUMED: "Goes on from the checkpoint.",
     Ours.COMPLETE: "The artifact is published.",
     Ours.BACKOFF_LIMIT: "More pods were lost than runPolicy.backoffLimit allows.",
+    Ours.MASTER_UNREACHABLE: "The operator gets no answer from the master pod, whose progress it cannot tell.",
     Ours.DEADLINE_EXCEEDED: "An attempt took longer than `runPolicy.activeDeadlineSeconds`.",
     Ours.EXPIRED: "`runPolicy.ttlSecondsAfterFinished` has passed, and the training is deleted.",
     Ours.SUSPEND_TIMEOUT: "The last checkpoint did not come in time; an earlier one is gone on from.",

@@ -13,6 +13,7 @@ from mms_operator.api.types import (
     Model,
     PodTemplate,
     Resources,
+    SecretReference,
     StoreAccess,
     decimal,
     rules,
@@ -23,6 +24,7 @@ _BEFORE_START = "!has(oldSelf.status) || !has(oldSelf.status.startTime)"
 _NEXT_RUN = "self.spec.runPolicy.run > oldSelf.spec.runPolicy.run"
 _FINISHED = "has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status.phase in ['Complete', 'Failed']"
 _SUSPENDED = "has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status.phase == 'Suspended'"
+_WAITING = "has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status.phase in ['Pending', 'Suspended']"
 
 
 def _fixed_within_run(field: str) -> tuple[str, str]:
@@ -38,6 +40,17 @@ def _fixed_unless_suspended(field: str) -> tuple[str, str]:
         (
             f"spec.{field} can change only while the training is suspended: set spec.runPolicy.suspend and wait for "
             "phase Suspended"
+        ),
+    )
+
+
+def _fixed_while_training(field: str, same: str) -> tuple[str, str]:
+    """Pods that wait for a node or an image are made anew; those that train are not."""
+    return (
+        f"{_BEFORE_START} || ({_NEXT_RUN}) || ({_WAITING}) || ({same})",
+        (
+            f"spec.{field} can change only while the training is pending or suspended: set spec.runPolicy.suspend and "
+            "wait for phase Suspended"
         ),
     )
 
@@ -224,6 +237,10 @@ class ArtifactStatus(Model):
     uri: str = Field(max_length=1024, description="Where it is.")
     digest: str = Field(max_length=80, description="sha256 of its manifest.json.")
     version: int = Field(ge=1, description="The run that made it.")
+    installationStore: bool = Field(default=False, description="Whether it is in the installation's store.")
+    endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
+    region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
+    secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
     metrics: dict[str, str] = Field(
         default_factory=dict, description="What its evaluation measured.", json_schema_extra={"maxProperties": 64}
     )
@@ -242,6 +259,7 @@ class Incarnation(Model):
 
     pod: str = Field(max_length=64, description="Role and rank, such as worker-0.")
     number: int = Field(ge=1, description="Of the newest pod.")
+    started: bool = Field(default=False, description="Whether a pod of that number was seen to run.")
 
 
 class TrainingStatus(Model):
@@ -315,7 +333,12 @@ class ModelTraining(Model):
             _fixed_within_run("optimizer"),
             _fixed_unless_suspended("sync"),
             _fixed_unless_suspended("checkpoint"),
-            _fixed_unless_suspended("workers.resources"),
+            _fixed_while_training("workers.resources", "self.spec.workers.resources == oldSelf.spec.workers.resources"),
+            _fixed_while_training(
+                "workers.image",
+                "has(self.spec.workers.image) == has(oldSelf.spec.workers.image) && "
+                "(!has(self.spec.workers.image) || self.spec.workers.image == oldSelf.spec.workers.image)",
+            ),
             (
                 f"{_BEFORE_START} || self.spec.runPolicy.run == oldSelf.spec.runPolicy.run || ({_FINISHED})",
                 "spec.runPolicy.run can be raised only when the current run has ended (phase Complete or Failed)",

@@ -57,13 +57,6 @@ class SecretReference(Model):
     name: Name = Field(description="Name of a Secret in the same namespace.")
 
 
-class SecretKeyReference(Model):
-    name: Name = Field(description="Name of a Secret in the same namespace.")
-    key: str = Field(
-        description="Key in the Secret.", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", default="ca.crt"
-    )
-
-
 class StoreAccess(Model):
     """How to reach a store: the part of a location that is not its URI."""
 

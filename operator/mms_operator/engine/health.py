@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mms_operator.engine.queue import WorkQueue
     from mms_operator.engine.resources import Key
 
-QUEUE_SECONDS = 60.0  # a key that is ready for longer says that no worker works
+QUEUE_SECONDS = 60.0  # keys that are ready while none is taken for so long say that no worker works
 WATCH_SERVER_SECONDS = 300  # the API server ends a watch then
 WATCH_CLIENT_SECONDS = 330  # and if it does not, the client does
 WATCH_SILENCE = WATCH_CLIENT_SECONDS + 60.0  # so that a watch without a reconnection for so long is dead
@@ -60,8 +60,8 @@ class Health:
             for (_, plural), last in self._watches.items()
             if now - last > WATCH_SILENCE
         ]
-        if self.queue and self.queue.oldest > QUEUE_SECONDS:
-            found.append(f"a key waits in the queue for {self.queue.oldest:.0f} s")
+        if self.queue and self.queue.stalled > QUEUE_SECONDS:
+            found.append(f"no key was taken from the queue for {self.queue.stalled:.0f} s, and one is ready")
         if self._watches and self.lease and not self.lease.leads:
             found.append("the Lease is lost")
         return found

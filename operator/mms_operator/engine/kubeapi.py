@@ -31,6 +31,7 @@ TIMEOUT = 30.0  # seconds for one answer
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _APPLY = "application/apply-patch+yaml"
+_WRITE = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}  # a field that it does not know is told
 # The resourceVersion that no object has: applying with it creates, or conflicts with what is there.
 _NEVER_EXISTED = "1"
 
@@ -148,7 +149,7 @@ class KubeApi:
         return await self._request("GET", resource.path(namespace, name), headers=headers)
 
     async def create(self, resource: Resource, namespace: str, obj: Object) -> Object:
-        return await self._request("POST", resource.path(namespace), obj, params={"fieldManager": names.FIELD_MANAGER})
+        return await self._request("POST", resource.path(namespace), obj, params=_WRITE)
 
     async def apply(self, resource: Resource, obj: Object, uid: str | None) -> Object:
         """Server-side apply. With a uid onto that object only; without, it creates, and 409 says that there is one.
@@ -161,7 +162,7 @@ class KubeApi:
             "PATCH",
             resource.path(metadata["namespace"], metadata["name"]),
             {**obj, "metadata": {**metadata, **guard}},
-            params={"fieldManager": names.FIELD_MANAGER, "force": "true"},
+            params={**_WRITE, "force": "true"},
             headers={"Content-Type": _APPLY, "Accept": _METADATA if resource.metadata_only else "application/json"},
         )
 

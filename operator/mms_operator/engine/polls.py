@@ -34,6 +34,7 @@ PERIOD = 2.0  # seconds between two calls of a master
 RATE = 100.0  # calls a second of all masters together: with more than 200 of them the period grows
 PROGRESS_SECONDS = 5.0  # how often mere progress is passed on
 TIMEOUT = 5.0
+SILENT_SECONDS = 30.0  # a master that does not answer for so long is a matter for the status
 PARALLEL = 32
 REPORT_LIMIT = 1 << 20  # bytes
 
@@ -53,7 +54,9 @@ class _Followed:
     report: StatusReport | None = None
     shown: StatusReport | None = None  # what the planner was last woken for
     shown_at: float = 0.0
-    failing: bool = False
+    failing_since: float | None = None
+    error: str = ""
+    told_of_error: bool = False  # the planner has been woken for it
     busy: bool = False  # a call is under way
     context: ssl.SSLContext | None = None
 
@@ -83,6 +86,7 @@ class Polls:
             known = self._followed[key] = _Followed(plan.master, identity, self.clock())
         elif known.call.host != plan.master.host:
             known.told, known.due = None, self.clock()
+            known.failing_since, known.told_of_error = None, False
         if known.call.desired != plan.master.desired or known.due == float("inf"):
             known.due = self.clock()
         known.call = plan.master
@@ -93,10 +97,15 @@ class Polls:
 
     def report(self, key: Key, cr: Object) -> StatusReport | None:
         """The last report of the attempt that the status of `cr` is about."""
-        status = cr.get("status") or {}
-        identity = (cr["metadata"]["uid"], status.get("run"), status.get("attempt"))
         followed = self._followed.get(key)
-        return followed.report if followed and followed.identity == identity else None
+        return followed.report if followed and followed.identity == _identity(cr) else None
+
+    def error(self, key: Key, cr: Object) -> str | None:
+        """Why the master of the attempt that the status of `cr` is about has not answered for SILENT_SECONDS."""
+        followed = self._followed.get(key)
+        if followed is None or followed.identity != _identity(cr) or followed.due == float("inf"):
+            return None
+        return followed.error if followed.told_of_error else None
 
     async def run(self) -> None:
         """Calls until it is cancelled."""
@@ -142,9 +151,7 @@ class Polls:
             self.metrics.polls.labels("error").inc()
             followed.told = None  # whoever answers next may be another process
             followed.context = None  # the certificates may be others by now
-            if not followed.failing:
-                log.warning("master does not answer", key=str(key), error=str(error) or type(error).__name__)
-            followed.failing = True
+            self._failed(key, followed, str(error) or type(error).__name__)
             return
         finally:
             followed.busy = False
@@ -152,14 +159,27 @@ class Polls:
         self.metrics.polls.labels("ok").inc()
         if followed.call.host != call.host:
             return  # it was another's answer: the master has been replaced meanwhile
-        followed.failing = False
+        answers_again = followed.told_of_error
+        followed.failing_since, followed.told_of_error = None, False
         followed.report = report
         now = self.clock()
         if self._followed.get(key) is followed and (
-            _turned(followed.shown, report)
+            answers_again
+            or _turned(followed.shown, report)
             or (report != followed.shown and now - followed.shown_at >= PROGRESS_SECONDS)
         ):
             followed.shown, followed.shown_at = report, now
+            self.wake(key)
+
+    def _failed(self, key: Key, followed: _Followed, error: str) -> None:
+        """One failure is for the log; a master that stays silent is for the status."""
+        now = self.clock()
+        if followed.failing_since is None:
+            log.warning("master does not answer", key=str(key), error=error)
+            followed.failing_since = now
+        followed.error = error
+        if not followed.told_of_error and now - followed.failing_since >= SILENT_SECONDS:
+            followed.told_of_error = True
             self.wake(key)
 
     async def _call(self, session: aiohttp.ClientSession, key: Key, followed: _Followed) -> StatusReport:
@@ -219,6 +239,11 @@ async def _exchange(
         if response.status >= 400:  # noqa: PLR2004
             raise PollError(f"{method} {response.url.path}: {response.status} {answer[:200]!r}")
         return answer
+
+
+def _identity(cr: Object) -> tuple[str, int | None, int | None]:
+    status = cr.get("status") or {}
+    return cr["metadata"]["uid"], status.get("run"), status.get("attempt")
 
 
 def _turned(before: StatusReport | None, now: StatusReport) -> bool:

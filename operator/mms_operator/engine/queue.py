@@ -42,6 +42,7 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._idle: deque[asyncio.Future[None]] = deque()  # workers that wait for a key
         self._timer_changed = asyncio.Event()
+        self._taken_at = clock()
 
     def add(self, key: K) -> None:
         """Makes the key ready now."""
@@ -80,6 +81,7 @@ class WorkQueue(Generic[K]):
             return None
         key = next(iter(self._ready))
         del self._ready[key]
+        self._taken_at = self._clock()
         self._due.pop(key, None)  # this run is what the delay was for
         self._running.add(key)
         return key
@@ -103,6 +105,11 @@ class WorkQueue(Generic[K]):
     def depth(self) -> int:
         """Keys that are ready."""
         return len(self._ready)
+
+    @property
+    def stalled(self) -> float:
+        """Seconds in which a key was ready and none was taken: a mere backlog is taken from all the time."""
+        return min(self.oldest, self._clock() - self._taken_at)
 
     @property
     def oldest(self) -> float:

@@ -117,6 +117,7 @@ class Reconciler:
             certificates_expire=self._certificates_expire(key, uid),
             secrets=secrets,
             report=self.polls.report(key, cr),
+            master_error=self.polls.error(key, cr),
             storage_owner=self.cache.storage_owner(key),
         )
 

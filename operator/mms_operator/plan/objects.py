@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from mms_operator.plan.types import Object, Settings
 
+# A node that is lost is marked so after 40 s by default; from then on its pods are waited for this long, not 5 minutes.
+LOST_NODE_SECONDS = 5
 USER = 10001  # the one that the images are made for
 
 # The restricted pod security standard.
@@ -49,6 +51,15 @@ def pod_spec(settings: Settings) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY,
+        "tolerations": [
+            {
+                "key": f"node.kubernetes.io/{state}",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": LOST_NODE_SECONDS,
+            }
+            for state in ("not-ready", "unreachable")
+        ],
     }
     if settings.images.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.images.pull_secrets]

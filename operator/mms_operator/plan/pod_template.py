@@ -12,7 +12,7 @@ from mms_operator.api import names
 from mms_operator.plan.objects import CONTAINER_SECURITY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mms_operator.plan.types import Object, PodPolicy
 
@@ -33,10 +33,22 @@ _OWN_LABELS = (f"{names.GROUP}/", "app.kubernetes.io/")
 _OWN_ENV = ("MMS_",)
 
 
-def violations(field: str, template: Object | None, policy: PodPolicy, own_containers: tuple[str, ...]) -> list[str]:
-    """What of a podTemplate is refused, and why. `own_containers` are the names of the pods' own containers."""
+def violations(
+    field: str,
+    template: Object | None,
+    policy: PodPolicy,
+    own_containers: tuple[str, ...],
+    own_volumes: Mapping[str, str],
+) -> list[str]:
+    """What of a podTemplate is refused, and why.
+
+    `own_containers` are the names of the pods' own containers, `own_volumes` those of their volumes with where they are
+    mounted.
+    """
     if template is None:
         return []
+    if wrong := _shapes(field, template):
+        return wrong
     found = [
         *_unknown(field, template, {"metadata", "spec"}),
         *_metadata(f"{field}.metadata", template.get("metadata") or {}),
@@ -45,8 +57,9 @@ def violations(field: str, template: Object | None, policy: PodPolicy, own_conta
     for key, value in (template.get("spec") or {}).items():
         if key == "containers":
             found += _containers(f"{path}.containers", value, policy, own_containers)
+            found += _mounts(f"{path}.containers", value, own_containers, own_volumes)
         elif key == "volumes":
-            found += _volumes(f"{path}.volumes", value, policy)
+            found += _volumes(f"{path}.volumes", value, policy, own_volumes)
         else:
             found += _pod_field(path, key, value, policy)
     return found
@@ -66,11 +79,8 @@ def _pod_field(path: str, key: str, value: Any, policy: PodPolicy) -> list[str]:
     return [] if key in _FREE_POD_FIELDS else [f"{path}.{key} is no field that a podTemplate may set"]
 
 
-def overlay(pod: Object, template: Object | None, main: str, *, sidecars: bool, resources: bool) -> Object:
-    """The pod with an accepted template laid over it. `main` names the container that `containers` entries may change.
-
-    `resources`: whether those of the main container are taken; `sidecars`: whether further containers are added.
-    """
+def overlay(pod: Object, template: Object | None, *, sidecars: bool) -> Object:
+    """The pod with an accepted template laid over it. `sidecars`: whether containers that it has not are added."""
     if not template:
         return pod
     metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
@@ -80,7 +90,7 @@ def overlay(pod: Object, template: Object | None, main: str, *, sidecars: bool, 
             merged_metadata[key] = {**metadata[key], **pod["metadata"].get(key, {})}
     merged = dict(pod["spec"])
     for key, value in spec.items():
-        if key in {"volumes", "imagePullSecrets"}:
+        if key in {"volumes", "imagePullSecrets", "tolerations"}:
             merged[key] = [*merged.get(key, []), *value]
         elif key != "containers":
             merged[key] = value
@@ -88,12 +98,9 @@ def overlay(pod: Object, template: Object | None, main: str, *, sidecars: bool, 
     own = {container["name"] for container in _own(pod)}
     for group in ("initContainers", "containers"):
         if group in merged:
-            merged[group] = [
-                _merge(container, given.get(container["name"], {}), resources=resources or container["name"] != main)
-                for container in merged[group]
-            ]
+            merged[group] = [_merge(container, given.get(container["name"], {})) for container in merged[group]]
     if sidecars:
-        added = [_sidecar(container) for name, container in given.items() if name not in own and name != main]
+        added = [_sidecar(container) for name, container in given.items() if name not in own]
         merged["containers"] = [*merged["containers"], *added]
     return {**pod, "metadata": merged_metadata, "spec": merged}
 
@@ -103,12 +110,12 @@ def _own(pod: Object) -> Iterator[Object]:
     yield from pod["spec"]["containers"]
 
 
-def _merge(container: Object, given: Object, *, resources: bool) -> Object:
+def _merge(container: Object, given: Object) -> Object:
     merged = dict(container)
     for key in ("env", "envFrom", "volumeMounts"):
         if given.get(key):
             merged[key] = [*container.get(key, []), *given[key]]
-    if resources and given.get("resources"):
+    if given.get("resources"):
         merged["resources"] = given["resources"]
     return merged
 
@@ -133,9 +140,16 @@ def _metadata(path: str, metadata: Object) -> list[str]:
     return found
 
 
-def _volumes(path: str, volumes: Any, policy: PodPolicy) -> list[str]:
+def _volumes(path: str, volumes: Any, policy: PodPolicy, own: Mapping[str, str]) -> list[str]:
     found = []
     for number, volume in enumerate(volumes or []):
+        if volume.get("name") in own:
+            found.append(f"{path}[{number}].name {volume['name']} is a volume of ours: give it another name")
+        sources = (volume.get("projected") or {}).get("sources") or []
+        if any("serviceAccountToken" in source for source in sources) and not policy.service_accounts:
+            found.append(
+                f"{path}[{number}].projected with a serviceAccountToken needs the installation's policy.serviceAccounts"
+            )
         for kind in volume.keys() - {"name"}:
             if kind == "hostPath":
                 if not policy.allow_host_path:
@@ -166,6 +180,59 @@ def _containers(path: str, containers: Any, policy: PodPolicy, own: tuple[str, .
             ]
         found += _security(f"{here}.securityContext", container.get("securityContext") or {}, policy)
     return found
+
+
+def _mounts(path: str, containers: Any, own: tuple[str, ...], own_volumes: Mapping[str, str]) -> list[str]:
+    """Mounts of our own containers that would hide what we mount."""
+    ours = set(own_volumes.values())
+    return [
+        f"{path}[{number}].volumeMounts: {mount['mountPath']} is where a volume of ours is: mount it elsewhere"
+        for number, container in enumerate(containers or [])
+        if container.get("name") in own
+        for mount in container.get("volumeMounts") or []
+        if str(mount.get("mountPath", "")).rstrip("/") in ours
+    ]
+
+
+_LISTS = ("containers", "volumes", "tolerations", "topologySpreadConstraints", "imagePullSecrets")
+_CONTAINER_LISTS = ("env", "envFrom", "volumeMounts", "ports", "command", "args")
+
+
+def _shapes(field: str, template: Object) -> list[str]:
+    """Where an object or a list was meant and something else is written: the commonest mistake."""
+    found = [
+        f"{field}.{key} must be an object with fields"
+        for key in ("metadata", "spec")
+        if _is_no(dict, template.get(key))
+    ]
+    if found:
+        return found
+    metadata, spec = template.get("metadata") or {}, template.get("spec") or {}
+    found = [
+        f"{field}.metadata.{key} must be an object of names and texts"
+        for key in ("labels", "annotations")
+        if _is_no(dict, metadata.get(key))
+    ]
+    for key in _LISTS:
+        if _is_no(list, spec.get(key)) or any(not isinstance(item, dict) for item in spec.get(key) or ()):
+            found.append(f"{field}.spec.{key} must be a list of objects, each beginning with a dash")
+    if found:
+        return found
+    for number, container in enumerate(spec.get("containers") or ()):
+        path = f"{field}.spec.containers[{number}]"
+        found += [f"{path}.{key} must be a list" for key in _CONTAINER_LISTS if _is_no(list, container.get(key))]
+        found += [
+            f"{path}.{key} must be a list of objects, such as {{name: ..., value: ...}}"
+            for key in ("env", "envFrom", "volumeMounts")
+            if isinstance(container.get(key), list) and any(not isinstance(item, dict) for item in container[key])
+        ]
+        if _is_no(dict, container.get("securityContext")):
+            found.append(f"{path}.securityContext must be an object with fields")
+    return found
+
+
+def _is_no(kind: type, value: Any) -> bool:
+    return value is not None and not isinstance(value, kind)
 
 
 def _security(path: str, context: Object, policy: PodPolicy) -> list[str]:

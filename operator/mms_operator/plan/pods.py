@@ -77,6 +77,12 @@ class Seen:
     leaving: bool  # it is being deleted
     ended: Ended | None
     trouble: Trouble | None
+    template: str  # what it was made from
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a process of it has existed."""
+        return self.runs or (self.ended is not None and self.ended.exit_code is not None)
 
     @property
     def live(self) -> bool:
@@ -101,6 +107,7 @@ def seen(pod: Object, container: str) -> Seen:
         leaving="deletionTimestamp" in metadata,
         ended=_ended(status, container),
         trouble=trouble(pod),
+        template=(metadata.get("annotations") or {}).get(names.ANNOTATION_TEMPLATE, ""),
     )
 
 

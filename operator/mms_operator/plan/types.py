@@ -78,6 +78,7 @@ class ObservedTraining:
     certificates_expire: datetime | None = None  # None: some Secret of the job's certificates is missing
     secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)  # by name
     report: StatusReport | None = None  # the master's last answer, of this uid, run and attempt
+    master_error: str | None = None  # why the running master has not answered for a while
     storage_owner: str | None = None  # namespace/name of the older training that has the same storage.uri
 
 

@@ -119,7 +119,7 @@ def test_a_queue_that_nobody_works_off(health: Health, clock: Clock) -> None:
     clock.now += QUEUE_SECONDS
     assert health.troubles() == []
     clock.now += 1
-    assert health.troubles() == ["a key waits in the queue for 61 s"]
+    assert health.troubles() == ["no key was taken from the queue for 61 s, and one is ready"]
     health.queue.take()
     assert health.troubles() == []
 

@@ -198,6 +198,27 @@ async def test_a_master_that_failed_is_told_again(world: World) -> None:
         assert master.told == [Desired(workers=2)] * 2
 
 
+async def test_a_master_that_stays_silent_is_told_once_and_taken_back(world: World) -> None:
+    now = 1000.0
+    world.polls.clock = lambda: now
+    async with world.polling():
+        world.follow()
+        await world.until(lambda: world.count("error") == 1)
+        assert (world.polls.error(WORDS, CR), world.woken) == (None, []), "one failure is no matter for the status"
+        for errors in (2, 3):
+            now += module.SILENT_SECONDS
+            world.polls._changed.set()
+            await world.until(lambda errors=errors: world.count("error") == errors)
+        assert world.woken == [WORDS]
+        assert "Cannot connect" in (world.polls.error(WORDS, CR) or "")
+        assert world.polls.error(WORDS, {**CR, "status": {"run": 1, "attempt": 2}}) is None
+        async with world.serving():
+            now += module.PERIOD
+            world.polls._changed.set()
+            await world.until(lambda: world.polls.error(WORDS, CR) is None)
+            await world.until(lambda: world.woken == [WORDS, WORDS])
+
+
 async def test_another_masters_address_is_another_master(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PERIOD", 3600.0)
     async with world.serving() as master, world.polling():

@@ -48,6 +48,9 @@ class Polls:
     def drop(self, key: Key) -> None:
         self.dropped.append(key)
 
+    def error(self, *_: Any) -> None:
+        return None
+
     def report(self, *_: Any) -> None:
         return None
 

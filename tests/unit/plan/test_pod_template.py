@@ -12,13 +12,14 @@ from mms_operator.plan.types import PodPolicy
 NONE = PodPolicy()
 ALL = PodPolicy(
     allow_host_path=True, allow_host_namespaces=True, allow_privileged=True, service_accounts=("s3",),
-    runtime_classes=("gvisor",), volume_kinds=("nfs",),
+    runtime_classes=("gvisor",), volume_kinds=("nfs", "projected"),
 )  # fmt: skip
 OWN = ("worker", "master")
+VOLUMES = {"job": "/etc/mms", "tmp": "/tmp"}
 
 
 def refused(template: dict[str, Any], policy: PodPolicy = NONE) -> list[str]:
-    return pod_template.violations("t", template, policy, OWN)
+    return pod_template.violations("t", template, policy, OWN, VOLUMES)
 
 
 ALLOWED = {
@@ -37,6 +38,10 @@ FORBIDDEN = {
     "host path": ({"spec": {"volumes": [{"name": "a", "hostPath": {}}]}}, "t.spec.volumes[0].hostPath needs"),
     "volume kind": ({"spec": {"volumes": [{"name": "a", "nfs": {}}]}}, "t.spec.volumes[0].nfs is not among"),
     "service account": ({"spec": {"serviceAccountName": "s3"}}, "t.spec.serviceAccountName 's3' is not among"),
+    "token": (
+        {"spec": {"volumes": [{"name": "a", "projected": {"sources": [{"serviceAccountToken": {}}]}}]}},
+        "t.spec.volumes[0].projected with a serviceAccountToken needs",
+    ),
     "runtime class": ({"spec": {"runtimeClassName": "gvisor"}}, "t.spec.runtimeClassName 'gvisor' is not among"),
     "privileged": (
         {"spec": {"containers": [{"name": "x", "image": "y", "securityContext": {"privileged": True}}]}},
@@ -64,6 +69,18 @@ NEVER = {
         {"spec": {"containers": [{"name": "worker", "env": [{"name": "MMS_RANK", "value": "9"}]}]}},
         "MMS_RANK is set by the operator",
     ),
+    "our volume": ({"spec": {"volumes": [{"name": "job", "emptyDir": {}}]}}, "job is a volume of ours"),
+    "our folder": (
+        {"spec": {"containers": [{"name": "worker", "volumeMounts": [{"name": "a", "mountPath": "/tmp/"}]}]}},
+        "/tmp/ is where a volume of ours is",
+    ),
+    "env as an object": ({"spec": {"containers": [{"name": "worker", "env": {"A": "b"}}]}}, "env must be a list"),
+    "env of texts": ({"spec": {"containers": [{"name": "worker", "env": ["A=b"]}]}}, "such as {name: ..., value: ...}"),
+    "volumes as an object": ({"spec": {"volumes": {"a": {}}}}, "t.spec.volumes must be a list of objects"),
+    "containers as texts": ({"spec": {"containers": ["worker"]}}, "t.spec.containers must be a list of objects"),
+    "spec as a list": ({"spec": []}, "t.spec must be an object"),
+    "metadata as a text": ({"metadata": "x"}, "t.metadata must be an object"),
+    "labels as a list": ({"metadata": {"labels": ["a"]}}, "t.metadata.labels must be an object"),
     "sidecar without image": ({"spec": {"containers": [{"name": "x"}]}}, "t.spec.containers[0].image is missing"),
     "container without name": ({"spec": {"containers": [{"image": "x"}]}}, "t.spec.containers[0].name is missing"),
     "sidecar lifecycle": ({"spec": {"containers": [{"name": "x", "image": "y", "lifecycle": {}}]}}, "lifecycle of a"),
@@ -90,7 +107,7 @@ def test_never_allowed(case: str) -> None:
 
 
 def test_no_template() -> None:
-    assert pod_template.violations("t", None, NONE, OWN) == []
+    assert pod_template.violations("t", None, NONE, OWN, VOLUMES) == []
 
 
 POD = {
@@ -119,7 +136,7 @@ TEMPLATE = {
 
 
 def test_overlay() -> None:
-    found = pod_template.overlay(POD, TEMPLATE, "worker", sidecars=True, resources=True)
+    found = pod_template.overlay(POD, TEMPLATE, sidecars=True)
     assert found["metadata"] == {
         "name": "p", "labels": {"team": "a", "mms.dev/role": "worker"}, "annotations": {"n": "b"},
     }  # fmt: skip
@@ -135,8 +152,7 @@ def test_overlay() -> None:
     assert POD["spec"]["volumes"] == [{"name": "job"}], "what it was given is as it was"
 
 
-def test_overlay_without_sidecars_and_resources() -> None:
-    found = pod_template.overlay(POD, TEMPLATE, "worker", sidecars=False, resources=False)
+def test_overlay_without_sidecars() -> None:
+    found = pod_template.overlay(POD, TEMPLATE, sidecars=False)
     (worker,) = found["spec"]["containers"]
-    assert worker["resources"] == {}
     assert len(worker["env"]) == 2

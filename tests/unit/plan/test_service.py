@@ -25,6 +25,7 @@ def following(**parts: Any) -> dict[str, Any]:
 
 def trained(digest: str = ARTIFACT.digest, version: int = 1, **parts: Any) -> dict[str, Any]:
     made = {"uri": f"s3://mms/d/words/runs/{version}/artifact", "digest": digest, "version": version}
+    made["installationStore"] = True
     return {**cr(**spec(**parts)), "status": {"phase": "Complete", "artifact": made}}
 
 
@@ -151,6 +152,35 @@ def test_what_is_pinned_outlives_its_training(training: dict[str, Any] | None) -
     assert condition(plan, "Ready")["status"] == "True"
     assert plan.status == found["status"]
     assert objects_of(plan) == objects_of(first)
+
+
+def test_what_is_served_is_fetched_from_where_it_was_written() -> None:
+    """The training's storage may be another one by now, for its next run."""
+    found = following()
+    training = trained()
+    training["status"]["artifact"] |= {
+        "installationStore": False, "endpoint": "https://a.example.com", "secretRef": {"name": "keys-of-a"},
+    }  # fmt: skip
+    training["spec"]["storage"] = {"uri": "s3://b", "endpoint": "https://b.example.com"}
+    plan = plan_service(found, ObservedService(training=training))
+    text = objects_of(plan)["ConfigMap/words-serve-aaaaaaaaaaaa"]["data"]["serve.json"]
+    assert ServeFile.model_validate_json(text).storage.endpoint == "https://a.example.com"
+    assert service.references(after(found, plan)) == {"keys-of-a"}
+
+
+def test_a_secret_that_goes_leaves_what_is_served_as_it_is() -> None:
+    artifact = {"uri": "s3://x/artifact", "digest": ARTIFACT.digest, "secretRef": {"name": "keys"}}
+    found = cr(names.SERVICE, "words", model={"artifact": artifact})
+    there = {"keys": ReferencedSecret("keys", KEYS)}
+    first = plan_service(found, ObservedService(secrets=there))
+    found = after(found, first)
+    pods = (pod(ARTIFACT.digest),)
+    found = after(found, plan_service(found, ObservedService(None, deployed(first), pods, there)))
+    found["spec"]["replicas"] = 2
+    plan = plan_service(found, ObservedService(None, deployed(first), pods, {"keys": ReferencedSecret("keys", None)}))
+    assert condition(plan, "Ready")["reason"] == "SecretNotFound"
+    assert "next" not in plan.status["versions"]
+    assert objects_of(plan)["Deployment/words"]["spec"]["replicas"] == 2
 
 
 def test_another_training_that_is_not_there_leaves_what_is_served() -> None:

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 from tests.unit.plan.world import CHECKPOINT, COMPLETE, SETTINGS, STORE, SUSPENDED, World, cr, spec
 
-from mms_operator.plan.training import draft, ending, planner, running
+from mms_operator.engine.problems import Problem, with_problem
+from mms_operator.plan.training import draft, ending, planner, running, storage_place
 from mms_operator.plan.types import ReferencedSecret
 from mms_workloads.contract import Activity, Incident, JobFile, Outcome
 
@@ -96,6 +97,7 @@ def test_from_pending_to_complete() -> None:
         "uri": "s3://mms/d/words/runs/1/artifact",
         "digest": "sha256:" + "a" * 64,
         "version": 1,
+        "installationStore": True,
         "metrics": {"contextAUC": "0.7100"},
     }
     assert found.status["progress"]["percent"] == 100
@@ -280,6 +282,76 @@ def test_a_message_about_a_store_names_the_field() -> None:
     assert found.condition("Failed")["message"] == f"{said}. (spec.data.secretRef names the Secret mine)"
 
 
+def test_pods_that_could_not_be_made_are_no_losses() -> None:
+    """A quota, a webhook, leavings of a resource of the same name: the next try makes the same pods."""
+    found = world()
+    found.refuse_pods = True
+    for _ in range(5):
+        found.step()
+    assert [one["number"] for one in found.status["incarnations"]] == [1, 1, 1]
+    found.refuse_pods = False
+    found.settle()
+    assert found.live() == {"words-master-0-1", "words-worker-0-1", "words-worker-1-1"}
+    assert [event.reason for event in found.events] == ["WaitingForPods"]
+    found.run()
+    found.says()
+    found.settle()
+    found.end("words-worker-1-1", 137)
+    found.refuse_pods = True
+    for _ in range(5):
+        found.step()
+    assert (found.status["restarts"], found.status["phase"]) == (1, "Restarting")
+    assert [event.reason for event in found.events].count("ReplacingPod") == 1
+    found.refuse_pods = False
+    found.settle()
+    assert "words-worker-1-2" in found.live()
+
+
+def test_more_workers_that_cannot_start_are_told() -> None:
+    found = world()
+    found.training()
+    found.change(workers={"replicas": 3})
+    found.settle()
+    waiting = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no cpu."}]
+    found.pods["words-worker-2-1"]["status"]["conditions"] = waiting
+    found.settle()
+    said = found.condition("Ready")["message"]
+    assert (found.status["phase"], said.startswith("2 of 3 workers train; no node takes")) == ("Running", True)
+
+
+def test_pods_that_wait_are_made_anew_for_a_changed_spec() -> None:
+    found = world(workers={"replicas": 1, "image": "registry/none:1"})
+    found.settle()
+    found.run("words-master-0-1")
+    found.change(workers={"replicas": 1, "image": "registry/right:1"})
+    found.settle()
+    assert found.live() == {"words-master-0-1", "words-worker-0-2"}, "what runs is left alone"
+    assert found.pods["words-worker-0-2"]["spec"]["containers"][0]["image"] == "registry/right:1"
+    assert found.status["restarts"] == 0
+
+
+def test_the_masters_resources_come_from_the_pod_template() -> None:
+    given = [{"name": "master", "resources": {"limits": {"memory": "8Gi"}}}]
+    found = world(workers={"replicas": 1, "podTemplate": {"spec": {"containers": given}}})
+    found.settle()
+    master, worker = (found.pods[name]["spec"]["containers"][0] for name in ("words-master-0-1", "words-worker-0-1"))
+    assert master["resources"] == {"limits": {"memory": "8Gi"}}
+    assert worker["resources"] == {"requests": {"cpu": "100m", "memory": "512Mi"}}
+
+
+def test_a_master_that_cannot_be_reached_is_told() -> None:
+    found = world()
+    found.training()
+    found.master_error = "timeout"
+    found.settle()
+    assert (found.status["phase"], found.condition("Ready")["reason"]) == ("Running", "MasterUnreachable")
+    assert "port 29400" in found.condition("Ready")["message"]
+    assert found.events[-1].type == "Warning"
+    found.master_error = None
+    found.settle()
+    assert found.condition("Ready")["reason"] == "Training"
+
+
 # ---- waiting
 
 
@@ -460,6 +532,22 @@ def test_a_master_that_is_lost_while_suspending_has_a_successor_and_a_worker_has
     assert found.live() == {"words-master-0-2", "words-worker-1-1"}
 
 
+def test_a_suspension_that_has_begun_is_finished_before_the_training_goes_on() -> None:
+    found = world()
+    found.training()
+    found.change(runPolicy={"run": 1, "suspend": True, "backoffLimit": 3})
+    found.settle()
+    found.change(runPolicy={"run": 1, "suspend": False, "backoffLimit": 3})
+    plan = found.settle()
+    assert found.status["phase"] == "Suspending"
+    assert "then the training goes on from it" in found.condition("Suspended")["message"]
+    assert plan.master is not None
+    assert plan.master.desired.suspend is True
+    found.says(Activity.DONE, outcome=SUSPENDED)
+    found.settle()
+    assert (found.status["phase"], found.status["attempt"]) == ("Pending", 2)
+
+
 # ---- runs, scale, certificates
 
 
@@ -486,6 +574,33 @@ def test_a_finished_training_runs_again_only_when_its_run_is_raised() -> None:
     assert (job.job.run, job.storage.uri) == (2, "s3://mms/d/words-uid-0123/runs/2")
 
 
+def test_what_came_in_the_way_of_a_look_is_no_reason_of_an_ended_run() -> None:
+    found = world()
+    found.training()
+    found.says(Activity.DONE, outcome=COMPLETE)
+    found.settle()
+    said = found.condition("Finished")
+    overlaid = with_problem(found.status, found.status, Problem("ReconcileFailed", "no answer"), "2026-01-01T00:00:00Z")
+    found.cr = {**found.cr, "status": overlaid}
+    found.settle()
+    assert found.condition("Complete")["message"] == said["message"]
+    assert (found.condition("Ready")["status"], found.condition("Ready")["reason"]) == ("True", "TrainingComplete")
+
+
+PLACES = {
+    "its own": ({"uri": "s3://a/b/"}, None, " s3://a/b"),
+    "elsewhere": ({"uri": "s3://a/b", "endpoint": "http://x/"}, None, "http://x s3://a/b"),
+    "none": (None, None, None),
+    "installation": (None, STORE, "http://store.mms-system.svc:8333 s3://mms/d/words-uid-0123"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_where_a_training_writes(case: str) -> None:
+    storage, default, place = PLACES[case]
+    assert storage_place(cr(**spec(storage=storage)), default) == place
+
+
 def test_scale_up_and_down() -> None:
     found = world()
     found.training()
@@ -501,7 +616,9 @@ def test_scale_up_and_down() -> None:
     found.gone()
     found.change(workers={"replicas": 2})
     found.settle()
-    assert "words-worker-1-2" in found.live(), "a name is never used twice"
+    assert "words-worker-1-2" in found.live(), "the number of the one before was given away"
+    assert found.status["phase"] == "Running", "more workers are no loss"
+    assert not [event for event in found.events if event.reason == "ReplacingPod"]
 
 
 def test_certificates_are_renewed_between_attempts_only() -> None:

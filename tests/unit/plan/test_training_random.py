@@ -78,7 +78,7 @@ class Training(RuleBasedStateMachine):
 
     @rule(replicas=st.integers(1, 3))
     def scale(self, replicas: int) -> None:
-        self.world.change(workers={"replicas": replicas})
+        self.world.change(workers={**self.world.cr["spec"]["workers"], "replicas": replicas})
 
     @precondition(lambda self: self.world.status.get("phase") in ENDED)
     @rule()
@@ -89,6 +89,19 @@ class Training(RuleBasedStateMachine):
     @rule(there=st.booleans())
     def secret(self, there: bool) -> None:
         self.world.secrets = {"mine": ReferencedSecret("mine", KEYS if there else None)}
+
+    @rule(refused=st.booleans())
+    def quota(self, refused: bool) -> None:
+        self.world.refuse_pods = refused
+
+    @rule(error=st.sampled_from([None, "timeout"]))
+    def master_is_silent(self, error: str | None) -> None:
+        self.world.master_error = error
+
+    @rule(image=st.sampled_from(["registry/a:1", "registry/b:1"]))
+    def image(self, image: str) -> None:
+        if self.world.status.get("phase") in (None, "Pending", "Suspended"):
+            self.world.change(workers={**self.world.cr["spec"]["workers"], "image": image})
 
     @rule()
     def certificates_vanish(self) -> None:

@@ -68,6 +68,8 @@ class World:
     certificates: datetime | None = None
     report: StatusReport | None = None
     storage_owner: str | None = None
+    master_error: str | None = None
+    refuse_pods: bool = False  # the API server does, and the engine says so in the conditions
     events: list[Any] = field(default_factory=list)
     names_used: set[str] = field(default_factory=set)
     plan: Plan | None = None
@@ -84,11 +86,13 @@ class World:
             certificates_expire=self.certificates,
             secrets=self.secrets,
             report=report if current else None,
+            master_error=self.master_error,
             storage_owner=self.storage_owner,
         )
 
     def step(self) -> Plan:
         before = copy.deepcopy(self.cr)
+        self.names_used |= {name for name, pod in self.pods.items() if "containerStatuses" in pod["status"]}
         plan = training.plan(self.cr, self.observed(), self.settings, self.now)
         assert self.cr == before, "a plan changed what it was given"
         self.cr = {**self.cr, "status": copy.deepcopy(plan.status)}
@@ -122,10 +126,9 @@ class World:
             self.others[f"{obj['kind']}/{obj['metadata']['name']}"] = obj
             return
         name = obj["metadata"]["name"]
-        if name in self.pods:
+        if name in self.pods or self.refuse_pods:
             return
-        assert name not in self.names_used, f"the name {name} is used twice"
-        self.names_used.add(name)
+        assert name not in self.names_used, f"the name {name} is used by a second process"
         pod = copy.deepcopy(obj)
         pod["metadata"] |= {"uid": f"uid-{name}", "namespace": "d"}
         pod["status"] = {"phase": "Pending"}

@@ -1,24 +1,23 @@
-"""The containers of a serving pod as processes on this machine, with a real Triton.
-
-Runs where MMS_TRITON_HOME is a folder with bin/tritonserver, backends/ and lib/ (as in the server image), and
-MMS_TRITON_PYTHON a Python of its version whose packages are the server image's.
-"""
+"""The containers of a serving pod as processes on this machine, with a real Triton."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from ctypes.util import find_library
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.unit.serve import artifacts
+from tests.unit.serve.triton_home import TritonHome, triton_home
 
 from mms_workloads.contract import Outcome
 from mms_workloads.serve import query
@@ -26,18 +25,17 @@ from mms_workloads.serve import query
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HOME = os.environ.get("MMS_TRITON_HOME")
-PYTHON = os.environ.get("MMS_TRITON_PYTHON")
-
 pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (HOME and PYTHON), reason="MMS_TRITON_HOME and MMS_TRITON_PYTHON name no Triton"),
+    pytest.mark.skipif(
+        shutil.which("python3.11") is None or find_library("python3.11") is None,
+        reason="the backend's stub embeds Python 3.11",
+    ),
 ]
 
 
 class ServingPod:
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, home: TritonHome) -> None:
+        self.root, self.home = root, home
         self.built = artifacts.build(root / "store", size=2000, dimensions=50)
         self.digest = self.built.digest
         self.ports = free_ports(4)
@@ -48,8 +46,8 @@ class ServingPod:
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(query.__file__).parents[2]),
-            "LD_LIBRARY_PATH": f"{HOME}/lib",
-            "MMS_TRITONSERVER": f"{HOME}/bin/tritonserver",
+            "LD_LIBRARY_PATH": f"{self.home.folder}/lib",
+            "MMS_TRITONSERVER": f"{self.home.folder}/bin/tritonserver",
             "MMS_SERVE_FILE": str(serve),
             "MMS_MODELS_DIR": str(self.root / "models"),
             "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
@@ -59,7 +57,7 @@ class ServingPod:
         environment |= {f"MMS_{name}_PORT": str(port) for name, port in zip(names, self.ports, strict=True)}
         with (self.root / f"{module}.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(PYTHON), "-m", f"mms_workloads.serve.{module}", *arguments],
+                [str(self.home.python), "-m", f"mms_workloads.serve.{module}", *arguments],
                 env=environment, stdout=log, stderr=log,
             )  # fmt: skip
         self.processes[module] = process
@@ -71,7 +69,7 @@ class ServingPod:
         self.start("agent")
 
     def start_triton(self) -> None:
-        self.start("triton", f"--backend-directory={HOME}/backends")
+        self.start("triton", f"--backend-directory={self.home.folder}/backends")
 
     def readyz(self) -> tuple[int, dict[str, Any]]:
         try:
@@ -107,7 +105,7 @@ def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.fixture
 def pod(tmp_path: Path) -> Iterator[ServingPod]:
-    made = ServingPod(tmp_path)
+    made = ServingPod(tmp_path, triton_home())
     yield made
     made.stop()
 

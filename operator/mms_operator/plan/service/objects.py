@@ -21,6 +21,7 @@ CONTAINERS = (MAIN, "agent", "fetch")
 MODELS_DIR = "/models"
 SERVE_FILE = "serve.json"
 ETC = "/etc/mms"
+VOLUMES = {"serve": ETC, "models": MODELS_DIR, "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 - the pod's own
 PRE_STOP_SECONDS = 5  # until every node has heard that the pod is leaving
 EXIT_TIMEOUT_SECONDS = 30  # Triton waits so long for clients to end their connections
 GRACE_SECONDS = PRE_STOP_SECONDS + EXIT_TIMEOUT_SECONDS + 10
@@ -130,7 +131,7 @@ def network_policy(serving: Serving) -> Object:
 def deployment(serving: Serving, version: ServedVersion) -> Object:
     """The next version takes over pod by pod, each when its golden inferences were right; no pod leaves before."""
     plain = {"metadata": _pod_metadata(serving, version), "spec": _pod_spec(serving, version)}
-    template = pod_template.overlay(plain, serving.spec.server.podTemplate, MAIN, sidecars=True, resources=True)
+    template = pod_template.overlay(plain, serving.spec.server.podTemplate, sidecars=True)
     spec = {
         "replicas": serving.spec.replicas,
         "selector": {"matchLabels": serving.selector},

@@ -21,6 +21,7 @@ from mms_workloads import contract
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from mms_operator.plan.stores import SecretProblem
     from mms_operator.plan.types import Object, ObservedService, Settings
 
 ACCEPTED = Condition("True", Reason.ACCEPTED, "the spec can be carried out")
@@ -65,7 +66,7 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     serving = Serving(cr, spec, settings)
     seen = _Seen.of(serving, observed)
     found = pod_template.violations(
-        "spec.server.podTemplate", spec.server.podTemplate, settings.policy, objects.CONTAINERS
+        "spec.server.podTemplate", spec.server.podTemplate, settings.policy, objects.CONTAINERS, objects.VOLUMES
     )
     if found:
         state = _refused(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found))
@@ -74,9 +75,7 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     if isinstance(chosen, target.Missing):
         return _nothing_to_serve(serving, status, chosen, seen, now)
     if problem := stores.secret_problem(serving.location(chosen), observed.secrets):
-        state = _State(ready=False, reason=problem.reason, message=problem.message)
-        status = status.model_copy(update={"versions": status.versions.model_copy(update={"next": chosen})})
-        return _plan(cr, status, state, now, available=seen.ready, requeue=SECRET_SECONDS)
+        return _wait_for_secret(serving, status, chosen, problem, seen=seen, now=now)
     return _roll_out(serving, status, chosen, seen, now)
 
 
@@ -210,10 +209,32 @@ def _nothing_to_serve(
     """There is no artifact. What was served before, of another source, goes on until there is one."""
     state = _State(ready=False, reason=missing.reason, message=missing.message)
     stable = status.versions.stable
+    status = status.model_copy(update={"versions": Versions(stable=stable)})
     waves = _waves(serving, stable, None) if stable else ()
     return _plan(
         serving.cr, _addressed(serving, status, seen), state, now, available=seen.ready, waves=waves,
         replicas=serving.spec.replicas if stable else 0, prune=stable is None,
+    )  # fmt: skip
+
+
+def _wait_for_secret(
+    serving: Serving,
+    status: ServiceStatus,
+    chosen: ServedVersion,
+    problem: SecretProblem,
+    *,
+    seen: _Seen,
+    now: datetime,
+) -> Plan:
+    """No pod can be made without it. What is served already goes on, with whatever else the spec asks for."""
+    state = _State(ready=False, reason=problem.reason, message=problem.message)
+    stable = status.versions.stable
+    waits = None if stable and stable.digest == chosen.digest else chosen
+    status = status.model_copy(update={"versions": Versions(stable=stable, next=waits)})
+    return _plan(
+        serving.cr, _addressed(serving, status, seen), state, now, available=seen.ready,
+        waves=_waves(serving, stable, None) if stable else None, replicas=serving.spec.replicas,
+        requeue=SECRET_SECONDS,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def choose(
         return _of_address(model.artifact, default)
     name = model.trainingRef.name if model.trainingRef else ""
     if training is not None and (made := (training.get("status") or {}).get("artifact")):
-        return _of_training(name, training, made)
+        return _of_training(name, made)
     pinned = next((one for one in (versions.next, versions.stable) if one and one.training == name), None)
     if pinned is not None:
         return pinned.model_copy(update={"replicas": 0})
@@ -70,17 +70,16 @@ def _of_address(artifact: Artifact, default: DefaultStore | None) -> ServedVersi
     )
 
 
-def _of_training(name: str, training: Object, made: Object) -> ServedVersion:
-    storage = (training.get("spec") or {}).get("storage") or {}
+def _of_training(name: str, made: Object) -> ServedVersion:
     return ServedVersion(
         version=made["version"],
         digest=made["digest"],
         uri=made["uri"],
         training=name,
-        installationStore=not storage,
-        endpoint=storage.get("endpoint"),
-        region=storage.get("region"),
-        secretRef=storage.get("secretRef"),
+        installationStore=made.get("installationStore", False),
+        endpoint=made.get("endpoint"),
+        region=made.get("region"),
+        secretRef=made.get("secretRef"),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Reason, Role
 from mms_operator.plan import pod_template, stores
+from mms_operator.plan.training import objects
 
 if TYPE_CHECKING:
     from mms_operator.plan.training.job import Job
@@ -41,7 +42,11 @@ def _numbers(job: Job) -> Refusal | None:
 
 def _pod_template(job: Job) -> Refusal | None:
     found = pod_template.violations(
-        "spec.workers.podTemplate", job.spec.workers.podTemplate, job.settings.policy, (Role.WORKER, Role.MASTER)
+        "spec.workers.podTemplate",
+        job.spec.workers.podTemplate,
+        job.settings.policy,
+        (Role.WORKER, Role.MASTER),
+        objects.VOLUMES,
     )
     return Refusal(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)) if found else None
 

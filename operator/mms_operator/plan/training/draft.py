@@ -59,7 +59,9 @@ def events_of(previous: Object, state: State) -> tuple[Event, ...]:
     same = known and known["reason"] == state.reason and previous.get("phase") == state.phase
     if same or state.phase is Phase.RESTARTING:
         return ()
-    bad = state.phase is Phase.FAILED or state.refusal is not None
+    bad = (
+        state.phase is Phase.FAILED or state.refusal is not None or state.reason == Reason.MASTER_UNREACHABLE
+    )  # fmt: skip
     waits = state.phase is Phase.PENDING and state.reason not in (Reason.WAITING_FOR_PODS, Reason.STARTING)
     return (Event("Warning" if bad or waits else "Normal", str(state.reason), state.message),)
 

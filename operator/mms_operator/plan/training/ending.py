@@ -28,7 +28,7 @@ STRAGGLER_SECONDS = 15.0  # after the end of a run its pods end by themselves wi
 def complete(look: Look, ended: Outcome) -> Plan:
     assert ended.artifact is not None  # noqa: S101 - the caller has looked
     status = _finished(look, Reason.COMPLETE, ended)
-    status = status.model_copy(update={"artifact": statuses.artifact(ended.artifact)})
+    status = status.model_copy(update={"artifact": statuses.artifact(ended.artifact, look.job.storage)})
     if status.progress:
         update = {"percent": 100, "activity": str(Activity.DONE), "etaSeconds": None, "samplesPerSecond": None}
         status = status.model_copy(update={"progress": status.progress.model_copy(update=update)})
@@ -69,7 +69,8 @@ def _end(look: Look, status: TrainingStatus, state: State) -> Plan:
 
 def rest(look: Look) -> Plan:
     """A run that has ended does not begin again. Ended pods stay for their logs; what still runs is taken away."""
-    known = find(look.previous.get("conditions") or [], Kind.READY) or {}
+    # Not Ready: that may say what came in the way of the last look.
+    known = find(look.previous.get("conditions") or [], Kind.FINISHED) or {}
     state = State(look.phase, known.get("reason", ""), known.get("message", ""))
     passed = seconds_since(look.status.completionTime or rfc3339(look.now), look.now)
     left = STRAGGLER_SECONDS - passed

@@ -11,7 +11,7 @@ from mms_workloads import contract
 if TYPE_CHECKING:
     from mms_operator.api.training import TrainingSpec
     from mms_operator.plan.stores import Location
-    from mms_operator.plan.types import Object, Settings
+    from mms_operator.plan.types import DefaultStore, Object, Settings
 
 UID_DIGITS = 8
 
@@ -78,12 +78,25 @@ class Job:
             return stores.locate("spec.storage", f"{storage.uri.rstrip('/')}/runs/{self.run}", storage, "storage")
         if default is None:
             return None
-        folder = f"{default.uri}/{self.namespace}/{self.name}-{self.uid[:UID_DIGITS]}"
-        return stores.installation("spec.storage", f"{folder}/runs/{self.run}", default, "storage", self.store_secret)
+        uri = f"{_default_folder(self.cr, default)}/runs/{self.run}"
+        return stores.installation("spec.storage", uri, default, "storage", self.store_secret)
 
     @property
     def locations(self) -> tuple[Location, ...]:
         return tuple(location for location in (self.data, self.storage) if location is not None)
+
+
+def storage_place(cr: Object, default: DefaultStore | None) -> str | None:
+    """Endpoint and folder that a training writes to, so that two that would overwrite each other are found."""
+    storage = (cr.get("spec") or {}).get("storage")
+    if storage:
+        return f"{(storage.get('endpoint') or '').rstrip('/')} {storage['uri'].rstrip('/')}"
+    return f"{(default.endpoint or '').rstrip('/')} {_default_folder(cr, default)}" if default else None
+
+
+def _default_folder(cr: Object, default: DefaultStore) -> str:
+    metadata = cr["metadata"]
+    return f"{default.uri}/{metadata['namespace']}/{metadata['name']}-{metadata['uid'][:UID_DIGITS]}"
 
 
 def job_file(job: Job) -> contract.JobFile:

@@ -9,6 +9,7 @@ from mms_operator.api import names
 from mms_operator.api.names import Phase, Role
 from mms_operator.plan import pods as reading
 from mms_operator.plan.training import objects
+from mms_operator.plan.training.slots import Known
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -49,8 +50,8 @@ class Look:
         return report if report and (report.run, report.attempt) == (self.job.run, self.job.attempt) else None
 
     @property
-    def numbers(self) -> dict[str, int]:
-        return {one.pod: one.number for one in self.status.incarnations}
+    def known(self) -> dict[str, Known]:
+        return {one.pod: Known(one.number, one.started) for one in self.status.incarnations}
 
 
 def _container(pod: Object) -> str:

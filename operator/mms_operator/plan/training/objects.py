@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 from mms_operator.api import names
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from mms_operator.plan.training.job import Job
     from mms_operator.plan.types import Object
 
+TEMPLATE_DIGITS = 12
+VOLUMES = {"job": "/etc/mms", "scratch": contract.SCRATCH_DIR, "tmp": "/tmp"}  # noqa: S108 - the pod's own
 _JOB_FILE = contract.JOB_FILE.rpartition("/")[2]
 _ETC = contract.JOB_FILE.rpartition("/")[0]
 _MODULES = {Role.MASTER: "mms_workloads.sync.master", Role.WORKER: "mms_workloads.train.supervisor"}
@@ -98,6 +102,7 @@ def pod(job: Job, role: Role, rank: int, incarnation: int) -> Object:
             names.LABEL_RUN: str(job.run),
             names.LABEL_ATTEMPT: str(job.attempt),
         },
+        "annotations": {names.ANNOTATION_TEMPLATE: template(job)},
     }
     spec = {
         **objects.pod_spec(job.settings),
@@ -115,9 +120,15 @@ def pod(job: Job, role: Role, rank: int, incarnation: int) -> Object:
             }
         ]
     plain = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-    worker = role is Role.WORKER
-    template = _renamed(job.spec.workers.podTemplate, role)
-    return pod_template.overlay(plain, template, role, sidecars=worker, resources=worker)
+    given = _renamed(job.spec.workers.podTemplate, role)
+    return pod_template.overlay(plain, given, sidecars=role is Role.WORKER)
+
+
+def template(job: Job) -> str:
+    """A digest of what pods are made from: one that waits with another is made anew."""
+    workers, images = job.spec.workers, job.settings.images
+    parts = [workers.image or images.worker, workers.resources.model_dump(), workers.podTemplate]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:TEMPLATE_DIGITS]
 
 
 def _renamed(template: Object | None, role: Role) -> Object | None:
@@ -162,9 +173,8 @@ def _container(job: Job, role: Role, rank: int, incarnation: int) -> Object:
         "securityContext": objects.CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "job", "mountPath": _ETC, "readOnly": True},
-            {"name": "scratch", "mountPath": contract.SCRATCH_DIR},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+            {"name": name, "mountPath": path, **({"readOnly": True} if name == "job" else {})}
+            for name, path in VOLUMES.items()
         ],
     }
     if role is Role.MASTER:

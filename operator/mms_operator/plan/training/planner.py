@@ -81,8 +81,8 @@ def _time_out(look: Look) -> Plan | None:
 
 
 def _hold_or_resume(look: Look) -> Plan | None:
-    if look.job.spec.runPolicy.suspend:
-        return suspension.suspend(look)
+    if look.job.spec.runPolicy.suspend or look.phase is Phase.SUSPENDING:
+        return suspension.suspend(look)  # a suspension that has begun is finished first
     if look.phase is Phase.SUSPENDED and look.status.attempts:
         return running.next_attempt(look, Reason.RESUMED)
     return None

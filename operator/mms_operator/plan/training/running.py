@@ -16,6 +16,7 @@ from mms_operator.plan.training.draft import certificates, delete, draft, master
 from mms_operator.plan.training.look import Look, seconds_since
 from mms_operator.plan.training.status import State
 from mms_operator.plan.types import Event
+from mms_workloads import contract
 from mms_workloads.contract import Activity
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from mms_operator.plan.training.job import Job
     from mms_operator.plan.training.slots import Assignment
     from mms_operator.plan.types import Plan
-    from mms_workloads import contract
 
 SECRET_SECONDS = 10.0  # between two looks for a Secret that is not there
 _BUSY = frozenset({Activity.COUNTING, Activity.TRAINING, Activity.EXPORTING})
@@ -46,7 +46,10 @@ def carry_on(look: Look, events: tuple[Event, ...] = ()) -> Plan:
 
     workers = job.spec.workers.replicas
     begins = not any(attempt.number == job.attempt for attempt in look.status.attempts)
-    assignment = slots.start(workers, look.numbers) if begins else slots.keep(workers, look.numbers, look.pods)
+    if begins:
+        assignment = slots.start(workers, look.known)
+    else:
+        assignment = slots.keep(workers, look.known, look.pods, objects.template(job))
     if refusal or problem:
         return _hold(look, assignment, refusal, problem)
     counted = [loss for loss in assignment.losses if loss.counts]
@@ -103,7 +106,8 @@ def _hold(look: Look, assignment: Assignment, refusal: accept.Refusal | None, pr
     told = refusal or problem
     assert told is not None  # noqa: S101 - the caller has looked
     status = placed(look, assignment, look.status.restarts)
-    status = status.model_copy(update={"incarnations": look.status.incarnations})
+    present = sum(slot.pod is not None for slot in assignment.workers)
+    status = status.model_copy(update={"incarnations": look.status.incarnations, "replicas": present})
     state = replace(_state(look, assignment), reason=told.reason, message=told.message, refusal=refusal)
     (objects_of_pods, _) = waves(look.job, assignment)
     return draft(
@@ -120,7 +124,7 @@ def _hold(look: Look, assignment: Assignment, refusal: accept.Refusal | None, pr
 def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
     job = look.job
     status = statuses.with_report(look.status, look.report, look.now) if look.report else look.status
-    numbers = {**look.numbers, **assignment.numbers}
+    kept = slots.remember(look.known, assignment, look.pods)
     return status.model_copy(
         update={
             "run": job.run,
@@ -130,7 +134,9 @@ def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
             "attempts": begun_attempt(status, job.attempt, look.now),
             "replicas": len(assignment.workers),
             "selector": objects.selector(job.name, Role.WORKER),
-            "incarnations": [Incarnation(pod=pod, number=number) for pod, number in sorted(numbers.items())],
+            "incarnations": [
+                Incarnation(pod=place, number=one.number, started=one.started) for place, one in sorted(kept.items())
+            ],
         }
     )
 
@@ -140,13 +146,17 @@ def _state(look: Look, assignment: Assignment) -> State:
     report, wanted = look.report, len(assignment.workers)
     whole = all(slot.runs for slot in assignment.slots)
     waits = _waits(assignment)
+    busy = report is not None and report.activity in _BUSY and report.workersReady > 0
     if look.phase in (Phase.RUNNING, Phase.RESTARTING):
         back = whole and report is not None and report.workersReady >= wanted
         if assignment.losses or (look.phase is Phase.RESTARTING and not back):
             return State(Phase.RESTARTING, Reason.REPLACING_POD, _replacing(look, assignment, waits))
-        return State(Phase.RUNNING, Reason.TRAINING, _working(report, wanted))
-    if report and report.activity in _BUSY and report.workersReady:
-        return State(Phase.RUNNING, Reason.TRAINING, _working(report, wanted))
+    if look.phase in (Phase.RUNNING, Phase.RESTARTING) or busy:
+        if look.observed.master_error:
+            return State(Phase.RUNNING, Reason.MASTER_UNREACHABLE, _unreachable(look.observed.master_error))
+        return State(Phase.RUNNING, Reason.TRAINING, _working(report, wanted, waits))
+    if look.observed.master_error:
+        return State(Phase.PENDING, Reason.MASTER_UNREACHABLE, _unreachable(look.observed.master_error))
     if waits:
         return State(Phase.PENDING, waits.reason, waits.message)
     if whole:
@@ -172,17 +182,26 @@ def _replacing(look: Look, assignment: Assignment, waits: reading.Trouble | None
     return known["message"] if known and same else "the replaced pods join the training"
 
 
-def _working(report: contract.StatusReport | None, wanted: int) -> str:
+def _unreachable(error: str) -> str:
+    return (
+        f"the master does not answer the operator ({error}): what is shown of the progress is old. Let the operator's "
+        f"namespace reach port {contract.MASTER_PORT} of the training's pods (NetworkPolicies, the cluster's network)"
+    )
+
+
+def _working(report: contract.StatusReport | None, wanted: int, waits: reading.Trouble | None) -> str:
     match report.activity if report else None:
         case Activity.COUNTING:
             return "the workers read the data set once: sizes and vocabulary"
         case Activity.EXPORTING:
             return "the parameters are complete: they are evaluated and written"
         case _:
-            return f"{wanted} worker{'s' if wanted > 1 else ''} train"
+            ready = min(report.workersReady, wanted) if report else wanted
+            if ready == wanted:
+                return f"{wanted} workers train" if wanted > 1 else "1 worker trains"
+            return f"{ready} of {wanted} workers train" + (f"; {waits.message}" if waits else "")
 
 
 def _loss_event(job: Job, loss: slots.Loss, assignment: Assignment) -> Event:
-    number = assignment.numbers.get(slots.key(loss.role, loss.rank), 0)
-    name = objects.pod_name(job, loss.role, loss.rank, number)
+    name = objects.pod_name(job, loss.role, loss.rank, assignment.number(loss.role, loss.rank))
     return Event("Warning", Reason.REPLACING_POD, f"{loss.role} {loss.rank} {loss.why()}: {name} takes its place")

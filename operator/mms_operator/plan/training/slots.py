@@ -1,7 +1,7 @@
 """Which pods there should be: one for each role and rank, under the number of its newest incarnation.
 
-A pod's name is never used twice. The status remembers the numbers, and is written before the pods are made: so a pod
-that the status names and that is not there has been lost, or was never made, and in both cases the next number is safe.
+A number that was seen to run is never given to another process. The status remembers the numbers and is written before
+pods are made. A pod that the status names and that is not there has been lost if it was seen to run; else it is made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mms_operator.plan.pods import Ended, Seen
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the status remembers of a place: the number of its newest incarnation, and whether that was seen to run."""
+
+    number: int
+    started: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Loss:
     role: Role
     rank: int
     ended: Ended | None
+    outdated: bool = False  # it has not run, and the spec would make another now
 
     @property
     def counts(self) -> bool:
@@ -45,6 +54,8 @@ class Loss:
         return self.ended is not None and not self.ended.disrupted
 
     def why(self) -> str:
+        if self.outdated:
+            return "waits with an outdated spec"
         if self.ended is None:
             return "is gone"
         return f"ended ({self.ended.reason}: {self.ended.message})"
@@ -55,9 +66,8 @@ class Assignment:
     slots: tuple[Slot, ...]
     losses: tuple[Loss, ...]
 
-    @property
-    def numbers(self) -> dict[str, int]:
-        return {key(slot.role, slot.rank): slot.incarnation for slot in self.slots}
+    def number(self, role: Role, rank: int) -> int:
+        return next(slot.incarnation for slot in self.slots if (slot.role, slot.rank) == (role, rank))
 
     @property
     def master(self) -> Slot:
@@ -76,32 +86,61 @@ def places(workers: int) -> list[tuple[Role, int]]:
     return [(Role.MASTER, 0), *((Role.WORKER, rank) for rank in range(workers))]
 
 
-def start(workers: int, numbers: Mapping[str, int]) -> Assignment:
+def start(workers: int, known: Mapping[str, Known]) -> Assignment:
     """The next incarnation of every place: at the start of an attempt."""
-    slots = tuple(Slot(role, rank, numbers.get(key(role, rank), 0) + 1, None) for role, rank in places(workers))
+    slots = tuple(Slot(role, rank, _next(known.get(key(role, rank))), None) for role, rank in places(workers))
     return Assignment(slots, ())
 
 
-def keep(workers: int, numbers: Mapping[str, int], pods: Sequence[Seen]) -> Assignment:
+def keep(workers: int, known: Mapping[str, Known], pods: Sequence[Seen], template: str) -> Assignment:
     """Each place with its pod; a place whose pod is lost with the next incarnation.
 
-    `pods` are those of the current run and attempt. A worker that has ended well has heard how the run ends: its place
-    stays as it is.
+    `pods` are those of the current run and attempt; `template` is what a pod would be made from now. A worker that has
+    ended well has heard how the run ends: its place stays as it is.
     """
     by_place = {(pod.role, pod.rank, pod.incarnation): pod for pod in pods}
     slots: list[Slot] = []
     losses: list[Loss] = []
     for role, rank in places(workers):
-        number = numbers.get(key(role, rank), 0)
-        pod = by_place.get((role, rank, number))
-        if number == 0:
-            slots.append(Slot(role, rank, 1, None))
-        elif pod is None or pod.leaving or (pod.ended and not pod.ended.good):
-            losses.append(Loss(role, rank, pod.ended if pod else None))
-            slots.append(Slot(role, rank, number + 1, None))
+        place = known.get(key(role, rank), Known(1))
+        pod = by_place.get((role, rank, place.number))
+        loss = _loss(role, rank, place, pod, template)
+        if loss is None:
+            slots.append(Slot(role, rank, place.number, pod))
         else:
-            slots.append(Slot(role, rank, number, pod))
+            losses.append(loss)
+            slots.append(Slot(role, rank, place.number + 1, None))
     return Assignment(tuple(slots), tuple(losses))
+
+
+def remember(known: Mapping[str, Known], assignment: Assignment, pods: Sequence[Seen]) -> dict[str, Known]:
+    """What the status keeps of each place. A place that is no more moves on: its number was given away."""
+    present = {(key(pod.role, pod.rank), pod.incarnation) for pod in pods}
+    kept: dict[str, Known] = {}
+    for place, before in known.items():
+        used = before.started or (place, before.number) in present
+        kept[place] = Known(before.number + 1) if used else before
+    for slot in assignment.slots:
+        place = key(slot.role, slot.rank)
+        same = place in known and known[place].number == slot.incarnation
+        ran = (slot.pod is not None and slot.pod.has_run) or (same and known[place].started)
+        kept[place] = Known(slot.incarnation, ran)
+    return kept
+
+
+def _loss(role: Role, rank: int, place: Known, pod: Seen | None, template: str) -> Loss | None:
+    if pod is None:
+        return Loss(role, rank, None) if place.started else None
+    if pod.leaving:
+        return Loss(role, rank, pod.ended)
+    if pod.ended:
+        return None if pod.ended.good else Loss(role, rank, pod.ended)
+    outdated = not pod.has_run and pod.template != template
+    return Loss(role, rank, None, outdated=True) if outdated else None
+
+
+def _next(place: Known | None) -> int:
+    return place.number + 1 if place else 1
 
 
 def superfluous(pods: Iterable[Seen], assignment: Assignment) -> list[Seen]:

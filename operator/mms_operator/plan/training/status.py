@@ -15,12 +15,14 @@ from mms_operator.api.training import (
     TrainingStatus,
     WorkersStatus,
 )
+from mms_operator.api.types import SecretReference
 from mms_operator.plan import conditions
 from mms_operator.plan.conditions import Condition, rfc3339
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from mms_operator.plan.stores import Location
     from mms_operator.plan.training.accept import Refusal
     from mms_operator.plan.types import Object
     from mms_workloads.contract import ArtifactRef, CheckpointRef, StatusReport
@@ -119,12 +121,22 @@ def checkpoint(ref: CheckpointRef | None) -> CheckpointStatus | None:
     return CheckpointStatus(uri=ref.uri, step=ref.step, digest=ref.digest, time=ref.time)
 
 
-def artifact(ref: ArtifactRef) -> ArtifactStatus:
-    metrics = {name: f"{value:.4f}" for name, value in sorted(ref.metrics.items())}
-    return ArtifactStatus(uri=ref.uri, digest=ref.digest, version=ref.version, metrics=metrics)
+def artifact(ref: ArtifactRef, storage: Location | None) -> ArtifactStatus:
+    """With how it is reached: the spec's storage may be another one for the next run."""
+    own = storage is not None and not storage.installation
+    return ArtifactStatus(
+        uri=ref.uri,
+        digest=ref.digest,
+        version=ref.version,
+        installationStore=not own,
+        endpoint=storage.store.endpoint if storage and own else None,
+        region=storage.store.region if storage and own else None,
+        secretRef=SecretReference(name=storage.secret) if storage and own and storage.secret else None,
+        metrics={name: f"{value:.4f}" for name, value in sorted(ref.metrics.items())},
+    )
 
 
-def seconds_since(previous: Object, kind: Kind, value: str, now: datetime) -> float:
+def seconds_in(previous: Object, kind: Kind, value: str, now: datetime) -> float:
     """How long a condition has had a value; 0 where it has not."""
     found = conditions.find(previous.get("conditions") or [], kind)
     if found is None or found["status"] != value:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Phase, Reason, Role
-from mms_operator.plan.training import slots
+from mms_operator.plan.training import objects, slots
 from mms_operator.plan.training import status as statuses
 from mms_operator.plan.training.attempts import ended_attempt
 from mms_operator.plan.training.draft import delete, draft, master_call, waves
@@ -26,20 +26,21 @@ SUSPEND_SECONDS = 300.0  # for the last checkpoint; then what is durable already
 
 def suspend(look: Look) -> Plan:
     """A checkpoint first, then all pods are released. Where nothing runs there is nothing to save."""
-    waited = statuses.seconds_since(look.previous, Kind.SUSPENDED, "Unknown", look.now)
+    waited = statuses.seconds_in(look.previous, Kind.SUSPENDED, "Unknown", look.now)
     if look.phase is Phase.SUSPENDED or not any(pod.live and pod.runs for pod in look.pods):
         return suspended(look, None)
     if waited > SUSPEND_SECONDS:
         said = f"the last checkpoint was not complete after {SUSPEND_SECONDS:.0f} s; the one before it counts"
         return suspended(look, None, (Event("Warning", Reason.SUSPEND_TIMEOUT, said),))
     job = look.job
-    assignment = slots.keep(job.spec.workers.replicas, look.numbers, look.pods)
+    assignment = slots.keep(job.spec.workers.replicas, look.known, look.pods, objects.template(job))
     # A worker that is lost now is not replaced: the others write the checkpoint. A master is, for it alone hears that
     # the checkpoint is durable.
     kept = tuple(slot for slot in assignment.slots if slot.pod or slot.role is Role.MASTER)
     assignment = replace(assignment, slots=kept)
     status = placed(look, assignment, look.status.restarts)
-    state = State(Phase.SUSPENDING, Reason.SUSPENDING, "the workers write a checkpoint; then all pods are released")
+    then = "all pods are released" if job.spec.runPolicy.suspend else "the training goes on from it"
+    state = State(Phase.SUSPENDING, Reason.SUSPENDING, f"the workers write a checkpoint; then {then}")
     return draft(
         look,
         status,
