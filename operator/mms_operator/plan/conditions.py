@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from pydantic import ValidationError
+
     from mms_operator.plan.types import Object
 
 MESSAGE_LIMIT = 4096  # characters; the API allows more, kubectl describe should stay readable
@@ -27,6 +29,13 @@ class Condition:
     status: Value
     reason: str
     message: str = ""
+
+
+def invalid_spec(error: ValidationError) -> str:
+    """What of a spec cannot be read, each with its field."""
+    return "; ".join(
+        f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+    )
 
 
 def rfc3339(time: datetime) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mms_operator.api import names
@@ -32,6 +33,25 @@ CONTAINER_SECURITY: dict[str, Any] = {
     "capabilities": {"drop": ["ALL"]},
 }
 _CREDENTIAL_KEYS = (SECRET_ACCESS_KEY_ID, SECRET_ACCESS_KEY)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A custom resource that objects are made for."""
+
+    cr: Object
+
+    @property
+    def name(self) -> str:
+        return str(self.cr["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        return str(self.cr["metadata"]["namespace"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.cr["metadata"]["uid"])
 
 
 def labels(owner_label: str, owner: str, component: str) -> dict[str, str]:

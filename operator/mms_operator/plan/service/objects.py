@@ -33,22 +33,11 @@ _FETCH = {"requests": {"cpu": "50m", "memory": "128Mi"}}
 
 
 @dataclass(frozen=True)
-class Serving:
+class Serving(objects.Owner):
     """A custom resource with its spec read."""
 
-    cr: Object
     spec: ServiceSpec
     settings: Settings
-
-    @property
-    def name(self) -> str:
-        found: str = self.cr["metadata"]["name"]
-        return found
-
-    @property
-    def namespace(self) -> str:
-        found: str = self.cr["metadata"]["namespace"]
-        return found
 
     @property
     def host(self) -> str:

@@ -59,10 +59,13 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     try:
         spec = ServiceSpec.model_validate(cr["spec"])
     except ValidationError as error:
-        problems = "; ".join(
-            f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+        return _plan(
+            cr,
+            status,
+            _refused(Reason.INVALID_SPEC, conditions.invalid_spec(error)),
+            now,
+            available=_ready_pods(observed),
         )
-        return _plan(cr, status, _refused(Reason.INVALID_SPEC, problems), now, available=_ready_pods(observed))
     serving = Serving(cr, spec, settings)
     seen = _Seen.of(serving, observed)
     found = pod_template.violations(

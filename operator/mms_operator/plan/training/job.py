@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mms_operator.plan import stores
+from mms_operator.plan.objects import Owner
 from mms_workloads import contract
 
 if TYPE_CHECKING:
@@ -17,29 +18,13 @@ UID_DIGITS = 8
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Owner):
     """A custom resource with its spec read. `run` and `attempt` are those of the status that is being planned."""
 
-    cr: Object
     spec: TrainingSpec
     settings: Settings
     run: int
     attempt: int
-
-    @property
-    def name(self) -> str:
-        found: str = self.cr["metadata"]["name"]
-        return found
-
-    @property
-    def namespace(self) -> str:
-        found: str = self.cr["metadata"]["namespace"]
-        return found
-
-    @property
-    def uid(self) -> str:
-        found: str = self.cr["metadata"]["uid"]
-        return found
 
     @property
     def config_map(self) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from mms_operator.api.names import Phase, Reason
 from mms_operator.api.training import TrainingSpec, TrainingStatus
+from mms_operator.plan.conditions import invalid_spec
 from mms_operator.plan.training import accept, ending, outcome, running, suspension
 from mms_operator.plan.training import status as statuses
 from mms_operator.plan.training.draft import events_of
@@ -97,9 +98,7 @@ def _start_over(look: Look) -> Plan | None:
 
 def _unreadable(cr: Object, previous: Object, error: ValidationError, now: datetime) -> Plan:
     """A spec that this release cannot read, such as one of a newer CRD. What runs is left as it is."""
-    problems = "; ".join(
-        f"spec.{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
-    )
+    problems = invalid_spec(error)
     refusal = accept.Refusal(Reason.INVALID_SPEC, problems)
     state = State(Phase(previous.get("phase") or Phase.PENDING), refusal.reason, problems, refusal)
     status = TrainingStatus.model_validate(previous)
