@@ -71,7 +71,11 @@ def cni_conflist(node: Node, network: str) -> str:
 
 
 def kubelet_config(node: Node, pki: Path, logs: Path, resolv_conf: str = "/etc/resolv.conf") -> dict[str, Any]:
-    """Images are never collected: they came from archives, and there is no registry to fetch them from again."""
+    """Images are never collected: they came from archives, and there is no registry to fetch them from again.
+
+    The one user of the cluster may use what is on it under any name: by default an image that was pulled from a
+    registry is refused to pods that name it as it was loaded from an archive.
+    """
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -93,6 +97,7 @@ def kubelet_config(node: Node, pki: Path, logs: Path, resolv_conf: str = "/etc/r
         "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1Gi"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
+        "imagePullCredentialsVerificationPolicy": "NeverVerify",
         "localStorageCapacityIsolation": False,
         "makeIPTablesUtilChains": False,
         "maxPods": 250,

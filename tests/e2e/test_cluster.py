@@ -6,11 +6,15 @@ What takes a cluster down is done to one of its own, in a network namespace in w
 from __future__ import annotations
 
 import contextlib
+import http.server
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -18,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mms_cluster import down, gobuild, network, process, provider, up
+from mms_cluster import down, gobuild, network, oci, process, provider, up
 from mms_cluster.report import Reporter
 from mms_cluster.settings import Layout
 
@@ -158,6 +162,66 @@ def test_loading_what_is_there_does_nothing(
 ) -> None:
     provider.Own(Layout(provider.paths.state_folder()), Reporter()).load(provider.in_archives([probe]))
     assert f"{PROBE} is there" in capfd.readouterr().err
+
+
+def test_an_image_that_was_pulled_can_be_loaded_under_another_name(
+    pods: Pods, cluster: provider.Provider, tmp_path: Path
+) -> None:
+    program = gobuild.build(gobuild.PROBE, Reporter())
+    nonce = uuid.uuid4().hex[:8]
+    archive, name = tmp_path / "image.tar", f"localhost/mms-probe-{nonce}:1"
+    oci.write(archive, name, {"/probe": program}, {"Entrypoint": ["/probe"], "Env": [f"NONCE={nonce}"]})
+    with registry(archive) as address:
+        pull = POD.format(name="pulled", image=f"{address}/probe:1").partition("---")[0]
+        pods.kubectl("apply", "-f", "-", text=pull)
+        pods.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/pulled")
+    cluster.load(provider.in_archives([archive]))
+    pods.kubectl("apply", "-f", "-", text=POD.format(name="loaded", image=name).partition("---")[0])
+    pods.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/loaded")
+    pods.kubectl("delete", "pod", "pulled", "loaded", "--wait=false")
+
+
+@contextlib.contextmanager
+def registry(archive: Path) -> Iterator[str]:
+    """A registry on loopback that gives the image of an OCI archive under every name (OCI distribution, pull only)."""
+    with tarfile.open(archive) as tar:
+        blobs = {m.name.rpartition("/")[2]: _bytes(tar, m) for m in tar if m.isfile()}
+    manifest = json.loads(blobs["index.json"])["manifests"][0]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            place = self.path.split("/")
+            digest = manifest["digest"] if "manifests" in place and "sha256:" not in self.path else place[-1]
+            body = b"" if self.path == "/v2/" else blobs.get(digest.removeprefix("sha256:"))
+            self.send_response(404 if body is None else 200)
+            kind = manifest["mediaType"] if "manifests" in place else "application/octet-stream"
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body or b"")))
+            if digest.startswith("sha256:"):
+                self.send_header("Docker-Content-Digest", digest)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body or b"")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 # Up and down, whatever happened before
