@@ -67,17 +67,32 @@ class Policy(BaseModel):
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated
 
 
-class Environment(BaseSettings):
-    """Each field is the environment variable MMS_<FIELD>."""
+class Scope(BaseSettings):
+    """Where an installation works. Each field is the environment variable MMS_<FIELD>."""
 
     model_config = SettingsConfigDict(env_prefix="MMS_", env_ignore_empty=True)
+
+    namespaces: Names = ()  # none: the whole cluster
+    lease_namespace: str = ""  # absent: the pod's own, else mms-system
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("namespaces", mode="before")
+    @classmethod
+    def _split_namespaces(cls, value: object) -> object:
+        return _split(value)
+
+    @property
+    def own_namespace(self) -> str:
+        return self.lease_namespace or _own_namespace()
+
+
+class Environment(Scope):
+    """All that the operator is told."""
 
     worker_image: str
     server_image: str
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: Names = ()
-    namespaces: Names = ()  # none: the whole cluster
-    lease_namespace: str = ""  # absent: the pod's own, else mms-system
     cluster_domain: str = "cluster.local"
     store_uri: str | None = None
     store_endpoint: str | None = None
@@ -85,12 +100,11 @@ class Environment(BaseSettings):
     store_credentials_dir: Path | None = None  # a mounted Secret: files AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     policy: Policy = Policy()
     health_port: int = Field(default=8081, ge=0, le=65_535)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    @field_validator("image_pull_secrets", "namespaces", mode="before")
+    @field_validator("image_pull_secrets", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    def _split_secrets(cls, value: object) -> object:
+        return _split(value)
 
     def settings(self) -> Settings:
         """What planners are given. Raises OSError if the store's credentials cannot be read."""
@@ -98,7 +112,7 @@ class Environment(BaseSettings):
             images=Images(self.worker_image, self.server_image, self.image_pull_policy, self.image_pull_secrets),
             default_store=self._store(),
             policy=PodPolicy(**self.policy.model_dump()),
-            operator_namespace=self.lease_namespace or _own_namespace(),
+            operator_namespace=self.own_namespace,
             cluster_domain=self.cluster_domain,
         )
 
@@ -115,6 +129,10 @@ class Environment(BaseSettings):
             access_key_id=keys[SECRET_ACCESS_KEY_ID],
             secret_access_key=keys[SECRET_ACCESS_KEY],
         )
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _own_namespace() -> str:

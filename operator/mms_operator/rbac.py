@@ -22,6 +22,7 @@ class Rule:
 RULES = (
     Rule((names.GROUP,), (names.TRAININGS, names.SERVICES), READ, "the custom resources that are carried out"),
     Rule((names.GROUP,), (names.TRAININGS,), ("delete",), "trainings whose ttlSecondsAfterFinished has passed"),
+    Rule((names.GROUP,), (names.TRAININGS,), ("patch",), "the finalizer that holds a training for its last checkpoint"),
     Rule(
         (names.GROUP,),
         (f"{names.TRAININGS}/status", f"{names.SERVICES}/status"),

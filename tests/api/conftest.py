@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.api.crds import BASE, CRDS, Kind, Object, eventually, later
+from tests.api.crds import BASE, CRDS, Kind, Object, eventually
 
 from mms_operator.api.names import GROUP, SERVICES, TRAININGS, VERSION
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def crds(apiserver: ApiOnly) -> dict[str, Object]:
     """The CRDs, as the API server keeps them, once it serves them."""
     served = {}
-    for crd in (*CRDS.values(), later(CRDS[TRAININGS])):
+    for crd in CRDS.values():
         name, plural = crd["metadata"]["name"], crd["spec"]["names"]["plural"]
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
         assert apiserver.api.apply(path, crd) == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ CRDS = {
     plural: yaml.safe_load((Path(__file__).parents[2] / "crds" / f"{GROUP}_{plural}.yaml").read_text())
     for plural in (TRAININGS, SERVICES)
 }
-LATER = "latertrainings"
 STRICT = "?fieldValidation=Strict"
 MERGE = "application/merge-patch+json"
 NOON = "2026-01-01T12:00:00Z"
@@ -45,18 +43,7 @@ BASE: dict[str, Object] = {
         "spec": {"model": {"trainingRef": {"name": "words"}}},
     },
 }
-BASE[LATER] = {**BASE[TRAININGS], "kind": "LaterTraining"}
 ARTIFACT = {"uri": "s3://models/words/runs/1", "digest": DIGEST}
-
-
-def later(crd: Object) -> Object:
-    """The trainings' CRD of a release with a second mode in spec.sync: with one mode, its rule cannot be seen."""
-    crd = deepcopy(crd)
-    crd["metadata"]["name"] = f"{LATER}.{GROUP}"
-    crd["spec"]["names"] = {"kind": "LaterTraining", "plural": LATER}
-    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    schema["properties"]["spec"]["properties"]["sync"]["properties"]["mode"]["enum"].append("Later")
-    return crd
 
 
 def eventually(look: Any) -> Any:
@@ -93,9 +80,9 @@ class Kind:
     def read(self) -> Object:
         return good(self.request("GET", "/words"))
 
-    def with_status(self, status: Object) -> Object:
+    def with_status(self, status: Object, change: Object | None = None) -> Object:
         """A new object that has this status; {}: none yet."""
-        made = good(self.create())
+        made = good(self.create(change))
         if not status:
             return made
         return good(self.change({"status": status}, "/status"))

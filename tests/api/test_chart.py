@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import sys
+import threading
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +21,8 @@ from mms_cluster import gobuild
 from mms_cluster.apionly import ApiOnly
 from mms_cluster.report import Reporter
 from mms_operator import rbac
-from mms_operator.main import Environment
+from mms_operator.api.names import FINALIZER
+from mms_operator.main import Environment, Scope
 from mms_operator.plan.types import PodPolicy
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ VARIANTS = pytest.mark.parametrize(
 )
 
 Object = dict[str, Any]
+MERGE = "application/merge-patch+json"
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +328,8 @@ def test_rights_as_the_api_server_sees_them(server: ApiOnly, cluster_helm: Helm,
 
 @VARIANTS
 def test_pods_keep_to_the_restricted_standard(server: ApiOnly, helm: Helm, home: str, values: str) -> None:
-    for deployment in of(helm.render(values), "Deployment"):
+    objects = helm.render(values)
+    for deployment in of(objects, "Deployment") + of(objects, "Job"):
         pod = deployment["spec"]["template"]
         pod["spec"].pop("priorityClassName", None)  # there is no such class
         pod["metadata"]["name"] = deployment["metadata"]["name"]
@@ -336,7 +343,85 @@ def test_pods_keep_to_the_restricted_standard(server: ApiOnly, helm: Helm, home:
         assert status == 403, "the namespace does not enforce the standard"
 
 
-def test_install_upgrade_uninstall(server: ApiOnly, cluster_helm: Helm, home: str) -> None:
+def test_what_runs_before_an_uninstallation_has_the_operators_image_and_rights(helm: Helm) -> None:
+    objects = helm.render(f"{NAMESPACED},{EVERYTHING}")
+    (job,), (operator,) = of(objects, "Job"), of(objects, "Deployment", "mms-operator")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    pod, usual = job["spec"]["template"]["spec"], operator["spec"]["template"]["spec"]
+    for field in ("serviceAccountName", "imagePullSecrets", "securityContext"):
+        assert pod[field] == usual[field]
+    (container,), (operates,) = pod["containers"], usual["containers"]
+    for field in ("image", "imagePullPolicy", "securityContext"):
+        assert container[field] == operates[field]
+    names = {variable["name"] for variable in container["env"]}
+    assert {name.removeprefix("MMS_").lower() for name in names} == set(Scope.model_fields)
+    assert [variable for variable in operates["env"] if variable["name"] in names] == container["env"]
+
+
+@contextlib.contextmanager
+def jobs(server: ApiOnly, namespace: str, folder: Path) -> Iterator[list[str]]:
+    """Runs the containers of Jobs here, as their service accounts, and says when they are complete: there are no nodes.
+
+    Gives what they say.
+    """
+    said: list[str] = []
+    ended = threading.Event()
+    path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+    def work() -> None:
+        done: set[str] = set()
+        while not ended.wait(0.1):
+            for job in (server.api.get(path) or {}).get("items", []):
+                if job["metadata"]["uid"] not in done:
+                    done.add(job["metadata"]["uid"])
+                    said.append(run_job(server, job, folder))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield said
+    finally:
+        ended.set()
+        worker.join()
+
+
+def run_job(server: ApiOnly, job: Object, folder: Path) -> str:
+    namespace, pod = job["metadata"]["namespace"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/{pod['serviceAccountName']}/token"
+    token = make(server, account, {"spec": {}})["status"]["token"]
+    kubeconfig = yaml.safe_load(Path(server.kubeconfig).read_text())
+    for user in kubeconfig["users"]:
+        user["user"] = {"token": token}
+    (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    fields = {"metadata.namespace": namespace}
+    environment = {
+        e["name"]: fields[e["valueFrom"]["fieldRef"]["fieldPath"]] if "valueFrom" in e else e.get("value", "")
+        for e in container["env"]
+    }
+    paths = os.pathsep.join(str(ROOT / part) for part in ("operator", "workloads"))
+    began = now()
+    done = subprocess.run(
+        [sys.executable, "-m", "mms_operator", *container["args"]],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": paths, "KUBECONFIG": str(folder / "kubeconfig"), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    good = {"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Complete", "status": "True"}
+    status = {"startTime": began, "completionTime": now(), "succeeded": 1, "conditions": good}
+    if done.returncode == 0:
+        path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job['metadata']['name']}/status"
+        code, answer = server.api.request("PATCH", path, {"status": status}, MERGE)
+        assert code == 200, answer
+    return done.stdout + done.stderr
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_install_upgrade_uninstall(server: ApiOnly, cluster_helm: Helm, home: str, tmp_path: Path) -> None:
     secret = f"/api/v1/namespaces/{home}/secrets/mms-store"
     said = cluster_helm.good("install", "mms", str(CHART), "-n", home, values=PERSISTENT)
     assert "kubectl explain modeltraining.spec" in said
@@ -353,18 +438,25 @@ def test_install_upgrade_uninstall(server: ApiOnly, cluster_helm: Helm, home: st
     deployment = server.api.get(f"/apis/apps/v1/namespaces/{home}/deployments/mms-operator") or {}
     assert deployment["spec"]["replicas"] == 3
 
-    cluster_helm.good("uninstall", "mms", "-n", home)
+    held = {"metadata": {"finalizers": [FINALIZER, "example.com/theirs"]}}
+    status, answer = server.api.request("PATCH", f"{trainings}/{training['metadata']['name']}", held, MERGE)
+    assert status == 200, answer
+    with jobs(server, home, tmp_path) as said:
+        cluster_helm.good("uninstall", "mms", "-n", home, "--timeout", "60s")
+    assert '"event": "done", "level": "info"' in "".join(said)
     assert server.api.get(f"/apis/apps/v1/namespaces/{home}/deployments/mms-operator") is None
+    assert server.api.get(f"/apis/batch/v1/namespaces/{home}/jobs/mms-uninstall") is None
     assert server.api.get("/apis/rbac.authorization.k8s.io/v1/clusterroles/" + f"{home}-mms-operator") is None
     assert server.api.get(f"/api/v1/namespaces/{home}/persistentvolumeclaims/mms-store") is not None
     kept = server.api.get(f"{trainings}/{training['metadata']['name']}") or {}
     assert kept["metadata"]["uid"] == uid
+    assert kept["metadata"]["finalizers"] == ["example.com/theirs"]
 
     # What was kept belongs to the next installation.
     cluster_helm.good("install", "mms", str(CHART), "-n", home, values=PERSISTENT)
     kept = server.api.get(f"{trainings}/{training['metadata']['name']}") or {}
     assert kept["metadata"]["uid"] == uid
-    cluster_helm.good("uninstall", "mms", "-n", home)
+    cluster_helm.good("uninstall", "mms", "-n", home, "--no-hooks")
 
 
 # ---- examples

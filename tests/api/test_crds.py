@@ -67,6 +67,8 @@ def test_kubectl_explains(crds: object, kubectl: Any, field: str, said: str) -> 
 
 # ---- bounds, patterns, types
 
+LANGUAGE: Object = {"task": {"wordEmbedding": None, "languageModel": {}}}
+
 
 @pytest.mark.parametrize(
     ("plural", "change", "field"),
@@ -91,9 +93,37 @@ def test_kubectl_explains(crds: object, kubectl: Any, field: str, said: str) -> 
         pytest.param(TRAININGS, {"optimizer": {"learningRate": 0.1}}, "optimizer.learningRate", id="number"),
         pytest.param(TRAININGS, {"optimizer": {"learningRate": "1e-3"}}, "optimizer.learningRate", id="exponent"),
         pytest.param(TRAININGS, {"optimizer": {"epochs": "5"}}, "optimizer.epochs", id="text-for-integer"),
-        pytest.param(TRAININGS, {"sync": {"mode": "Later"}}, "sync.mode", id="the-only-mode"),
+        pytest.param(TRAININGS, {"sync": {"mode": "Later"}}, "sync.mode", id="no-such-mode"),
+        pytest.param(TRAININGS, {"sync": {"compression": "FP8"}}, "sync.compression", id="no-such-compression"),
+        pytest.param(TRAININGS, {"sync": {"transport": "TLS"}}, "sync.transport", id="no-such-transport"),
+        pytest.param(
+            TRAININGS, {"sync": {"mode": "ParameterServer", "parameterServer": {"shards": 0}}},
+            "sync.parameterServer.shards", id="no-shards",
+        ),
+        pytest.param(
+            TRAININGS, {"sync": {"mode": "ParameterServer", "parameterServer": {"shards": 3, "replicas": 3}}},
+            "sync.parameterServer.replicas", id="too-many-copies",
+        ),
+        pytest.param(TRAININGS, {"evaluation": {"split": "1.0"}}, "evaluation.split", id="all-is-held-out"),
+        pytest.param(
+            TRAININGS, {"evaluation": {"gate": {"metric": "a metric", "atLeast": "0"}}}, "evaluation.gate.metric",
+            id="metric",
+        ),
+        pytest.param(
+            TRAININGS, {**LANGUAGE, "optimizer": {"name": "SGD", "momentum": "1"}}, "optimizer.momentum", id="momentum"
+        ),
+        pytest.param(
+            TRAININGS, {"task": {"wordEmbedding": None, "languageModel": {"layers": 0}}}, "task.languageModel.layers",
+            id="no-layers",
+        ),
+        pytest.param(TRAININGS, {"optimizer": {"name": "Adam"}}, "optimizer.name", id="no-such-optimizer"),
+        pytest.param(TRAININGS, {"managedBy": "kueue"}, "managedBy", id="controller-without-domain"),
+        pytest.param(
+            TRAININGS, {"runPolicy": {"priorityClassName": "High Priority"}}, "runPolicy.priorityClassName",
+            id="priority-class",
+        ),
         pytest.param(TRAININGS, {"storage": {"uri": "https://models/words"}}, "storage.uri", id="not-writable"),
-        pytest.param(TRAININGS, {"workers": {"replicas": 0}}, "workers.replicas", id="no-workers"),
+        pytest.param(TRAININGS, {"workers": {"image": "x" * 513}}, "workers.image", id="long-image"),
         pytest.param(
             TRAININGS, {"workers": {"resources": {"limits": {"cpu": "1.5x"}}}}, "workers.resources.limits.cpu",
             id="quantity",
@@ -132,6 +162,10 @@ def test_out_of_bounds(kinds: dict[str, Kind], plural: str, change: Object, fiel
         pytest.param({"task": {"wordEmbedding": {"dimensions": 2, "subsample": "0"}}}, id="at-the-bounds"),
         pytest.param({"workers": {"resources": {"requests": {"cpu": 1, "memory": "1.5Gi"}}}}, id="quantities"),
         pytest.param({"storage": {"uri": "file:///mnt/models"}}, id="mounted"),
+        pytest.param({"evaluation": {"split": "0", "gate": {"metric": "contextAUC", "atLeast": "-0.5"}}}, id="gate"),
+        pytest.param(
+            {"managedBy": "example.com/a", "runPolicy": {"priorityClassName": "high", "retainRuns": 0}}, id="policy"
+        ),
     ],
 )
 def test_within_bounds(trainings: Kind, change: Object) -> None:
@@ -152,7 +186,7 @@ def test_null_is_absent(trainings: Kind) -> None:
     body = {**BASE[TRAININGS], "apiVersion": f"{GROUP}/{VERSION}"}
     body = {**body, "spec": {**body["spec"], "storage": None, "optimizer": None, "workers": {"image": None}}}
     spec = good(trainings.request("POST", STRICT, body, "application/json"))["spec"]
-    assert spec["optimizer"] == {"learningRate": "0.025", "epochs": 5, "seed": 1}
+    assert spec["optimizer"] == {"epochs": 5, "seed": 1}
     assert "storage" not in spec
     assert "image" not in spec["workers"]
 
@@ -204,10 +238,13 @@ TRAINING_STATUS: Object = {
     "startTime": NOON,
     "completionTime": NOON,
     "restarts": 1,
-    "attempts": [{"number": 1, "reason": "Suspended", "startTime": NOON, "endTime": NOON}],
+    "attempts": [
+        {"number": 1, "reason": "Suspended", "startTime": NOON, "endTime": NOON, "steps": 900, "lostSteps": 89}
+    ],
     "replicas": 3,
     "selector": "mms.dev/training=words,mms.dev/role=worker",
     "workers": {"ready": 3, "epoch": 7},
+    "shards": {"ready": 2},
     "progress": {
         "activity": "Training",
         "percent": 41,
@@ -229,6 +266,7 @@ TRAINING_STATUS: Object = {
         "metrics": {"accuracy": "0.97"},
     },
     "incidents": [{"time": NOON, "kind": "WorkerLost", "rank": 1, "step": 811, "action": "Replaced"}],
+    "incidentCounts": {"WorkerLost": 51},
     "incarnations": [{"pod": "worker-0", "number": 2, "started": True}],
 }
 SERVED: Object = {

@@ -19,259 +19,38 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-import yaml
+from tests.api.operating import ROOT, SECONDS, Cluster, Object, Replica, beyond_the_rules, install, until
 from tests.trivial import OPTIONAL, PLANNERS
 
 from mms_cluster import process
 from mms_cluster.apionly import ApiOnly
 from mms_cluster.ports import free_ports
-from mms_operator import main, rbac
+from mms_operator import main, uninstall
 from mms_operator.api import names
-from mms_operator.engine import health, kubeapi
+from mms_operator.engine import kubeapi
 from mms_operator.engine.cache import Cache
 from mms_operator.engine.intake import Intake
 from mms_operator.engine.kubeapi import Call
 from mms_operator.engine.lease import Lease
-from mms_operator.engine.metrics import Metrics
-from mms_operator.engine.resources import BY_KIND, WATCHED
 from mms_operator.engine.sweep import Sweeper
-from mms_operator.plan.types import Images, Settings
+from mms_operator.plan.types import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
-    from mms_operator.engine.reconcile import Planner
     from mms_operator.engine.resources import Resource
 
 pytestmark = pytest.mark.api
-
-Object = dict[str, Any]
-ROOT = Path(__file__).parents[2]
-SECONDS = 30.0
-QUIET = 0.4  # without work for so long, nothing is on its way from the API server
-SOON = 5.0  # the operator's second looks at what it wrote, and its tries after failures, come sooner
-WRITES = {"create", "update", "patch", "delete"}
-MERGE = "application/merge-patch+json"
-
-
-def until(true: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """What `true` gives once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.03)
-    return found
-
-
-@dataclass
-class Cluster:
-    """One namespace of the API server, as a user sees it."""
-
-    server: ApiOnly
-    namespace: str
-
-    def path(self, kind: str, name: str = "", subresource: str = "") -> str:
-        return BY_KIND[kind].path(self.namespace, name or None, subresource or None)
-
-    def get(self, kind: str, name: str) -> Object | None:
-        return self.server.api.get(self.path(kind, name))
-
-    def there(self, kind: str, name: str, but: str = "") -> Object:
-        """The object, once it is there; `but` is the uid of one that does not count."""
-
-        def found() -> Object | None:
-            obj = self.get(kind, name)
-            return obj if obj and obj["metadata"]["uid"] != but else None
-
-        obj: Object = until(found, f"{kind} {name}")
-        return obj
-
-    def status(self, kind: str, name: str) -> Object:
-        """Empty where there is none."""
-        status: Object = (self.get(kind, name) or {}).get("status") or {}
-        return status
-
-    def items(self, kind: str) -> list[Object]:
-        found = self.server.api.get(self.path(kind))
-        assert found
-        items: list[Object] = found["items"]
-        return items
-
-    def create(self, obj: Object) -> Object:
-        return self._ok("POST", self.path(obj["kind"]), obj)
-
-    def patch(self, kind: str, name: str, change: Object, subresource: str = "") -> Object:
-        return self._ok("PATCH", self.path(kind, name, subresource), change, MERGE)
-
-    def delete(self, kind: str, name: str) -> None:
-        self._ok("DELETE", self.path(kind, name))
-
-    def train(self, name: str = "words", **metadata: Any) -> Object:
-        return self.create(
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": names.TRAINING,
-                "metadata": {"name": name, **metadata},
-                "spec": {"task": {"wordEmbedding": {}}, "data": {"uri": "s3://corpora/text/*.txt"}},
-            }
-        )
-
-    def serve(self, name: str, training: str) -> Object:
-        return self.create(
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": names.SERVICE,
-                "metadata": {"name": name},
-                "spec": {"model": {"trainingRef": {"name": training}}},
-            }
-        )
-
-    def conditions(self, name: str = "words", kind: str = names.TRAINING) -> dict[str, str]:
-        """Reasons by type."""
-        return {each["type"]: each["reason"] for each in self.status(kind, name).get("conditions") or ()}
-
-    def event_reasons(self, name: str = "words") -> list[str]:
-        return [event["reason"] for event in self.items("Event") if event["regarding"]["name"] == name]
-
-    def holder(self) -> str | None:
-        lease = self.get("Lease", names.LEASE_NAME)
-        return lease["spec"].get("holderIdentity") if lease else None
-
-    def _ok(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Object:
-        status, answer = self.server.api.request(method, path, body, kind)
-        assert status in (200, 201, 202), answer
-        found: Object = json.loads(answer)
-        return found
-
-
-@dataclass
-class Replica:
-    """An operator in a thread. `calls` are all that it made; they are within the rules, or the test fails."""
-
-    cluster: Cluster
-    namespaces: tuple[str, ...]
-    planners: Mapping[str, Planner] = field(default_factory=lambda: PLANNERS)
-    url: str = ""  # of the API server, if another way leads to it
-    calls: list[tuple[Call, int]] = field(default_factory=list)
-    metrics: Metrics = field(default_factory=Metrics)
-
-    def __post_init__(self) -> None:
-        self.health = health.Health(self.metrics)
-        self._loop = asyncio.new_event_loop()
-        self._work: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=self._run, name="operator")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-        assert not beyond_the_rules([call for call, _ in self.calls])
-
-    def stop(self) -> None:
-        if self._work:
-            with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._work.cancel)
-        self._thread.join(SECONDS)
-        assert not self._thread.is_alive(), "the operator does not stop"
-
-    def leads(self) -> Self:
-        """Waits until it leads, and all its watches are there."""
-        until(lambda: self.health.synced, "leadership")
-        wanted = {(resource.group, resource.plural) for resource in WATCHED}
-        until(lambda: wanted <= self.watching(), "the watches")
-        return self
-
-    def watching(self) -> set[tuple[str, str]]:
-        return {
-            (call.group, call.resource) for call, status in list(self.calls) if (call.verb, status) == ("watch", 200)
-        }
-
-    def writes(self) -> int:
-        return sum(call.verb in WRITES and call.resource != "leases" for call, _ in list(self.calls))
-
-    def settled(self) -> int:
-        """Waits until there has been nothing to do for a while; gives the number of writes then."""
-        since = time.monotonic()
-        deadline = since + SECONDS
-        while time.monotonic() - since < QUIET:
-            assert time.monotonic() < deadline, "it works on and on"
-            time.sleep(0.02)
-            if self._busy():
-                since = time.monotonic()
-        return self.writes()
-
-    def _busy(self) -> bool:
-        queue = self.health.queue
-        assert queue
-        soon = any(due < time.monotonic() + SOON for due in list(queue._due.values()))
-        return bool(soon or queue.depth or queue._running)
-
-    def observe(self, call: Call, status: int) -> None:
-        self.calls.append((call, status))
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
-
-    def _run(self) -> None:
-        with (
-            contextlib.suppress(asyncio.CancelledError, SystemExit),
-            asyncio.Runner(loop_factory=lambda: self._loop) as runner,
-        ):
-            runner.run(self._operate())
-
-    async def _operate(self) -> None:
-        configuration = await kubeapi.load_configuration()
-        configuration.host = self.url or configuration.host
-        replica = self
-
-        class Recorded(main.Operator):
-            def observe(self, call: Call, status: int) -> None:
-                super().observe(call, status)
-                replica.observe(call, status)
-
-        operator = Recorded(
-            settings=Settings(Images("worker:1", "server:1"), operator_namespace=self.cluster.namespace),
-            namespaces=self.namespaces,
-            configuration=configuration,
-            metrics=self.metrics,
-            health=self.health,
-            planners=self.planners,
-            started=lambda: None,
-        )
-        self._work = asyncio.ensure_future(operator.run())
-        await self._work
-
-
-def beyond_the_rules(calls: list[Call]) -> set[Call]:
-    allowed = {
-        (group, resource, verb)
-        for rule in rbac.rules()
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
-    return {call for call in calls if (call.group, call.resource, call.verb) not in allowed}
 
 
 @pytest.fixture(scope="module")
 def crds(apiserver: ApiOnly) -> None:
     install(apiserver)
-
-
-def install(server: ApiOnly) -> None:
-    for file in sorted((ROOT / "crds").glob("*.yaml")):
-        crd = yaml.safe_load(file.read_text(encoding="utf-8"))
-        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
-        assert server.api.apply(path, crd) == ""
-    for kind in (names.TRAINING, names.SERVICE):
-        until(lambda kind=kind: server.api.get(BY_KIND[kind].path()), f"{kind} is served")
 
 
 @pytest.fixture
@@ -618,6 +397,41 @@ def test_a_planner_that_fails_is_seen_on_the_object_and_harms_no_other(cluster: 
         until(lambda: cluster.conditions("bad") == {"Ready": "Starting"}, "the problem is taken back")
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["deleted", "deleted with its namespace"])
+def test_a_training_that_is_held_goes_when_it_is_let_go(cluster: Cluster, ends: bool) -> None:
+    planner, enough = PLANNERS[names.TRAINING], threading.Event()
+
+    def plan(cr: Object, *args: Any) -> Any:
+        if "deletionTimestamp" not in cr["metadata"]:
+            return replace(planner.plan(cr, *args), finalizer=True)
+        going = enough.is_set()
+        return Plan(status={**cr["status"], "phase": "Suspending"}, prune=False, finalizer=not going, requeue_after=0.2)
+
+    planners = {**PLANNERS, names.TRAINING: replace(planner, plan=plan)}
+    with Replica(cluster, (cluster.namespace,), planners) as replica:
+        replica.leads()
+        cluster.train(finalizers=["example.com/theirs"])
+        cluster.there("Pod", "words-worker-1-1")
+        until(lambda: names.FINALIZER in cluster.there(names.TRAINING, "words")["metadata"]["finalizers"], "held")
+        writes = replica.settled()
+        cluster.patch(names.TRAINING, "words", {"metadata": {"labels": {"a": "b"}}})
+        assert replica.settled() == writes, "it is held once"
+        if ends:
+            status, answer = cluster.server.api.request("DELETE", f"/api/v1/namespaces/{cluster.namespace}")
+            assert status == 200, answer
+        cluster.delete(names.TRAINING, "words")
+        until(lambda: cluster.status(names.TRAINING, "words").get("phase") == "Suspending", "the planner's word")
+        enough.set()
+        until(
+            lambda: cluster.there(names.TRAINING, "words")["metadata"]["finalizers"] == ["example.com/theirs"],
+            "it is let go, and another's finalizer stays",
+        )
+        cluster.patch(names.TRAINING, "words", {"metadata": {"finalizers": None}})
+        until(lambda: cluster.get(names.TRAINING, "words") is None, "it is gone")
+        replica.settled()
+        assert replica.metric("mms_reconciles_total", kind=names.TRAINING, result="error") == 0
+
+
 def test_a_namespace_that_ends_is_no_failure(cluster: Cluster, operator: Replica) -> None:
     cluster.train()
     cluster.there("Pod", "words-worker-1-1")
@@ -800,6 +614,46 @@ def test_a_replica_that_is_cut_off_ends_before_the_other_takes_over(
             cluster.train()
             cluster.there("Pod", "words-worker-1-1")
         proxy.restore()
+
+
+def test_before_an_installation_goes_nothing_is_held_and_nobody_holds_it_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, exits: list[int]
+) -> None:
+    short_lease(monkeypatch)
+    planner = PLANNERS[names.TRAINING]
+
+    def plan(*args: Any) -> Any:
+        return replace(planner.plan(*args), finalizer=True)
+
+    async def uninstall_() -> int:
+        api = kubeapi.KubeApi(await kubeapi.load_configuration())
+        try:
+            scope = main.Scope(namespaces=(cluster.namespace,), lease_namespace=cluster.namespace)
+            return await uninstall.run(scope, api)
+        finally:
+            await api.close()
+
+    with Replica(cluster, (cluster.namespace,), {**PLANNERS, names.TRAINING: replace(planner, plan=plan)}) as replica:
+        replica.leads()
+        cluster.train("first", finalizers=["example.com/theirs"])
+        cluster.train("second")
+        for name in ("first", "second"):
+            until(lambda name=name: names.FINALIZER in finalizers(cluster, name), "held")
+        assert asyncio.run(uninstall_()) == 2
+        assert exits == [main.EXIT_LEASE_LOST], "the operator ended before the finalizers were taken off"
+        assert [finalizers(cluster, name) for name in ("first", "second")] == [["example.com/theirs"], []]
+        with Replica(cluster, (cluster.namespace,)) as next_one:
+            time.sleep(1)  # this is what is tested: it does not lead yet
+            assert not next_one.health.synced
+            cluster.patch("Lease", names.LEASE_NAME, {"spec": {"leaseDurationSeconds": 1}})
+            next_one.leads()
+    assert asyncio.run(uninstall_()) == 0
+    cluster.patch(names.TRAINING, "first", {"metadata": {"finalizers": None}})
+
+
+def finalizers(cluster: Cluster, name: str) -> list[str]:
+    found: list[str] = cluster.there(names.TRAINING, name)["metadata"].get("finalizers", [])
+    return found
 
 
 @dataclass

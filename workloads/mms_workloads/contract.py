@@ -21,8 +21,8 @@ SCRATCH_DIR = "/scratch"  # an emptyDir: all that a pod may write besides /tmp
 TERMINATION_LOG = "/dev/termination-log"
 
 # The environment of a training's pods.
-ENV_ROLE = "MMS_ROLE"  # master | worker
-ENV_RANK = "MMS_RANK"  # the worker's slot, 0-based; the master's is 0
+ENV_ROLE = "MMS_ROLE"  # master | worker | shard
+ENV_RANK = "MMS_RANK"  # the worker's or shard's slot, 0-based; the master's is 0
 ENV_INCARNATION = "MMS_INCARNATION"  # rises with each pod made for the same role and rank
 ENV_ATTEMPT = "MMS_ATTEMPT"  # rises with each start of the whole job (first start, resume)
 ENV_POD_IP = "MMS_POD_IP"
@@ -39,6 +39,7 @@ MASTER_HEALTH_PORT = 29401  # plain HTTP of the master: /healthz and /metrics, f
 # Organisational units in the certificates' subjects: what a peer may do.
 OU_MASTER = "master"
 OU_WORKER = "worker"
+OU_SHARD = "shard"
 OU_OPERATOR = "operator"
 
 # Served by Triton and by the agent beside it.
@@ -88,10 +89,20 @@ class WordEmbedding(Contract):
     tokenizer: Literal["Words", "Whitespace"] = "Words"
 
 
+class LanguageModel(Contract):
+    """A decoder-only transformer (Vaswani et al., 2017; pre-norm as in GPT-2) that predicts the next byte of a text."""
+
+    dimensions: PositiveInt = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    contextLength: PositiveInt = 128  # bytes that a prediction looks at
+
+
 class Task(Contract):
     """Exactly one arm is set."""
 
     wordEmbedding: WordEmbedding | None = None
+    languageModel: LanguageModel | None = None
 
 
 class Data(Contract):
@@ -103,9 +114,38 @@ class Data(Contract):
 
 
 class Optimizer(Contract):
+    """wordEmbedding: SGD whose rate falls linearly, a block per worker and round; of the rest only seed and epochs."""
+
+    name: Literal["SGD", "Adagrad", "AdamW"] = "SGD"
     learningRate: Annotated[float, Field(gt=0)] = 0.025
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of SGD
+    weightDecay: Annotated[float, Field(ge=0)] = 0.0  # decoupled for AdamW (Loshchilov and Hutter, 2019), else added
+    globalBatchSize: PositiveInt = 64  # samples of all workers in a step
     epochs: PositiveInt = 5
+    whenWorkersChange: Literal["KeepGlobalBatch", "ScaleLearningRate"] = "KeepGlobalBatch"
     seed: int = 1
+
+
+class Gate(Contract):
+    """What an artifact must reach to be published; one of the bounds is set."""
+
+    metric: str
+    atLeast: float | None = None
+    atMost: float | None = None
+
+
+class EvaluationSpec(Contract):
+    split: Annotated[float, Field(ge=0, le=0.5)] = 0.02  # part of the blocks that is never trained on
+    gate: Gate | None = None
+
+
+class ParameterServer(Contract):
+    """Shards 0..n-1 hold the parameters; the optimizer runs on them."""
+
+    shards: PositiveInt = 1
+    replicas: Annotated[int, Field(ge=1, le=2)] = 1  # 2: each shard's state is on the next shard too
+    consistency: Literal["Synchronous", "BoundedStaleness", "Asynchronous"] = "Synchronous"
+    staleness: NonNegativeInt = 4  # BoundedStaleness: steps that a worker may be ahead of the slowest
 
 
 class Checkpoint(Contract):
@@ -121,8 +161,15 @@ class JobFile(Contract):
     task: Task
     data: Data
     optimizer: Optimizer = Optimizer()
-    syncMode: Literal["Ring"] = "Ring"
+    evaluation: EvaluationSpec = EvaluationSpec()
+    syncMode: Literal["Ring", "ParameterServer"] = "Ring"
+    compression: Literal["None", "BF16", "Int8"] = "None"  # of gradients on the wire
+    transport: Literal["MutualTLS", "Plain"] = "MutualTLS"  # of gradients and parameters; control is always mutual TLS
+    parameterServer: ParameterServer | None = None  # set in that mode
     workers: PositiveInt  # how many the first membership epoch waits for
+    minWorkers: PositiveInt = 1  # with fewer nobody trains
+    retainRuns: NonNegativeInt = 5  # runs whose folders stay beside this one's when it is complete
+    protectedRuns: list[PositiveInt] = []  # runs that a service serves: they stay whatever their age
     checkpoint: Checkpoint = Checkpoint()
     storage: Store  # the run's own folder, .../runs/<run>
     masterHost: str  # DNS name of the master's Service; also a SAN of the master's certificate
@@ -168,6 +215,15 @@ class Activity(StrEnum):
     DONE = "Done"  # the outcome says how
 
 
+class Gone(Contract):
+    """A worker or shard whose connection to the master is lost and that has not come back."""
+
+    role: Literal["worker", "shard"]
+    rank: NonNegativeInt
+    incarnation: NonNegativeInt
+    seconds: Annotated[float, Field(ge=0)]  # since it was heard of last
+
+
 class StatusReport(Contract):
     """GET /v1/status of the master."""
 
@@ -178,6 +234,8 @@ class StatusReport(Contract):
     activity: Activity
     epoch: NonNegativeInt = 0  # membership epoch
     workersReady: NonNegativeInt = 0
+    shardsReady: NonNegativeInt = 0  # shards that serve in the layout of the present epoch
+    gone: list[Gone] = []
     step: NonNegativeInt = 0  # synchronisation rounds that are part of the parameters
     percent: Annotated[int, Field(ge=0, le=100)] = 0
     loss: float | None = None
@@ -193,6 +251,8 @@ class Desired(Contract):
 
     suspend: bool = False
     workers: PositiveInt
+    minWorkers: PositiveInt = 1
+    shards: NonNegativeInt = 0  # 0 in Ring mode
 
 
 class Outcome(Contract):
@@ -217,6 +277,7 @@ class Reason(StrEnum):
     DATA_UNREADABLE = "DataUnreadable"  # permission, decompression, not UTF-8
     DATA_EMPTY = "DataEmpty"
     VOCABULARY_TOO_SMALL = "VocabularyTooSmall"
+    GATE_MISSED = "GateMissed"
     STORAGE_UNREACHABLE = "StorageUnreachable"
     STORAGE_DENIED = "StorageDenied"
     STORAGE_IN_USE = "StorageInUse"  # another job's run is in the folder
@@ -262,13 +323,13 @@ class DataFile(Contract):
 class ArtifactManifest(Contract):
     """manifest.json at the root of an artifact. Its own SHA-256 is the artifact's digest.
 
-    A wordEmbedding artifact holds: model.safetensors (vectors [V, d] float32, contexts [V, d] float32),
-    vocabulary.txt (UTF-8, one `word<TAB>count` a line, in the order of the rows), golden.json (Golden),
-    evaluation.json (metrics with how they were measured).
+    Every artifact holds model.safetensors, golden.json (Golden) and evaluation.json (metrics, how they were measured).
+    wordEmbedding: vectors [V, d] float32, contexts [V, d] float32; vocabulary.txt (UTF-8, one `word<TAB>count` a line,
+    in the order of the rows). languageModel: the transformer's parameters, float32; model.json (LanguageModel).
     """
 
     contractVersion: Literal[1] = CONTRACT_VERSION
-    kind: Literal["wordEmbedding"]
+    kind: Literal["wordEmbedding", "languageModel"]
     version: PositiveInt
     files: dict[str, FileEntry]
     metrics: dict[str, float]

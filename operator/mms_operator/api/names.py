@@ -12,6 +12,8 @@ TRAININGS = "modeltrainings"
 SERVICE = "ModelService"
 SERVICES = "modelservices"
 
+CONTROLLER = f"{GROUP}/operator"  # ours, where a spec says who carries it out
+FINALIZER = f"{GROUP}/last-checkpoint"  # of a training whose pods hold what no checkpoint has yet
 FIELD_MANAGER = "mms-operator"
 LEASE_NAME = "mms-operator"
 
@@ -41,6 +43,7 @@ ANNOTATION_TEMPLATE = f"{GROUP}/template"  # of a pod: what it was made from
 class Role(StrEnum):
     MASTER = "master"
     WORKER = "worker"
+    SHARD = "shard"
 
 
 class Condition(StrEnum):
@@ -53,6 +56,7 @@ class Condition(StrEnum):
     # ModelTraining
     RUNNING = "Running"
     RESTARTING = "Restarting"
+    DEGRADED = "Degraded"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -98,6 +102,8 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     EXPIRED = "Expired"
     SUSPEND_TIMEOUT = "SuspendTimedOut"
+    DELETING = "Deleting"
+    MANAGED_BY_ANOTHER = "ManagedByAnother"
     CERTIFICATES_LOST = "CertificatesLost"
     TRAINING_NOT_FOUND = "TrainingNotFound"
     TRAINING_NOT_COMPLETE = "TrainingNotComplete"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mms_operator.api import names, types
+from mms_operator.api.causes import RULES, Cause
 from mms_operator.api.names import Condition
 from mms_operator.api.names import Reason as Ours
 from mms_workloads.contract import Reason as Pods
@@ -32,14 +33,20 @@ RUNS = """\
 ## Runs
 
 A finished training does not run again by itself, whatever is edited. Raise `spec.runPolicy.run` to start another run:
-its results are in `<storage.uri>/runs/<run>/`, and its artifact is version `<run>`. Earlier runs stay where they are.
+its results are in `<storage.uri>/runs/<run>/`, and its artifact is version `<run>`. The last `runPolicy.retainRuns`
+runs stay where they are, and those that a service serves.
 A service pins what it serves by digest: it keeps serving it when the training is deleted.
+
+A training that is deleted while its pods train writes a last checkpoint first, for at most 60 s: until then the
+finalizer `mms.dev/last-checkpoint` holds it. Nothing else of MMS has a finalizer.
 
 | field | can change |
 |---|---|
-| `task`, `data`, `optimizer`, `storage.uri` | before the first start, or together with a raised `runPolicy.run` |
-| `sync`, `checkpoint`, `workers.resources` | the same, and while the training is suspended |
+| `task`, `data`, `optimizer`, `evaluation`, `storage.uri` | before the first start, or with a raised `runPolicy.run` |
+| `sync` (but `sync.parameterServer.shards`), `checkpoint` | the same, and while the training is suspended |
+| `workers.resources`, `workers.image` | the same, and while it is pending |
 | `runPolicy.run` | upwards, before the first start and when the current run has ended |
+| `managedBy` | never |
 | everything else | at any time |
 """
 
@@ -63,6 +70,18 @@ A training's `status.phase` is its state in a word, for printing:
 | `Failed`, or not accepted | False | | True | degraded |
 """
 
+CAUSES_HEAD = """\
+## What becomes of a training's pods
+
+A place (`words-worker-1`) whose pod is lost has another at once, under the next number, without waiting for the old
+one's end; `status.incidents` lists it under these kinds and `status.incidentCounts` counts them, beside the master's
+own (`WorkerLost`, `WorkerJoined`, ...). What the program did itself counts against `runPolicy.backoffLimit`; what came
+from outside does not. A process that its pod has started again is no loss of a pod.
+
+While at least `workers.minReplicas` can run, the training goes on with these; the others wait for a node, condition
+`Degraded` says why, and they are taken in when there is room. With fewer nobody trains.
+"""
+
 REASONS_HEAD = """\
 ## Reasons
 
@@ -71,7 +90,10 @@ Of conditions and events. The condition's message says what to do about this obj
 
 PATTERNS = {
     types.DECIMAL_PATTERN: "a decimal number",
+    types.SIGNED_DECIMAL_PATTERN: "a decimal number",
+    types.FRACTION_PATTERN: "a decimal number from 0 to below 1",
     types.NAME_PATTERN: "a DNS name",
+    types.CONTROLLER_PATTERN: "a domain, `/` and a name",
     types.ENDPOINT_PATTERN: "`http://` or `https://`, host and port",
     types.URI_PATTERN: "`s3://`, `http://`, `https://` or `file://`",
     types.WRITABLE_URI_PATTERN: "`s3://` or `file://`",
@@ -84,6 +106,7 @@ CONDITIONS: dict[Condition, tuple[str, str]] = {
     Condition.STALLED: ("both", "No progress is to be expected without you. There only while true."),
     Condition.RUNNING: ("training", "Workers train."),
     Condition.RESTARTING: ("training", "A lost pod is being replaced."),
+    Condition.DEGRADED: ("training", "It runs with fewer pods than the spec asks for; the message says why."),
     Condition.SUSPENDED: ("training", "All pods are released; the checkpoint to go on from is durable."),
     Condition.COMPLETE: ("training", "The run has ended and its artifact is published."),
     Condition.FAILED: ("training", "The run has ended without an artifact."),
@@ -116,6 +139,8 @@ REASONS: dict[str, str] = {
     Ours.DEADLINE_EXCEEDED: "An attempt took longer than `runPolicy.activeDeadlineSeconds`.",
     Ours.EXPIRED: "`runPolicy.ttlSecondsAfterFinished` has passed, and the training is deleted.",
     Ours.SUSPEND_TIMEOUT: "The last checkpoint did not come in time; an earlier one is gone on from.",
+    Ours.DELETING: "The training is deleted; its pods write a last checkpoint first.",
+    Ours.MANAGED_BY_ANOTHER: "spec.managedBy names another controller: this operator leaves the object alone.",
     Ours.CERTIFICATES_LOST: "The job's certificates were deleted, so all its pods are started again.",
     Ours.TRAINING_NOT_FOUND: "The training that the service names is not there.",
     Ours.TRAINING_NOT_COMPLETE: "The training that the service names has no artifact yet.",
@@ -129,6 +154,7 @@ REASONS: dict[str, str] = {
     Pods.DATA_UNREADABLE: "A file of the data cannot be read: permission, compression or encoding.",
     Pods.DATA_EMPTY: "There is nothing in the data.",
     Pods.VOCABULARY_TOO_SMALL: "Too few words are as frequent as minCount asks.",
+    Pods.GATE_MISSED: "The result does not reach what evaluation.gate asks, so it is not published.",
     Pods.STORAGE_UNREACHABLE: "The store does not answer.",
     Pods.STORAGE_DENIED: "The store refuses to be read or written with the keys that were given.",
     Pods.STORAGE_IN_USE: "The folder in the store holds the run of another training.",
@@ -147,7 +173,7 @@ REASONS: dict[str, str] = {
 
 def page(crds: Sequence[Object]) -> str:
     """The page, in Markdown, of these CRDs."""
-    return "\n".join([INTRODUCTION, *(_kind(crd) for crd in crds), RUNS, _conditions(), PHASES, _reasons()])
+    return "\n".join([INTRODUCTION, *(_kind(crd) for crd in crds), RUNS, _conditions(), PHASES, _causes(), _reasons()])
 
 
 def _kind(crd: Object) -> str:
@@ -251,6 +277,14 @@ def _conditions() -> str:
     _complete(CONDITIONS, Condition)
     rows = ((f"`{kind}`", *CONDITIONS[kind]) for kind in Condition)
     return "\n".join([CONDITIONS_HEAD, *_table(("condition", "of", "true when"), rows), ""])
+
+
+def _causes() -> str:
+    _complete(RULES, Cause)
+    rows = (
+        (f"`{cause}`", rule.seen, str(rule.follows), "yes" if rule.counts else "no") for cause, rule in RULES.items()
+    )
+    return "\n".join([CAUSES_HEAD, *_table(("kind", "seen by", "what follows", "counts"), rows), ""])
 
 
 def _reasons() -> str:

@@ -6,16 +6,18 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from mms_operator.api import names
+from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
+from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task
 from mms_operator.api.types import (
+    CONTROLLER_PATTERN,
     URI_PATTERN,
     WRITABLE_URI_PATTERN,
-    Conditions,
     Model,
+    Name,
     PodTemplate,
     Resources,
-    SecretReference,
     StoreAccess,
-    decimal,
     rules,
 )
 
@@ -34,9 +36,10 @@ def _fixed_within_run(field: str) -> tuple[str, str]:
     )
 
 
-def _fixed_unless_suspended(field: str) -> tuple[str, str]:
+def _fixed_unless_suspended(field: str, same: str = "") -> tuple[str, str]:
+    same = same or f"self.spec.{field} == oldSelf.spec.{field}"
     return (
-        f"{_BEFORE_START} || ({_NEXT_RUN}) || ({_SUSPENDED}) || self.spec.{field} == oldSelf.spec.{field}",
+        f"{_BEFORE_START} || ({_NEXT_RUN}) || ({_SUSPENDED}) || ({same})",
         (
             f"spec.{field} can change only while the training is suspended: set spec.runPolicy.suspend and wait for "
             "phase Suspended"
@@ -55,33 +58,20 @@ def _fixed_while_training(field: str, same: str) -> tuple[str, str]:
     )
 
 
-class WordEmbedding(Model):
-    """Word vectors by skip-gram with negative sampling (Mikolov et al., 2013)."""
-
-    model: Literal["SkipGram"] = Field(default="SkipGram", description="How words and contexts predict each other.")
-    dimensions: int = Field(default=100, ge=2, le=4096, description="Length of a word's vector.")
-    window: int = Field(default=5, ge=1, le=100, description="Words to each side of the centre, at most.")
-    negatives: int = Field(default=5, ge=1, le=100, description="Random words that each pair is told apart from.")
-    minCount: int = Field(default=5, ge=1, le=1_000_000, description="Words that are rarer are left out.")
-    maxVocabulary: int = Field(
-        default=1_000_000, ge=2, le=50_000_000, description="The most frequent words that are kept."
-    )
-    subsample: str = decimal(
-        "Frequent words are skipped at random: the frequency above which that begins. 0 turns it off.", default="0.001"
-    )
-    tokenizer: Literal["Words", "Whitespace"] = Field(
-        default="Words",
-        description="Words: runs of letters and digits, lower-cased. Whitespace: split at white space, kept as is.",
-    )
-
-
-class Task(Model):
-    """What to train: exactly one."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(("has(self.wordEmbedding)", "exactly one task must be set: wordEmbedding"))
-    )
-    wordEmbedding: WordEmbedding | None = Field(default=None, description="Word vectors from a text corpus.")
+def _same(field: str, absent: str = "") -> str:
+    """Whether an optional field of the spec is as before; `absent` is what it means when it is not there."""
+    parts = field.split(".")
+    there = [
+        " && ".join(f"has({root}.spec.{'.'.join(parts[: n + 1])})" for n in range(len(parts)))
+        for root in ("self", "oldSelf")
+    ]
+    if absent:
+        new, old = (
+            f"({has} ? {root}.spec.{field} : {absent})" for has, root in zip(there, ("self", "oldSelf"), strict=True)
+        )
+        return f"{new} == {old}"
+    new, old = there
+    return f"({new}) == ({old}) && (!({new}) || self.spec.{field} == oldSelf.spec.{field})"
 
 
 class Data(StoreAccess):
@@ -95,32 +85,112 @@ class Data(StoreAccess):
     )
 
 
-class Optimizer(Model):
-    """How the parameters follow the gradients."""
+class ParameterServer(Model):
+    """Shards hold the parameters and run the optimizer; workers push gradients to them and pull parameters."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(("double(self.learningRate) > 0.0", "learningRate must be above 0"))
+        json_schema_extra=rules(
+            (
+                "self.replicas == 1 || self.shards >= 2",
+                "replicas 2 needs shards of at least 2, since a shard's copy is on the next shard: raise shards",
+            ),
+            (
+                "!has(self.staleness) || self.consistency == 'BoundedStaleness'",
+                "staleness is of consistency BoundedStaleness only: set that, or leave staleness out",
+            ),
+        )
     )
-    learningRate: str = decimal("Step size at the start; it falls linearly to zero.", default="0.025")
-    epochs: int = Field(default=5, ge=1, le=10_000, description="How often each sample is seen.")
-    seed: int = Field(default=1, ge=0, le=2**31 - 1, description="Start of every random choice.")
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Over how many pods the parameters are split. It can change while the training runs: shards "
+        "come and go, and the parameters are split anew.",
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=2,
+        description="Copies of each shard's parameters. 2: when a shard is lost, the next one has its copy. 1: the "
+        "training goes on from its last checkpoint.",
+    )
+    consistency: Literal["Synchronous", "BoundedStaleness", "Asynchronous"] = Field(
+        default="Synchronous",
+        description="Synchronous: a step waits for all workers. BoundedStaleness: a worker may be some steps ahead of "
+        "the slowest (Ho et al., 2013). Asynchronous: none waits for another (Dean et al., 2012).",
+    )
+    staleness: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="BoundedStaleness: how many steps a worker may be ahead of the slowest. Absent: 4.",
+    )
 
 
 class Sync(Model):
     """How the workers' parameters are kept together."""
 
-    mode: Literal["Ring"] = Field(
-        default="Ring", description="Ring: ring all-reduce among the workers. It is not encrypted between the pods."
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.mode == 'ParameterServer' || !has(self.parameterServer)",
+                "sync.parameterServer is of mode ParameterServer only: set sync.mode to it, or leave the block out",
+            )
+        )
+    )
+    mode: Literal["Ring", "ParameterServer"] = Field(
+        default="Ring",
+        description="Ring: ring all-reduce among the workers. ParameterServer: shards hold the parameters.",
+    )
+    compression: Literal["None", "BF16", "Int8"] = Field(
+        default="None",
+        description="How gradients are written on the wire: BF16 takes half of the bytes, Int8 about a quarter. The "
+        "parameters stay in FP32.",
+    )
+    transport: Literal["MutualTLS", "Plain"] = Field(
+        default="MutualTLS",
+        description="Gradients and parameters between the pods. MutualTLS: encrypted, with certificates of this job's "
+        "own. Plain: neither encrypted nor authenticated, for networks that do that themselves. "
+        "The connections to the master are always MutualTLS.",
+    )
+    parameterServer: ParameterServer | None = Field(
+        default=None, description="With mode ParameterServer. Absent: one shard, Synchronous."
     )
 
 
 class Workers(Model):
     """The pods that train."""
 
-    replicas: int = Field(default=2, ge=1, le=256, description="How many workers train at the same time.")
-    resources: Resources = Field(default_factory=Resources, description="Of each worker's container.")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.minReplicas <= self.replicas && (!has(self.maxReplicas) || self.replicas <= self.maxReplicas)",
+                "workers.replicas must be from minReplicas to maxReplicas: change the one that is out of order",
+            )
+        )
+    )
+    replicas: int = Field(
+        default=2,
+        ge=1,
+        le=256,
+        description="How many workers train at the same time. It can change while the training runs, by kubectl scale "
+        "as well.",
+    )
+    minReplicas: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="With fewer workers nobody trains. With as many the training goes on while the others have no "
+        "node, and takes them in when they have.",
+    )
+    maxReplicas: int | None = Field(
+        default=None, ge=1, le=256, description="What replicas may be raised to. Absent: 256."
+    )
+    resources: Resources = Field(
+        default_factory=Resources, description="Of each worker's container, and of each shard's."
+    )
     image: str | None = Field(
-        default=None, description="Image of master and workers. Absent: the installation's.", max_length=512
+        default=None, description="Image of master, workers and shards. Absent: the installation's.", max_length=512
     )
     podTemplate: PodTemplate | None = None
 
@@ -173,14 +243,61 @@ class RunPolicy(Model):
         description="How long after its end the ModelTraining is deleted; its results stay in the store. "
         "Absent: never. Under GitOps leave it absent: what is deleted is made again, and would train again.",
     )
+    retainRuns: int = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        description="How many runs before this one keep their folders in the store when this one is complete. Runs "
+        "that a ModelService of the namespace serves stay besides.",
+    )
+    priorityClassName: Name | None = Field(
+        default=None, description="PriorityClass of the pods; one in workers.podTemplate goes before. Absent: none."
+    )
 
 
 class TrainingSpec(Model):
     """What is wanted."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.task.wordEmbedding) || !has(self.optimizer.name) || self.optimizer.name == 'SGD'",
+                "optimizer.name must be SGD with task.wordEmbedding, which knows no other: leave it out",
+            ),
+            (
+                (
+                    "!has(self.task.wordEmbedding) || (!has(self.optimizer.momentum) && "
+                    "!has(self.optimizer.weightDecay) && !has(self.optimizer.globalBatchSize) && "
+                    "!has(self.optimizer.whenWorkersChange))"
+                ),
+                (
+                    "optimizer.momentum, weightDecay, globalBatchSize and whenWorkersChange do not apply to "
+                    "task.wordEmbedding, whose workers take a block of the text each: leave them out"
+                ),
+            ),
+            (
+                "!has(self.task.wordEmbedding) || self.sync.compression == 'None'",
+                (
+                    "sync.compression must be None with task.wordEmbedding, whose sparse rows travel as they are: "
+                    "leave it out"
+                ),
+            ),
+            (
+                (
+                    "!has(self.task.languageModel) || self.workers.replicas <= "
+                    f"(has(self.optimizer.globalBatchSize) ? self.optimizer.globalBatchSize : {BATCH_SIZE})"
+                ),
+                (
+                    "workers.replicas must be at most optimizer.globalBatchSize, since each worker takes at least one "
+                    "sample of a step: raise globalBatchSize, or lower replicas"
+                ),
+            ),
+        )
+    )
     task: Task
     data: Data
     optimizer: Optimizer = Field(default_factory=Optimizer)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
     sync: Sync = Field(default_factory=Sync)
     workers: Workers = Field(default_factory=Workers)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
@@ -190,120 +307,23 @@ class TrainingSpec(Model):
         "Absent: the installation's store, in <namespace>/<name>-<the first 8 digits of its uid>.",
     )
     runPolicy: RunPolicy = Field(default_factory=RunPolicy)
-
-
-class Attempt(Model):
-    number: int = Field(ge=1, description="Counts the starts of the whole job.")
-    reason: str = Field(default="", max_length=128, description="Why it ended.")
-    startTime: str = Field(json_schema_extra={"format": "date-time"}, description="When it began.")
-    endTime: str | None = Field(
-        default=None, json_schema_extra={"format": "date-time"}, description="When it ended; absent while it runs."
-    )
-
-
-class WorkersStatus(Model):
-    """The workers, as the master sees them."""
-
-    ready: int = Field(default=0, ge=0, description="Workers that are part of the training now.")
-    epoch: int = Field(default=0, ge=0, description="Membership epoch: rises whenever a worker comes or goes.")
-
-
-class Progress(Model):
-    """How far the run is, as the master said last."""
-
-    activity: str = Field(default="", max_length=64, description="Waiting, Counting, Training, Exporting, ...")
-    percent: int = Field(default=0, ge=0, le=100, description="Of the work of the run.")
-    step: int = Field(default=0, ge=0, description="Synchronisation rounds that are part of the parameters.")
-    loss: str | None = Field(default=None, max_length=32, description="Mean loss of the last rounds.")
-    samplesPerSecond: int | None = Field(default=None, ge=0, description="Of all workers; words for word vectors.")
-    etaSeconds: int | None = Field(default=None, ge=0, description="Time to the end at this speed.")
-    updateTime: str | None = Field(
-        default=None, json_schema_extra={"format": "date-time"}, description="When the master said so."
-    )
-
-
-class CheckpointStatus(Model):
-    """The newest checkpoint that is durable."""
-
-    uri: str = Field(max_length=1024, description="Where it is.")
-    step: int = Field(ge=0, description="The step that it holds.")
-    digest: str = Field(max_length=80, description="sha256 of its manifest.")
-    time: str = Field(json_schema_extra={"format": "date-time"}, description="When it was complete.")
-
-
-class ArtifactStatus(Model):
-    """The result of a complete run."""
-
-    uri: str = Field(max_length=1024, description="Where it is.")
-    digest: str = Field(max_length=80, description="sha256 of its manifest.json.")
-    version: int = Field(ge=1, description="The run that made it.")
-    installationStore: bool = Field(default=False, description="Whether it is in the installation's store.")
-    endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
-    region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
-    secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
-    metrics: dict[str, str] = Field(
-        default_factory=dict, description="What its evaluation measured.", json_schema_extra={"maxProperties": 64}
-    )
-
-
-class IncidentStatus(Model):
-    time: str = Field(json_schema_extra={"format": "date-time"}, description="When.")
-    kind: str = Field(max_length=64, description="What happened, such as WorkerLost.")
-    rank: int | None = Field(default=None, ge=0, description="To which worker.")
-    step: int = Field(default=0, ge=0, description="At which step.")
-    action: str = Field(default="", max_length=256, description="What was done about it.")
-
-
-class Incarnation(Model):
-    """The newest pod of a role and rank. A lost pod's successor has the next number in its name."""
-
-    pod: str = Field(max_length=64, description="Role and rank, such as worker-0.")
-    number: int = Field(ge=1, description="Of the newest pod.")
-    started: bool = Field(default=False, description="Whether a pod of that number was seen to run.")
-
-
-class TrainingStatus(Model):
-    """What there is. The operator writes it."""
-
-    observedGeneration: int | None = Field(default=None, ge=0, description="The generation that the status is about.")
-    phase: str | None = Field(
+    managedBy: str | None = Field(
         default=None,
-        description="The state in a word: for printing; programs read the conditions.",
-        json_schema_extra={
-            "enum": ["Pending", "Running", "Restarting", "Suspending", "Suspended", "Complete", "Failed"]
-        },
+        description="The controller that carries this out, such as kueue.x-k8s.io/multikueue: this operator then "
+        f"leaves the object alone. Absent, or {names.CONTROLLER}: this operator does.",
+        max_length=63,
+        pattern=CONTROLLER_PATTERN,
     )
-    conditions: Conditions = Field(default_factory=list)
-    run: int | None = Field(default=None, ge=1, description="The run that the status is about.")
-    attempt: int | None = Field(default=None, ge=1, description="How often the run was started.")
-    startTime: str | None = Field(
-        default=None, json_schema_extra={"format": "date-time"}, description="When the run's first pods were made."
+
+
+_SAME_SYNC = " && ".join(
+    (
+        *(f"self.spec.sync.{field} == oldSelf.spec.sync.{field}" for field in ("mode", "compression", "transport")),
+        _same("sync.parameterServer.replicas", absent="1"),
+        _same("sync.parameterServer.consistency", absent="'Synchronous'"),
+        _same("sync.parameterServer.staleness"),
     )
-    completionTime: str | None = Field(
-        default=None, json_schema_extra={"format": "date-time"}, description="When the run ended."
-    )
-    restarts: int = Field(default=0, ge=0, description="Pods replaced in this run; at most runPolicy.backoffLimit.")
-    attempts: list[Attempt] = Field(
-        default_factory=list, description="The last starts of the run.", json_schema_extra={"maxItems": 20}
-    )
-    replicas: int | None = Field(default=None, ge=0, description="Worker pods there are.")
-    selector: str | None = Field(default=None, max_length=512, description="Label selector of the worker pods.")
-    workers: WorkersStatus | None = None
-    progress: Progress | None = None
-    checkpoint: CheckpointStatus | None = None
-    artifact: ArtifactStatus | None = None
-    incidents: list[IncidentStatus] = Field(
-        default_factory=list, description="The last anomalies.", json_schema_extra={"maxItems": 50}
-    )
-    incarnations: list[Incarnation] = Field(
-        default_factory=list,
-        description="The newest pod of each role and rank.",
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["pod"],
-            "maxItems": 300,
-        },
-    )
+)
 
 
 class ModelTraining(Model):
@@ -331,13 +351,18 @@ class ModelTraining(Model):
                 ),
             ),
             _fixed_within_run("optimizer"),
-            _fixed_unless_suspended("sync"),
+            _fixed_within_run("evaluation"),
+            # The number of shards may change at any time.
+            _fixed_unless_suspended("sync", _SAME_SYNC),
             _fixed_unless_suspended("checkpoint"),
             _fixed_while_training("workers.resources", "self.spec.workers.resources == oldSelf.spec.workers.resources"),
             _fixed_while_training(
                 "workers.image",
-                "has(self.spec.workers.image) == has(oldSelf.spec.workers.image) && "
-                "(!has(self.spec.workers.image) || self.spec.workers.image == oldSelf.spec.workers.image)",
+                _same("workers.image"),
+            ),
+            (
+                _same("managedBy"),
+                "spec.managedBy is fixed, so that two controllers never act: make another ModelTraining",
             ),
             (
                 f"{_BEFORE_START} || self.spec.runPolicy.run == oldSelf.spec.runPolicy.run || ({_FINISHED})",

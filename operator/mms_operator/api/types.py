@@ -27,14 +27,17 @@ def rules(*pairs: tuple[str, str], **more: Any) -> dict[str, Any]:
 
 
 DECIMAL_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,12})?$"
+SIGNED_DECIMAL_PATTERN = r"^-?[0-9]{1,9}(\.[0-9]{1,12})?$"
+FRACTION_PATTERN = r"^0(\.[0-9]{1,12})?$"  # from 0 to below 1
 NAME_PATTERN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+CONTROLLER_PATTERN = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?/[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$"
 ENDPOINT_PATTERN = r"^https?://[^\s/]+/?$"
 URI_PATTERN = r"^(s3|https?|file)://[^\s]+$"
 WRITABLE_URI_PATTERN = r"^(s3|file)://[^\s]+$"
 
 
 def decimal(description: str, pattern: str = DECIMAL_PATTERN, **extra: Any) -> Any:
-    return Field(description=description, pattern=pattern, max_length=22, **extra)
+    return Field(description=description, pattern=pattern, max_length=23, **extra)
 
 
 Quantity = Annotated[

@@ -1,4 +1,4 @@
-"""Carries a plan out: status, certificates, waves of objects, prune, deletions, events, in this order.
+"""Carries a plan out: status, certificates, waves of objects, prune, deletions, finalizer, events, in this order.
 
 What is there already as wanted is not written again: each object carries the hash of what was applied. An object that
 is not in the cache is created and nothing else, so that nobody's object of the same name is overwritten unseen.
@@ -66,6 +66,7 @@ class Applier:
         written |= await self._together(
             (self._delete(*args) for args in (*gone, *map(_arguments, plan.deletions))), problems
         )
+        written |= await self._finalizer(key, cr, plan.finalizer, problems)
         if known and not problems:
             del self._problems[key]
             rewritten, cr = await self._status(key, cr, plan.status, None)
@@ -123,6 +124,22 @@ class Applier:
             self._settled[key] = (_digest(wanted), _digest(stored))
             log.warning("status is stored differently", key=str(key), wanted=wanted, stored=stored)
         return True, written
+
+    async def _finalizer(self, key: Key, cr: Object, wanted: bool | None, problems: list[Problem]) -> bool:
+        """Sets or removes ours, and no other. Whether it did."""
+        present = cr["metadata"].get("finalizers") or []
+        if wanted is None or wanted == (names.FINALIZER in present):
+            return False
+        finalizers = [one for one in present if one != names.FINALIZER] + ([names.FINALIZER] if wanted else [])
+        try:
+            written = await self.api.set_finalizers(BY_KIND[key.kind], cr, finalizers)
+        except ApiError as error:
+            # A newer one comes by the watch, and is looked at again; one that is gone needs none.
+            if error.status not in (CONFLICT, NOT_FOUND):
+                problems.append(Problem("FinalizerNotWritten", f"the finalizer was refused: {error.message}"))
+            return False
+        self._wake(self.cache.put(key.kind, written) - {key})
+        return True
 
     def _wake(self, concerned: Iterable[Key]) -> None:
         for key in concerned:

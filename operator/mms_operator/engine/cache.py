@@ -68,6 +68,7 @@ class Cache:
         self._uri: dict[Key, str] = {}
         self._followers: dict[Key, set[Key]] = defaultdict(set)  # training -> services that refer to it
         self._follows: dict[Key, Key] = {}
+        self._pins: dict[str, dict[Key, frozenset[str]]] = defaultdict(dict)  # by namespace: artifacts of each service
         self._tombstones: OrderedDict[str, int] = OrderedDict()  # uids that were deleted: a late answer revives none
         self.deletions = 0  # how many there were; in the tombstones the number of each
 
@@ -110,6 +111,8 @@ class Cache:
             return frozenset()
         del self._entries[place]
         concerned = self._unlink(known)
+        if kind == names.SERVICE:
+            self._pins[namespace].pop(Key(*place), None)
         if kind in _OWNER_KINDS:
             concerned.add(Key(*place))
             concerned |= self._followers.get(Key(*place), set())
@@ -133,6 +136,10 @@ class Cache:
     def owners(self) -> Iterator[Key]:
         """All custom resources."""
         return (Key(*place) for place in list(self._entries) if place[0] in _OWNER_KINDS)
+
+    def artifacts(self, namespace: str) -> frozenset[str]:
+        """URIs of the artifacts that services of a namespace serve, or name."""
+        return frozenset().union(*self._pins.get(namespace, {}).values())
 
     def storage_owner(self, key: Key) -> str | None:
         """namespace/name of the oldest training that writes where `key` does, if that is another (uid in a tie)."""
@@ -168,7 +175,11 @@ class Cache:
         if name:
             self._follows[key] = Key(names.TRAINING, entry.namespace, name)
             self._followers[self._follows[key]].add(key)
-        return {key}
+        pins = _pins(obj)
+        if pins == self._pins[entry.namespace].get(key, frozenset()):
+            return {key}
+        self._pins[entry.namespace][key] = pins
+        return {key, self._follows[key]} if name else {key}
 
     def _unlink(self, entry: Entry) -> set[Key]:
         """Takes the entry out of the indexes; gives the keys that may stand differently without it."""
@@ -213,6 +224,15 @@ def _entry(place: tuple[str, str, str], version: int, obj: Object) -> Entry:
         fields=fields,
         applied_fields=fields,
     )
+
+
+def _pins(service: Object) -> frozenset[str]:
+    """URIs of the artifacts that a service names in its spec, and of all versions in its status."""
+    named = (service.get("spec", {}).get("model") or {}).get("artifact")
+    found = [named] if named else []
+    for version in ((service.get("status") or {}).get("versions") or {}).values():
+        found += version if isinstance(version, list) else [version]
+    return frozenset(one["uri"] for one in found if one and "uri" in one)
 
 
 def _fields(metadata: dict[str, Any]) -> bytes | None:

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mms_operator.api import names
-from mms_workloads.contract import OU_MASTER, OU_OPERATOR, OU_WORKER
+from mms_operator.api.names import Role
+from mms_workloads.contract import OU_MASTER, OU_OPERATOR, OU_SHARD, OU_WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
 
 CLOCK_SKEW = timedelta(minutes=5)
 OPERATOR_CRT, OPERATOR_KEY = "operator.crt", "operator.key"
+_UNITS = {Role.MASTER: OU_MASTER, Role.WORKER: OU_WORKER, Role.SHARD: OU_SHARD}
 TLS_CRT, TLS_KEY, CA_CRT, CA_KEY = "tls.crt", "tls.key", "ca.crt", "ca.key"
 
 
-def secret_names(owner: str) -> tuple[str, str, str]:
-    """The authority's Secret, the master's, the workers'."""
-    return f"{owner}-ca", f"{owner}-master-tls", f"{owner}-worker-tls"
+def authority_name(owner: str) -> str:
+    """The Secret with the authority, which the operator alone reads."""
+    return f"{owner}-ca"
+
+
+def secret_names(owner: str, roles: Sequence[str]) -> tuple[str, ...]:
+    """The authority's Secret, then one of each role."""
+    return authority_name(owner), *(f"{owner}-{role}-tls" for role in roles)
 
 
 @dataclass(frozen=True)
@@ -42,19 +49,17 @@ class _Authority:
 
 
 def secrets(wanted: Certificates, now: datetime) -> tuple[Object, ...]:
-    """The three Secrets with fresh keys, without owner references. About a millisecond of work."""
+    """The authority's Secret and the roles', with fresh keys, without owner references. About a millisecond of work."""
     metadata = wanted.owner["metadata"]
     job = f"{metadata['namespace']}/{metadata['name']}"
     authority = _authority(f"MMS job {metadata['uid']}", now, now + timedelta(days=wanted.lifetime_days))
     ca = _pem(authority.certificate)
-    master = _leaf(authority, OU_MASTER, job, wanted.master_dns_names)
-    worker = _leaf(authority, OU_WORKER, job, ())
     operator = _leaf(authority, OU_OPERATOR, job, ())
-    contents = (
-        {CA_CRT: ca, CA_KEY: _key_pem(authority.key), OPERATOR_CRT: operator[0], OPERATOR_KEY: operator[1]},
-        {TLS_CRT: master[0], TLS_KEY: master[1], CA_CRT: ca},
-        {TLS_CRT: worker[0], TLS_KEY: worker[1], CA_CRT: ca},
-    )
+    contents = [{CA_CRT: ca, CA_KEY: _key_pem(authority.key), OPERATOR_CRT: operator[0], OPERATOR_KEY: operator[1]}]
+    for role in wanted.roles:
+        dns_names = wanted.master_dns_names if role == Role.MASTER else ()
+        certificate, key = _leaf(authority, _UNITS[Role(role)], job, dns_names)
+        contents.append({TLS_CRT: certificate, TLS_KEY: key, CA_CRT: ca})
     return tuple(
         {
             "apiVersion": "v1",
@@ -68,7 +73,7 @@ def secrets(wanted: Certificates, now: datetime) -> tuple[Object, ...]:
             "type": "Opaque",
             "data": {file: b64encode(text.encode()).decode() for file, text in content.items()},
         }
-        for name, content in zip(secret_names(metadata["name"]), contents, strict=True)
+        for name, content in zip(secret_names(metadata["name"], wanted.roles), contents, strict=True)
     )
 
 

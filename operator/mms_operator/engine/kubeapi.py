@@ -30,6 +30,7 @@ NOT_FOUND = 404
 TIMEOUT = 30.0  # seconds for one answer
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
 _WRITE = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict"}  # a field that it does not know is told
 # The resourceVersion that no object has: applying with it creates, or conflicts with what is there.
@@ -177,6 +178,18 @@ class KubeApi:
         }
         metadata = obj["metadata"]
         return await self._request("PUT", resource.path(metadata["namespace"], metadata["name"], "status"), body)
+
+    async def set_finalizers(self, resource: Resource, obj: Object, finalizers: list[str]) -> Object:
+        """409 where `obj` is no longer what is there."""
+        metadata = obj["metadata"]
+        guard = {key: metadata[key] for key in ("uid", "resourceVersion")}
+        return await self._request(
+            "PATCH",
+            resource.path(metadata["namespace"], metadata["name"]),
+            {"metadata": {**guard, "finalizers": finalizers}},
+            params={"fieldManager": names.FIELD_MANAGER},
+            headers={"Content-Type": _MERGE},
+        )
 
     async def replace(self, resource: Resource, obj: Object) -> Object:
         metadata = obj["metadata"]

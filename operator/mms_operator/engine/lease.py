@@ -56,6 +56,27 @@ class Lease:
         self.leads = True
         log.info("leader", lease=f"{self.namespace}/{self.name}", identity=self.identity)
 
+    async def seize(self) -> float:
+        """Takes the Lease from whoever holds it; gives the seconds within which that one ends.
+
+        For the end of an installation: two that do this to each other would never come to rest. Raises OSError,
+        ApiError.
+        """
+        while True:
+            try:
+                record = await self.api.get(LEASE, self.namespace, self.name)
+                spec = record.get("spec") or {}
+                await self._write(record, self._spec((spec.get("leaseTransitions") or 0) + 1))
+            except ApiError as error:
+                if error.status == NOT_FOUND:
+                    await self._create()
+                    return 0.0
+                if error.status != CONFLICT:
+                    raise
+                continue
+            self.leads = True
+            return self.deadline if spec.get("holderIdentity") else 0.0
+
     async def hold(self) -> None:
         """Renews until that fails for `deadline` seconds, then raises LeaseLostError."""
         renewed = self.clock()
@@ -107,13 +128,7 @@ class Lease:
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
-            body = {
-                "apiVersion": LEASE.api_version,
-                "kind": LEASE.kind,
-                "metadata": {"name": self.name, "namespace": self.namespace},
-                "spec": self._spec(0),
-            }
-            self._observe(await self.api.create(LEASE, self.namespace, body))
+            await self._create()
             return True
         self._observe(record)
         if self._mine():
@@ -123,6 +138,15 @@ class Lease:
         if self.leads or (spec.get("holderIdentity") and valid):
             return False  # a leader that finds another's name, or none, was deposed meanwhile
         return await self._write(record, self._spec((spec.get("leaseTransitions") or 0) + 1))
+
+    async def _create(self) -> None:
+        body = {
+            "apiVersion": LEASE.api_version,
+            "kind": LEASE.kind,
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": self._spec(0),
+        }
+        self._observe(await self.api.create(LEASE, self.namespace, body))
 
     async def _write(self, record: Object, spec: dict[str, Any]) -> bool:
         """Replaces the record; 409 if it is not what was read."""

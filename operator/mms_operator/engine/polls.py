@@ -18,9 +18,10 @@ import aiohttp
 import structlog
 from pydantic import ValidationError
 
-from mms_operator.engine.certificates import CA_CRT, OPERATOR_CRT, OPERATOR_KEY, secret_names
+from mms_operator.engine.certificates import CA_CRT, OPERATOR_CRT, OPERATOR_KEY, authority_name
 from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.resources import SECRET, Key
+from mms_operator.plan.training.heartbeats import GONE_SECONDS
 from mms_workloads.contract import MASTER_PORT, Desired, StatusReport
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class _Followed:
     due: float
     told: Desired | None = None  # what the master has confirmed
     report: StatusReport | None = None
+    confirmed: Desired | None = None  # what it had confirmed when it gave the report
     shown: StatusReport | None = None  # what the planner was last woken for
     shown_at: float = 0.0
     failing_since: float | None = None
@@ -99,6 +101,11 @@ class Polls:
         """The last report of the attempt that the status of `cr` is about."""
         followed = self._followed.get(key)
         return followed.report if followed and followed.identity == _identity(cr) else None
+
+    def confirmed(self, key: Key, cr: Object) -> Desired | None:
+        """What the master had confirmed when it gave that report."""
+        followed = self._followed.get(key)
+        return followed.confirmed if followed and followed.identity == _identity(cr) else None
 
     def error(self, key: Key, cr: Object) -> str | None:
         """Why the master of the attempt that the status of `cr` is about has not answered for SILENT_SECONDS."""
@@ -161,10 +168,12 @@ class Polls:
             return  # it was another's answer: the master has been replaced meanwhile
         answers_again = followed.told_of_error
         followed.failing_since, followed.told_of_error = None, False
-        followed.report = report
+        news = followed.confirmed != followed.told
+        followed.report, followed.confirmed = report, followed.told
         now = self.clock()
         if self._followed.get(key) is followed and (
             answers_again
+            or news
             or _turned(followed.shown, report)
             or (report != followed.shown and now - followed.shown_at >= PROGRESS_SECONDS)
         ):
@@ -204,7 +213,7 @@ class Polls:
 
     async def _context(self, key: Key) -> ssl.SSLContext:
         """TLS with the job's authority and the operator's certificate of that job."""
-        data = (await self.api.get(SECRET, key.namespace, secret_names(key.name)[0])).get("data") or {}
+        data = (await self.api.get(SECRET, key.namespace, authority_name(key.name))).get("data") or {}
         try:
             ca, crt, private = (b64decode(data[file]) for file in (CA_CRT, OPERATOR_CRT, OPERATOR_KEY))
         except (KeyError, ValueError) as error:
@@ -248,20 +257,18 @@ def _identity(cr: Object) -> tuple[str, int | None, int | None]:
 
 def _turned(before: StatusReport | None, now: StatusReport) -> bool:
     """Whether something happened that is not mere progress."""
-    if before is None:
-        return True
+    return before is None or _facts(before) != _facts(now)
+
+
+def _facts(report: StatusReport) -> tuple[object, ...]:
+    """Without what changes all the time. Of those who are gone, who has been for long enough to be replaced."""
     return (
-        before.activity,
-        before.epoch,
-        before.checkpoint,
-        before.outcome,
-        before.workersReady,
-        before.incidents,
-    ) != (
-        now.activity,
-        now.epoch,
-        now.checkpoint,
-        now.outcome,
-        now.workersReady,
-        now.incidents,
+        report.activity,
+        report.epoch,
+        report.checkpoint,
+        report.outcome,
+        report.workersReady,
+        report.shardsReady,
+        report.incidents,
+        [(one.role, one.rank, one.incarnation, one.seconds >= GONE_SECONDS) for one in report.gone],
     )

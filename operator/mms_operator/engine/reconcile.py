@@ -14,6 +14,7 @@ from mms_operator.engine.certificates import secret_names
 from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.problems import MESSAGE_LIMIT, Problem, ReconcileError
 from mms_operator.engine.resources import BY_KIND, SECRET, Key
+from mms_operator.plan.training import roles
 from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, ReferencedSecret, Settings
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Reconciler:
 
     async def _reconcile(self, key: Key) -> str:
         cr = self.cache.get(key)
-        if cr is None or "deletionTimestamp" in cr["metadata"]:
+        if cr is None or _goes(cr["metadata"]):
             self.polls.drop(key)
             self.applier.forget(key)
             return "gone"
@@ -114,11 +115,13 @@ class Reconciler:
         children = [entry for entry in self.cache.children(key) if entry.owner_uid == uid]
         return ObservedTraining(
             pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
-            certificates_expire=self._certificates_expire(key, uid),
+            certificates_expire=self._certificates_expire(key, uid, roles(cr)),
             secrets=secrets,
             report=self.polls.report(key, cr),
+            confirmed=self.polls.confirmed(key, cr),
             master_error=self.polls.error(key, cr),
             storage_owner=self.cache.storage_owner(key),
+            served=self.cache.artifacts(key.namespace),
         )
 
     def _gather_service(self, key: Key, cr: Object, secrets: dict[str, ReferencedSecret]) -> ObservedService:
@@ -133,10 +136,10 @@ class Reconciler:
             secrets=secrets,
         )
 
-    def _certificates_expire(self, key: Key, uid: str) -> datetime | None:
-        """The first expiry among the job's three Secrets; None when one is missing or does not say."""
+    def _certificates_expire(self, key: Key, uid: str, roles: Iterable[str]) -> datetime | None:
+        """The first expiry among the Secrets of the job's certificates; None when one is missing or does not say."""
         times = []
-        for name in secret_names(key.name):
+        for name in secret_names(key.name, tuple(roles)):
             entry = self.cache.entry(SECRET.kind, key.namespace, name)
             if entry is None or entry.owner_uid != uid or entry.expires is None:
                 return None
@@ -177,3 +180,8 @@ class Reconciler:
             await self.applier.report(cr, problem, status)
         except (ApiError, OSError) as unsaid:
             log.warning("failure not shown", key=str(key), error=str(unsaid))
+
+
+def _goes(metadata: Object) -> bool:
+    """Whether it is being deleted, and not held by us."""
+    return "deletionTimestamp" in metadata and names.FINALIZER not in (metadata.get("finalizers") or ())

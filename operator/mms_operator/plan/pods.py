@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -27,7 +28,10 @@ _PULL_REASONS = frozenset(
 _CONFIG_REASONS = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"}
 )
-_SIGNALLED = 128
+SIGNALLED = 128  # exit codes from here on are 128 + a signal's number
+BY_KUBELET = "TerminationByKubelet"
+# Reasons of pods that the kubelet or the node's controllers have ended, where no condition says so.
+_OUTSIDE = frozenset({"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"})
 TEXT_LIMIT = 1000  # characters of a log's end that a message quotes
 
 OUT_OF_MEMORY = (
@@ -53,7 +57,6 @@ class Ended:
     reason: str
     message: str
     retryable: bool
-    disrupted: bool = False  # from outside, such as by preemption or a drain: not the program's failure
 
     @property
     def good(self) -> bool:
@@ -73,9 +76,12 @@ class Seen:
     run: int
     attempt: int
     ip: str | None
+    node: str  # empty until the scheduler has found one
     runs: bool  # its own container does
     leaving: bool  # it is being deleted
     ended: Ended | None
+    ended_before: bool  # it had ended when its deletion was asked for
+    disruption: str  # who ends it from outside, and why, in a word; empty where nobody does
     trouble: Trouble | None
     template: str  # what it was made from
 
@@ -93,6 +99,7 @@ def seen(pod: Object, container: str) -> Seen:
     """`container` is the name of the pod's own container, whose end is the pod's, whatever its sidecars do."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     labels = metadata.get("labels") or {}
+    ended = _ended(status, container)
     return Seen(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -103,9 +110,12 @@ def seen(pod: Object, container: str) -> Seen:
         run=int(labels.get(names.LABEL_RUN, "0")),
         attempt=int(labels.get(names.LABEL_ATTEMPT, "0")),
         ip=status.get("podIP"),
+        node=(pod.get("spec") or {}).get("nodeName", ""),
         runs="running" in _state(status, container),
         leaving="deletionTimestamp" in metadata,
-        ended=_ended(status, container),
+        ended=ended,
+        ended_before=ended is not None and _ended_before(metadata, status, container),
+        disruption=_disruption(status),
         trouble=trouble(pod),
         template=(metadata.get("annotations") or {}).get(names.ANNOTATION_TEMPLATE, ""),
     )
@@ -177,32 +187,34 @@ def _state(status: Object, container: str) -> dict[str, Any]:
 
 
 def _ended(status: Object, container: str) -> Ended | None:
-    disrupted = _disrupted(status)
     if terminated := _state(status, container).get("terminated"):
-        ended = _of_container(terminated)
-        return ended if not disrupted or ended.good else _disruption(status, ended)
+        return _of_container(terminated)
     if status.get("phase") in ("Failed", "Succeeded"):
-        return _disruption(status, None, disrupted=disrupted)
+        message = status.get("message") or "the pod ended without its container saying how"
+        return Ended(None, None, status.get("reason") or "PodEnded", message, retryable=True)
     return None
 
 
-def _disruption(status: Object, ended: Ended | None, *, disrupted: bool = True) -> Ended:
-    """A pod that was ended from outside: evicted, preempted, its node drained or gone."""
-    reason = status.get("reason") or "PodEnded"
-    message = status.get("message") or "the pod ended without its container saying how"
-    if ended is None:
-        return Ended(None, None, reason, message, retryable=True, disrupted=disrupted)
-    return Ended(ended.exit_code, ended.outcome, ended.reason, ended.message, retryable=True, disrupted=True)
+def _ended_before(metadata: Object, status: Object, container: str) -> bool:
+    """DeletionTimestamp is when the grace period is over."""
+    if "deletionTimestamp" not in metadata:
+        return True
+    finished = (_state(status, container).get("terminated") or {}).get("finishedAt")
+    if finished is None:
+        return False
+    over = datetime.fromisoformat(metadata["deletionTimestamp"])
+    asked = over - timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+    return datetime.fromisoformat(finished) < asked
 
 
-def _disrupted(status: Object) -> bool:
-    """By KEP-3329. A pod that the kubelet evicts has used more than it asked for: that is its own doing."""
-    return any(
-        condition["type"] == "DisruptionTarget"
-        and condition["status"] == "True"
-        and condition.get("reason") != "TerminationByKubelet"
-        for condition in status.get("conditions") or ()
-    )
+def _disruption(status: Object) -> str:
+    """The reason of condition DisruptionTarget (KEP-3329); the kubelet's word is in the pod's own reason."""
+    own: str = status.get("reason") or ""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            said: str = condition.get("reason") or "Unknown"
+            return own or said if said == BY_KUBELET else said
+    return own if own in _OUTSIDE else ""
 
 
 def _of_container(terminated: Object) -> Ended:
@@ -211,10 +223,10 @@ def _of_container(terminated: Object) -> Ended:
     if terminated.get("reason") == "OOMKilled":
         return Ended(code, outcome, contract.Reason.OUT_OF_MEMORY, OUT_OF_MEMORY, retryable=True)
     if outcome is not None:
-        retryable = outcome.retryable or code >= _SIGNALLED
+        retryable = outcome.retryable or code >= SIGNALLED
         return Ended(code, outcome, outcome.reason, outcome.message, retryable=retryable)
     said = f": {text[-TEXT_LIMIT:]}" if text else ""
-    if code >= _SIGNALLED:
+    if code >= SIGNALLED:
         return Ended(code, None, contract.Reason.WORKER_CRASHED, f"it died by {_signal(code)}{said}", retryable=True)
     return Ended(
         code, None, contract.Reason.WORKER_CRASHED, f"it ended with exit code {code}{said}",
@@ -224,7 +236,7 @@ def _of_container(terminated: Object) -> Ended:
 
 def _signal(code: int) -> str:
     try:
-        return signal.Signals(code - _SIGNALLED).name
+        return signal.Signals(code - SIGNALLED).name
     except ValueError:
         return f"exit code {code}"
 

@@ -75,11 +75,13 @@ class ObservedTraining:
     """What was seen of a training's surroundings."""
 
     pods: tuple[Object, ...] = ()  # metadata, spec.nodeName, status; of this training, in any phase
-    certificates_expire: datetime | None = None  # None: some Secret of the job's certificates is missing
+    certificates_expire: datetime | None = None  # None: some Secret of its roles' certificates is missing
     secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)  # by name
     report: StatusReport | None = None  # the master's last answer, of this uid, run and attempt
+    confirmed: Desired | None = None  # what the master had confirmed when it gave the report
     master_error: str | None = None  # why the running master has not answered for a while
     storage_owner: str | None = None  # namespace/name of the older training that has the same storage.uri
+    served: frozenset[str] = frozenset()  # URIs of the artifacts that services of the namespace serve or name
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,15 @@ class ObservedService:
 class Certificates:
     """Make, or make anew, the job's certificate authority and one leaf a role.
 
-    The engine writes the Secrets <owner>-ca (the authority's key and the operator's client certificate),
-    <owner>-master-tls and <owner>-worker-tls, each annotated with the time of its expiry.
+    The engine writes the Secrets <owner>-ca (the authority's key and the operator's client certificate) and
+    <owner>-<role>-tls of each role, each annotated with the time of its expiry.
     """
 
     owner: Object  # the ModelTraining: namespace, ownerReferences and labels come from it
     labels: Mapping[str, str]
     master_dns_names: tuple[str, ...]
     lifetime_days: int
+    roles: tuple[str, ...] = ("master", "worker")
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class MasterCall:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do, in this order: status, certificates, waves of objects, deletions, events.
+    """What to do, in this order: status, certificates, waves of objects, deletions, the finalizer, events.
 
     The status is written first: it holds what must not be forgotten (incarnations, restarts) before the objects that
     depend on it are made. Objects of one wave are applied side by side. The engine prunes what it finds of the owner
@@ -151,6 +154,7 @@ class Plan:
     master: MasterCall | None = None
     requeue_after: float | None = None  # seconds
     prune: bool = True
+    finalizer: bool | None = None  # whether the custom resource is to have ours; None: as it is
 
 
 PRUNED_KINDS = ("ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service")

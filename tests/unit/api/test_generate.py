@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from mms_operator.api import generate, reference
+from mms_operator.api.causes import RULES, Cause
 from mms_operator.api.generate import KINDS, PAGE, ROOT
 from mms_operator.api.names import Condition, Reason
 from mms_operator.api.service import ModelService
@@ -142,7 +143,7 @@ def test_rows() -> None:
         "| `workers.resources.limits` | map to quantity |  | at most 16 entries |",
         "| `conditions` | list of objects | The state, one entry a type. |",
         "| `startTime` | time |",
-        "| `task.wordEmbedding.subsample` | string | `0.001` | at most 22 characters, a decimal number |",
+        "| `task.wordEmbedding.subsample` | string | `0.001` | at most 23 characters, a decimal number |",
         "in &lt;uri>/runs/&lt;run>/",
     ):
         assert row in page
@@ -151,11 +152,17 @@ def test_rows() -> None:
 
 def test_rows_have_the_cells_of_their_table() -> None:
     tables = re.findall(r"(?:^\|.*\n)+", generate.files()[PAGE], re.MULTILINE)
-    assert len(tables) == 8
+    assert len(tables) == 9
     for table in tables:
         cells = {row.replace(r"\|", "").count("|") for row in table.splitlines()}
         assert len(cells) == 1, table
     assert reference._row(("a|b", "c")) == r"| a\|b | c |"
+
+
+def test_a_cause_without_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(RULES, Cause.KILLED)
+    with pytest.raises(LookupError, match=r"say in mms_operator\.api\.reference what these mean: ProcessKilled$"):
+        reference.page([generate.crd(kind) for kind in KINDS if kind.model is ModelService])
 
 
 def test_a_reason_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,14 @@ class FakeApi:
             raise ApiError(409, "Conflict", "the object has been modified")
         return self.store({**present, "status": status})
 
+    async def set_finalizers(self, resource: Resource, obj: Object, finalizers: list[str]) -> Object:
+        metadata = obj["metadata"]
+        await self._called("finalizers", resource, metadata["name"])
+        present = self._found(resource, metadata["namespace"], metadata["name"])
+        if present["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
+        return self.store({**present, "metadata": {**present["metadata"], "finalizers": finalizers}})
+
     async def replace(self, resource: Resource, obj: Object) -> Object:
         metadata = obj["metadata"]
         await self._called("replace", resource, metadata["name"])
@@ -87,7 +95,7 @@ class FakeApi:
 
     def writes(self) -> list[str]:
         """What was written, in order, as `verb kind/name`."""
-        verbs = {"create", "apply", "status", "replace", "delete"}
+        verbs = {"create", "apply", "status", "finalizers", "replace", "delete"}
         return [f"{verb} {kind}/{name}" for verb, kind, name in self.calls if verb in verbs]
 
     def _found(self, resource: Resource, namespace: str, name: str) -> Object:

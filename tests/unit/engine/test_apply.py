@@ -87,7 +87,7 @@ def world() -> World:
 FORBIDDEN = ApiError(403, "Forbidden", "no")
 
 
-async def test_the_order_is_status_certificates_waves_prune_deletions_events(world: World) -> None:
+async def test_the_order_is_status_certificates_waves_prune_deletions_finalizer_events(world: World) -> None:
     world.see(owned(training(), obj("ConfigMap", "left-over")))
     pod = world.see(owned(training(), obj("Pod", "old")))
     plan = Plan(
@@ -95,6 +95,7 @@ async def test_the_order_is_status_certificates_waves_prune_deletions_events(wor
         certificates=Certificates(training(), {}, ("words-master",), 30),
         waves=((obj("ConfigMap", "job"), obj("Service", "master")), (obj("Pod", "worker"),)),
         deletions=(Deletion("v1", "Pod", "ns", "old", pod["metadata"]["uid"]),),
+        finalizer=True,
         events=(STARTING,),
     )
     assert await world.apply(plan)
@@ -104,7 +105,7 @@ async def test_the_order_is_status_certificates_waves_prune_deletions_events(wor
     assert sorted(writes[4:6]) == ["apply ConfigMap/job", "apply Service/master"]
     assert writes[6] == "create Pod/worker"
     assert sorted(writes[7:9]) == ["delete ConfigMap/left-over", "delete Pod/old"]
-    assert writes[9:] == ["create Event/"]
+    assert writes[9:] == ["finalizers ModelTraining/words", "create Event/"]
 
 
 async def test_what_is_as_planned_is_not_written_again(world: World) -> None:
@@ -112,6 +113,45 @@ async def test_what_is_as_planned_is_not_written_again(world: World) -> None:
     assert await world.apply(plan)
     assert not await world.apply(plan)
     assert world.api.calls == []
+
+
+def finalizers(world: World) -> list[str]:
+    cr = world.stored(*WORDS[::2])
+    assert cr
+    found: list[str] = cr["metadata"].get("finalizers", [])
+    return found
+
+
+async def test_the_finalizer_is_set_and_removed_once_and_no_other_is_touched(world: World) -> None:
+    theirs = training()
+    theirs["metadata"]["finalizers"] = ["example.com/theirs"]
+    world.see(theirs)
+    for wanted, expected in (
+        (True, ["example.com/theirs", names.FINALIZER]),
+        (None, ["example.com/theirs", names.FINALIZER]),
+        (False, ["example.com/theirs"]),
+        (None, ["example.com/theirs"]),
+    ):
+        plan = Plan(status=STATUS, finalizer=wanted)
+        assert await world.apply(plan) == (wanted is not None)
+        assert finalizers(world) == expected
+        assert not await world.apply(plan)
+        assert world.api.calls == []
+
+
+@pytest.mark.parametrize("status", [404, 409])
+async def test_a_finalizer_of_what_has_changed_or_gone_is_no_failure(world: World, status: int) -> None:
+    world.refuse("finalizers", names.TRAINING, ApiError(status, "Conflict", "another"))
+    await world.apply(Plan(status=STATUS, finalizer=True, events=(STARTING,)))
+    assert world.events() == [("Normal", "Starting")]
+    world.allow()
+    assert await world.apply(Plan(status=STATUS, finalizer=True))
+
+
+async def test_a_finalizer_that_is_refused_is_told(world: World) -> None:
+    world.refuse("finalizers", names.TRAINING, FORBIDDEN)
+    assert await world.fails(Plan(status=STATUS, finalizer=True)) == "FinalizerNotWritten"
+    assert world.conditions()["Ready"] == ("False", "FinalizerNotWritten")
 
 
 async def test_what_differs_is_written(world: World) -> None:

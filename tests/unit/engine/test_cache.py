@@ -162,6 +162,34 @@ def test_services_hear_of_the_training_that_they_follow(cache: Cache) -> None:
     assert cache.put(names.TRAINING, training("other", 9)) == {Key(names.TRAINING, "ns", "other")}
 
 
+def test_what_services_serve_or_name_is_known_by_namespace(cache: Cache) -> None:
+    assert cache.artifacts("ns") == frozenset()
+    versions = {"stable": {"uri": "s3://m/1"}, "next": None, "previous": [{"uri": "s3://m/0"}]}
+    served = {**service(version=2), "status": {"versions": versions}}
+    named = {**made(names.SERVICE, "named", 1), "spec": {"model": {"artifact": {"uri": "s3://other/3"}}}}
+    elsewhere = {**served, "metadata": {**served["metadata"], "namespace": "elsewhere", "uid": "uid-elsewhere"}}
+    for seen in (service(), named, served):
+        cache.put(names.SERVICE, seen)
+    assert cache.artifacts("ns") == {"s3://m/0", "s3://m/1", "s3://other/3"}
+    cache.put(names.SERVICE, elsewhere)
+    cache.remove(names.SERVICE, "ns", "named")
+    assert cache.artifacts("ns") == {"s3://m/0", "s3://m/1"}
+    cache.remove(names.SERVICE, "ns", "served", "uid-served")
+    assert cache.artifacts("ns") == frozenset()
+    assert cache.artifacts("elsewhere") == {"s3://m/0", "s3://m/1"}
+
+
+def test_a_training_hears_of_what_is_served_of_it(cache: Cache) -> None:
+    def serving(version: int, uri: str, replicas: int = 0) -> Object:
+        stable = {"uri": uri, "replicas": replicas}
+        return {**service(version=version), "status": {"versions": {"stable": stable}}}
+
+    assert cache.put(names.SERVICE, service()) == {SERVED}
+    assert cache.put(names.SERVICE, serving(2, "s3://m/1")) == {SERVED, WORDS}
+    assert cache.put(names.SERVICE, serving(3, "s3://m/1", replicas=2)) == {SERVED}, "the artifact is the same"
+    assert cache.put(names.SERVICE, serving(4, "s3://m/2")) == {SERVED, WORDS}
+
+
 @pytest.mark.parametrize(
     ("trainings", "asked", "owner"),
     [

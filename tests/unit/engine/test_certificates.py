@@ -20,7 +20,7 @@ from mms_operator.api import names
 from mms_operator.engine.certificates import CLOCK_SKEW, secret_names, secrets
 from mms_operator.engine.polls import client_context
 from mms_operator.plan.types import Certificates
-from mms_workloads.contract import OU_MASTER, OU_OPERATOR, OU_WORKER
+from mms_workloads.contract import OU_MASTER, OU_OPERATOR, OU_SHARD, OU_WORKER
 from mms_workloads.sync import tls
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 NOW = datetime.now(UTC)
 DNS = ("words-master", "words-master.ns.svc")
 Files = dict[str, bytes]
+ROLES_OF_ALL = ("master", "worker", "shard")
 
 
 def make(name: str = "words", days: int = 30) -> dict[str, Files]:
     """The Secrets' files by the Secret's name."""
-    made = secrets(Certificates(training(name), {"a": "b"}, DNS, days), NOW)
+    made = secrets(Certificates(training(name), {"a": "b"}, DNS, days, ROLES_OF_ALL), NOW)
     return {
         found["metadata"]["name"]: {file: b64decode(text) for file, text in found["data"].items()} for found in made
     }
@@ -50,16 +51,18 @@ def leaves(words: dict[str, Files]) -> dict[str, x509.Certificate]:
         OU_OPERATOR: x509.load_pem_x509_certificate(words["words-ca"]["operator.crt"]),
         OU_MASTER: x509.load_pem_x509_certificate(words["words-master-tls"]["tls.crt"]),
         OU_WORKER: x509.load_pem_x509_certificate(words["words-worker-tls"]["tls.crt"]),
+        OU_SHARD: x509.load_pem_x509_certificate(words["words-shard-tls"]["tls.crt"]),
     }
 
 
-ROLES = pytest.mark.parametrize("role", [OU_MASTER, OU_WORKER, OU_OPERATOR])
+ROLES = pytest.mark.parametrize("role", [OU_MASTER, OU_WORKER, OU_SHARD, OU_OPERATOR])
 
 
 def test_the_secrets(words: dict[str, Files]) -> None:
-    assert tuple(words) == secret_names("words") == ("words-ca", "words-master-tls", "words-worker-tls")
+    assert tuple(words) == secret_names("words", ROLES_OF_ALL)
+    assert tuple(words) == ("words-ca", "words-master-tls", "words-worker-tls", "words-shard-tls")
     assert set(words["words-ca"]) == {"ca.crt", "ca.key", "operator.crt", "operator.key"}
-    for name in ("words-master-tls", "words-worker-tls"):
+    for name in ("words-master-tls", "words-worker-tls", "words-shard-tls"):
         assert set(words[name]) == {"tls.crt", "tls.key", "ca.crt"}, "no pod gets the authority's key"
         assert words[name]["ca.crt"] == words["words-ca"]["ca.crt"]
 
@@ -102,11 +105,21 @@ def test_each_leaf_says_what_its_holder_may_do(leaves: dict[str, x509.Certificat
 
 @pytest.mark.parametrize(
     ("role", "expected"),
-    [(OU_MASTER, list(DNS)), (OU_WORKER, ["worker.mms.invalid"]), (OU_OPERATOR, ["operator.mms.invalid"])],
+    [
+        (OU_MASTER, list(DNS)),
+        (OU_WORKER, ["worker.mms.invalid"]),
+        (OU_SHARD, ["shard.mms.invalid"]),
+        (OU_OPERATOR, ["operator.mms.invalid"]),
+    ],
 )
 def test_alternative_names(leaves: dict[str, x509.Certificate], role: str, expected: list[str]) -> None:
     alternatives = leaves[role].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert alternatives.get_values_for_type(x509.DNSName) == expected
+
+
+def test_without_shards_there_is_no_secret_of_theirs() -> None:
+    made = secrets(Certificates(training(), {}, DNS, 30), NOW)
+    assert [found["metadata"]["name"] for found in made] == ["words-ca", "words-master-tls", "words-worker-tls"]
 
 
 def test_the_longest_names_fit() -> None:
@@ -117,7 +130,12 @@ def test_the_longest_names_fit() -> None:
 
 # Who calls whom, as in the cluster: (server's Secret, client's files).
 @pytest.mark.parametrize(
-    ("client", "unit"), [pytest.param("worker", OU_WORKER, id="worker"), pytest.param("operator", OU_OPERATOR, id="us")]
+    ("client", "unit"),
+    [
+        pytest.param("worker", OU_WORKER, id="worker"),
+        pytest.param("shard", OU_SHARD, id="shard"),
+        pytest.param("operator", OU_OPERATOR, id="us"),
+    ],
 )
 def test_a_handshake_tells_the_master_who_calls(
     words: dict[str, Files], tmp_path: Path, client: str, unit: str
@@ -166,7 +184,7 @@ def caller(job: dict[str, Files], parent: Path, client: str, name: str = "words"
     if client == "operator":
         files = job[f"{name}-ca"]
         return client_context(files["ca.crt"], files["operator.crt"], files["operator.key"])
-    return tls.client_context(folder(parent, job[f"{name}-worker-tls"]))
+    return tls.client_context(folder(parent, job[f"{name}-{client}-tls"]))
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> tuple[set[str] | None, Exception | None]:

@@ -22,7 +22,7 @@ from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.polls import Polls
 from mms_operator.engine.resources import Key
 from mms_operator.plan.types import Certificates, MasterCall, Plan
-from mms_workloads.contract import OU_OPERATOR, Activity, CheckpointRef, Desired, Incident, Outcome, StatusReport
+from mms_workloads.contract import OU_OPERATOR, Activity, CheckpointRef, Desired, Gone, Incident, Outcome, StatusReport
 from mms_workloads.sync import tls
 
 if TYPE_CHECKING:
@@ -312,6 +312,8 @@ CHECKPOINT = CheckpointRef(uri="s3://x", step=1, digest="sha256:0", time="2026-0
         pytest.param({"activity": Activity.EXPORTING}, id="activity"),
         pytest.param({"epoch": 2}, id="membership"),
         pytest.param({"workersReady": 1}, id="workers"),
+        pytest.param({"shardsReady": 1}, id="shards"),
+        pytest.param({"gone": [Gone(role="worker", rank=1, incarnation=1, seconds=0.5)]}, id="missed"),
         pytest.param({"checkpoint": CHECKPOINT}, id="checkpoint"),
         pytest.param({"incidents": [Incident(time="2026-01-01T00:00:00Z", kind="WorkerLost")]}, id="incident"),
         pytest.param({"outcome": Outcome(result="Complete", reason="TrainingComplete")}, id="outcome"),
@@ -326,6 +328,34 @@ async def test_what_happens_wakes_at_once(world: World, turn: Object) -> None:
         await world.until(lambda: len(world.woken) == 2)
         await world.asked(3)
         assert len(world.woken) == 2
+
+
+async def test_one_that_is_missed_for_long_wakes_once_more(world: World) -> None:
+    def missed(seconds: float) -> StatusReport:
+        return REPORT.model_copy(update={"gone": [Gone(role="shard", rank=0, incarnation=2, seconds=seconds)]})
+
+    async with world.serving() as master, world.polling():
+        world.follow()
+        for seconds, woken in ((0.5, 1), (2.9, 1), (3.0, 2), (5.0, 2)):
+            master.report = missed(seconds)
+            await world.asked(3)
+            assert len(world.woken) == woken, seconds
+
+
+async def test_a_report_is_of_what_the_master_had_confirmed(world: World) -> None:
+    async with world.serving() as master, world.polling():
+        world.follow()
+        await world.until(lambda: world.polls.report(WORDS, CR))
+        assert world.polls.confirmed(WORDS, CR) == Desired(workers=2)
+        master.hold.clear()
+        world.follow(workers=3)
+        await world.until(lambda: master.running)
+        assert world.polls.confirmed(WORDS, CR) == Desired(workers=2), "it has not answered yet"
+        woken = len(world.woken)
+        master.hold.set()
+        await world.until(lambda: world.polls.confirmed(WORDS, CR) == Desired(workers=3))
+        assert len(world.woken) == woken + 1, "although its report is the same"
+        assert world.polls.confirmed(WORDS, {**CR, "status": {"run": 1, "attempt": 2}}) is None
 
 
 async def test_mere_progress_wakes_at_a_bounded_rate(world: World) -> None:

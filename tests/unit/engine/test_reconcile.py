@@ -54,6 +54,9 @@ class Polls:
     def report(self, *_: Any) -> None:
         return None
 
+    def confirmed(self, *_: Any) -> None:
+        return None
+
 
 class World:
     def __init__(self) -> None:
@@ -152,6 +155,19 @@ async def test_what_is_gone_is_forgotten(world: World, deleted: bool) -> None:
     assert world.observed == []
 
 
+async def test_what_is_held_is_planned_until_it_is_let_go(world: World) -> None:
+    leaving = training()
+    leaving["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [names.FINALIZER]}
+    world.see(leaving)
+    assert await world.work() == "applied"
+    assert (len(world.observed), world.polls.dropped) == (1, [])
+    world.plan = lambda: Plan(status=STATUS, finalizer=False)
+    assert await world.work() == "applied"
+    assert world.api.writes() == ["finalizers ModelTraining/words"]
+    assert await world.work() == "gone"
+    assert world.polls.dropped == [WORDS]
+
+
 async def test_only_its_own_children_are_observed(world: World) -> None:
     world.see(child("Pod", "mine"))
     world.see(child("Pod", "predecessors", uid="another"))
@@ -179,6 +195,15 @@ async def test_certificates(world: World, ends: dict[str, str | None], expires: 
     await world.work()
     found = world.observed[0].certificates_expire
     assert (found.isoformat()[:10] if found else None) == expires
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_shards_have_certificates_where_the_spec_has_shards(world: World, there: bool) -> None:
+    world.see(training() | {"spec": {"sync": {"mode": "ParameterServer"}}})
+    for name in ("ca", "master-tls", "worker-tls", *(["shard-tls"] if there else [])):
+        world.see(child("Secret", f"words-{name}", annotations={names.ANNOTATION_EXPIRES: "2027-01-01T00:00:00+00:00"}))
+    await world.work()
+    assert (world.observed[0].certificates_expire is not None) == there
 
 
 async def test_a_service_observes_its_training_deployment_and_pods(world: World) -> None:

@@ -18,7 +18,7 @@ from tests.unit.plan.world import NOW, SETTINGS
 from mms_operator.api import names
 from mms_operator.plan import service, training
 from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, ReferencedSecret
-from mms_workloads.contract import StatusReport
+from mms_workloads.contract import Desired, StatusReport
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -56,6 +56,7 @@ def plan(cr: Object, observed: Object) -> Plan:
             certificates_expire=datetime.fromisoformat(expire) if expire else None,
             secrets=secrets,
             report=StatusReport.model_validate(report) if report else None,
+            confirmed=Desired.model_validate(observed["confirmed"]) if "confirmed" in observed else None,
             storage_owner=observed.get("storageOwner"),
         ),
         SETTINGS,

@@ -33,16 +33,25 @@ def test_the_first_plan_makes_everything_and_the_second_nothing() -> None:
     assert (again.events, again.deletions, again.certificates, again.waves[1]) == ((), (), None, ())
 
 
-def test_the_job_file_says_what_the_spec_says() -> None:
-    found = world(optimizer={"epochs": 3, "learningRate": "0.05", "seed": 9}, checkpoint={"intervalSeconds": 7})
+def test_a_result_that_misses_the_gate_fails_the_run_without_an_artifact() -> None:
+    found = world(evaluation={"gate": {"metric": "contextAUC", "atLeast": "0.9"}})
+    found.training()
+    missed = Outcome(result="Failed", reason="GateMissed", message="contextAUC is 0.71, and 0.9 is the least")
+    found.says(Activity.DONE, outcome=missed)
+    found.settle()
+    assert (found.status["phase"], found.condition("Failed")["reason"]) == ("Failed", "GateMissed")
+    assert "artifact" not in found.status
+
+
+def test_the_priority_class_goes_to_all_pods_and_the_templates_goes_before() -> None:
+    policy = {"run": 1, "suspend": False, "backoffLimit": 3, "priorityClassName": "high"}
+    found = world(runPolicy=policy)
     found.step()
-    job = JobFile.model_validate_json(found.others["ConfigMap/words-job-1-1"]["data"]["job.json"])
-    assert (job.optimizer.epochs, job.optimizer.learningRate, job.optimizer.seed) == (3, 0.05, 9)
-    assert job.task.wordEmbedding is not None
-    assert (job.task.wordEmbedding.dimensions, job.workers, job.checkpoint.intervalSeconds) == (16, 2, 7)
-    assert job.storage.uri == "s3://mms/d/words-uid-0123/runs/1"
-    assert (job.storage.endpoint, job.storage.credentials) == (STORE.endpoint, "storage")
-    assert (job.data.store.uri, job.data.store.credentials) == ("s3://corpora/text/*.txt", "data")
+    assert {pod["spec"]["priorityClassName"] for pod in found.pods.values()} == {"high"}
+    template = {"spec": {"priorityClassName": "higher"}}
+    found = world(runPolicy=policy, workers={"replicas": 2, "podTemplate": template})
+    found.step()
+    assert {pod["spec"]["priorityClassName"] for pod in found.pods.values()} == {"higher"}
 
 
 def test_a_store_of_ones_own_is_mounted_from_its_secret() -> None:
@@ -165,7 +174,7 @@ def test_a_deleted_worker_is_replaced_at_once_and_costs_nothing() -> None:
     found.gone()
     found.settle()
     assert found.status["phase"] == "Running"
-    assert [i["kind"] for i in found.status["incidents"]] == ["WorkerLost"]
+    assert [i["kind"] for i in found.status["incidents"]] == ["PodDeleted", "WorkerLost"]
     warned = [event for event in found.events if event.reason == "ReplacingPod"]
     assert [event.message for event in warned] == ["worker 1 is gone: words-worker-1-2 takes its place"]
 

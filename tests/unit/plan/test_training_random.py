@@ -6,10 +6,11 @@ from datetime import timedelta
 
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.plan.world import COMPLETE, SUSPENDED, World, cr, role_of, spec
 
-from mms_operator.plan.types import ReferencedSecret
+from mms_operator.plan.training import incidents
+from mms_operator.plan.types import Plan, ReferencedSecret
 from mms_workloads.contract import Activity, Outcome
 
 KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
@@ -25,16 +26,46 @@ class Training(RuleBasedStateMachine):
         super().__init__()
         self.world = World(cr(**spec(data={"uri": "s3://x/y.txt", "secretRef": {"name": "mine"}})))
         self.world.secrets = {"mine": ReferencedSecret("mine", KEYS)}
+        self.counts: dict[int, dict[str, int]] = {}
         self.ended_as: dict[int, str] = {}
         self.restarts: dict[int, int] = {}
 
+    @initialize(shards=st.sampled_from([0, 0, 1, 2, 3]), least=st.integers(1, 2))
+    def begin(self, shards: int, least: int) -> None:
+        self.world.change(workers={"replicas": 2, "minReplicas": least})
+        if shards:
+            self.world.change(sync={"mode": "ParameterServer", "parameterServer": {"shards": shards}})
+
+    @property
+    def shards(self) -> int:
+        found: int = (self.world.cr["spec"].get("sync") or {}).get("parameterServer", {}).get("shards", 0)
+        return found
+
     @rule()
     def plan(self) -> None:
-        self.world.step()
+        self.check_deletions(self.world.step())
 
     @rule()
     def rest(self) -> None:
         self.world.settle()
+
+    def check_deletions(self, plan: Plan) -> None:
+        """A shard that holds parameters goes only when they are elsewhere, or when all pods go."""
+        world, status = self.world, self.world.status
+        numbers = {one["pod"]: one["number"] for one in status["incarnations"]}
+        for deletion in plan.deletions:
+            labels = world.pods[deletion.name]["metadata"]["labels"]
+            rank, number = int(labels["mms.dev/rank"]), int(labels["mms.dev/incarnation"])
+            current = (int(labels["mms.dev/run"]), int(labels["mms.dev/attempt"])) == (status["run"], status["attempt"])
+            if labels["mms.dev/role"] != "shard" or not current or status["phase"] in (*ENDED, "Suspended"):
+                continue
+            if rank < self.shards:
+                assert number < numbers[f"shard-{rank}"], "it has a successor"
+            else:
+                gone = {(g.role, g.rank) for g in world.report.gone} if world.report else set()
+                released = world.report and world.report.shardsReady == self.shards
+                told = world.confirmed and world.confirmed.shards == self.shards
+                assert ("shard", rank) in gone or (released and told)
 
     @rule(data=st.data())
     def pod_runs(self, data: st.DataObject) -> None:
@@ -68,15 +99,35 @@ class Training(RuleBasedStateMachine):
             self.world.gone(data.draw(st.sampled_from(sorted(self.world.pods))))
 
     @precondition(lambda self: self.world.status.get("run"))
-    @rule(activity=st.sampled_from([Activity.WAITING, Activity.TRAINING, Activity.EXPORTING]), ready=st.integers(0, 2))
-    def master_says(self, activity: Activity, ready: int) -> None:
-        self.world.says(activity, workersReady=ready)
+    @rule(
+        data=st.data(),
+        activity=st.sampled_from([Activity.WAITING, Activity.TRAINING, Activity.TRAINING, Activity.EXPORTING]),
+        ready=st.integers(0, 3),
+        seconds=st.sampled_from([1.0, 3.0, 60.0]),
+    )
+    def master_says(self, data: st.DataObject, activity: Activity, ready: int, seconds: float) -> None:
+        """Anything about who is there: the master may be the one that is cut off."""
+        others = sorted(name for name, pod in self.world.pods.items() if role_of(pod) != "master")
+        gone = data.draw(st.lists(st.sampled_from(others), unique=True, max_size=2)) if others else []
+        counted = data.draw(st.integers(0, 3)) if self.shards else 0
+        step = data.draw(st.integers(0, 20))
+        self.world.misses(*gone, seconds=seconds, activity=activity, workersReady=ready, shardsReady=counted, step=step)
+
+    @rule(data=st.data())
+    def scheduler_finds_no_node(self, data: st.DataObject) -> None:
+        if pending := [n for n, p in self.world.pods.items() if p["status"]["phase"] == "Pending"]:
+            self.world.waits(data.draw(st.sampled_from(sorted(pending))))
+
+    @precondition(lambda self: self.shards)
+    @rule(shards=st.integers(1, 3))
+    def split_anew(self, shards: int) -> None:
+        self.world.change(sync={"mode": "ParameterServer", "parameterServer": {"shards": shards}})
 
     @rule(suspend=st.booleans())
     def suspend(self, suspend: bool) -> None:
         self.world.change(runPolicy={**self.world.cr["spec"]["runPolicy"], "suspend": suspend})
 
-    @rule(replicas=st.integers(1, 3))
+    @rule(replicas=st.integers(2, 4))
     def scale(self, replicas: int) -> None:
         self.world.change(workers={**self.world.cr["spec"]["workers"], "replicas": replicas})
 
@@ -136,6 +187,27 @@ class Training(RuleBasedStateMachine):
         assert restarts >= self.restarts.get(run, 0)
         assert restarts <= self.world.cr["spec"]["runPolicy"]["backoffLimit"]
         self.restarts[run] = restarts
+
+    @invariant()
+    def incidents_are_counted_once(self) -> None:
+        status = self.world.status
+        before, counts = self.counts.get(status.get("run"), {}), status.get("incidentCounts", {})
+        assert all(counts.get(kind, 0) >= number for kind, number in before.items())
+        assert sum(counts.values()) >= len(status.get("incidents", ()))
+        self.counts[status.get("run")] = counts
+        told = [
+            event for event in self.world.events if event.reason == "ReplacingPod" and "outdated" not in event.message
+        ]
+        if len(status.get("incidents", ())) < incidents.KEPT:
+            assert sum(sum(found.values()) for found in self.counts.values()) >= len(told)
+
+    @invariant()
+    def the_master_is_told_what_can_be(self) -> None:
+        plan, workers = self.world.plan, self.world.cr["spec"]["workers"]
+        if plan and plan.master and plan.status["observedGeneration"] == self.world.cr["metadata"]["generation"]:
+            desired = plan.master.desired
+            assert workers.get("minReplicas", 1) == desired.minWorkers <= desired.workers <= workers["replicas"]
+            assert desired.shards == self.shards
 
     @invariant()
     def phase_and_conditions_agree(self) -> None:

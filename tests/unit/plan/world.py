@@ -18,7 +18,7 @@ from mms_operator.plan.types import (
     ReferencedSecret,
     Settings,
 )
-from mms_workloads.contract import Activity, ArtifactRef, CheckpointRef, Outcome, StatusReport
+from mms_workloads.contract import Activity, ArtifactRef, CheckpointRef, Desired, Gone, Outcome, StatusReport
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -67,12 +67,19 @@ class World:
     secrets: dict[str, ReferencedSecret] = field(default_factory=dict)
     certificates: datetime | None = None
     report: StatusReport | None = None
+    confirmed: Desired | None = None  # what the master had confirmed when it reported
     storage_owner: str | None = None
+    served: frozenset[str] = frozenset()
     master_error: str | None = None
     refuse_pods: bool = False  # the API server does, and the engine says so in the conditions
     events: list[Any] = field(default_factory=list)
     names_used: set[str] = field(default_factory=set)
     plan: Plan | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the custom resource stays for now when it is deleted."""
+        return bool(self.cr["metadata"].get("finalizers"))
 
     @property
     def status(self) -> Object:
@@ -86,8 +93,10 @@ class World:
             certificates_expire=self.certificates,
             secrets=self.secrets,
             report=report if current else None,
+            confirmed=self.confirmed if current else None,
             master_error=self.master_error,
             storage_owner=self.storage_owner,
+            served=self.served,
         )
 
     def step(self) -> Plan:
@@ -108,6 +117,9 @@ class World:
             pod = self.pods.get(deletion.name)
             if pod and pod["metadata"]["uid"] == deletion.uid:
                 pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        if plan.finalizer is not None:
+            finalizers = [names.FINALIZER] if plan.finalizer else []
+            self.cr = {**self.cr, "metadata": {**self.cr["metadata"], "finalizers": finalizers}}
         self.events += plan.events
         self.plan = plan
         return plan
@@ -136,8 +148,10 @@ class World:
 
     # What happens to pods
 
-    def run(self, *pods: str) -> None:
+    def run(self, *pods: str, node: str = "") -> None:
+        """The pods get a node (each its own, if none is named) and run."""
         for name in pods or [n for n, p in self.pods.items() if p["status"]["phase"] == "Pending"]:
+            self.pods[name]["spec"]["nodeName"] = node or f"node-of-{name}"
             self.pods[name]["status"] = {
                 "phase": "Running",
                 "podIP": f"10.0.0.{len(name)}",
@@ -157,9 +171,17 @@ class World:
         for name in pods or [n for n, p in self.pods.items() if "deletionTimestamp" in p["metadata"]]:
             del self.pods[name]
 
+    def waits(self, *pods: str, message: str = "0/2 nodes are available: 2 Insufficient cpu.") -> None:
+        """The scheduler finds no node for the pods."""
+        for name in pods:
+            said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+            self.pods[name]["status"] = {"phase": "Pending", "conditions": [said]}
+
     def says(self, activity: Activity = Activity.TRAINING, **fields: Any) -> None:
-        """The master's report of the current run and attempt."""
-        known = {"epoch": 1, "workersReady": 2, "step": 5, "percent": 25, "loss": 0.5}
+        """The master's report of the current run and attempt, when it has taken up what was wanted last."""
+        self.confirmed = self.plan.master.desired if self.plan and self.plan.master else None
+        shards = (self.cr["spec"].get("sync") or {}).get("parameterServer", {}).get("shards", 0)
+        known = {"epoch": 1, "workersReady": 2, "shardsReady": shards, "step": 5, "percent": 25, "loss": 0.5}
         self.report = StatusReport(
             uid=self.cr["metadata"]["uid"],
             run=self.status["run"],
@@ -168,10 +190,24 @@ class World:
             **{**known, **fields},
         )
 
+    def misses(self, *pods: str, seconds: float = 3.0, **fields: Any) -> None:
+        """The master has not heard of these for so long."""
+        gone = []
+        for name in pods:
+            labels = self.pods[name]["metadata"]["labels"]
+            rank, number = int(labels[names.LABEL_RANK]), int(labels[names.LABEL_INCARNATION])
+            gone.append(Gone(role=labels[names.LABEL_ROLE], rank=rank, incarnation=number, seconds=seconds))
+        self.says(**{"gone": gone, **fields})
+
     def change(self, **parts: Any) -> None:
         """An edit of the spec: whole parts are replaced."""
         metadata = {**self.cr["metadata"], "generation": self.cr["metadata"]["generation"] + 1}
         self.cr = {**self.cr, "metadata": metadata, "spec": {**self.cr["spec"], **parts}}
+
+    def deleted(self) -> None:
+        """By a user."""
+        time = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.cr = {**self.cr, "metadata": {**self.cr["metadata"], "deletionTimestamp": time}}
 
     def training(self) -> None:
         """To the phase Running, with all pods."""

@@ -35,7 +35,8 @@ def refusal(job: Job, observed: ObservedTraining) -> Refusal | None:
 
 def _numbers(job: Job) -> Refusal | None:
     """What a pattern cannot say of a decimal."""
-    if float(job.spec.optimizer.learningRate) <= 0:
+    rate = job.spec.optimizer.learningRate
+    if rate is not None and float(rate) <= 0:
         return Refusal(Reason.INVALID_SPEC, "spec.optimizer.learningRate must be more than 0, such as 0.025")
     return None
 
@@ -45,7 +46,7 @@ def _pod_template(job: Job) -> Refusal | None:
         "spec.workers.podTemplate",
         job.spec.workers.podTemplate,
         job.settings.policy,
-        (Role.WORKER, Role.MASTER),
+        (Role.WORKER, Role.MASTER, Role.SHARD),
         objects.VOLUMES,
     )
     return Refusal(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)) if found else None

@@ -9,21 +9,25 @@ from mms_operator.api.names import Phase, Reason
 from mms_operator.plan.conditions import find
 from mms_operator.plan.training import objects
 from mms_operator.plan.training import status as statuses
+from mms_operator.plan.training.elastic import Strength
+from mms_operator.plan.training.job import roles
 from mms_operator.plan.types import Certificates, Deletion, Event, MasterCall, Plan
 from mms_workloads.contract import Desired
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mms_operator.api.training import TrainingStatus
+    from mms_operator.api.training_status import TrainingStatus
     from mms_operator.plan.pods import Seen
     from mms_operator.plan.training.job import Job
     from mms_operator.plan.training.look import Look
-    from mms_operator.plan.training.slots import Assignment
+    from mms_operator.plan.training.slots import Assignment, Slot
     from mms_operator.plan.training.status import State
     from mms_operator.plan.types import Object
 
 CERTIFICATE_DAYS = 365
+HELD = (Phase.RUNNING, Phase.RESTARTING, Phase.SUSPENDING)  # pods may hold what no checkpoint has yet
+_ON_THE_WAY = (Reason.WAITING_FOR_PODS, Reason.STARTING)
 RENEW_SECONDS = 60 * 86_400.0  # at the start of an attempt: certificates that end sooner are made anew
 
 
@@ -50,35 +54,47 @@ def draft(
         master=master,
         requeue_after=requeue,
         prune=prune,
+        finalizer=state.phase in HELD,
     )
 
 
 def events_of(previous: Object, state: State) -> tuple[Event, ...]:
-    """One when the phase or its reason has changed. A replaced pod has an event of its own."""
+    """One when the phase or its reason has changed, or what is missing. A replaced pod has an event of its own."""
     known = find(previous.get("conditions") or [], Kind.READY)
     same = known and known["reason"] == state.reason and previous.get("phase") == state.phase
-    if same or state.phase is Phase.RESTARTING:
+    lacked = find(previous.get("conditions") or [], Kind.DEGRADED) or {}
+    if state.degraded and lacked.get("reason") != state.degraded.reason:
+        return (Event("Warning", state.degraded.reason, state.degraded.message),)
+    if same or state.reason == Reason.REPLACING_POD:
         return ()
     bad = (
         state.phase is Phase.FAILED or state.refusal is not None or state.reason == Reason.MASTER_UNREACHABLE
     )  # fmt: skip
-    waits = state.phase is Phase.PENDING and state.reason not in (Reason.WAITING_FOR_PODS, Reason.STARTING)
+    waits = state.phase in (Phase.PENDING, Phase.RESTARTING) and state.reason not in _ON_THE_WAY
     return (Event("Warning" if bad or waits else "Normal", str(state.reason), state.message),)
 
 
-def waves(job: Job, assignment: Assignment) -> tuple[tuple[Object, ...], ...]:
-    """What pods refer to, then the pods. A pod that is there is named so that its objects stay; it is never edited."""
+def waves(look: Look, assignment: Assignment) -> tuple[tuple[Object, ...], ...]:
+    """What pods refer to, then the pods that are to be made. Those that are there are never edited."""
+    job = look.job
     first = [
-        objects.config_map(job),
+        objects.config_map(job, look.observed.served),
         objects.master_service(job, assignment.master.incarnation),
         objects.network_policy(job),
     ]
     if secret := objects.store_secret(job):
         first.append(secret)
     made = tuple(
-        objects.pod(job, slot.role, slot.rank, slot.incarnation) for slot in assignment.slots if slot.pod is None
+        objects.pod(job, slot.role, slot.rank, slot.incarnation, _left(look.pods, slot))
+        for slot in assignment.slots
+        if slot.pod is None
     )
     return (tuple(first), made)
+
+
+def _left(pods: Iterable[Seen], slot: Slot) -> set[str]:
+    """Nodes where a pod of the same place has not ended yet: that may be because the node is lost."""
+    return {pod.node for pod in pods if (pod.role, pod.rank) == (slot.role, slot.rank) and not pod.ended and pod.node}
 
 
 def certificates(look: Look) -> Certificates | None:
@@ -88,14 +104,20 @@ def certificates(look: Look) -> Certificates | None:
     if fresh or (expire is not None and any(pod.live for pod in look.pods)):
         return None
     job = look.job
-    return Certificates(job.cr, objects.labels(job, "training"), (job.master_host,), CERTIFICATE_DAYS)
+    return Certificates(job.cr, objects.labels(job, "training"), (job.master_host,), CERTIFICATE_DAYS, roles(job.cr))
 
 
 def master_call(job: Job, assignment: Assignment, *, suspend: bool) -> MasterCall | None:
     pod = assignment.master.pod
     if pod is None or not pod.runs or not pod.ip:
         return None
-    return MasterCall(pod.ip, job.master_host, Desired(suspend=suspend, workers=job.spec.workers.replicas))
+    desired = Desired(
+        suspend=suspend,
+        workers=Strength.of(job, assignment).target,
+        minWorkers=job.spec.workers.minReplicas,
+        shards=job.shards,
+    )
+    return MasterCall(pod.ip, job.master_host, desired)
 
 
 def delete(pods: Iterable[Seen]) -> tuple[Deletion, ...]:

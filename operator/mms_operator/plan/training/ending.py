@@ -8,8 +8,8 @@ from mms_operator.api import names
 from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Phase, Reason
 from mms_operator.plan.conditions import find, rfc3339
+from mms_operator.plan.training import attempts
 from mms_operator.plan.training import status as statuses
-from mms_operator.plan.training.attempts import ended_attempt
 from mms_operator.plan.training.draft import delete, draft
 from mms_operator.plan.training.look import seconds_since, selector
 from mms_operator.plan.training.status import State
@@ -17,7 +17,7 @@ from mms_operator.plan.types import Deletion, Event
 from mms_workloads.contract import Activity
 
 if TYPE_CHECKING:
-    from mms_operator.api.training import TrainingStatus
+    from mms_operator.api.training_status import TrainingStatus
     from mms_operator.plan.training.look import Look
     from mms_operator.plan.types import Plan
     from mms_workloads.contract import Outcome
@@ -53,7 +53,7 @@ def _finished(look: Look, reason: str, ended: Outcome | None) -> TrainingStatus:
             "run": look.job.run,
             "attempt": look.job.attempt,
             "completionTime": status.completionTime or rfc3339(look.now),
-            "attempts": ended_attempt(status.attempts, reason, look.now),
+            "attempts": attempts.ended(status.attempts, reason, look.now),
             "checkpoint": saved or status.checkpoint,
             "selector": selector(look),
             "replicas": 0,

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from mms_operator.api.names import Role
+from mms_operator.api.training import ParameterServer
+from mms_operator.api.training_task import BATCH_SIZE
 from mms_operator.plan import stores
 from mms_operator.plan.objects import Owner
 from mms_workloads import contract
 
 if TYPE_CHECKING:
-    from mms_operator.api.training import TrainingSpec
+    from collections.abc import Iterable
+
+    from mms_operator.api.training import Sync, TrainingSpec
+    from mms_operator.api.training_task import Evaluation, Task
     from mms_operator.plan.stores import Location
     from mms_operator.plan.types import DefaultStore, Object, Settings
 
 UID_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """The optimizer of a task whose spec does not say."""
+
+    name: Literal["SGD", "AdamW"]
+    learning_rate: float
+
+
+_EMBEDDING = _Usual("SGD", 0.025)  # word2vec's own for skip-gram
+_LANGUAGE = _Usual("AdamW", 0.001)
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,12 @@ class Job(Owner):
     settings: Settings
     run: int
     attempt: int
+
+    @property
+    def shards(self) -> int:
+        """Shard pods that the spec wants; 0 in Ring mode."""
+        given = parameter_server(self.spec.sync)
+        return given.shards if given else 0
 
     @property
     def config_map(self) -> str:
@@ -71,6 +95,12 @@ class Job(Owner):
         return tuple(location for location in (self.data, self.storage) if location is not None)
 
 
+def roles(cr: Object) -> tuple[Role, ...]:
+    """Of a custom resource that may not be readable: the roles that have certificates."""
+    sharded = ((cr.get("spec") or {}).get("sync") or {}).get("mode") == "ParameterServer"
+    return (Role.MASTER, Role.WORKER, Role.SHARD) if sharded else (Role.MASTER, Role.WORKER)
+
+
 def storage_place(cr: Object, default: DefaultStore | None) -> str | None:
     """Endpoint and folder that a training writes to, so that two that would overwrite each other are found."""
     storage = (cr.get("spec") or {}).get("storage")
@@ -84,35 +114,82 @@ def _default_folder(cr: Object, default: DefaultStore) -> str:
     return f"{default.uri}/{metadata['namespace']}/{metadata['name']}-{metadata['uid'][:UID_DIGITS]}"
 
 
-def job_file(job: Job) -> contract.JobFile:
-    """What the pods read. Raises ValueError where there is no storage: acceptance comes first."""
+def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
+    """What the pods read; `served` are URIs of artifacts. Raises ValueError where there is no storage."""
     spec, storage = job.spec, job.storage
-    if storage is None or spec.task.wordEmbedding is None:
+    if storage is None:
         raise ValueError("a training that was not accepted has no job file")
-    embedding = spec.task.wordEmbedding
     return contract.JobFile(
         job=contract.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=job.run),
-        task=contract.Task(
-            wordEmbedding=contract.WordEmbedding(
-                model=embedding.model,
-                dimensions=embedding.dimensions,
-                window=embedding.window,
-                negatives=embedding.negatives,
-                minCount=embedding.minCount,
-                maxVocabulary=embedding.maxVocabulary,
-                subsample=float(embedding.subsample),
-                tokenizer=embedding.tokenizer,
-            )
-        ),
+        task=_task(spec.task),
         data=contract.Data(store=job.data.store, sharding=spec.data.sharding),
-        optimizer=contract.Optimizer(
-            learningRate=float(spec.optimizer.learningRate), epochs=spec.optimizer.epochs, seed=spec.optimizer.seed
-        ),
+        optimizer=_optimizer(spec),
+        evaluation=_evaluation(spec.evaluation),
         syncMode=spec.sync.mode,
+        compression=spec.sync.compression,
+        transport=spec.sync.transport,
+        parameterServer=parameter_server(spec.sync),
         workers=spec.workers.replicas,
+        minWorkers=spec.workers.minReplicas,
+        retainRuns=spec.runPolicy.retainRuns,
+        protectedRuns=_runs_of(storage.store.uri.removesuffix(f"{job.run}"), served),
         checkpoint=contract.Checkpoint(
             intervalSeconds=spec.checkpoint.intervalSeconds, keep=spec.checkpoint.keep
         ),
         storage=storage.store,
         masterHost=job.master_host,
     )  # fmt: skip
+
+
+def _runs_of(folder: str, artifacts: Iterable[str]) -> list[int]:
+    """Runs whose artifacts these are: <folder><run>/..."""
+    below = (uri.removeprefix(folder).split("/", 1)[0] for uri in artifacts if uri.startswith(folder))
+    return sorted({int(run) for run in below if run.isdecimal() and int(run) > 0})
+
+
+def _task(task: Task) -> contract.Task:
+    if task.languageModel is not None:
+        return contract.Task(languageModel=contract.LanguageModel(**task.languageModel.model_dump()))
+    if task.wordEmbedding is None:
+        raise ValueError("spec.task: exactly one task must be set")
+    fields = task.wordEmbedding.model_dump()
+    return contract.Task(
+        wordEmbedding=contract.WordEmbedding(**{**fields, "subsample": float(task.wordEmbedding.subsample)})
+    )
+
+
+def _optimizer(spec: TrainingSpec) -> contract.Optimizer:
+    """What the spec leaves open is as the task has it."""
+    given, usual = spec.optimizer, _LANGUAGE if spec.task.languageModel else _EMBEDDING
+    return contract.Optimizer(
+        name=given.name or usual.name,
+        learningRate=float(given.learningRate) if given.learningRate else usual.learning_rate,
+        momentum=float(given.momentum or 0),
+        weightDecay=float(given.weightDecay or 0),
+        globalBatchSize=given.globalBatchSize or BATCH_SIZE,
+        epochs=given.epochs,
+        whenWorkersChange=given.whenWorkersChange or "KeepGlobalBatch",
+        seed=given.seed,
+    )
+
+
+def _evaluation(given: Evaluation) -> contract.EvaluationSpec:
+    gate = given.gate
+    if gate is None:
+        return contract.EvaluationSpec(split=float(given.split))
+    return contract.EvaluationSpec(
+        split=float(given.split),
+        gate=contract.Gate(
+            metric=gate.metric,
+            atLeast=None if gate.atLeast is None else float(gate.atLeast),
+            atMost=None if gate.atMost is None else float(gate.atMost),
+        ),
+    )
+
+
+def parameter_server(sync: Sync) -> contract.ParameterServer | None:
+    if sync.mode != "ParameterServer":
+        return None
+    given = sync.parameterServer or ParameterServer()
+    fields = given.model_dump(exclude_none=True)
+    return contract.ParameterServer(**fields)

@@ -14,7 +14,7 @@ from mms_operator.plan.training.slots import Known
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from mms_operator.api.training import TrainingStatus
+    from mms_operator.api.training_status import TrainingStatus
     from mms_operator.plan.pods import Seen
     from mms_operator.plan.training.job import Job
     from mms_operator.plan.types import Object, ObservedTraining

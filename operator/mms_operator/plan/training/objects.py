@@ -13,6 +13,8 @@ from mms_operator.plan.training.job import job_file
 from mms_workloads import contract
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from mms_operator.plan.training.job import Job
     from mms_operator.plan.types import Object
 
@@ -20,12 +22,15 @@ TEMPLATE_DIGITS = 12
 VOLUMES = {"job": "/etc/mms", "scratch": contract.SCRATCH_DIR, "tmp": "/tmp"}  # noqa: S108 - the pod's own
 _JOB_FILE = contract.JOB_FILE.rpartition("/")[2]
 _ETC = contract.JOB_FILE.rpartition("/")[0]
-_MODULES = {Role.MASTER: "mms_workloads.sync.master", Role.WORKER: "mms_workloads.train.supervisor"}
+_SUPERVISOR = "mms_workloads.train.supervisor"  # it looks at its role
+_MODULES = {Role.MASTER: "mms_workloads.sync.master", Role.WORKER: _SUPERVISOR, Role.SHARD: _SUPERVISOR}
 # Where the spec gives none, enough to be scheduled sensibly. The master counts words and holds no parameters.
 _REQUESTS = {
     Role.MASTER: {"cpu": "50m", "memory": "128Mi"},
     Role.WORKER: {"cpu": "100m", "memory": "512Mi"},
+    Role.SHARD: {"cpu": "100m", "memory": "512Mi"},
 }
+_AVOID_WEIGHT = 100  # the greatest
 
 
 def labels(job: Job, component: str) -> dict[str, str]:
@@ -36,8 +41,8 @@ def selector(name: str, role: str) -> str:
     return f"{names.LABEL_TRAINING}={name},{names.LABEL_ROLE}={role}"
 
 
-def config_map(job: Job) -> Object:
-    text = job_file(job).model_dump_json(indent=1, exclude_none=True)
+def config_map(job: Job, served: Iterable[str] = ()) -> Object:
+    text = job_file(job, served).model_dump_json(indent=1, exclude_none=True)
     return _object(job, "v1", "ConfigMap", job.config_map, data={_JOB_FILE: text})
 
 
@@ -89,8 +94,12 @@ def pod_name(job: Job, role: Role, rank: int, incarnation: int) -> str:
     return f"{job.name}-{role}-{rank}-{incarnation}"
 
 
-def pod(job: Job, role: Role, rank: int, incarnation: int) -> Object:
-    """A bare pod of a role. The podTemplate holds for both roles, its resources and sidecars for workers only."""
+def pod(job: Job, role: Role, rank: int, incarnation: int, avoid: Iterable[str] = ()) -> Object:
+    """A bare pod of a role, rather on other nodes than `avoid`.
+
+    The podTemplate holds for all roles, its sidecars for workers only; its resources of container `worker` for shards,
+    too.
+    """
     name = pod_name(job, role, rank, incarnation)
     metadata = {
         "name": name,
@@ -110,53 +119,75 @@ def pod(job: Job, role: Role, rank: int, incarnation: int) -> Object:
         "containers": [_container(job, role, rank, incarnation)],
         "volumes": _volumes(job, role),
     }
-    if role is Role.WORKER and job.spec.workers.replicas > 1:
+    if job.spec.runPolicy.priorityClassName:
+        spec["priorityClassName"] = job.spec.runPolicy.priorityClassName
+    if {Role.WORKER: job.spec.workers.replicas, Role.SHARD: job.shards}.get(role, 1) > 1:
         spec["topologySpreadConstraints"] = [
             {
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": {names.LABEL_TRAINING: job.name, names.LABEL_ROLE: str(Role.WORKER)}},
+                "labelSelector": {"matchLabels": {names.LABEL_TRAINING: job.name, names.LABEL_ROLE: str(role)}},
             }
         ]
     plain = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-    given = _renamed(job.spec.workers.podTemplate, role)
-    return pod_template.overlay(plain, given, sidecars=role is Role.WORKER)
+    made = pod_template.overlay(plain, _of_role(job.spec.workers.podTemplate, role), sidecars=role is Role.WORKER)
+    return _avoiding(made, sorted(avoid))
+
+
+def _avoiding(pod: Object, nodes: Sequence[str]) -> Object:
+    """Prefers other nodes, by their names: a lost one looks well for as long as it is not missed."""
+    if not nodes:
+        return pod
+    terms = [
+        {
+            "weight": _AVOID_WEIGHT,
+            "preference": {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]}]},
+        }
+        for node in nodes
+    ]
+    affinity = pod["spec"].get("affinity") or {}
+    of_nodes = affinity.get("nodeAffinity") or {}
+    preferred = [*(of_nodes.get("preferredDuringSchedulingIgnoredDuringExecution") or ()), *terms]
+    of_nodes = {**of_nodes, "preferredDuringSchedulingIgnoredDuringExecution": preferred}
+    return {**pod, "spec": {**pod["spec"], "affinity": {**affinity, "nodeAffinity": of_nodes}}}
 
 
 def template(job: Job) -> str:
     """A digest of what pods are made from: one that waits with another is made anew."""
     workers, images = job.spec.workers, job.settings.images
     parts = [workers.image or images.worker, workers.resources.model_dump(), workers.podTemplate]
+    if job.spec.runPolicy.priorityClassName:
+        parts.append(job.spec.runPolicy.priorityClassName)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:TEMPLATE_DIGITS]
 
 
-def _renamed(template: Object | None, role: Role) -> Object | None:
-    """In the master, what the template says of container `worker` holds too, and what it says of `master` besides."""
-    if template is None or role is Role.WORKER:
-        return _without(template, Role.MASTER)
-    spec = template.get("spec") or {}
-    given = {container["name"]: container for container in spec.get("containers") or []}
-    for_worker, for_master = given.get(Role.WORKER, {}), given.get(Role.MASTER, {})
-    both: Object = {"name": str(Role.MASTER)}
-    for key in ("env", "envFrom", "volumeMounts"):
-        if both_ones := [*for_worker.get(key, []), *for_master.get(key, [])]:
-            both[key] = both_ones
-    if "resources" in for_master:
-        both["resources"] = for_master["resources"]
-    return {**template, "spec": {**spec, "containers": [both]}}
+def _of_role(template: Object | None, role: Role) -> Object | None:
+    """What the template says to a role: of its own container, and to master and shards of container `worker`, too.
 
-
-def _without(template: Object | None, name: str) -> Object | None:
+    Resources of the master are its own: those of `worker` are for what computes.
+    """
     if template is None or "spec" not in template:
         return template
-    kept = [one for one in template["spec"].get("containers") or [] if one["name"] != name]
-    return {**template, "spec": {**template["spec"], "containers": kept}}
+    spec = template["spec"] or {}
+    given = {container["name"]: container for container in spec.get("containers") or []}
+    if role is Role.WORKER:
+        kept = [container for name, container in given.items() if name not in (Role.MASTER, Role.SHARD)]
+        return {**template, "spec": {**spec, "containers": kept}}
+    of_worker, own = given.get(Role.WORKER, {}), given.get(role, {})
+    both: Object = {"name": str(role)}
+    for key in ("env", "envFrom", "volumeMounts"):
+        if both_ones := [*of_worker.get(key, []), *own.get(key, [])]:
+            both[key] = both_ones
+    resources = own.get("resources") or (of_worker.get("resources") if role is Role.SHARD else None)
+    if resources:
+        both["resources"] = resources
+    return {**template, "spec": {**spec, "containers": [both]}}
 
 
 def _container(job: Job, role: Role, rank: int, incarnation: int) -> Object:
     images, workers = job.settings.images, job.spec.workers
-    given = workers.resources.model_dump(exclude_defaults=True) if role is Role.WORKER else {}
+    given = {} if role is Role.MASTER else workers.resources.model_dump(exclude_defaults=True)
     container: dict[str, Any] = {
         "name": str(role),
         "image": workers.image or images.worker,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mms_operator.api.causes import RULES, Follows
 from mms_operator.api.names import Role
+from mms_operator.plan.training import causes
 from mms_workloads.contract import Outcome, Reason
 
 if TYPE_CHECKING:
@@ -41,12 +43,13 @@ def of(report: StatusReport | None, pods: Sequence[Seen]) -> Outcome | None:
         (outcome for outcome in said if not outcome.retryable and outcome.reason != Reason.STALE_PEER), None
     ):
         return bad
-    return next((_without_words(pod.name, pod.ended) for pod in pods if pod.ended and _is_final(pod.ended)), None)
+    return next((_without_words(pod.name, pod.ended) for pod in pods if pod.ended and _is_final(pod)), None)
 
 
-def _is_final(ended: Ended) -> bool:
+def _is_final(pod: Seen) -> bool:
     """A pod that ended with a code that no other try changes, and left no outcome: an image without our program."""
-    return ended.outcome is None and not ended.good and not ended.retryable
+    cause = causes.of(pod)
+    return cause is not None and RULES[cause].follows is Follows.FAILS
 
 
 def _without_words(name: str, ended: Ended) -> Outcome:

@@ -1,7 +1,8 @@
 """What to do about a training now.
 
-Read it as a checklist: read the spec, begin the run that it asks for, leave ended runs alone, refuse what cannot be
-carried out, take up how the attempt ended, suspend or resume, keep each place filled, say how it stands.
+Read it as a checklist: stand back where another controller acts, read the spec, begin the run that it asks for, save
+what is deleted, leave ended runs alone, refuse what cannot be carried out, take up how the attempt ended, suspend or
+resume, keep each place filled, say how it stands.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from mms_operator.api import names
 from mms_operator.api.names import Phase, Reason
-from mms_operator.api.training import TrainingSpec, TrainingStatus
-from mms_operator.plan.conditions import invalid_spec
-from mms_operator.plan.training import accept, ending, outcome, running, suspension
+from mms_operator.api.training import TrainingSpec
+from mms_operator.api.training_status import TrainingStatus
+from mms_operator.plan.conditions import Condition, invalid_spec, render
+from mms_operator.plan.training import accept, deletion, ending, outcome, running, suspension
 from mms_operator.plan.training import status as statuses
 from mms_operator.plan.training.draft import events_of
 from mms_operator.plan.training.job import Job
@@ -37,6 +40,8 @@ def references(cr: Object) -> frozenset[str]:
 def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: datetime) -> Plan:
     """Pure: the same arguments give the same plan, and a plan that was carried out plans nothing more."""
     previous = cr.get("status") or {}
+    if (cr.get("spec") or {}).get("managedBy", names.CONTROLLER) != names.CONTROLLER:
+        return _stand_back(cr, previous, now)
     try:
         spec = TrainingSpec.model_validate(cr["spec"])
     except ValidationError as error:
@@ -44,9 +49,22 @@ def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: dateti
     status = _begin_run(TrainingStatus.model_validate(previous), spec)
     job = Job(cr, spec, settings, status.run or 1, status.attempt or 1)
     look = Look(job, status, previous, observed, now)
+    if deletion.is_deleted(look):
+        return deletion.before_it_goes(look)
     if look.phase in (Phase.COMPLETE, Phase.FAILED):
         return ending.rest(look)
     return _conclude(look) or _time_out(look) or _hold_or_resume(look) or _start_over(look) or running.carry_on(look)
+
+
+def _stand_back(cr: Object, previous: Object, now: datetime) -> Plan:
+    """Says so where nobody has said anything yet. What the other controller writes is never touched."""
+    if previous.get("conditions"):
+        return Plan(status=previous, prune=False)
+    other = cr["spec"]["managedBy"]
+    said = f"spec.managedBy is {other}: this operator does nothing for the training, whatever its spec says"
+    told = {names.Condition.ACCEPTED: Condition("Unknown", Reason.MANAGED_BY_ANOTHER, said)}
+    conditions = render(told, (), cr["metadata"]["generation"], now)
+    return Plan(status={**previous, "conditions": conditions}, prune=False)
 
 
 def _begin_run(status: TrainingStatus, spec: TrainingSpec) -> TrainingStatus:
@@ -66,9 +84,11 @@ def _conclude(look: Look) -> Plan | None:
             return ending.complete(look, ended)
         case "Failed" if ended:
             return ending.fail(look, ended.reason, outcome.explain(ended, look.job.locations))
-        case "Suspended":
+        case "Suspended" if ended:
             suspend = look.job.spec.runPolicy.suspend
-            return suspension.suspended(look, ended) if suspend else running.next_attempt(look, Reason.RESUMED)
+            if suspend:
+                return suspension.suspended(look, ended)
+            return running.next_attempt(look, Reason.RESUMED, ended.checkpoint)
     return None
 
 
@@ -106,4 +126,5 @@ def _unreadable(cr: Object, previous: Object, error: ValidationError, now: datet
         status=statuses.render(status, state, previous, cr["metadata"]["generation"], now),
         events=events_of(previous, state),
         prune=False,
+        finalizer=False if "deletionTimestamp" in cr["metadata"] else None,
     )

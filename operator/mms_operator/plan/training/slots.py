@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mms_operator.api.causes import RULES, Cause, Follows
 from mms_operator.api.names import Role
+from mms_operator.plan.training import causes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from mms_operator.plan.pods import Ended, Seen
+    from mms_operator.plan.pods import Seen
+
+    Incarnate = tuple[str, int, int]  # role, rank, incarnation
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,21 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How many workers and shards there should be, beside the one master."""
+
+    workers: int
+    shards: int = 0
+
+    def places(self) -> list[tuple[Role, int]]:
+        return [
+            (Role.MASTER, 0),
+            *((Role.WORKER, rank) for rank in range(self.workers)),
+            *((Role.SHARD, rank) for rank in range(self.shards)),
+        ]
+
+
+@dataclass(frozen=True)
 class Slot:
     """A role and rank with its newest incarnation, and the pod that has it, once it is there."""
 
@@ -33,32 +52,37 @@ class Slot:
     rank: int
     incarnation: int
     pod: Seen | None
+    surplus: bool = False  # a shard that the spec wants no more, and that still holds parameters
 
     @property
     def runs(self) -> bool:
         return self.pod is not None and self.pod.runs and self.pod.live
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it waits for what time alone does not bring."""
+        return self.pod is not None and not self.pod.runs and self.pod.trouble is not None
+
 
 @dataclass(frozen=True)
 class Loss:
-    """A pod that is replaced. `ended` says how it ended, where it said so."""
+    """A pod that is replaced."""
 
     role: Role
     rank: int
-    ended: Ended | None
-    outdated: bool = False  # it has not run, and the spec would make another now
+    cause: Cause
+    said: str = ""  # what it said when it ended, or how it is known
 
     @property
     def counts(self) -> bool:
-        """Whether it is the program's failure: what was deleted, preempted or drained from outside is not."""
-        return self.ended is not None and not self.ended.disrupted
+        return RULES[self.cause].counts
 
     def why(self) -> str:
-        if self.outdated:
+        if self.cause is Cause.OUTDATED:
             return "waits with an outdated spec"
-        if self.ended is None:
+        if self.cause is Cause.DELETED:
             return "is gone"
-        return f"ended ({self.ended.reason}: {self.ended.message})"
+        return self.said
 
 
 @dataclass(frozen=True)
@@ -66,8 +90,9 @@ class Assignment:
     slots: tuple[Slot, ...]
     losses: tuple[Loss, ...]
 
-    def number(self, role: Role, rank: int) -> int:
-        return next(slot.incarnation for slot in self.slots if (slot.role, slot.rank) == (role, rank))
+    def number(self, role: Role, rank: int) -> int | None:
+        """None where the place has no pod and gets none."""
+        return next((slot.incarnation for slot in self.slots if (slot.role, slot.rank) == (role, rank)), None)
 
     @property
     def master(self) -> Slot:
@@ -75,41 +100,53 @@ class Assignment:
 
     @property
     def workers(self) -> tuple[Slot, ...]:
-        return self.slots[1:]
+        return tuple(slot for slot in self.slots if slot.role is Role.WORKER)
+
+    @property
+    def shards(self) -> tuple[Slot, ...]:
+        """Those that the spec wants."""
+        return tuple(slot for slot in self.slots if slot.role is Role.SHARD and not slot.surplus)
 
 
 def key(role: str, rank: int) -> str:
     return f"{role}-{rank}"
 
 
-def places(workers: int) -> list[tuple[Role, int]]:
-    return [(Role.MASTER, 0), *((Role.WORKER, rank) for rank in range(workers))]
-
-
-def start(workers: int, known: Mapping[str, Known]) -> Assignment:
+def start(wanted: Wanted, known: Mapping[str, Known]) -> Assignment:
     """The next incarnation of every place: at the start of an attempt."""
-    slots = tuple(Slot(role, rank, _next(known.get(key(role, rank))), None) for role, rank in places(workers))
+    slots = tuple(Slot(role, rank, _next(known.get(key(role, rank))), None) for role, rank in wanted.places())
     return Assignment(slots, ())
 
 
-def keep(workers: int, known: Mapping[str, Known], pods: Sequence[Seen], template: str) -> Assignment:
+def keep(
+    wanted: Wanted,
+    known: Mapping[str, Known],
+    pods: Sequence[Seen],
+    template: str,
+    silent: Mapping[Incarnate, Loss],
+    *,
+    released: bool = False,
+) -> Assignment:
     """Each place with its pod; a place whose pod is lost with the next incarnation.
 
-    `pods` are those of the current run and attempt; `template` is what a pod would be made from now. A worker that has
-    ended well has heard how the run ends: its place stays as it is.
+    `pods` are those of the current run and attempt; `template` is what a pod would be made from now; `silent` are those
+    of which the master no longer hears. A worker that has ended well has heard how the run ends: its place stays as it
+    is. Shards that are wanted no more keep their places until they are `released`; one that is lost has no successor.
     """
     by_place = {(pod.role, pod.rank, pod.incarnation): pod for pod in pods}
     slots: list[Slot] = []
     losses: list[Loss] = []
-    for role, rank in places(workers):
+    for role, rank in wanted.places():
         place = known.get(key(role, rank), Known(1))
         pod = by_place.get((role, rank, place.number))
-        loss = _loss(role, rank, place, pod, template)
+        loss = _loss(role, rank, place, pod, template) or silent.get((role, rank, place.number))
         if loss is None:
             slots.append(Slot(role, rank, place.number, pod))
         else:
             losses.append(loss)
             slots.append(Slot(role, rank, place.number + 1, None))
+    if not released:
+        slots += _surplus(wanted, known, pods, silent)
     return Assignment(tuple(slots), tuple(losses))
 
 
@@ -128,22 +165,36 @@ def remember(known: Mapping[str, Known], assignment: Assignment, pods: Sequence[
     return kept
 
 
-def _loss(role: Role, rank: int, place: Known, pod: Seen | None, template: str) -> Loss | None:
-    if pod is None:
-        return Loss(role, rank, None) if place.started else None
-    if pod.leaving:
-        return Loss(role, rank, pod.ended)
-    if pod.ended:
-        return None if pod.ended.good else Loss(role, rank, pod.ended)
-    outdated = not pod.has_run and pod.template != template
-    return Loss(role, rank, None, outdated=True) if outdated else None
-
-
-def _next(place: Known | None) -> int:
-    return place.number + 1 if place else 1
-
-
 def superfluous(pods: Iterable[Seen], assignment: Assignment) -> list[Seen]:
     """Pods that still run although their place has another incarnation, or is no more. Ended ones keep their logs."""
     current = {(slot.role, slot.rank, slot.incarnation) for slot in assignment.slots}
     return [pod for pod in pods if pod.live and (pod.role, pod.rank, pod.incarnation) not in current]
+
+
+def _loss(role: Role, rank: int, place: Known, pod: Seen | None, template: str) -> Loss | None:
+    if pod is None:
+        return Loss(role, rank, Cause.DELETED) if place.started else None
+    if pod.live and not pod.has_run and pod.template != template:
+        return Loss(role, rank, Cause.OUTDATED)
+    cause = causes.of(pod)
+    if cause is None or RULES[cause].follows in (Follows.STAYS, Follows.WAITED):
+        return None
+    return Loss(role, rank, cause, causes.words(pod, cause))
+
+
+def _surplus(
+    wanted: Wanted, known: Mapping[str, Known], pods: Sequence[Seen], silent: Mapping[Incarnate, Loss]
+) -> list[Slot]:
+    return [
+        Slot(Role.SHARD, pod.rank, pod.incarnation, pod, surplus=True)
+        for pod in sorted(pods, key=lambda pod: pod.rank)
+        if pod.role == Role.SHARD
+        and pod.rank >= wanted.shards
+        and pod.live
+        and known.get(key(pod.role, pod.rank)) in (Known(pod.incarnation), Known(pod.incarnation, started=True))
+        and (pod.role, pod.rank, pod.incarnation) not in silent
+    ]
+
+
+def _next(place: Known | None) -> int:
+    return place.number + 1 if place else 1

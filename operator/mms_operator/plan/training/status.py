@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Phase, Reason
-from mms_operator.api.training import (
+from mms_operator.api.training_status import (
     ArtifactStatus,
     CheckpointStatus,
-    IncidentStatus,
     Progress,
+    ShardsStatus,
     TrainingStatus,
     WorkersStatus,
 )
 from mms_operator.api.types import SecretReference
 from mms_operator.plan import conditions
 from mms_operator.plan.conditions import Condition, rfc3339
+from mms_operator.plan.training import attempts, incidents
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from mms_operator.plan.pods import Trouble
     from mms_operator.plan.stores import Location
     from mms_operator.plan.training.accept import Refusal
     from mms_operator.plan.types import Object
     from mms_workloads.contract import ArtifactRef, CheckpointRef, StatusReport
 
-KEPT_ATTEMPTS = 20
-KEPT_INCIDENTS = 50
 _WAITING = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.SUSPENDING})
 
 
@@ -40,6 +40,7 @@ class State:
     reason: str
     message: str
     refusal: Refusal | None = None
+    degraded: Trouble | None = None  # it runs with less than the spec asks for
 
 
 def render(status: TrainingStatus, state: State, previous: Object, generation: int, now: datetime) -> Object:
@@ -68,6 +69,8 @@ def _conditions(state: State) -> dict[Kind, Condition]:
             return Condition("True", *why)
         return Condition("False", phase, f"the training is {phase}")
 
+    lacks = state.degraded
+    degraded = Condition("True", lacks.reason, lacks.message) if lacks else None
     suspended = Condition("Unknown", *why) if phase is Phase.SUSPENDING else is_phase(Phase.SUSPENDED)
     return {
         Kind.ACCEPTED: accepted,
@@ -76,6 +79,7 @@ def _conditions(state: State) -> dict[Kind, Condition]:
         Kind.STALLED: Condition("True" if stalled else "False", *why),
         Kind.RUNNING: is_phase(Phase.RUNNING),
         Kind.RESTARTING: is_phase(Phase.RESTARTING),
+        Kind.DEGRADED: degraded or Condition("False", phase, f"the training is {phase}"),
         Kind.SUSPENDED: suspended,
         Kind.COMPLETE: is_phase(Phase.COMPLETE),
         Kind.FAILED: is_phase(Phase.FAILED),
@@ -96,23 +100,16 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
     )
     if progress != status.progress or progress.updateTime is None:
         progress = progress.model_copy(update={"updateTime": rfc3339(now)})
-    incidents = [
-        IncidentStatus(time=i.time, kind=i.kind, rank=i.rank, step=i.step, action=i.action[:256])
-        for i in report.incidents
-    ]
-    return status.model_copy(
+    known = status.model_copy(
         update={
             "progress": progress,
             "workers": WorkersStatus(ready=report.workersReady, epoch=report.epoch),
+            "shards": ShardsStatus(ready=report.shardsReady) if status.shards or report.shardsReady else None,
             "checkpoint": checkpoint(report.checkpoint) or status.checkpoint,
-            "incidents": merged(status.incidents, incidents),
+            "attempts": attempts.followed(status.attempts, report),
         }
     )
-
-
-def merged(known: list[IncidentStatus], said: list[IncidentStatus]) -> list[IncidentStatus]:
-    """A master that was replaced has forgotten the incidents before it: they stay."""
-    return [*(incident for incident in known if incident not in said), *said][-KEPT_INCIDENTS:]
+    return incidents.added(known, [incidents.of_master(one) for one in report.incidents])
 
 
 def checkpoint(ref: CheckpointRef | None) -> CheckpointStatus | None:

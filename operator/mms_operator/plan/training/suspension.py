@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Phase, Reason, Role
-from mms_operator.plan.training import objects, slots
+from mms_operator.plan.training import attempts
 from mms_operator.plan.training import status as statuses
-from mms_operator.plan.training.attempts import ended_attempt
 from mms_operator.plan.training.draft import delete, draft, master_call, waves
 from mms_operator.plan.training.look import selector
-from mms_operator.plan.training.running import placed
+from mms_operator.plan.training.running import assign, placed
 from mms_operator.plan.training.status import State
 from mms_operator.plan.types import Event
 
@@ -33,10 +32,10 @@ def suspend(look: Look) -> Plan:
         said = f"the last checkpoint was not complete after {SUSPEND_SECONDS:.0f} s; the one before it counts"
         return suspended(look, None, (Event("Warning", Reason.SUSPEND_TIMEOUT, said),))
     job = look.job
-    assignment = slots.keep(job.spec.workers.replicas, look.known, look.pods, objects.template(job))
+    assignment = assign(look)
     # A worker that is lost now is not replaced: the others write the checkpoint. A master is, for it alone hears that
-    # the checkpoint is durable.
-    kept = tuple(slot for slot in assignment.slots if slot.pod or slot.role is Role.MASTER)
+    # the checkpoint is durable, and a shard is, for the checkpoint is whole only with its part.
+    kept = tuple(slot for slot in assignment.slots if slot.pod or slot.role is not Role.WORKER)
     assignment = replace(assignment, slots=kept)
     status = placed(look, assignment, look.status.restarts)
     then = "all pods are released" if job.spec.runPolicy.suspend else "the training goes on from it"
@@ -45,7 +44,7 @@ def suspend(look: Look) -> Plan:
         look,
         status,
         state,
-        waves=waves(job, assignment),
+        waves=waves(look, assignment),
         deletions=delete(look.others),
         master=master_call(job, assignment, suspend=True),
         requeue=SUSPEND_SECONDS - waited + 1.0,
@@ -56,10 +55,11 @@ def suspended(look: Look, ended: Outcome | None, events: tuple[Event, ...] = ())
     status = statuses.with_report(look.status, look.report, look.now) if look.report else look.status
     saved = (statuses.checkpoint(ended.checkpoint) if ended else None) or status.checkpoint
     status = status.model_copy(
-        update={"checkpoint": saved, "replicas": 0, "workers": None, "selector": selector(look)}
+        update={"checkpoint": saved, "replicas": 0, "workers": None, "shards": None, "selector": selector(look)}
     )  # fmt: skip
     if status.attempts:
-        status = status.model_copy(update={"attempts": ended_attempt(status.attempts, Reason.SUSPENDED, look.now)})
+        done = attempts.ended(status.attempts, Reason.SUSPENDED, look.now, saved.step if saved else 0)
+        status = status.model_copy(update={"attempts": done})
     held = f"the checkpoint of step {saved.step} is durable" if saved else "there is no checkpoint yet"
     state = State(Phase.SUSPENDED, Reason.SUSPENDED, f"{held}; set spec.runPolicy.suspend to false to go on")
     return draft(look, status, state, waves=(), deletions=delete([*look.pods, *look.others]), events=events)

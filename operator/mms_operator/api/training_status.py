@@ -1,0 +1,139 @@
+"""What a ModelTraining's status says. The operator writes it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mms_operator.api.types import Conditions, Model, SecretReference
+
+
+class Attempt(Model):
+    number: int = Field(ge=1, description="Counts the starts of the whole job.")
+    reason: str = Field(default="", max_length=128, description="Why it ended.")
+    startTime: str = Field(json_schema_extra={"format": "date-time"}, description="When it began.")
+    endTime: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When it ended; absent while it runs."
+    )
+    steps: int = Field(default=0, ge=0, description="The step that it has come to.")
+    lostSteps: int = Field(
+        default=0,
+        ge=0,
+        description="Steps that had to be trained again: those after the checkpoint from which the training went on.",
+    )
+
+
+class WorkersStatus(Model):
+    """The workers, as the master sees them."""
+
+    ready: int = Field(default=0, ge=0, description="Workers that are part of the training now.")
+    epoch: int = Field(default=0, ge=0, description="Membership epoch: rises whenever a worker comes or goes.")
+
+
+class ShardsStatus(Model):
+    """The parameter shards, as the master sees them."""
+
+    ready: int = Field(default=0, ge=0, description="Shards that hold the parameters now.")
+
+
+class Progress(Model):
+    """How far the run is, as the master said last."""
+
+    activity: str = Field(default="", max_length=64, description="Waiting, Counting, Training, Exporting, ...")
+    percent: int = Field(default=0, ge=0, le=100, description="Of the work of the run.")
+    step: int = Field(default=0, ge=0, description="Synchronisation rounds that are part of the parameters.")
+    loss: str | None = Field(default=None, max_length=32, description="Mean loss of the last rounds.")
+    samplesPerSecond: int | None = Field(default=None, ge=0, description="Of all workers; words for word vectors.")
+    etaSeconds: int | None = Field(default=None, ge=0, description="Time to the end at this speed.")
+    updateTime: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When the master said so."
+    )
+
+
+class CheckpointStatus(Model):
+    """The newest checkpoint that is durable."""
+
+    uri: str = Field(max_length=1024, description="Where it is.")
+    step: int = Field(ge=0, description="The step that it holds.")
+    digest: str = Field(max_length=80, description="sha256 of its manifest.")
+    time: str = Field(json_schema_extra={"format": "date-time"}, description="When it was complete.")
+
+
+class ArtifactStatus(Model):
+    """The result of a complete run."""
+
+    uri: str = Field(max_length=1024, description="Where it is.")
+    digest: str = Field(max_length=80, description="sha256 of its manifest.json.")
+    version: int = Field(ge=1, description="The run that made it.")
+    installationStore: bool = Field(default=False, description="Whether it is in the installation's store.")
+    endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
+    region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
+    secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
+    metrics: dict[str, str] = Field(
+        default_factory=dict, description="What its evaluation measured.", json_schema_extra={"maxProperties": 64}
+    )
+
+
+class IncidentStatus(Model):
+    time: str = Field(json_schema_extra={"format": "date-time"}, description="When.")
+    kind: str = Field(max_length=64, description="What happened, such as WorkerLost.")
+    rank: int | None = Field(default=None, ge=0, description="To which worker or shard.")
+    step: int = Field(default=0, ge=0, description="At which step.")
+    action: str = Field(default="", max_length=256, description="What was done about it.")
+
+
+class Incarnation(Model):
+    """The newest pod of a role and rank. A lost pod's successor has the next number in its name."""
+
+    pod: str = Field(max_length=64, description="Role and rank, such as worker-0.")
+    number: int = Field(ge=1, description="Of the newest pod.")
+    started: bool = Field(default=False, description="Whether a pod of that number was seen to run.")
+
+
+class TrainingStatus(Model):
+    """What there is. The operator writes it."""
+
+    observedGeneration: int | None = Field(default=None, ge=0, description="The generation that the status is about.")
+    phase: str | None = Field(
+        default=None,
+        description="The state in a word: for printing; programs read the conditions.",
+        json_schema_extra={
+            "enum": ["Pending", "Running", "Restarting", "Suspending", "Suspended", "Complete", "Failed"]
+        },
+    )
+    conditions: Conditions = Field(default_factory=list)
+    run: int | None = Field(default=None, ge=1, description="The run that the status is about.")
+    attempt: int | None = Field(default=None, ge=1, description="How often the run was started.")
+    startTime: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When the run's first pods were made."
+    )
+    completionTime: str | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}, description="When the run ended."
+    )
+    restarts: int = Field(default=0, ge=0, description="Pods replaced in this run; at most runPolicy.backoffLimit.")
+    attempts: list[Attempt] = Field(
+        default_factory=list, description="The last starts of the run.", json_schema_extra={"maxItems": 20}
+    )
+    replicas: int | None = Field(default=None, ge=0, description="Worker pods there are.")
+    selector: str | None = Field(default=None, max_length=512, description="Label selector of the worker pods.")
+    workers: WorkersStatus | None = None
+    shards: ShardsStatus | None = None
+    progress: Progress | None = None
+    checkpoint: CheckpointStatus | None = None
+    artifact: ArtifactStatus | None = None
+    incidents: list[IncidentStatus] = Field(
+        default_factory=list, description="The last anomalies.", json_schema_extra={"maxItems": 50}
+    )
+    incidentCounts: dict[str, int] = Field(
+        default_factory=dict,
+        description="How many incidents there were in the run, by kind: also those that are no longer listed.",
+        json_schema_extra={"maxProperties": 64},
+    )
+    incarnations: list[Incarnation] = Field(
+        default_factory=list,
+        description="The newest pod of each role and rank.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["pod"],
+            "maxItems": 400,
+        },
+    )

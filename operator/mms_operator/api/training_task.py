@@ -1,0 +1,146 @@
+"""What a training learns: the task, how its parameters follow the gradients, and how the result is measured."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from mms_operator.api.types import FRACTION_PATTERN, SIGNED_DECIMAL_PATTERN, Model, decimal, rules
+
+BATCH_SIZE = 64  # samples of all workers in a step, where the spec does not say
+
+
+class WordEmbedding(Model):
+    """Word vectors by skip-gram with negative sampling (Mikolov et al., 2013)."""
+
+    model: Literal["SkipGram"] = Field(default="SkipGram", description="How words and contexts predict each other.")
+    dimensions: int = Field(default=100, ge=2, le=4096, description="Length of a word's vector.")
+    window: int = Field(default=5, ge=1, le=100, description="Words to each side of the centre, at most.")
+    negatives: int = Field(default=5, ge=1, le=100, description="Random words that each pair is told apart from.")
+    minCount: int = Field(default=5, ge=1, le=1_000_000, description="Words that are rarer are left out.")
+    maxVocabulary: int = Field(
+        default=1_000_000, ge=2, le=50_000_000, description="The most frequent words that are kept."
+    )
+    subsample: str = decimal(
+        "Frequent words are skipped at random: the frequency above which that begins. 0 turns it off.", default="0.001"
+    )
+    tokenizer: Literal["Words", "Whitespace"] = Field(
+        default="Words",
+        description="Words: runs of letters and digits, lower-cased. Whitespace: split at white space, kept as is.",
+    )
+
+
+class LanguageModel(Model):
+    """A decoder-only transformer (Vaswani et al., 2017; pre-norm as in GPT-2) over the bytes of a text."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.dimensions % self.heads == 0",
+                "dimensions must be divisible by heads, since each head sees an equal part: change one of them",
+            )
+        )
+    )
+    dimensions: int = Field(default=128, ge=8, le=8192, description="Width of the layers.")
+    layers: int = Field(default=4, ge=1, le=128, description="How many transformer blocks there are.")
+    heads: int = Field(default=4, ge=1, le=128, description="Attention heads of each layer; they divide dimensions.")
+    contextLength: int = Field(
+        default=128, ge=8, le=16_384, description="How many bytes a prediction looks back at, at most."
+    )
+
+
+class Task(Model):
+    """What to train: exactly one."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.wordEmbedding) != has(self.languageModel)",
+                "exactly one task must be set: wordEmbedding or languageModel",
+            )
+        )
+    )
+    wordEmbedding: WordEmbedding | None = Field(default=None, description="Word vectors from a text corpus.")
+    languageModel: LanguageModel | None = Field(
+        default=None, description="A language model that predicts the next byte of a text."
+    )
+
+
+class Optimizer(Model):
+    """How the parameters follow the gradients. What is absent is as the task has it by default."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("!has(self.learningRate) || double(self.learningRate) > 0.0", "learningRate must be above 0"),
+            (
+                "!has(self.momentum) || (has(self.name) && self.name == 'SGD')",
+                "momentum is of SGD only: set optimizer.name to SGD, or leave momentum out",
+            ),
+        )
+    )
+    name: Literal["SGD", "Adagrad", "AdamW"] | None = Field(
+        default=None,
+        description="SGD, Adagrad (Duchi et al., 2011) or AdamW (Loshchilov and Hutter, 2019). "
+        "Absent: SGD for wordEmbedding, which knows no other; AdamW for languageModel.",
+    )
+    learningRate: str | None = decimal(
+        "Step size. wordEmbedding: at the start; it falls linearly to zero. "
+        "Absent: 0.025 for wordEmbedding, 0.001 for languageModel.",
+        default=None,
+    )
+    momentum: str | None = decimal(
+        "Of SGD: the part of the last step that the next one keeps. Absent: 0.", FRACTION_PATTERN, default=None
+    )
+    weightDecay: str | None = decimal(
+        "How strongly parameters are drawn to zero: apart from the gradient for AdamW, else added to it. Absent: 0.",
+        default=None,
+    )
+    globalBatchSize: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_048_576,
+        description=f"Samples that all workers together learn from in a step. Absent: {BATCH_SIZE}. "
+        "wordEmbedding: each worker takes a block of the text in a round instead.",
+    )
+    epochs: int = Field(default=5, ge=1, le=10_000, description="How often each sample is seen.")
+    whenWorkersChange: Literal["KeepGlobalBatch", "ScaleLearningRate"] | None = Field(
+        default=None,
+        description="KeepGlobalBatch: fewer workers take more samples each. ScaleLearningRate: each worker takes as "
+        "many as before, and the learning rate follows the batch (Goyal et al., 2017). Absent: KeepGlobalBatch.",
+    )
+    seed: int = Field(default=1, ge=0, le=2**31 - 1, description="Start of every random choice.")
+
+
+class Gate(Model):
+    """What a result must reach to be published."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("has(self.atLeast) != has(self.atMost)", "exactly one of atLeast and atMost must be set in a gate")
+        )
+    )
+    metric: str = Field(
+        description="A metric of the evaluation, as status.artifact.metrics names it: contextAUC and relatedAUC of "
+        "wordEmbedding, bitsPerByte and lossPerByte of languageModel.",
+        max_length=64,
+        pattern=r"^[A-Za-z][A-Za-z0-9]*$",
+    )
+    atLeast: str | None = decimal("The least value that passes.", SIGNED_DECIMAL_PATTERN, default=None)
+    atMost: str | None = decimal("The greatest value that passes.", SIGNED_DECIMAL_PATTERN, default=None)
+
+
+class Evaluation(Model):
+    """How the result is measured before it is published."""
+
+    split: str = decimal(
+        "Part of the data, in blocks, that is never trained on and measures the result. 0: it is measured on what it "
+        "was trained on.",
+        FRACTION_PATTERN,
+        default="0.02",
+    )
+    gate: Gate | None = Field(
+        default=None,
+        description="A result that misses it is not published: the run has failed, with reason GateMissed. "
+        "Absent: every result is published.",
+    )
