@@ -1,0 +1,95 @@
+#include "kernels.h"
+
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "what is on the wire is little endian");
+
+#pragma clang fp contract(off)
+
+// The name is told only where the processor has what the kernels need.
+#define MMS_KERNELS(NAME)                                                                                       \
+  static const Kernels table = {                                                                                \
+      NAME,                                                                                                     \
+      {bf16_encode, bf16_encode_sum, bf16_decode, bf16_decode_add, bf16_decode_sum},                            \
+      {int8_encode, int8_encode_sum, int8_decode, int8_decode_add, int8_decode_sum},                            \
+      add,                                                                                                      \
+  };
+
+namespace mms {
+
+namespace scalar {
+#include "kernels_for.inc"
+#if defined(__aarch64__)
+MMS_KERNELS("neon")  // part of every 64-bit ARM processor
+#else
+MMS_KERNELS("scalar")
+#endif
+}  // namespace scalar
+
+#if defined(__x86_64__)
+
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2"))), apply_to = function)
+namespace avx2 {
+#include "kernels_for.inc"
+MMS_KERNELS("avx2")
+}  // namespace avx2
+#pragma clang attribute pop
+
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+namespace avx512 {
+#include "kernels_for.inc"
+MMS_KERNELS("avx512")
+}  // namespace avx512
+#pragma clang attribute pop
+
+struct Cpu {
+  bool avx2, avx512;
+};
+
+static Cpu examine() {
+  uint32_t a, b, c, d;
+  Cpu cpu = {};
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return cpu;
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));  // what the system saves of a thread's registers
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return cpu;
+  constexpr uint32_t WIDE = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  cpu.avx2 = (low & 0x06) == 0x06 && (b & bit_AVX2) && (b & bit_BMI2) && (b & bit_BMI);
+  cpu.avx512 = cpu.avx2 && (low & 0xe6) == 0xe6 && (b & WIDE) == WIDE;
+  return cpu;
+}
+
+static const Kernels* find(const char* name) {
+  Cpu cpu = examine();
+  const Kernels* all[] = {cpu.avx512 ? &avx512::table : nullptr, cpu.avx2 ? &avx2::table : nullptr, &scalar::table};
+  for (const Kernels* one : all) {
+    if (one && (!name || !strcmp(name, one->name))) return one;
+  }
+  return nullptr;
+}
+
+#else
+
+static const Kernels* find(const char* name) {
+  return !name || !strcmp(name, scalar::table.name) ? &scalar::table : nullptr;
+}
+
+#endif
+
+const Kernels* kernels = &scalar::table;
+
+__attribute__((constructor)) static void choose() { kernels = find(nullptr); }
+
+}  // namespace mms
+
+const char* mms_kernels() { return mms::kernels->name; }
+
+bool mms_kernels_choose(const char* name) {
+  const mms::Kernels* found = mms::find(name);
+  if (found) mms::kernels = found;
+  return found != nullptr;
+}

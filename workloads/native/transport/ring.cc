@@ -1,0 +1,475 @@
+// Collectives among the members of one membership epoch. Each one sends to the next and receives from the previous, in
+// one thread: whatever can be sent, received or summed is, and it waits only when nothing can.
+//
+// All-reduce, three ways. What all have in common: every value on the wire is rounded by one member, which uses the
+// rounded value itself, so that all members end with the same bits.
+//   relay    small tensors: each member's contribution goes round, and everyone sums them in the order of positions.
+//            size - 1 hops.
+//   exchange two members: both send all they have. As many bytes as the ring, half the hops, one rounding.
+//   ring     reduce-scatter and all-gather (Patarasuk and Yuan, 2009), 2 (size - 1) hops, over blocks of the tensor of
+//            which many are under way at a time: a part is sent on while the next are received, and what it touches
+//            stays in the cache.
+//
+// The ring's order. A block is cut into `size` parts. At hop t a member sends part (position - t) mod size of the block
+// and receives part (previous - t) mod size. Hops up to size - 2 carry partial sums; who receives at hop size - 2 has
+// the sum. Later hops carry sums. At time T hop t serves block T - t * LAG: the places of a stream are (T, t) with t
+// falling, and all streams have the same order. What is received at place p is what is sent at place p + delta,
+// delta = LAG * hops - 1. A member receives place p only while p + delta < sent + window: slots for what is to be sent
+// are as many as the window. With window > delta this cannot lock: the member that has sent least can always send,
+// because the next one has room for all that it lacks.
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+#include "kernels.h"
+#include "stream.h"
+
+namespace mms {
+
+// Sizes were measured; docs/adr/0004-native-transport.md has the figures.
+constexpr size_t RELAY_BYTES = 1 << 16;  // that a member may send of a tensor that is relayed
+constexpr size_t CHUNK_MOST = 1 << 17, CHUNK_LEAST = 1 << 12;  // values that two members encode and sum at a time
+constexpr size_t CHUNKS_LEAST = 4;       // into which they cut a tensor that is large enough
+constexpr uint64_t SLOTS = 4;            // chunks that are encoded and not yet summed
+constexpr size_t PART_MOST = 1 << 15, PART_LEAST = 1 << 12;  // values of a part of the ring
+constexpr size_t RING_VALUES = 1 << 19;  // of all the ring's slots together, about
+constexpr uint64_t LAG = 1;
+constexpr uint32_t MAGIC = 0x31434d4d;  // MMC1
+
+enum Kind : uint32_t { ALL_REDUCE = 1, ALL_GATHER = 2, BROADCAST = 3 };
+
+struct Header {
+  uint32_t magic;
+  uint32_t kind;  // | wire or source << 8
+  uint64_t fence, sequence, length;
+};
+
+struct Memory {
+  uint8_t* data;
+  size_t size;
+
+  bool reserve(size_t wanted) {
+    if (wanted <= size) return true;
+    free(data);
+    data = static_cast<uint8_t*>(malloc(wanted));
+    size = data ? wanted : 0;
+    return data != nullptr;
+  }
+};
+
+struct Ring {
+  Stream *next, *previous;
+  uint32_t position, size;
+  uint64_t fence, sequence;
+  Memory slots, scratch;
+
+  // The collective under way. A call that a signal interrupted goes on from here.
+  bool active;
+  Header mine, theirs;
+  uint64_t header_sent, header_received;
+  uint64_t sent, received;  // bytes (relay), chunks (exchange), places (ring)
+  uint64_t partly_sent, partly_received, encoded;
+};
+
+// ---- the part that all collectives share
+
+static const char* kind_name(uint32_t kind) {
+  switch (kind & 0xff) {
+    case ALL_REDUCE: return "all-reduce";
+    case ALL_GATHER: return "all-gather";
+    default: return "broadcast";
+  }
+}
+
+static void begin(Ring* ring, uint32_t kind, uint32_t detail, uint64_t length) {
+  ring->active = true;
+  ring->mine = {MAGIC, kind | detail << 8, ring->fence, ring->sequence++, length};
+  ring->header_sent = ring->header_received = 0;
+  ring->sent = ring->received = ring->partly_sent = ring->partly_received = ring->encoded = 0;
+}
+
+static Status check(Ring* ring) {
+  const Header &a = ring->mine, &b = ring->theirs;
+  if (a.magic != b.magic) return fail(MISMATCH, "the previous member sent something else than a collective");
+  if (a.fence != b.fence) return fail(MISMATCH, "the previous member's collective is of another epoch");
+  if (a.sequence != b.sequence || a.kind != b.kind || a.length != b.length) {
+    return fail(MISMATCH,
+                "this member runs collective %llu, %s/%u of %llu, and the previous one %llu, %s/%u of %llu",
+                static_cast<unsigned long long>(a.sequence), kind_name(a.kind), a.kind >> 8,
+                static_cast<unsigned long long>(a.length), static_cast<unsigned long long>(b.sequence),
+                kind_name(b.kind), b.kind >> 8, static_cast<unsigned long long>(b.length));
+  }
+  return OK;
+}
+
+// Sends [from, from + size) of data after what is left of the header. False: failed.
+static Status send(Ring* ring, const uint8_t* data, size_t size, size_t* moved) {
+  constexpr size_t HEADER = sizeof(Header);
+  Part parts[2] = {{reinterpret_cast<uint8_t*>(&ring->mine) + ring->header_sent, HEADER - ring->header_sent},
+                   {const_cast<uint8_t*>(data), size}};
+  uint64_t sent;
+  Status status = stream_send(ring->next, {parts, 2, 0, 0}, &sent);
+  uint64_t head = sent < parts[0].size ? sent : parts[0].size;
+  ring->header_sent += head;
+  *moved = sent - head;
+  return status == AGAIN ? OK : status;
+}
+
+static Status receive(Ring* ring, Part* parts, uint64_t count, size_t* moved) {
+  constexpr size_t HEADER = sizeof(Header);
+  *moved = 0;
+  if (ring->header_received < HEADER) {
+    Part head = {reinterpret_cast<uint8_t*>(&ring->theirs) + ring->header_received, HEADER - ring->header_received};
+    uint64_t got;
+    Status status = stream_receive(ring->previous, {&head, 1, 0, 0}, &got);
+    ring->header_received += got;
+    if (status == AGAIN || (status == OK && ring->header_received < HEADER)) return OK;
+    if (status == OK) status = check(ring);
+    if (status != OK) return status;
+  }
+  uint64_t got;
+  Status status = stream_receive(ring->previous, {parts, count, 0, 0}, &got);
+  *moved = got;
+  return status == AGAIN ? OK : status;
+}
+
+static bool sent_header(const Ring* ring) { return ring->header_sent == sizeof(Header); }
+
+static bool received_header(const Ring* ring) { return ring->header_received == sizeof(Header); }
+
+// Ends a collective once its last bytes are with the socket.
+static Status finish(Ring* ring, int64_t idle_ns) {
+  for (;;) {
+    Status status = stream_flush(ring->next);
+    if (status == AGAIN) status = stream_wait(nullptr, 0, ring->next, idle_ns);
+    else if (status == OK) ring->active = false;
+    if (status != OK || !ring->active) return status;
+  }
+}
+
+// Waits for what is missing. A flush that is due is a reason to wait for the socket as well.
+static Status wait(Ring* ring, bool reading, uint64_t expected, bool writing, int64_t idle_ns) {
+  Status flushed = stream_flush(ring->next);
+  if (flushed != OK && flushed != AGAIN) return flushed;
+  if (!received_header(ring)) reading = true, expected += sizeof(Header);
+  if (!sent_header(ring)) writing = true;
+  writing = (writing && ring->next->tls == nullptr) || flushed == AGAIN;
+  if (!reading && !writing) return OK;
+  return stream_wait(reading ? ring->previous : nullptr, expected, writing ? ring->next : nullptr, idle_ns);
+}
+
+// ---- relay: byte streams whose parts are sent on as they come
+
+// Sends `sending` bytes of out[] and receives `receiving` bytes into in[]; in[i] is out[i + shift], so that what may be
+// sent is `own` bytes and what was received.
+static Status relay(Ring* ring, Part* out, uint64_t outs, uint64_t sending, uint64_t own, Part* in, uint64_t ins,
+                    uint64_t receiving, int64_t idle_ns) {
+  while (ring->sent < sending || ring->received < receiving || !sent_header(ring) || !received_header(ring)) {
+    uint64_t limit = own + ring->received < sending ? own + ring->received : sending;
+    size_t moved = 0, got = 0;
+    if (ring->sent < limit || !sent_header(ring)) {
+      Parts place = {out, outs, 0, 0};
+      place.seek(ring->sent);
+      bool any = !place.done();
+      size_t size = any ? out[place.index].size - place.offset : 0;
+      if (size > limit - ring->sent) size = limit - ring->sent;
+      Status status = send(ring, any ? out[place.index].data + place.offset : nullptr, size, &moved);
+      if (status != OK) return status;
+      ring->sent += moved;
+    }
+    if (ring->received < receiving || !received_header(ring)) {
+      bool had = received_header(ring);
+      Parts place = {in, ins, 0, 0};
+      place.seek(ring->received);
+      Part part = {nullptr, 0};
+      if (!place.done()) part = {in[place.index].data + place.offset, in[place.index].size - place.offset};
+      // No further: the previous member may be ahead, and what follows is its next collective.
+      if (part.size > receiving - ring->received) part.size = receiving - ring->received;
+      Status status = receive(ring, &part, 1, &got);
+      if (status != OK) return status;
+      ring->received += got;
+      if (!had && received_header(ring)) got |= 1;  // something moved
+    }
+    if (moved || got) continue;
+    limit = own + ring->received < sending ? own + ring->received : sending;
+    Status status = wait(ring, ring->received < receiving, receiving - ring->received, ring->sent < limit, idle_ns);
+    if (status != OK) return status;
+  }
+  return finish(ring, idle_ns);
+}
+
+static const Format* format(Wire wire) { return wire == BF16 ? &kernels->bf16 : &kernels->int8; }
+
+static Status relay_all_reduce(Ring* ring, float* data, size_t count, Wire wire, float* error, int64_t idle_ns) {
+  uint32_t size = ring->size;
+  size_t bytes = wire_bytes(wire, count), stride = (bytes + 63) / 64 * 64;
+  bool fresh = !ring->active;
+  if (fresh) {
+    if (!ring->scratch.reserve(stride * size + 64)) return NO_MEMORY;
+    begin(ring, ALL_REDUCE, wire, count);
+  }
+  auto from = [&](uint32_t hops) { return ring->scratch.data + stride * hops; };  // the one so many places before
+  if (fresh) {
+    if (wire == FLOAT32) {
+      memcpy(from(0), data, bytes);
+    } else {
+      format(wire)->encode(from(0), data, error, count);
+    }
+  }
+  Part parts[64];
+  for (uint32_t hops = 0; hops < size; ++hops) parts[hops] = {from(hops), bytes};
+  uint64_t all = (size - 1) * bytes;
+  Status status = relay(ring, parts, size - 1, all, bytes, parts + 1, size - 1, all, idle_ns);
+  if (status != OK) return status;
+  for (uint32_t position = 0; position < size; ++position) {
+    const uint8_t* theirs = from((ring->position + size - position) % size);
+    if (wire == FLOAT32) {
+      if (position == 0) {
+        memcpy(data, theirs, bytes);
+      } else {
+        kernels->add(data, reinterpret_cast<const float*>(theirs), count);
+      }
+    } else {
+      (position == 0 ? format(wire)->decode : format(wire)->decode_add)(data, theirs, count);
+    }
+  }
+  return OK;
+}
+
+// ---- exchange: two members
+
+static uint64_t chunk_of(uint64_t count) {
+  uint64_t values = (count / CHUNKS_LEAST + INT8_BLOCK) / INT8_BLOCK * INT8_BLOCK;
+  return values > CHUNK_MOST ? CHUNK_MOST : values < CHUNK_LEAST ? CHUNK_LEAST : values;
+}
+
+static Status exchange(Ring* ring, float* data, size_t count, Wire wire, float* error, int64_t idle_ns) {
+    const uint64_t chunk_values = chunk_of(count);
+  size_t stride = wire_bytes(wire, chunk_values);
+  if (!ring->active) {
+    if (!ring->scratch.reserve(stride) || (wire != FLOAT32 && !ring->slots.reserve(stride * SLOTS))) return NO_MEMORY;
+    begin(ring, ALL_REDUCE, wire, count);
+  }
+  uint64_t chunks = (count + chunk_values - 1) / chunk_values;
+  auto length = [&](uint64_t chunk) {
+    uint64_t left = count - chunk * chunk_values;
+    return left < chunk_values ? left : chunk_values;
+  };
+  auto slot = [&](uint64_t chunk) { return ring->slots.data + stride * (chunk % SLOTS); };
+  while (ring->sent < chunks || ring->received < chunks || !sent_header(ring) || !received_header(ring)) {
+    bool progress = false;
+    // A slot is free when its chunk was sent and has been summed.
+    uint64_t low = ring->sent < ring->received ? ring->sent : ring->received;
+    uint64_t ready = wire == FLOAT32 ? chunks : ring->encoded;
+    if (wire != FLOAT32 && ring->encoded < chunks && ring->encoded < low + SLOTS && ring->encoded <= ring->sent) {
+      uint64_t chunk = ring->encoded++;
+      format(wire)->encode(slot(chunk), data + chunk * chunk_values, error ? error + chunk * chunk_values : nullptr, length(chunk));
+      ready = ring->encoded;
+    }
+    if (ring->sent < ready) {
+      uint64_t chunk = ring->sent;
+      const uint8_t* from = wire == FLOAT32 ? reinterpret_cast<uint8_t*>(data + chunk * chunk_values) : slot(chunk);
+      size_t bytes = wire_bytes(wire, length(chunk)), moved;
+      Status status = send(ring, from + ring->partly_sent, bytes - ring->partly_sent, &moved);
+      if (status != OK) return status;
+      progress |= moved > 0;
+      if ((ring->partly_sent += moved) == bytes) ++ring->sent, ring->partly_sent = 0;
+    }
+    // A chunk is summed into data when its own values have been sent (float32) or encoded.
+    uint64_t open = wire == FLOAT32 ? ring->sent : ring->encoded;
+    if (ring->received < open || !received_header(ring)) {
+      uint64_t chunk = ring->received;
+      size_t bytes = chunk < open ? wire_bytes(wire, length(chunk)) : 0, moved;
+      Part part = {ring->scratch.data + ring->partly_received, bytes - ring->partly_received};
+      Status status = receive(ring, &part, 1, &moved);
+      if (status != OK) return status;
+      progress |= moved > 0;
+      if ((ring->partly_received += moved) == bytes && bytes) {
+        float* sum = data + chunk * chunk_values;
+        if (wire == FLOAT32) {
+          kernels->add(sum, reinterpret_cast<float*>(ring->scratch.data), length(chunk));
+        } else {
+          format(wire)->decode_sum(sum, slot(chunk), ring->scratch.data, length(chunk));
+        }
+        ++ring->received;
+        ring->partly_received = 0;
+      }
+    }
+    if (progress) continue;
+    low = ring->sent < ring->received ? ring->sent : ring->received;
+    bool may_encode = wire != FLOAT32 && ring->encoded < chunks && ring->encoded < low + SLOTS && ring->encoded <= ring->sent;
+    if (may_encode) continue;
+    bool reading = ring->received < (wire == FLOAT32 ? ring->sent : ring->encoded);
+    uint64_t expected = reading ? wire_bytes(wire, length(ring->received)) - ring->partly_received : 0;
+    Status status = wait(ring, reading, expected, ring->sent < (wire == FLOAT32 ? chunks : ring->encoded), idle_ns);
+    if (status != OK) return status;
+  }
+  return finish(ring, idle_ns);
+}
+
+// ---- ring: three members and more
+
+struct Plan {
+  uint64_t count;
+  uint32_t size, hops;
+  uint64_t part, block, blocks, delta, window, places;
+
+  Plan(uint64_t values, uint32_t members) : count(values), size(members), hops(2 * (members - 1)) {
+    window = 2 * LAG * hops;
+    part = RING_VALUES / window;
+    part = part > PART_MOST ? PART_MOST : part < PART_LEAST ? PART_LEAST : part;
+    uint64_t whole = (values + size - 1) / size;  // of a tensor that is one block
+    whole = (whole + INT8_BLOCK - 1) / INT8_BLOCK * INT8_BLOCK;
+    part = part < whole ? part : whole;
+    part = part / INT8_BLOCK * INT8_BLOCK;
+    block = part * size;
+    blocks = (values + block - 1) / block;
+    delta = LAG * hops - 1;
+    places = (blocks + (hops - 1) * LAG) * hops;
+  }
+};
+
+struct Item {
+  bool there;  // a place may be empty at the beginning and the end of a stream
+  uint32_t hop;
+  uint64_t first, length;  // of its values
+};
+
+static Item item(const Plan& plan, uint32_t sender, uint64_t place) {
+  uint32_t hop = plan.hops - 1 - place % plan.hops;
+  uint64_t time = place / plan.hops, block = time - hop * LAG;
+  if (time < hop * LAG || block >= plan.blocks) return {false, hop, 0, 0};
+  uint64_t part = (sender + 2 * plan.size - hop) % plan.size;
+  uint64_t first = block * plan.block + part * plan.part;
+  uint64_t end = first + plan.part < plan.count ? first + plan.part : plan.count;
+  return {true, hop, first, end > first ? end - first : 0};
+}
+
+static Status ring_all_reduce(Ring* ring, float* data, size_t count, Wire wire, float* error, int64_t idle_ns) {
+  const Plan plan(count, ring->size);
+  size_t stride = (wire_bytes(wire, plan.part) + 63) / 64 * 64;
+  if (!ring->active) {
+    if (!ring->scratch.reserve(stride) || (wire != FLOAT32 && !ring->slots.reserve(stride * plan.window))) {
+      return NO_MEMORY;
+    }
+    begin(ring, ALL_REDUCE, wire, count);
+  }
+  const uint32_t before = (ring->position + ring->size - 1) % ring->size, last = plan.hops - 1, whole = ring->size - 2;
+  auto slot = [&](uint64_t place) { return ring->slots.data + stride * (place % plan.window); };
+  auto lost = [&](const Item& i) { return error ? error + i.first : nullptr; };
+  while (ring->sent < plan.places || ring->received < plan.places || !sent_header(ring) || !received_header(ring)) {
+    bool progress = false, sendable = false, receivable = false;
+    uint64_t expected = 0;
+    if (ring->sent < plan.places) {
+      Item i = item(plan, ring->position, ring->sent);
+      sendable = !i.there || i.hop == 0 || ring->received + plan.delta > ring->sent;
+      if (sendable) {
+        size_t bytes = wire_bytes(wire, i.length), moved = 0;
+        const uint8_t* from = reinterpret_cast<uint8_t*>(data + i.first);
+        if (wire != FLOAT32) {
+          if (i.there && i.hop == 0 && ring->encoded == ring->sent) {
+            format(wire)->encode(slot(ring->sent), data + i.first, lost(i), i.length);
+            ++ring->encoded;
+          }
+          from = slot(ring->sent);
+        }
+        if (bytes || !sent_header(ring)) {
+          Status status = send(ring, from + ring->partly_sent, bytes - ring->partly_sent, &moved);
+          if (status != OK) return status;
+        }
+        if ((ring->partly_sent += moved) == bytes) {
+          ++ring->sent;
+          ring->encoded = ring->sent;
+          ring->partly_sent = 0;
+          progress = true;
+        }
+        progress |= moved > 0;
+      }
+    }
+    if (ring->received < plan.places && ring->received + plan.delta < ring->sent + plan.window) {
+      receivable = true;
+      Item i = item(plan, before, ring->received);
+      size_t bytes = wire_bytes(wire, i.length), moved = 0;
+      bool sum = i.hop <= whole, on = i.hop < last;
+      uint8_t* outgoing = on && wire != FLOAT32 ? slot(ring->received + plan.delta) : nullptr;
+      uint8_t* into = sum || (wire != FLOAT32 && !on) ? ring->scratch.data
+                      : wire == FLOAT32              ? reinterpret_cast<uint8_t*>(data + i.first)
+                                                     : outgoing;
+      if (bytes || !received_header(ring)) {
+        Part part = {into + ring->partly_received, bytes - ring->partly_received};
+        Status status = receive(ring, &part, 1, &moved);
+        if (status != OK) return status;
+      }
+      expected = bytes - ring->partly_received - moved;
+      if ((ring->partly_received += moved) == bytes) {
+        float* values = data + i.first;
+        if (wire == FLOAT32) {
+          if (sum) kernels->add(values, reinterpret_cast<float*>(into), i.length);
+        } else if (sum) {
+          format(wire)->encode_sum(outgoing, values, into, lost(i), i.hop == whole ? values : nullptr, i.length);
+        } else {
+          format(wire)->decode(values, into, i.length);
+        }
+        ++ring->received;
+        ring->partly_received = 0;
+        progress = true;
+      }
+      progress |= moved > 0;
+    }
+    if (progress) continue;
+    Status status = wait(ring, receivable, expected, sendable, idle_ns);
+    if (status != OK) return status;
+  }
+  return finish(ring, idle_ns);
+}
+
+}  // namespace mms
+
+using namespace mms;
+
+Ring* mms_ring_new(Stream* next, Stream* previous, uint32_t position, uint32_t size, uint64_t fence) {
+  Ring* ring = static_cast<Ring*>(calloc(1, sizeof(Ring)));
+  if (!ring) return nullptr;
+  ring->next = next;
+  ring->previous = previous;
+  ring->position = position;
+  ring->size = size;
+  ring->fence = fence;
+  return ring;
+}
+
+void mms_ring_free(Ring* ring) {
+  free(ring->slots.data);
+  free(ring->scratch.data);
+  free(ring);
+}
+
+Status mms_ring_all_reduce(Ring* ring, float* data, uint64_t count, Wire wire, float* error, int64_t idle_ns) {
+  if (ring->next->abort->is_set()) return fail(ABORTED, "aborted");
+  if (wire_bytes(wire, count) * (ring->size - 1) <= RELAY_BYTES) {
+    return relay_all_reduce(ring, data, count, wire, error, idle_ns);
+  }
+  return (ring->size == 2 ? exchange : ring_all_reduce)(ring, data, count, wire, error, idle_ns);
+}
+
+Status mms_ring_all_gather(Ring* ring, void* const* outputs, uint64_t bytes, int64_t idle_ns) {
+  if (ring->next->abort->is_set()) return fail(ABORTED, "aborted");
+  if (!ring->active) begin(ring, ALL_GATHER, 0, bytes);
+  Part parts[64];
+  for (uint32_t hops = 0; hops < ring->size; ++hops) {
+    uint32_t position = (ring->position + ring->size - hops) % ring->size;
+    parts[hops] = {static_cast<uint8_t*>(outputs[position]), bytes};
+  }
+  uint64_t all = (ring->size - 1) * bytes;
+  return relay(ring, parts, ring->size - 1, all, bytes, parts + 1, ring->size - 1, all, idle_ns);
+}
+
+Status mms_ring_broadcast(Ring* ring, void* data, uint64_t bytes, uint32_t source, int64_t idle_ns) {
+  if (ring->next->abort->is_set()) return fail(ABORTED, "aborted");
+  if (!ring->active) begin(ring, BROADCAST, source, bytes);
+  Part part = {static_cast<uint8_t*>(data), bytes};
+  bool first = ring->position == source, last = (ring->position + 1) % ring->size == source;
+  return relay(ring, &part, 1, last ? 0 : bytes, first ? bytes : 0, &part, 1, first ? 0 : bytes, idle_ns);
+}
