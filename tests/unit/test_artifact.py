@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from typing import TYPE_CHECKING
@@ -13,20 +14,36 @@ from tests.unit.test_contract import JOB_FILE
 
 from mms_workloads import artifact
 from mms_workloads import store as stores
-from mms_workloads.artifact import GOLDEN_GAP, Evaluation
-from mms_workloads.contract import ArtifactManifest, DataFile, Golden, JobFile, Reason
+from mms_workloads.contract import ArtifactManifest, ArtifactRef, DataFile, EvaluationSpec, Gate, JobFile, Reason
 from mms_workloads.data.vocabulary import Vocabulary
+from mms_workloads.embedding.learner import EmbeddingLearner
 from mms_workloads.embedding.skipgram import Parameters
+from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
 from mms_workloads.sync.plan import Plan
+from mms_workloads.train.learner import Evaluation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 WORDS = tuple(f"wört{i}" for i in range(300))
 PLAN = Plan((DataFile(uri="file:///a.txt", size=9),), 4, Vocabulary(WORDS, tuple(range(400, 100, -1))))
-EVALUATION = Evaluation({"contextAUC": 0.75}, 300, 1000, 3, [1], "as it was measured")
+
+
+class Learned:
+    """A learner at the end of its run."""
+
+    kind = "wordEmbedding"
+    vocabulary = PLAN.vocabulary
+    write = EmbeddingLearner.write
+
+    def evaluate(self, _: object) -> Evaluation:
+        return Evaluation({"contextAUC": 0.75}, {"heldOutBlocks": [1], "method": "as it was measured"})
+
+
+def publish(pod: Pod, trained: Parameters, *, asked: bool = True) -> ArtifactRef | None:
+    return artifact.publish(pod, Learned(), EmbeddingState.start(trained), PLAN, lambda: asked)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -43,7 +60,7 @@ def parameters(seed: int = 0, size: int = 300) -> Parameters:
 
 def test_publish(pod: Pod, tmp_path: Path) -> None:
     trained, folder = parameters(), tmp_path / "run" / "artifact"
-    found = artifact.publish(pod, trained, PLAN, EVALUATION, lambda: True)
+    found = publish(pod, trained)
     assert found is not None
     assert found.uri == f"file://{folder}"
     data = (folder / "manifest.json").read_bytes()
@@ -65,8 +82,8 @@ def test_publish(pod: Pod, tmp_path: Path) -> None:
 
 
 def test_another_export_replaces_it(pod: Pod, tmp_path: Path) -> None:
-    first = artifact.publish(pod, parameters(1), PLAN, EVALUATION, lambda: True)
-    second = artifact.publish(pod, parameters(2), PLAN, EVALUATION, lambda: True)
+    first = publish(pod, parameters(1))
+    second = publish(pod, parameters(2))
     assert first is not None
     assert second is not None
     assert first.digest != second.digest
@@ -75,10 +92,10 @@ def test_another_export_replaces_it(pod: Pod, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_no_longer_asked_leaves_the_manifest_alone(pod: Pod, tmp_path: Path) -> None:
-    artifact.publish(pod, parameters(1), PLAN, EVALUATION, lambda: True)
+    publish(pod, parameters(1))
     manifest = tmp_path / "run" / "artifact" / "manifest.json"
     before = manifest.read_bytes()
-    assert artifact.publish(pod, parameters(1), PLAN, EVALUATION, lambda: False) is None
+    assert publish(pod, parameters(1), asked=False) is None
     assert manifest.read_bytes() == before
 
 
@@ -92,10 +109,10 @@ def test_a_store_that_fails_midway(pod: Pod, tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(stores, name, fail)
         with pytest.raises(JobError, match="away"):
-            artifact.publish(pod, parameters(), PLAN, EVALUATION, lambda: True)
+            publish(pod, parameters())
     if name != "read_bytes":
         assert not (tmp_path / "run" / "artifact" / "manifest.json").exists()
-    assert artifact.publish(pod, parameters(), PLAN, EVALUATION, lambda: True) is not None
+    assert publish(pod, parameters()) is not None
 
 
 def test_what_is_stored_is_read_back(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +124,7 @@ def test_what_is_stored_is_read_back(pod: Pod, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(stores, "upload", flip)
     with pytest.raises(JobError, match="is not what was written") as raised:
-        artifact.publish(pod, parameters(), PLAN, EVALUATION, lambda: True)
+        publish(pod, parameters())
     assert raised.value.reason == Reason.ARTIFACT_CORRUPT
 
 
@@ -115,40 +132,32 @@ def test_parameters_that_are_not_finite(pod: Pod) -> None:
     spoiled = parameters()
     spoiled.vectors[3, 1] = float("nan")
     with pytest.raises(JobError, match=r"lower optimizer\.learningRate"):
-        artifact.publish(pod, spoiled, PLAN, EVALUATION, lambda: True)
+        publish(pod, spoiled)
 
 
-def answer(vectors: torch.Tensor, words: tuple[str, ...], number: int, k: int) -> tuple[list[str], list[float]]:
-    """By the definition, in float64."""
-    units = torch.nn.functional.normalize(vectors.double(), dim=1)
-    scores = [(float(units[number] @ units[i]), i) for i in range(len(words)) if i != number]
-    best = sorted(scores, reverse=True)[:k]
-    return [words[i] for _, i in best], [s for s, _ in best]
+def test_a_gate_that_is_missed_publishes_nothing(pod: Pod, tmp_path: Path) -> None:
+    for gate, says in (
+        (
+            {"metric": "contextAUC", "atLeast": 0.8},
+            r"contextAUC is 0\.7500 and evaluation\.gate asks for at least 0\.8",
+        ),
+        ({"metric": "contextAUC", "atMost": 0.5}, r"asks for at most 0\.5"),
+        ({"metric": "accuracy", "atLeast": 0.1}, r"asks for accuracy, which was not measured: there are contextAUC"),
+    ):
+        gated = pod.job.model_copy(update={"evaluation": EvaluationSpec(gate=Gate.model_validate(gate))})
+        with pytest.raises(JobError, match=says) as raised:
+            publish(dataclasses.replace(pod, job=gated), parameters())
+        assert raised.value.reason == Reason.GATE_MISSED
+        assert not raised.value.retryable
+    assert not (tmp_path / "run" / "artifact").exists()
 
 
-@pytest.mark.parametrize("size", [2, 3, 12, 300])
-def test_golden_answers_are_right(size: int) -> None:
-    vectors, words = parameters(size=size).vectors, WORDS[:size]
-    golden = artifact.golden(vectors, words)
-    assert Golden.model_validate_json(golden.model_dump_json()) == golden
-    kinds = [case.model for case in golden.cases]
-    assert kinds.count("vectors") >= min(artifact.GOLDEN_VECTORS, size // 2 + 1)
-    assert kinds.count("neighbours") >= (1 if size < 300 else artifact.GOLDEN_NEIGHBOURS)
-    for case in golden.cases:
-        (asked,) = case.inputs.get("WORDS") or case.inputs["IDS"]
-        number = words.index(asked) if isinstance(asked, str) else int(asked)
-        if case.model == "vectors":
-            assert case.outputs["VECTORS"] == vectors[number].tolist()
-            continue
-        expected, scores = answer(vectors, words, number, int(case.inputs["K"][0]))
-        assert case.outputs["WORDS"] == expected
-        assert case.outputs["SCORES"] == pytest.approx(scores, abs=1e-5)
+def test_a_gate_that_is_reached(pod: Pod) -> None:
+    gate = Gate(metric="contextAUC", atLeast=0.75)
+    gated = pod.job.model_copy(update={"evaluation": EvaluationSpec(gate=gate)})
+    assert publish(dataclasses.replace(pod, job=gated), parameters()) is not None
 
 
-def test_golden_cases_do_not_hang_by_rounding() -> None:
-    """Of two words with the same vector either could come first."""
-    vectors = parameters(size=40).vectors
-    vectors[1::2] = vectors[0::2]
-    golden = artifact.golden(vectors, WORDS[:40])
-    assert {case.model for case in golden.cases} == {"vectors"}
-    assert GOLDEN_GAP > 0
+def test_a_metric_that_is_not_a_number_misses_its_gate() -> None:
+    with pytest.raises(JobError, match="nan"):
+        artifact.check_gate(Gate(metric="m", atLeast=0.0), {"m": float("nan")})

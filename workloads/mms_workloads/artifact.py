@@ -1,82 +1,69 @@
-"""The artifact of a wordEmbedding run: written file by file, read back, and made valid by its manifest at the end.
+"""The artifact of a run: written file by file, read back, and made valid by its manifest at the end.
 
-<storage>/artifact/: model.safetensors, vocabulary.txt, golden.json, evaluation.json, manifest.json.
+<storage>/artifact/: the model's files, golden.json, evaluation.json, manifest.json.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-import torch
-
 from mms_workloads import store as stores
-from mms_workloads.contract import (
-    ArtifactManifest,
-    ArtifactRef,
-    Golden,
-    GoldenCase,
-    Provenance,
-    Reason,
-)
-from mms_workloads.embedding.evaluation import unit_rows
+from mms_workloads.contract import ArtifactManifest, ArtifactRef, Gate, Provenance, Reason
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
-from mms_workloads.train.checkpoint import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor
-
-    from mms_workloads.embedding.skipgram import Parameters
     from mms_workloads.pod import Pod
     from mms_workloads.sync.plan import Plan
+    from mms_workloads.train.learner import Evaluation, Learner
+    from mms_workloads.train.state import State
 
 FOLDER = "artifact"
-GOLDEN_NEIGHBOURS = 8  # cases of `neighbours`
-GOLDEN_VECTORS = 4  # cases of `vectors`: two by word, two by number
-GOLDEN_K = 10
-# Neighbours whose scores are closer could come in either order on another machine's arithmetic.
-GOLDEN_GAP = 1e-4
 
 
 def publish(
-    pod: Pod, parameters: Parameters, plan: Plan, evaluation: Evaluation, still_asked: Callable[[], bool]
+    pod: Pod, learner: Learner, state: State, plan: Plan, still_asked: Callable[[], bool]
 ) -> ArtifactRef | None:
-    """Writes the artifact; on return it is durable and was read back. Raises JobError.
+    """Evaluates, and writes the artifact; on return it is durable and was read back. Raises JobError: GateMissed, ...
 
     An intact artifact of the same run that is there already, from a worker that was lost after writing it, is replaced.
     None when this worker is not `still_asked` for it just before the manifest would make it valid: then another one
     writes the artifact, or has done so and the master has told its digest.
     """
     job = pod.job
+    evaluation = learner.evaluate(state)
+    if job.evaluation.gate:
+        check_gate(job.evaluation.gate, evaluation.metrics)
     target = stores.child(job.storage, FOLDER)
     with stores.scratch_folder(pod.scratch, "artifact-") as folder:
-        files = _write_files(folder, parameters, plan, evaluation)
+        files = _write_files(folder, learner, state, evaluation)
         entries = {name: checkpoints.file_entry(path) for name, path in files.items()}
         for name, path in files.items():
             stores.upload(stores.child(target, name), path)
         for name, entry in entries.items():
             checkpoints.verify(stores.child(target, name), entry)
-    manifest = ArtifactManifest(
-        kind="wordEmbedding",
-        version=job.job.run,
-        files=entries,
-        metrics=evaluation.metrics,
-        provenance=Provenance(
-            job=job.job,
-            createdAt=checkpoints.now(),
-            mmsVersion=_version(),
-            seed=job.optimizer.seed,
-            workers=job.workers,
-            data=list(plan.files),
-            jobFileDigest=pod.job_digest,
-        ),
+    manifest = ArtifactManifest.model_validate(
+        {
+            "kind": learner.kind,
+            "version": job.job.run,
+            "files": entries,
+            "metrics": evaluation.metrics,
+            "provenance": Provenance(
+                job=job.job,
+                createdAt=checkpoints.now(),
+                mmsVersion=_version(),
+                seed=job.optimizer.seed,
+                workers=job.workers,
+                data=list(plan.files),
+                jobFileDigest=pod.job_digest,
+            ),
+        }
     )
     data = manifest.model_dump_json(indent=1, exclude_none=True).encode()
     if not still_asked():
@@ -89,72 +76,30 @@ def publish(
     return ArtifactRef(uri=target.uri, digest=digest, version=job.job.run, metrics=evaluation.metrics)
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """evaluation.json: metrics with how they were measured."""
-
-    metrics: dict[str, float]
-    vocabulary: int
-    words: int
-    blocks: int
-    heldOutBlocks: list[int]
-    method: str
-
-
-def golden(vectors: Tensor, words: tuple[str, ...]) -> Golden:
-    """Requests with their right answers: neighbours of frequent and of rarer words, vectors by word and by number."""
-    units = unit_rows(vectors)
-    cases: list[GoldenCase] = []
-    # From the most frequent words down to the middle of the vocabulary, evenly on a logarithmic scale.
-    span = max(2, len(words) // 2)
-    spread = sorted({min(len(words) - 1, int(span ** (i / 63)) - 1) for i in range(64)})
-    by_number = False
-    for number in spread:
-        case = _neighbours(units, words, number, by_number=by_number)
-        if case:
-            cases.append(case)
-            by_number = not by_number
-        if len(cases) == GOLDEN_NEIGHBOURS:
-            break
-    picks = spread[:: max(1, len(spread) // GOLDEN_VECTORS)][:GOLDEN_VECTORS]
-    for index, number in enumerate(picks):
-        inputs: dict[str, list[str] | list[int] | list[float]] = (
-            {"WORDS": [words[number]]} if index % 2 == 0 else {"IDS": [number]}
-        )
-        cases.append(GoldenCase(model="vectors", inputs=inputs, outputs={"VECTORS": vectors[number].tolist()}))
-    return Golden(cases=cases)
-
-
-def _neighbours(units: Tensor, words: tuple[str, ...], number: int, *, by_number: bool) -> GoldenCase | None:
-    """None when the order of the answer hangs by rounding."""
-    k = min(GOLDEN_K, len(words) - 1)
-    scores = units @ units[number]
-    scores[number] = -2.0  # a word is not its own neighbour
-    best = scores.topk(min(k + 1, len(words)))
-    gaps = best.values[:-1] - best.values[1:]
-    if bool((gaps < GOLDEN_GAP).any()):
-        return None
-    inputs: dict[str, list[str] | list[int] | list[float]] = (
-        {"IDS": [number]} if by_number else {"WORDS": [words[number]]}
-    )
-    return GoldenCase(
-        model="neighbours",
-        inputs={**inputs, "K": [k]},
-        outputs={"WORDS": [words[i] for i in best.indices[:k].tolist()], "SCORES": best.values[:k].tolist()},
-    )
-
-
-def _write_files(folder: Path, parameters: Parameters, plan: Plan, evaluation: Evaluation) -> dict[str, Path]:
-    tensors = {"vectors": parameters.vectors.contiguous(), "contexts": parameters.contexts.contiguous()}
-    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+def check_gate(gate: Gate, metrics: dict[str, float]) -> None:
+    """Raises JobError GateMissed when the metric is not as good as asked, or was not measured."""
+    measured = metrics.get(gate.metric)
+    if measured is None:
         raise JobError(
-            Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
+            Reason.GATE_MISSED,
+            f"evaluation.gate asks for {gate.metric}, which was not measured: there are {', '.join(sorted(metrics))}",
         )
-    write_tensors(tensors, folder / "model.safetensors")
-    (folder / "vocabulary.txt").write_text(plan.vocabulary.text(), encoding="utf-8")
-    cases = golden(tensors["vectors"], plan.vocabulary.words)
+    low = gate.atLeast is not None and not measured >= gate.atLeast
+    high = gate.atMost is not None and not measured <= gate.atMost
+    if low or high:
+        bound = f"at least {gate.atLeast}" if low else f"at most {gate.atMost}"
+        raise JobError(
+            Reason.GATE_MISSED,
+            f"{gate.metric} is {measured:.4f} and evaluation.gate asks for {bound}: no artifact is published. Train "
+            "longer or on more data, or change the gate, and raise runPolicy.run",
+        )
+
+
+def _write_files(folder: Path, learner: Learner, state: State, evaluation: Evaluation) -> dict[str, Path]:
+    cases = learner.write(state, folder)
     (folder / "golden.json").write_text(cases.model_dump_json(indent=1), encoding="utf-8")
-    (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1), encoding="utf-8")
+    document = {"metrics": evaluation.metrics, **evaluation.report}
+    (folder / "evaluation.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     return {path.name: path for path in sorted(folder.iterdir())}
 
 

@@ -38,6 +38,10 @@ class Pod:
     health_port: int
 
 
+class Stopped(Exception):  # noqa: N818 - an event in the life of a pod, not an error
+    """The pod was told to stop."""
+
+
 def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
     """Raises JobError JobFileInvalid when the job file cannot be read."""
     path = Path(environment.get("MMS_JOB_FILE", contract.JOB_FILE))
@@ -54,8 +58,15 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
         )
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         raise JobError(Reason.JOB_FILE_INVALID, f"{path}: {error}") from error
-    if job.task.wordEmbedding is None:
-        raise JobError(Reason.JOB_FILE_INVALID, f"{path}: task has no arm that this release knows: set wordEmbedding")
+    if job.task.wordEmbedding is None and job.task.languageModel is None:
+        raise JobError(
+            Reason.JOB_FILE_INVALID,
+            f"{path}: task has no arm that this release knows: set wordEmbedding or languageModel",
+        )
+    if (job.syncMode == "ParameterServer") != (job.parameterServer is not None):
+        raise JobError(
+            Reason.JOB_FILE_INVALID, f"{path}: parameterServer is set in that mode and no other, this is {job.syncMode}"
+        )
     return Pod(
         role=environment.get(contract.ENV_ROLE, "worker"),
         rank=rank,

@@ -48,9 +48,10 @@ def test_counting_tasks() -> None:
     ]
 
 
-@given(st.integers(0, 2000))
-def test_held_out_blocks_are_few_and_never_trained_on(count: int) -> None:
-    kept, trained = blocks.held_out(count), blocks.training(count)
+@given(st.integers(0, 2000), st.sampled_from([0.0, 0.02, 0.1, 0.5, 0.9]))
+def test_held_out_blocks_are_few_and_never_trained_on(count: int, part: float) -> None:
+    trained, kept = blocks.split(count, part)
     assert sorted(kept + trained) == list(range(count))
-    assert bool(kept) == (count >= blocks.HOLD_OUT_FROM)
-    assert len(kept) <= max(1, count / blocks.HOLD_OUT_EVERY + 1)
+    assert bool(kept) == (count >= blocks.HOLD_OUT_FROM and part > 0)
+    assert len(kept) <= max(1, count * max(part, 0.5 if part > 0.5 else 0) + 1)
+    assert count == 0 or trained

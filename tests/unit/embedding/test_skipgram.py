@@ -95,7 +95,7 @@ def train(blocks: list[Tensor], counts: Tensor, seed: int, epochs: int = 8) -> P
     rng = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         for block in blocks:
-            skipgram.train_block(parameters, touches, block, words, task, rng=rng, rates=(0.05, 0.05))
+            skipgram.train_block(parameters, touches, skipgram.draw(block, words, task, rng), task, rates=(0.05, 0.05))
     return parameters
 
 
@@ -123,7 +123,9 @@ def test_pairs_stay_inside_sentences() -> None:
     moved, touches = start.clone(), skipgram.no_touches(3)
     tokens = torch.tensor([0, -1, 1, -1, 2, -1] * 50)
     words = skipgram.distribution(torch.tensor([5, 5, 5]), 0)
-    stats = skipgram.train_block(moved, touches, tokens, words, task, rng=torch.Generator(), rates=(0.1, 0.1))
+    stats = skipgram.train_block(
+        moved, touches, skipgram.draw(tokens, words, task, torch.Generator()), task, rates=(0.1, 0.1)
+    )
     assert (stats.words, stats.pairs) == (150, 0)
     assert torch.equal(moved.vectors, start.vectors)
     assert float(touches.vectors.sum() + touches.contexts.sum()) == 0
@@ -134,9 +136,8 @@ def test_a_block_without_words(tokens: list[int]) -> None:
     task, words = WordEmbedding(dimensions=4), skipgram.distribution(torch.tensor([5, 5]), 1e-3)
     start = skipgram.initial_parameters(2, 4, 1)
     block = torch.tensor(tokens, dtype=torch.long)
-    stats = skipgram.train_block(
-        start, skipgram.no_touches(2), block, words, task, rng=torch.Generator(), rates=(0.1, 0.1)
-    )
+    drawn = skipgram.draw(block, words, task, torch.Generator())
+    stats = skipgram.train_block(start, skipgram.no_touches(2), drawn, task, rates=(0.1, 0.1))
     assert stats == skipgram.BlockStats(0, 0.0, 0.0)
 
 
@@ -148,7 +149,10 @@ def test_touches_say_which_rows_changed() -> None:
     start = skipgram.initial_parameters(counts.numel(), 8, 1)
     moved, touches = start.clone(), skipgram.no_touches(counts.numel())
     words = skipgram.distribution(counts, 0)
-    skipgram.train_block(moved, touches, blocks[0], words, task, rng=torch.Generator(), rates=(0.1, 0.1))
+    drawn = skipgram.draw(blocks[0], words, task, torch.Generator())
+    skipgram.train_block(moved, touches, drawn, task, rates=(0.1, 0.1))
+    for rows, found in zip(drawn.rows(), (touches.vectors, touches.contexts), strict=True):
+        assert set(found.nonzero().squeeze(1).tolist()) <= set(rows.tolist())
     assert not ((moved.vectors != start.vectors).any(1) & (touches.vectors == 0)).any()
     assert not ((moved.contexts != start.contexts).any(1) & (touches.contexts == 0)).any()
     assert (touches.vectors == 0).any()
@@ -163,8 +167,3 @@ def test_distribution() -> None:
     assert words.noise[-1] == 1.0
     assert float(words.noise[0]) == pytest.approx(1e6**0.75 / (1e6**0.75 + 1000**0.75 + 1), rel=1e-6)
     assert skipgram.distribution(counts, 0).keep.tolist() == [1.0, 1.0, 1.0]
-
-
-def test_learning_rate() -> None:
-    assert [skipgram.learning_rate(0.1, p) for p in (0, 0.5)] == [0.1, 0.05]
-    assert skipgram.learning_rate(0.1, 1.0) == pytest.approx(1e-5)

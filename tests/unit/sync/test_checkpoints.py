@@ -11,10 +11,13 @@ import torch
 from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointRef, JobFile, Reason, Store
 from mms_workloads.embedding.skipgram import Parameters
+from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints, startup
+from mms_workloads.sync.leases import Progress
 from mms_workloads.train import checkpoint
-from mms_workloads.train.state import State
+from mms_workloads.train.learner import Place
+from mms_workloads.train.state import part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +39,20 @@ def scratch(tmp_path: Path) -> Path:
     return tmp_path / "scratch"
 
 
-def save(storage: Store, scratch: Path, step: int, keep: int = 2) -> CheckpointRef:
-    state = State.start(Parameters(torch.full((3, 2), float(step)), torch.full((3, 2), -float(step))), 2)
-    state.agreed(step, "l", [step, 0])
-    return checkpoint.save(storage, state, b"plan", scratch, keep)
+def save(storage: Store, scratch: Path, step: int, keep: int = 2, parts: int = 2) -> CheckpointRef:
+    """As the ranks and the master do it together."""
+    state = EmbeddingState.start(Parameters(torch.full((3, 2), float(step)), torch.full((3, 2), -float(step))))
+    progress = Progress([step, 0], {1: (1, 4)})
+    name = checkpoints.folder(step, "lineage")
+    target = stores.child(storage, f"checkpoints/{name}")
+    entries = {}
+    for index in range(parts):
+        others = {"progress.json": checkpoint.progress_file(step, progress), "plan.bin": b"plan"} if index == 0 else {}
+        tables = part(state.tables(), index, parts)
+        entries |= checkpoint.write_part(target, tables, Place(index, parts), others, scratch)
+    reference = checkpoints.commit(storage, name, entries, step)
+    checkpoints.prune(storage, keep, reference)
+    return reference
 
 
 def folder(reference: CheckpointRef) -> Path:
@@ -56,14 +69,14 @@ def test_round_trip(storage: Store, scratch: Path) -> None:
     assert found(storage) is None
     reference = save(storage, scratch, 7)
     latest = found(storage)
-    assert latest == startup.Checkpointed(reference, b"plan", [7, 0])
+    assert latest == startup.Checkpointed(reference, b"plan", Progress([7, 0], {1: (1, 4)}))
     loaded = checkpoint.load(storage, reference, scratch)
-    assert torch.equal(loaded.vectors, torch.full((3, 2), 7.0))
-    assert torch.equal(loaded.contexts, torch.full((3, 2), -7.0))
+    assert torch.equal(loaded["vectors"]["parameters"], torch.full((3, 2), 7.0))
+    assert torch.equal(loaded["contexts"]["parameters"], torch.full((3, 2), -7.0))
     assert not list(scratch.iterdir())
 
 
-STORE_CALLS = 11  # of one save: three files written and read back, the manifest written and read back, and pruning
+STORE_CALLS = 13  # of one save: four files written and read back, the manifest written and read back, and pruning
 
 
 @pytest.mark.parametrize("point", range(STORE_CALLS))
@@ -100,8 +113,8 @@ def test_a_save_that_is_killed(
     latest = found(storage)
     assert latest is not None
     assert latest.ref.step in {1, 2}
-    assert latest.applied == [latest.ref.step, 0]
-    assert float(checkpoint.load(storage, latest.ref, scratch).vectors[0, 0]) == latest.ref.step
+    assert latest.progress.applied == [latest.ref.step, 0]
+    assert float(checkpoint.load(storage, latest.ref, scratch)["vectors"]["parameters"][0, 0]) == latest.ref.step
     third = save(storage, scratch, 3)
     after_that = found(storage)
     assert after_that is not None
@@ -136,7 +149,7 @@ def test_manifests_that_are_none(storage: Store, scratch: Path, content: bytes) 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "remove", "manifest"])
 def test_damage_that_the_worker_sees(storage: Store, scratch: Path, spoil: str) -> None:
     reference = save(storage, scratch, 2)
-    file = folder(reference) / "parameters.safetensors"
+    file = folder(reference) / "part-1-of-2.safetensors"
     data = bytearray(file.read_bytes())
     if spoil == "flip":
         data[-1] ^= 1
@@ -210,17 +223,23 @@ def test_the_newest_stays_although_older_work_had_come_further(storage: Store, s
     assert [int(f.split("-")[1]) for f in kept(storage)] == [50, 60, 100, 110]
 
 
-def test_a_save_counts_although_old_ones_cannot_be_deleted(
-    storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(storage, scratch, 1, keep=1)
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_parts_are_put_together(storage: Store, scratch: Path, parts: int) -> None:
+    """Whatever their number, also when there are more parts than rows."""
+    loaded = checkpoint.load(storage, save(storage, scratch, 1, parts=parts), scratch)
+    assert {name: {slot: t.shape for slot, t in slots.items()} for name, slots in loaded.items()} == {
+        "vectors": {"parameters": (3, 2)},
+        "contexts": {"parameters": (3, 2)},
+    }
 
-    def fail(*_: object) -> None:
-        raise JobError(Reason.STORAGE_DENIED, "no deletion")
 
-    monkeypatch.setattr(stores, "remove_folder", fail)
-    reference = save(storage, scratch, 2, keep=1)
-    assert reference.step == 2
+def test_a_checkpoint_without_one_of_its_parts(storage: Store, scratch: Path) -> None:
+    state = EmbeddingState.start(Parameters(torch.ones(3, 2), torch.ones(3, 2)))
+    target = stores.child(storage, "checkpoints/step-0000000001-x")
+    entries = checkpoint.write_part(target, part(state.tables(), 1, 2), Place(1, 2), {}, scratch)
+    reference = checkpoints.commit(storage, "step-0000000001-x", entries, 1)
+    with pytest.raises(JobError, match="does not hold each part once"):
+        checkpoint.load(storage, reference, scratch)
 
 
 def test_a_scratch_volume_without_room(storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,3 +311,27 @@ def test_of_two_claims_one_steps_back(storage: Store, monkeypatch: pytest.Monkey
     with pytest.raises(JobError) as raised:
         startup.own_storage(job(storage))
     assert raised.value.reason == Reason.STORAGE_IN_USE
+
+
+# Older runs
+
+
+def with_run(storage: Store, run: int, uid: str = "mine", **changes: object) -> JobFile:
+    made = job(stores.child(storage, f"runs/{run}"), uid)
+    return made.model_copy(update={"job": made.job.model_copy(update={"run": run}), **changes})
+
+
+def test_older_runs_are_pruned(storage: Store) -> None:
+    for run in (1, 2, 3, 4, 5, 6, 7):
+        startup.own_storage(with_run(storage, run, uid="theirs" if run == 2 else "mine"))
+    stores.write_bytes(stores.child(storage, "runs/3/owner.json"), b"not to be read")
+    stores.write_bytes(stores.child(storage, "runs/notes/x"), b"a user's")
+    assert startup.prune_runs(with_run(storage, 6, retainRuns=1, protectedRuns=[4])) == [1]
+    left = {uri.split("/runs/")[1].split("/")[0] for uri in stores.list_folder(stores.child(storage, "runs"))}
+    assert left == {"2", "3", "4", "5", "6", "7", "notes"}
+
+
+def test_a_folder_that_is_no_run_has_no_siblings_to_prune(storage: Store) -> None:
+    for run in (1, 2):
+        startup.own_storage(with_run(storage, run))
+    assert startup.prune_runs(job(storage).model_copy(update={"retainRuns": 0})) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,11 @@ from mms_workloads.store import Found
 from mms_workloads.sync import coordinator as module
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import startup, wire
+from mms_workloads.sync.checkpoints import file_entry
 from mms_workloads.sync.coordinator import BROKEN_GRACE_SECONDS, Coordinator, Link
+from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.membership import HEARTBEAT_DEADLINE_SECONDS, RECOVERY_GRACE_SECONDS
 from mms_workloads.sync.wire import Message
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BLOCKS = 4
 
@@ -48,8 +49,8 @@ class Peer:
         self.told: list[Message] = []
         self.closed = False
         fields = {
-            "uid": "u", "run": 1, "attempt": 1, "rank": rank, "incarnation": 0, "address": f"10.0.0.{rank}",
-            "epoch": 0, "step": None, "plan": None, **hello,
+            "uid": "u", "run": 1, "attempt": 1, "role": "worker", "rank": rank, "incarnation": 0,
+            "address": f"10.0.0.{rank}", "epoch": 0, "step": None, "plan": None, **hello,
         }  # fmt: skip
         self.link: Link | None = master.it.hello(Message(wire.HELLO, fields), self.told.append, self.close)
 
@@ -76,14 +77,39 @@ class Peer:
 
     def ready(self, step: int | None = None, applied: list[int] | None = None, lineage: str = "l") -> None:
         lineage_or_none = None if step is None else lineage
-        self.say(wire.READY, epoch=self.epoch, step=step, applied=applied, lineage=lineage_or_none)
+        progress = None if applied is None else document(applied)
+        self.say(wire.READY, epoch=self.epoch, step=step, progress=progress, lineage=lineage_or_none)
 
     def lease(self) -> int | None:
-        self.say(wire.LEASE, epoch=self.epoch)
+        self.say(wire.LEASE, epoch=self.epoch, step=self.master.it.step)
         return self.last(wire.LEASED)["block"]  # type: ignore[no-any-return]
 
     def progress(self, step: int, *leases: tuple[int, int]) -> None:
-        self.say(wire.PROGRESS, epoch=self.epoch, step=step, leases=leases, words=10, pairs=5.0, loss=10.0)
+        self.say(wire.PROGRESS, epoch=self.epoch, **round_of(step, *leases))
+
+    def saved(self, step: int, *applied: int, final: bool = False, folder: str = "a", part: int = 0) -> None:
+        """The peer's part of a checkpoint of two, durable in the store."""
+        name, storage = f"step-{step:010d}-{folder}", self.master.it.job.storage
+        place = Path(storage.uri.removeprefix("file://")) / "checkpoints" / name
+        place.mkdir(parents=True, exist_ok=True)
+        contents = {f"part-{part}-of-2.safetensors": b"x"}
+        if part == 0:
+            contents["progress.json"] = json.dumps({"step": step, **document(list(applied))}).encode()
+        for file, content in contents.items():
+            (place / file).write_bytes(content)
+        files = {file: file_entry(place / file).model_dump() for file in contents}
+        self.say(wire.CHECKPOINTED, folder=name, step=step, part=part, parts=2, files=files, final=final)
+
+
+def document(applied: list[int]) -> dict[str, Any]:
+    return Progress(applied).document()
+
+
+def round_of(step: int, *leases: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "step": step, "slices": [[epoch, block, 0, 1, 1] for epoch, block in leases], "samples": 10, "weight": 5.0,
+        "loss": 10.0, "skipped": [], "notFinite": [],
+    }  # fmt: skip
 
 
 class Master:
@@ -153,18 +179,19 @@ def test_counting_then_training(tmp_path: Path, clock: Clock) -> None:
         "epoch": 1,
         "urgent": True,
         "members": [[1, 0, "10.0.0.1"], [0, 0, "10.0.0.0"]],
+        "shards": [],
     }
 
 
-def test_a_run_to_its_end(master: Master) -> None:
+async def test_a_run_to_its_end(master: Master) -> None:
     peers = master.running()
     for peer in peers:
         begin = peer.last(wire.BEGIN)
-        assert (begin["step"], begin["equal"], begin["applied"]) == (0, True, [0] * BLOCKS)
+        assert (begin["step"], begin["equal"], begin["progress"]) == (0, True, document([0] * BLOCKS))
     step = 0
     while (blocks := [peer.lease() for peer in peers]) != [None, None]:
         step += 1
-        applied = master.it.leases.applied if master.it.leases else []
+        applied = master.it.leases.progress.applied if master.it.leases else []
         leases = [(applied[b], b) for b in blocks if b is not None]
         for peer in peers:
             peer.progress(step, *leases)
@@ -175,12 +202,25 @@ def test_a_run_to_its_end(master: Master) -> None:
     peers[0].say(
         wire.EXPORTED, artifact={"uri": "file:///a", "digest": "sha256:1", "version": 1, "metrics": {"m": 0.5}}
     )
+    await settled(master)
     outcome = master.it.outcome
     assert outcome is not None
     assert (outcome.result, outcome.step) == ("Complete", BLOCKS)
     assert [peer.count(wire.BYE) for peer in peers] == [1, 1]
     late = Peer(master, 1, incarnation=1)
     assert late.count(wire.BYE) == 1
+
+
+def test_a_block_that_a_finished_round_frees(master: Master) -> None:
+    """The second worker asks before the first has told of the round that both have finished."""
+    first, second = master.running()
+    for _ in range(BLOCKS - 1):
+        first.lease()
+    second.lease()
+    second.say(wire.LEASE, epoch=1, step=1)
+    assert second.count(wire.LEASED) == 1
+    first.progress(1, (0, 0))
+    assert (second.last(wire.LEASED)["data_epoch"], second.last(wire.LEASED)["block"]) == (1, 0)
 
 
 def test_a_round_is_counted_once(master: Master) -> None:
@@ -190,7 +230,7 @@ def test_a_round_is_counted_once(master: Master) -> None:
         peer.progress(1, (0, 0))
     peers[1].progress(5, (0, 1))
     assert master.it.leases is not None
-    assert (master.it.step, master.it.leases.applied) == (1, [1, 0, 0, 0])
+    assert (master.it.step, master.it.leases.progress.applied) == (1, [1, 0, 0, 0])
 
 
 def test_a_lost_worker(master: Master) -> None:
@@ -225,13 +265,10 @@ def test_a_connection_that_was_replaced_is_not_listened_to(master: Master) -> No
 
 
 def test_a_joiner_waits_until_the_members_have_met(master: Master) -> None:
-    """Their group is still being formed: an announcement now would take the rendezvous from under them."""
+    """Their ring is still being formed: an announcement now would take it from under them."""
     first, second = master.running()
     joiner = Peer(master, 2)
     assert joiner.count(wire.EPOCH) == 0
-    first.say(wire.KV_SET, b"address", epoch=1, key="k")
-    second.say(wire.KV_GET, epoch=1, key="k")
-    assert second.count(wire.KV_VALUE) == 1
     first.lease()
     assert joiner.count(wire.EPOCH) == 0
     second.lease()
@@ -239,6 +276,7 @@ def test_a_joiner_waits_until_the_members_have_met(master: Master) -> None:
         "epoch": 2,
         "urgent": False,
         "members": [[r, 0, f"10.0.0.{r}"] for r in (0, 1, 2)],
+        "shards": [],
     }
 
 
@@ -247,18 +285,18 @@ def test_a_lease_is_asked_for_after_the_next_epoch_was_announced(master: Master)
     first, second = master.running()
     first.lease(), second.lease()
     Peer(master, 2)
-    first.say(wire.LEASE, epoch=1)
+    first.say(wire.LEASE, epoch=1, step=0)
     assert first.count(wire.LEASED) == 1
     # The round in flight is finished by all members: their report of the new epoch holds it.
     for peer in (first, second):
-        peer.say(wire.PROGRESS, epoch=1, step=1, leases=[(0, 0), (0, 1)], words=1, pairs=0.0, loss=0.0)
+        peer.say(wire.PROGRESS, epoch=1, **round_of(1, (0, 0), (0, 1)))
     assert master.it.step == 0
     for peer in (first, second):
         peer.ready(1, [1, 1, 0, 0])
     list(master.it.links.values())
     assert master.it.step == 0  # the joiner is not ready yet
     master.it.received(
-        master.it.links[2], Message(wire.READY, {"epoch": 2, "step": None, "applied": None, "lineage": None})
+        master.it.links[2], Message(wire.READY, {"epoch": 2, "step": None, "progress": None, "lineage": None})
     )
     assert master.it.step == 1
     assert first.last(wire.BEGIN)["equal"] is False
@@ -284,7 +322,7 @@ def test_whose_state_counts(
         peer.ready(held, None if held is None else [1, 0, 0, held], lineage)
     begin = peers[0].last(wire.BEGIN)
     assert (begin["source"], begin["step"], begin["equal"]) == (source, step, equal)
-    assert begin["applied"] == ([0] * BLOCKS if states[source][0] is None else [1, 0, 0, step])
+    assert begin["progress"] == document([0] * BLOCKS if states[source][0] is None else [1, 0, 0, step])
     assert begin["lineage"]
     assert begin == peers[1].last(wire.BEGIN)
 
@@ -295,21 +333,6 @@ def test_lineages_of_two_epochs_differ(master: Master) -> None:
     second.vanish()
     first.ready(0, [0] * BLOCKS)
     assert first.last(wire.BEGIN)["lineage"] != before
-
-
-def test_rendezvous_of_the_current_epoch_only(master: Master) -> None:
-    first, second = master.running()
-    second.say(wire.KV_GET, epoch=1, key="k")
-    assert second.count(wire.KV_VALUE) == 0
-    first.say(wire.KV_SET, b"old", epoch=0, key="k")
-    first.say(wire.KV_SET, b"new", epoch=2, key="k")
-    assert second.count(wire.KV_VALUE) == 0
-    first.say(wire.KV_SET, b"v", epoch=1, key="k")
-    assert [(m.fields, m.data) for m in second.told if m.kind == wire.KV_VALUE] == [({"epoch": 1, "key": "k"}, b"v")]
-    second.vanish()
-    first.say(wire.KV_GET, epoch=1, key="k")
-    first.say(wire.KV_GET, epoch=2, key="k")
-    assert first.count(wire.KV_VALUE) == 0
 
 
 def test_a_collective_that_fails_without_a_loss(master: Master) -> None:
@@ -383,10 +406,16 @@ def checkpointed(step: int) -> startup.Checkpointed:
     from mms_workloads.data.vocabulary import Vocabulary
 
     plan = plans.Plan((DataFile(uri="file:///a.txt", size=10 * BLOCKS),), 10, Vocabulary(("a", "b"), (60, 40)))
-    return startup.Checkpointed(reference(step), plans.pack(plan), [1, 1, 0, 0])
+    return startup.Checkpointed(reference(step), plans.pack(plan), Progress([1, 1, 0, 0]))
 
 
-def test_the_oldest_member_saves_when_it_is_time(master: Master) -> None:
+async def settled(master: Master) -> None:
+    while tasks := list(master.it.tasks):
+        for task in tasks:
+            await task
+
+
+async def test_all_members_save_when_it_is_time(master: Master) -> None:
     first, second = master.running()
     master.it.tick()
     assert first.count(wire.CHECKPOINT) == 0
@@ -395,24 +424,50 @@ def test_the_oldest_member_saves_when_it_is_time(master: Master) -> None:
         first.say(wire.HEARTBEAT)
         second.say(wire.HEARTBEAT)
         master.it.tick()
-    assert (first.count(wire.CHECKPOINT), second.count(wire.CHECKPOINT)) == (1, 0)
-    first.say(wire.CHECKPOINTED, checkpoint=reference(3).model_dump(mode="json"), applied=[1, 0, 0, 0], final=False)
-    first.say(wire.CHECKPOINTED, checkpoint=reference(2).model_dump(mode="json"), applied=[0, 0, 0, 0], final=False)
-    assert master.it.status().checkpoint == reference(3)
+    assert (first.count(wire.CHECKPOINT), second.count(wire.CHECKPOINT)) == (1, 1)
+    first.saved(3, 1, 0, 0, 0)
+    await settled(master)
+    assert master.it.status().checkpoint is None  # without the second part it is none
+    second.saved(3, part=1)
+    await settled(master)
+    saved = master.it.status().checkpoint
+    assert saved is not None
+    assert (saved.step, saved.uri.rpartition("/")[2]) == (3, "step-0000000003-a")
     first.vanish()
     second.vanish()
     again = Peer(master, 0, incarnation=1)
     again.ready()
     begin = again.last(wire.BEGIN)
-    assert (begin["step"], begin["applied"], begin["checkpoint"]["uri"]) == (3, [1, 0, 0, 0], reference(3).uri)
+    assert (begin["step"], begin["progress"], begin["checkpoint"]["uri"]) == (3, document([1, 0, 0, 0]), saved.uri)
     assert begin["equal"] is False
+
+
+async def test_parts_of_two_checkpoints_make_none(master: Master) -> None:
+    first, second = master.running()
+    first.saved(3, 1, 0, 0, 0, folder="a")
+    second.saved(3, part=1, folder="b")
+    await settled(master)
+    assert master.it.status().checkpoint is None
+
+
+async def test_an_older_checkpoint_that_is_complete_later_does_not_count(master: Master) -> None:
+    first, second = master.running()
+    first.saved(2, 1, 0, 0, 0, folder="a")
+    for part, peer in enumerate((first, second)):
+        peer.saved(4, 1, 1, 0, 0, folder="b", part=part)
+    await settled(master)
+    second.saved(2, folder="a", part=1)
+    await settled(master)
+    saved = master.it.status().checkpoint
+    assert saved is not None
+    assert saved.step == 4
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, clock: Clock) -> None:
     master = Master(tmp_path, clock, checkpoint=checkpointed(8))
     assert (master.it.status().step, master.it.status().percent) == (8, 25)
     begin = master.running()[0].last(wire.BEGIN)
-    assert (begin["step"], begin["applied"], begin["source"]) == (8, [1, 1, 0, 0], 0)
+    assert (begin["step"], begin["progress"], begin["source"]) == (8, document([1, 1, 0, 0]), 0)
 
 
 def test_a_new_master_takes_up_the_highest_step(tmp_path: Path, clock: Clock) -> None:
@@ -498,19 +553,24 @@ async def test_looking_for_a_checkpoint_fails(tmp_path: Path, clock: Clock, monk
     assert (outcome.reason, outcome.retryable) == (Reason.INTERNAL, True)
 
 
-def test_suspend_while_training(master: Master) -> None:
+async def test_suspend_while_training(master: Master) -> None:
     first, second = master.running()
     master.it.desire(Desired(suspend=True, workers=2))
     assert (first.count(wire.SUSPEND), second.count(wire.SUSPEND)) == (1, 1)
     assert master.it.status().activity is Activity.SUSPENDING
-    first.vanish()  # the one that would have saved
-    second.ready(1, [1, 0, 0, 0])
+    third = Peer(master, 2)
+    first.vanish()  # it would have saved its part
+    for peer in (second, third):
+        peer.ready(1, [1, 0, 0, 0])
     assert second.count(wire.SUSPEND) == 2
-    assert master.it.outcome is None
-    second.say(wire.CHECKPOINTED, checkpoint=reference(1).model_dump(mode="json"), applied=[1, 0, 0, 0], final=True)
+    for part, peer in enumerate((second, third)):
+        assert master.it.outcome is None
+        peer.saved(1, 1, 0, 0, 0, part=part, final=True)
+        await settled(master)
     outcome = master.it.outcome
     assert outcome is not None
-    assert (outcome.result, outcome.checkpoint, outcome.step) == ("Suspended", reference(1), 1)
+    assert outcome.checkpoint is not None
+    assert (outcome.result, outcome.checkpoint.step, outcome.step) == ("Suspended", 1, 1)
 
 
 @pytest.mark.parametrize("ranks", [0, 1])
@@ -564,4 +624,4 @@ def test_speed_and_time_left(master: Master) -> None:
         second.progress(step, (0, step - 1))
     status = master.it.status()
     assert (status.samplesPerSecond, status.percent) == (10, 37)
-    assert status.etaSeconds == int(100 * 2 * (1 - 3 / 8) / 10)
+    assert status.etaSeconds == int((1 - 3 / 8) / (1 / 8))

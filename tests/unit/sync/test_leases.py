@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,40 +11,51 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mms_workloads.contract import Data, Store
 from mms_workloads.data import blocks
-from mms_workloads.sync.leases import Lease, Leases, apply_commit, fraction, order
+from mms_workloads.sync.leases import Lease, Leases, Progress, Slice, order
 
 RANKS = st.integers(0, 2)
 
 
 def start(sharding: str, epochs: int, count: int, seed: int = 1) -> Leases:
     data = Data.model_validate({"store": Store(uri="file:///x"), "sharding": sharding})
-    return Leases.start(data, seed, epochs, blocks.training(count), count)
+    return Leases.start(data, seed, epochs, blocks.split(count, 0.1)[0], count)
+
+
+SIZE = 4  # samples of a block
 
 
 class Machine(RuleBasedStateMachine):
-    """Ranks take leases and lose them; rounds commit some; the state goes back to what a survivor or checkpoint has."""
+    """Ranks take leases, use them up in slices and lose them; rounds commit; the state goes back to what a survivor or
+    a checkpoint has."""
 
     @initialize(sharding=st.sampled_from(["Random", "Sequential"]), epochs=st.integers(1, 4), count=st.integers(1, 14))
     def begin(self, sharding: str, epochs: int, count: int) -> None:
         self.leases = start(sharding, epochs, count)
         self.hands: dict[int, list[Lease]] = {0: [], 1: [], 2: []}
-        self.effect: list[Lease] = []  # what is part of the parameters
-        self.checkpoint: tuple[list[Lease], list[int]] = ([], list(self.leases.applied))
+        self.effect: list[tuple[int, int, int]] = []  # samples that are part of the parameters
+        self.checkpoint: tuple[list[tuple[int, int, int]], Progress] = ([], self.leases.progress.copy())
 
     @rule(rank=RANKS)
     def take(self, rank: int) -> None:
         lease = self.leases.take(rank)
         if lease:
-            assert all(lease not in hand for hand in self.hands.values())
+            held = [(one.data_epoch, one.block) for hand in self.hands.values() for one in hand]
+            assert (lease.data_epoch, lease.block) not in held
             self.hands[rank].append(lease)
 
-    @rule(ranks=st.sets(RANKS, min_size=1))
-    def round(self, ranks: set[int]) -> None:
-        committed = [lease for rank in ranks for lease in self.hands[rank]]
-        self.leases.commit(committed)
-        self.effect += committed
+    @rule(ranks=st.sets(RANKS, min_size=1), samples=st.integers(1, SIZE))
+    def round(self, ranks: set[int], samples: int) -> None:
+        committed = []
         for rank in ranks:
-            self.hands[rank] = []
+            hand = []
+            for lease in self.hands[rank]:
+                stop = min(SIZE, lease.start + samples)
+                committed.append(Slice(lease.data_epoch, lease.block, lease.start, stop, SIZE))
+                if stop < SIZE:
+                    hand.append(Lease(lease.data_epoch, lease.block, stop))
+            self.hands[rank] = hand
+        self.leases.commit(committed)
+        self.effect += [(s.data_epoch, s.block, i) for s in committed for i in range(s.start, s.stop)]
 
     @rule(rank=RANKS)
     def lose(self, rank: int) -> None:
@@ -52,12 +65,12 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def next_epoch(self) -> None:
         self.leases.give_back()
-        self.leases.restore(list(self.leases.applied))
+        self.leases.restore(Progress.read(json.loads(json.dumps(self.leases.progress.document()))))
         self.hands = {rank: [] for rank in self.hands}
 
     @rule()
     def save(self) -> None:
-        self.checkpoint = (list(self.effect), list(self.leases.applied))
+        self.checkpoint = (list(self.effect), self.leases.progress.copy())
 
     @rule()
     def all_die(self) -> None:
@@ -76,8 +89,10 @@ class Machine(RuleBasedStateMachine):
     def nothing_counts_twice(self) -> None:
         if hasattr(self, "leases"):
             assert len(set(self.effect)) == len(self.effect)
-            for block, applied in enumerate(self.leases.applied):
-                assert sorted(lease.data_epoch for lease in self.effect if lease.block == block) == list(range(applied))
+            progress = self.leases.progress
+            for block, applied in enumerate(progress.applied):
+                expected = applied * SIZE + progress.start(block)
+                assert sum(b == block for _, b, _ in self.effect) == expected
 
     def teardown(self) -> None:
         """Whatever happened, the rest can be done, and then all of it was done once."""
@@ -85,11 +100,16 @@ class Machine(RuleBasedStateMachine):
             return
         self.next_epoch()
         while lease := self.leases.take(0):
-            self.leases.commit([lease])
-            self.effect.append(lease)
+            self.leases.commit([Slice(lease.data_epoch, lease.block, lease.start, SIZE, SIZE)])
+            self.effect += [(lease.data_epoch, lease.block, i) for i in range(lease.start, SIZE)]
         assert self.leases.done()
         assert self.leases.fraction() == 1
-        assert sorted(self.effect) == [Lease(e, b) for e in range(self.leases.epochs) for b in self.leases.blocks]
+        everything = [(e, b, i) for e in range(self.leases.epochs) for b in self.leases.blocks for i in range(SIZE)]
+        assert sorted(self.effect) == everything
+
+
+def whole(data_epoch: int, block: int) -> Slice:
+    return Slice(data_epoch, block, 0, 1, 1)
 
 
 TestMachine = Machine.TestCase
@@ -115,26 +135,44 @@ def test_the_next_data_epoch_starts_while_the_last_blocks_are_held() -> None:
     held = [leases.take(0) for _ in range(3)]
     assert held == [Lease(0, 0), Lease(0, 1), Lease(0, 2)]
     assert leases.take(1) is None
-    leases.commit([Lease(0, 0)])
+    leases.commit([whole(0, 0)])
     assert leases.take(1) == Lease(1, 0)
 
 
 def test_a_commit_out_of_turn_is_refused() -> None:
     leases = start("Sequential", 3, 2)
     with pytest.raises(ValueError, match="does not follow"):
-        leases.commit([Lease(1, 0)])
-    leases.commit([Lease(0, 0)])
+        leases.commit([whole(1, 0)])
+    leases.commit([whole(0, 0)])
     with pytest.raises(ValueError, match="does not follow"):
-        leases.commit([Lease(0, 0)])
+        leases.commit([whole(0, 0)])
+
+
+def test_a_commit_of_which_a_part_is_out_of_turn_changes_nothing() -> None:
+    leases = start("Sequential", 3, 2)
+    with pytest.raises(ValueError, match="does not follow"):
+        leases.commit([whole(0, 0), Slice(0, 1, 1, 2, 2)])
+    assert leases.progress == Progress([0, 0])
+
+
+def test_a_block_goes_on_where_its_committed_part_ends() -> None:
+    leases = start("Sequential", 1, 1)
+    assert leases.take(0) == Lease(0, 0)
+    leases.commit([Slice(0, 0, 0, 3, 10), Slice(0, 0, 3, 5, 10)])
+    assert leases.take(1) is None  # it is still held
+    leases.give_back([0])
+    assert leases.take(1) == Lease(0, 0, 5)
 
 
 def test_progress_of_another_data_set_is_refused() -> None:
     with pytest.raises(ValueError, match="progress of 2 blocks, the data set has 3"):
-        start("Sequential", 1, 3).restore([0, 0])
+        start("Sequential", 1, 3).restore(Progress([0, 0]))
 
 
 def test_fraction() -> None:
-    applied = [2, 0, 1]
-    apply_commit(applied, [Lease(0, 1), Lease(1, 2)])
-    assert applied == [2, 1, 2]
-    assert fraction(applied, [0, 1, 2], 2) == pytest.approx(5 / 6)
+    progress = Progress([2, 0, 1])
+    progress.commit([whole(0, 1), whole(1, 2)])
+    assert progress.applied == [2, 1, 2]
+    assert progress.fraction([0, 1, 2], 2) == pytest.approx(5 / 6)
+    progress.commit([Slice(1, 1, 0, 1, 4)])
+    assert progress.fraction([0, 1, 2], 2) == pytest.approx(5.25 / 6)

@@ -156,7 +156,8 @@ async def test_desired(pod: Pod, tmp_path: Path) -> None:
 async def test_a_worker_talks(pod: Pod, tmp_path: Path) -> None:
     context = tls.client_context(tmp_path / "job" / "worker")
     hello = {
-        "uid": "u-1", "run": 2, "attempt": 1, "rank": 0, "incarnation": 0, "address": "a", "epoch": 0, "step": None,
+        "uid": "u-1", "run": 2, "attempt": 1, "role": "worker", "rank": 0, "incarnation": 0, "address": "a",
+        "epoch": 0, "step": None,
         "plan": None,
     }  # fmt: skip
     async with aiohttp.ClientSession() as session:

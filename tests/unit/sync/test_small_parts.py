@@ -1,4 +1,4 @@
-"""The master's small parts: messages, metrics, certificates' units, rendezvous and speed."""
+"""The master's small parts: messages, metrics, certificates' units and speed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mms_workloads.contract import Incident, JobIdentity, StatusReport
 from mms_workloads.sync import metrics, tls, wire
-from mms_workloads.sync.rendezvous import Rendezvous
 from mms_workloads.sync.speed import WINDOW_SECONDS, Speed
 from mms_workloads.sync.wire import Message
 
@@ -59,31 +58,21 @@ def test_organisational_units(certificate: dict[str, Any] | None, units: set[str
     assert tls.organisational_units(certificate) == units
 
 
-def test_rendezvous() -> None:
-    place = Rendezvous()
-    assert place.get("k", 1) is None
-    assert place.get("k", 2) is None
-    assert place.get("other", 1) is None
-    place.forget(1)
-    assert place.put("k", b"v") == [2]
-    assert place.put("k", b"w") == []
-    assert place.get("k", 3) == b"w"
-    assert place.put("other", b"") == []
-    assert place.get("other", 3) == b""
-
-
 def test_speed() -> None:
     speed = Speed()
-    assert speed.words_per_second() is None
+    assert speed.samples_per_second() is None
     for second in range(30):
-        speed.add(float(second), 100, 10.0, 20.0 if second < 29 else 30.0)
-    assert speed.words_per_second() == 100
+        speed.add(float(second), second / 40, 100, 10.0, 20.0 if second < 29 else 30.0)
+    assert speed.samples_per_second() == 100
     assert speed.rounds[0][0] >= 29 - WINDOW_SECONDS
     assert speed.loss == pytest.approx(0.9 * 2 + 0.1 * 3)
-    speed.add(30.0, 0, 0.0, 0.0)
+    assert speed.seconds_left(0.5) == 20
+    assert speed.seconds_left(1.0) is None
+    speed.add(30.0, 30 / 40, 0, 0.0, 0.0)
     assert speed.loss == pytest.approx(2.1)
     speed.pause()
-    assert speed.words_per_second() is None
-    speed.add(99.0, 100, 1.0, 1.0)
-    speed.add(99.0, 100, 1.0, 1.0)
-    assert speed.words_per_second() is None
+    assert speed.samples_per_second() is None
+    for _ in range(2):  # no time has passed
+        speed.add(99.0, 0.9, 100, 1.0, 1.0)
+    assert speed.samples_per_second() is None
+    assert speed.seconds_left(0.9) is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from tests.unit.train.quick import QuickRun
 
-from mms_workloads.contract import ArtifactManifest, Golden, JobFile
+from mms_workloads.contract import ArtifactManifest, EvaluationSpec, Golden, JobFile
 from mms_workloads.data import blocks
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def text(sentences: int = 3000) -> str:
     return "\n".join(lines)
 
 
-TRAINED_BLOCKS = len(blocks.training(-(-len(text()) // BLOCK_BYTES)))
+TRAINED_BLOCKS = len(blocks.split(-(-len(text()) // BLOCK_BYTES), EvaluationSpec().split)[0])
 
 
 def job(folder: Path, *, workers: int = 1, uid: str = "u", **changes: Any) -> JobFile:

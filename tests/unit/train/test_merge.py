@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mms_workloads.embedding import skipgram
-from mms_workloads.embedding.skipgram import CURVATURE, Parameters
-from mms_workloads.sync.leases import Lease
+from mms_workloads.embedding.skipgram import CURVATURE
+from mms_workloads.embedding.state import EmbeddingState
+from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.train.merge import merge_scale
-from mms_workloads.train.state import State
+from mms_workloads.train.state import agree, part
 
 
 def scale(touches: float, ranks: float, rate: float) -> float:
@@ -52,20 +53,25 @@ def test_the_merged_change_is_what_one_process_would_have_made(ranks: int) -> No
     assert ranks * each * scale(ranks * steps, ranks, rate) == pytest.approx(alone, rel=1e-5)
 
 
-def state(rows: int = 6) -> State:
-    return State.start(skipgram.initial_parameters(rows, 3, 1), 4)
+def state(*applied: int) -> EmbeddingState:
+    held = EmbeddingState.start(skipgram.initial_parameters(6, 3, 1))
+    agree(held, 3, "l", Progress(list(applied)))
+    return held
+
+
+def whole(data_epoch: int, block: int) -> Slice:
+    return Slice(data_epoch, block, 0, 1, 1)
 
 
 def test_commit() -> None:
-    held = state()
-    held.agreed(3, "l", [0, 1, 0, 0])
+    held = state(0, 1, 0, 0)
     before = held.base.clone()
     held.working.vectors[2] += 5
     held.working.contexts[4] += 7
     held.touches.vectors[2] = held.touches.contexts[4] = 1
     rows = (torch.tensor([2]), torch.tensor([4]))
-    held.commit(rows, (held.delta_vectors(rows[0]) * 2, held.delta_contexts(rows[1])), [Lease(1, 1), Lease(0, 3)])
-    assert (held.step, held.applied) == (4, [0, 2, 0, 1])
+    held.commit(rows, (held.delta_vectors(rows[0]) * 2, held.delta_contexts(rows[1])), [whole(1, 1), whole(0, 3)])
+    assert (held.agreement.step, held.agreement.progress.applied) == (4, [0, 2, 0, 1])
     torch.testing.assert_close(held.base.vectors[2], before.vectors[2] + 10)
     torch.testing.assert_close(held.base.contexts[4], before.contexts[4] + 7)
     assert torch.equal(held.working.vectors, held.base.vectors)
@@ -73,17 +79,17 @@ def test_commit() -> None:
     assert float(held.touches.vectors.sum() + held.touches.contexts.sum()) == 0
 
 
-def test_a_lease_is_never_committed_twice() -> None:
-    held = state()
+def test_samples_are_never_committed_twice() -> None:
+    held = state(0, 0)
     nothing = torch.tensor([], dtype=torch.long)
     deltas = (torch.zeros(0, 3), torch.zeros(0, 3))
-    held.commit((nothing, nothing), deltas, [Lease(0, 1)])
+    held.commit((nothing, nothing), deltas, [whole(0, 1)])
     with pytest.raises(ValueError, match="does not follow"):
-        held.commit((nothing, nothing), deltas, [Lease(0, 1)])
+        held.commit((nothing, nothing), deltas, [whole(0, 1)])
 
 
 def test_reset_drops_the_round() -> None:
-    held = state()
+    held = state(0)
     held.working.vectors.add_(1)
     held.touches.contexts.add_(1)
     held.reset()
@@ -91,17 +97,16 @@ def test_reset_drops_the_round() -> None:
     assert float(held.touches.contexts.sum()) == 0
 
 
-def test_a_copy_stays_as_it_was() -> None:
-    held = state()
-    held.agreed(2, "l", [1, 0, 0, 0])
-    copy = held.copy()
+def test_a_part_stays_as_it_was() -> None:
+    """It is written while training goes on."""
+    held = state(1, 0)
+    copy, agreement = part(held.tables(), 0, 1), held.agreement.copy()
     held.base.vectors.add_(1)
-    held.applied[1] = 5
-    held.step += 1
-    assert torch.equal(copy.base.vectors + 1, held.base.vectors)
-    assert (copy.step, copy.applied) == (2, [1, 0, 0, 0])
+    held.agreement.progress.applied[1] = 5
+    held.agreement.step += 1
+    assert torch.equal(copy["vectors"]["parameters"] + 1, held.base.vectors)
+    assert (agreement.step, agreement.progress) == (3, Progress([1, 0]))
 
 
 def test_a_state_that_nothing_was_agreed_on() -> None:
-    held = State.start(Parameters(torch.zeros(2, 2), torch.zeros(2, 2)), 3)
-    assert (held.step, held.applied) == (-1, [0, 0, 0])
+    assert not EmbeddingState.start(skipgram.initial_parameters(2, 2, 1)).agreement.holds

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.unit.train import runs
+from safetensors.torch import load_file
+from tests.unit.train import quick, runs
 from tests.unit.train.quick import QuickRun
 from tests.unit.train.runs import SECONDS, TRAINED_BLOCKS, kinds, until_step
 
@@ -104,6 +105,25 @@ def test_a_worker_process_that_crashes_is_forked_again(tmp_path: Path) -> None:
         assert [p.returncode for p in run.processes.values()] == [0, 0, 0]
 
 
+def test_a_worker_process_that_hangs(tmp_path: Path) -> None:
+    """It is stopped: the others go on, its supervisor writes down where it stood, and forks it again."""
+    with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2, optimizer=LONG)) as run:
+        run.start()
+        until_step(run, 5)
+        pod = run.processes["worker-1"]
+        first = runs.child(pod.pid)
+        os.kill(first, signal.SIGSTOP)
+        lost = run.until(lambda r: "WorkerLost" in kinds(r), SECONDS)
+        until_step(run, lost.step + 3)
+        report = run.until(lambda r: "WorkerJoined" in kinds(r) and r.workersReady == 2, SECONDS)
+        assert kinds(report)[:2] == ["WorkerLost", "WorkerJoined"]
+        assert runs.child(pod.pid) not in {0, first}
+        log = (run.folder / "worker-1" / "log").read_text()
+        assert "worker hangs and is killed" in log
+        assert "Current thread" in log or "most recent call first" in log
+        assert "run_rounds" in log
+
+
 def test_a_pod_is_replaced_and_its_old_incarnation_refused(tmp_path: Path) -> None:
     with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2, optimizer=LONG)) as run:
         run.start()
@@ -176,7 +196,7 @@ def test_a_damaged_checkpoint_costs_the_work_since_the_one_before(tmp_path: Path
             checkpoint = run.outcome(SECONDS).checkpoint
             assert checkpoint is not None
             steps.append(checkpoint.step)
-    damaged = max((tmp_path / "storage" / "checkpoints").iterdir()) / "parameters.safetensors"
+    damaged = max((tmp_path / "storage" / "checkpoints").iterdir()) / "part-0-of-1.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with QuickRun(tmp_path / "run-3", training, attempt=3) as run:
         run.start()
@@ -316,36 +336,72 @@ def test_storage_that_cannot_be_written_at_the_end(tmp_path: Path) -> None:
         runs.artifact(tmp_path, run.outcome(SECONDS))
 
 
+def die_at_random(run: LocalRun, rng: random.Random, times: int) -> None:
+    """Workers, by process or by pod, and their master are killed and come back."""
+    for _ in range(times):
+        victim = rng.choice(["master", "worker-0", "worker-1", "worker-2", "process", "process"])
+        if victim == "process":
+            pid = runs.child(run.processes[f"worker-{rng.randrange(3)}"].pid)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        else:
+            run.kill(victim)
+            if victim == "master":
+                run.start_master()
+            else:
+                run.start_worker(int(victim[-1]))
+        report = run.until(lambda r: r.outcome or r.epoch, SECONDS)
+        step = report.step
+        run.until(lambda r, step=step: r.outcome or r.step > step, SECONDS)  # type: ignore[misc]
+        if report.outcome:
+            break
+    for rank in range(3):
+        if run.processes[f"worker-{rank}"].poll() not in {None, 0}:
+            run.start_worker(rank)
+    run.until(lambda r: r.outcome or r.workersReady == 3, SECONDS)  # one that is late would not hear how it ended
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_random_deaths(tmp_path: Path, seed: int) -> None:
-    """Three workers and their master die at random, by process or by pod; the run ends as if nothing had happened."""
-    rng = random.Random(seed)
+    """The run ends as if nothing had happened."""
     training = runs.job(tmp_path, workers=3, optimizer={"epochs": 60}, checkpoint={"intervalSeconds": 1, "keep": 2})
     with QuickRun(tmp_path / "run", training) as run:
         run.start()
         until_step(run, 5)
-        for _ in range(12):
-            victim = rng.choice(["master", "worker-0", "worker-1", "worker-2", "process"])
-            if victim == "process":
-                pid = runs.child(run.processes[f"worker-{rng.randrange(3)}"].pid)
-                if pid:
-                    os.kill(pid, signal.SIGKILL)
-            else:
-                run.kill(victim)
-                if victim == "master":
-                    run.start_master()
-                else:
-                    run.start_worker(int(victim[-1]))
-            report = run.until(lambda r: r.outcome or r.epoch, SECONDS)
-            step = report.step
-            run.until(lambda r, step=step: r.outcome or r.step > step, SECONDS)  # type: ignore[misc]
-            if report.outcome:
-                break
-        for rank in range(3):
-            if run.processes[f"worker-{rank}"].poll() not in {None, 0}:
-                run.start_worker(rank)
+        die_at_random(run, random.Random(seed), 12)
         outcome = run.outcome(2 * SECONDS)
     runs.artifact(tmp_path, outcome)
     assert outcome.artifact is not None
     assert outcome.artifact.metrics["contextAUC"] > 0.8
+
+
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 100))])
+def test_every_sample_counts_exactly_once(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameter i counts how often sample i went into the parameters: the number of data epochs, whoever died."""
+    monkeypatch.setenv(quick.LEARNER, "tests.unit.train.counting")
+    rng, epochs = random.Random(seed), 40
+    training = runs.job(
+        tmp_path,
+        workers=3,
+        task={"languageModel": {}},
+        optimizer={"epochs": epochs, "seed": seed},
+        evaluation={"split": 0},
+        checkpoint={"intervalSeconds": 1, "keep": 2},
+    )
+    with QuickRun(tmp_path / "first", training) as run:
+        run.start()
+        until_step(run, 5)
+        die_at_random(run, rng, 5)
+        run.desire(Desired(suspend=True, workers=3))
+        suspended = run.outcome(2 * SECONDS)
+    outcome = suspended
+    if suspended.result == "Suspended":
+        with QuickRun(tmp_path / "second", training, attempt=2) as run:
+            run.start()
+            run.until(lambda r: r.outcome or r.epoch, SECONDS)
+            die_at_random(run, rng, 5)
+            outcome = run.outcome(2 * SECONDS)
+    assert (outcome.result, outcome.reason) == ("Complete", "TrainingComplete"), outcome
+    counts = load_file(tmp_path / "storage" / "artifact" / "model.safetensors")["counts"]
+    assert counts.unique().tolist() == [epochs]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,34 +15,38 @@ import pytest
 import torch
 from tests.unit.test_contract import JOB_FILE
 from tests.unit.train import quick
+from tests.unit.train.table import Table, at_once
 
-from mms_workloads.contract import DataFile, JobFile, Outcome, Reason, Store, WordEmbedding
-from mms_workloads.data import vocabulary
+from mms_workloads.contract import DataFile, JobFile, Outcome, Reason, Store, Task, WordEmbedding
+from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.embedding import skipgram
-from mms_workloads.embedding.skipgram import BlockStats
+from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import wire
-from mms_workloads.sync.leases import Lease
+from mms_workloads.sync.control import Control, Superseded, file
+from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.wire import Message
-from mms_workloads.train import checkpoint, corpus, cpu, groups, supervisor, worker
+from mms_workloads.train import checkpoint, cpu, process, supervisor, worker
 from mms_workloads.train.checkpoints import Checkpointer
-from mms_workloads.train.communicator import Contribution, Ring
-from mms_workloads.train.control import Control, Superseded, file
-from mms_workloads.train.groups import PeerLost
-from mms_workloads.train.loop import take_lease
-from mms_workloads.train.state import State
+from mms_workloads.train.communicator import Contribution, Stats
+from mms_workloads.train.learner import Place
+from mms_workloads.train.leasing import Leaser
+from mms_workloads.train.pulse import Pulse
+from mms_workloads.train.state import Agreement, agree
+from mms_workloads.transport.channel import PeerLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from mms_workloads.train.control import Inbox
+    from mms_workloads.sync.control import Inbox
 
-EPOCH = {"epoch": 2, "members": [[1, 0, "10.0.0.1"], [0, 3, "10.0.0.0"]], "urgent": False}
-LEASED = Message(wire.LEASED, {"epoch": 1, "data_epoch": 4, "block": 7})
+EPOCH = {"epoch": 2, "members": [[1, 0, "10.0.0.1:1"], [0, 3, "10.0.0.0:2"]], "urgent": False, "shards": []}
+LEASED = Message(wire.LEASED, {"epoch": 1, "data_epoch": 4, "block": 7, "start": 2, "fraction": 0.1})
+NONE_NOW = Message(wire.LEASED, {"epoch": 1, "block": None, "fraction": 0.1})
 BYE = Message(wire.BYE, {"outcome": {"result": "Complete", "reason": "TrainingComplete"}})
 
 
@@ -56,7 +60,7 @@ class Deaf(Control):
     """A control connection whose master is this test: `answers` arrive as soon as anything is sent."""
 
     def __init__(self, pod: Pod, *answers: Message) -> None:
-        super().__init__(pod, lambda: (0, None), plain=True)
+        super().__init__(pod, "127.0.0.1:1", lambda: (0, None), plain=True)
         self.answers, self.sent = answers, list[Message]()
 
     def wait(self, ready: Callable[[Inbox], Any], timeout: float | None = None) -> Any:
@@ -71,18 +75,29 @@ class Deaf(Control):
                 file(box, answer)
 
 
+class TenSamples:
+    """A learner whose blocks hold ten samples."""
+
+    def size(self, _: int) -> int:
+        return 10
+
+
+def leaser(pod: Pod, *answers: Message) -> Leaser:
+    return Leaser(Deaf(pod, *answers), 1, TenSamples(), Agreement(5))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ([LEASED], Lease(4, 7)),
-        ([Message(wire.LEASED, {"epoch": 1, "block": None})], None),
-        ([Message(wire.EPOCH, EPOCH)], None),
-        ([LEASED, Message(wire.EPOCH, EPOCH)], Lease(4, 7)),
+        ([LEASED], (Slice(4, 7, 2, 6, 10),)),
+        ([NONE_NOW], ()),
+        ([Message(wire.EPOCH, EPOCH)], ()),
+        ([LEASED, Message(wire.EPOCH, EPOCH)], (Slice(4, 7, 2, 6, 10),)),
     ],
     ids=["a block", "none now", "the next epoch was announced", "both"],
 )
-def test_take_lease(pod: Pod, answers: list[Message], expected: Lease | None) -> None:
-    assert take_lease(Deaf(pod, *answers), 1) == expected
+def test_samples_for_a_round(pod: Pod, answers: list[Message], expected: tuple[Slice, ...]) -> None:
+    assert leaser(pod, *answers).take(4) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,13 +107,23 @@ def test_take_lease(pod: Pod, answers: list[Message], expected: Lease | None) ->
 )
 def test_no_lease_any_more(pod: Pod, answer: Message) -> None:
     with pytest.raises(Superseded):
-        take_lease(Deaf(pod, LEASED, answer), 1)
+        leaser(pod, LEASED, answer).take(4)
 
 
-def test_a_lease_of_the_round_before_is_not_taken_again(pod: Pod) -> None:
-    control = Deaf(pod, Message(wire.LEASED, {"epoch": 1, "block": None}))
+def test_a_round_goes_over_the_end_of_a_block(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = Leaser(control, 1, TenSamples(), Agreement(5))  # type: ignore[arg-type]
+    assert one.take(6) == (Slice(4, 7, 2, 8, 10),)
+    assert len(control.sent) == 2  # the next block is asked for before this one is used up
+    control.answers = (Message(wire.LEASED, {"epoch": 1, "data_epoch": 4, "block": 8, "start": 0, "fraction": 0.1}),)
+    assert one.take(6) == (Slice(4, 7, 8, 10, 10), Slice(4, 7, 2, 6, 10))
+    assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
+
+
+def test_a_lease_of_the_epoch_before_is_not_taken(pod: Pod) -> None:
+    control = Deaf(pod, NONE_NOW)
     file(control.inbox, LEASED)
-    assert take_lease(control, 1) is None
+    assert Leaser(control, 1, TenSamples(), Agreement(5)).take(4) == ()  # type: ignore[arg-type]
 
 
 def test_what_arrives_is_filed(pod: Pod) -> None:
@@ -110,15 +135,14 @@ def test_what_arrives_is_filed(pod: Pod) -> None:
         Message(wire.SUSPEND),
         Message(wire.CHECKPOINT),
         Message(wire.BEGIN, {"epoch": 1}),
-        Message(wire.KV_VALUE, {"epoch": 1, "key": "k"}, b"v"),
     ):
         file(box, message)
     assert (box.plan, box.tasks[0].fields, box.suspend, box.checkpoint) == (b"plan", {"task": 1}, True, True)
-    assert (box.begin, box.values) == ({"epoch": 1}, {(1, "k"): b"v"})
+    assert box.begin == {"epoch": 1}
     file(box, Message(wire.EPOCH, EPOCH))
-    assert (box.begin, box.values) == (None, {})
+    assert box.begin is None
     assert box.announcement is not None
-    assert (box.announcement.ranks, box.announcement.addresses) == ((1, 0), ("10.0.0.1", "10.0.0.0"))
+    assert (box.announcement.ranks, box.announcement.addresses) == ((1, 0), ("10.0.0.1:1", "10.0.0.0:2"))
     assert [control.newer(1), control.newer(2), control.urgent(1)] == [True, False, False]
     file(box, Message(wire.WELCOME, {"incarnation": 1}))  # of a new master: what the old one asked for is void
     assert (len(box.tasks), box.suspend, box.checkpoint, box.plan) == (0, False, False, b"plan")
@@ -135,7 +159,7 @@ def test_a_master_that_was_replaced_is_left(pod: Pod) -> None:
 
 
 def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
-    control = Control(pod, lambda: (0, None), plain=True)
+    control = Control(pod, "127.0.0.1:1", lambda: (0, None), plain=True)
     control.send(wire.HEARTBEAT)
     control._loop = asyncio.new_event_loop()
     control._loop.close()
@@ -145,63 +169,10 @@ def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
 # Exchanges
 
 
-class Table:
-    """Groups of threads of this process: each collective meets at a barrier."""
-
-    def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size, timeout=10)
-        self.slots: list[torch.Tensor] = [torch.empty(0)] * size
-        self.groups = [Seat(self, position) for position in range(size)]
-
-    def meet(self, position: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-        self.slots[position] = tensor.clone()
-        self.barrier.wait()
-        all_of_them = list(self.slots)
-        self.barrier.wait()
-        return all_of_them
-
-
-class Seat(groups.Group):
-    def __init__(self, table: Table, position: int) -> None:
-        super().__init__(None, position, len(table.slots), set())
-        self.table = table
-        self.broadcasts_left = 1000
-
-    def all_reduce(self, tensor: torch.Tensor) -> None:
-        assert tensor.numel()
-        tensor.copy_(torch.stack(self.table.meet(self.position, tensor)).sum(0))
-
-    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        return self.table.meet(self.position, tensor)
-
-    def broadcast(self, tensor: torch.Tensor, source: int) -> None:
-        self.broadcasts_left -= 1
-        if self.broadcasts_left < 0:
-            raise PeerLost("gone")
-        tensor.copy_(self.table.meet(self.position, tensor)[source])
-
-
-def at_once(*work: Callable[[], object]) -> list[object]:
-    results: list[object] = [None] * len(work)
-
-    def run(index: int) -> None:
-        try:
-            results[index] = work[index]()
-        except Exception as error:  # noqa: BLE001 - the result of the thread
-            results[index] = error
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(work))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
-def states(count: int) -> list[State]:
-    made = [State.start(skipgram.initial_parameters(10, 4, 1), 5) for _ in range(count)]
+def states(count: int) -> list[EmbeddingState]:
+    made = [EmbeddingState.start(skipgram.initial_parameters(10, 4, 1)) for _ in range(count)]
     for state in made:
-        state.agreed(0, "l", [0] * 5)
+        agree(state, 0, "l", Progress.none(5))
     return made
 
 
@@ -212,19 +183,20 @@ def test_an_exchange_makes_all_ranks_equal() -> None:
         state.touches.vectors[rank] = 1
         state.working.contexts[9] += 1.0  # and one together, rarely touched: the changes add up
         state.touches.contexts[9] = 1
-    leases = [Lease(0, 0), None, Lease(0, 3)]
+    stats = Stats(7, 2.0, 0.5)
+    given = [Contribution(slices, stats) for slices in ((Slice(0, 0, 0, 1, 1),), (), (Slice(0, 3, 0, 2, 4),))]
     before = states(1)[0].base
     found = at_once(
         *(
-            lambda g=g, s=s, lease=lease: Ring(g).exchange(s, Contribution(lease, BlockStats(7, 2.0, 0.5)), 1e-6)  # type: ignore[misc]
-            for g, s, lease in zip(table.groups, ranks, leases, strict=True)
+            lambda r=r, s=s, mine=mine: r.exchange(s, mine, 1e-6)  # type: ignore[misc]
+            for r, s, mine in zip(table.rings(), ranks, given, strict=True)
         )
     )
-    assert found[0] == found[1] == found[2] == [Contribution(lease, BlockStats(7, 2.0, 0.5)) for lease in leases]
+    assert found[0] == found[1] == found[2] == given
     for state in ranks:
         assert torch.equal(state.base.vectors, ranks[0].base.vectors)
         assert torch.equal(state.working.contexts, ranks[0].base.contexts)
-        assert (state.step, state.applied) == (1, [1, 0, 0, 1, 0])
+        assert (state.agreement.step, state.agreement.progress) == (1, Progress([1, 0, 0, 0, 0], {3: (2, 4)}))
     torch.testing.assert_close(
         ranks[0].base.vectors[:3] - before.vectors[:3], torch.tensor([[1.0], [2], [3]]).expand(3, 4)
     )
@@ -234,9 +206,8 @@ def test_an_exchange_makes_all_ranks_equal() -> None:
 def test_a_round_without_blocks() -> None:
     """Such as the last one of an epoch whose successor was announced."""
     table, ranks = Table(2), states(2)
-    nothing = Contribution(None, BlockStats(0, 0.0, 0.0))
-    at_once(*(lambda g=g, s=s: Ring(g).exchange(s, nothing, 0.1) for g, s in zip(table.groups, ranks, strict=True)))  # type: ignore[misc]
-    assert [state.step for state in ranks] == [1, 1]
+    at_once(*(lambda r=r, s=s: r.exchange(s, Contribution(), 0.1) for r, s in zip(table.rings(), ranks, strict=True)))  # type: ignore[misc]
+    assert [state.agreement.step for state in ranks] == [1, 1]
     assert torch.equal(ranks[0].base.vectors, states(1)[0].base.vectors)
 
 
@@ -245,7 +216,8 @@ def test_share() -> None:
     second.base.vectors.add_(1)
     second.base.contexts.add_(2)
     first.touches.vectors.add_(3)
-    at_once(lambda: Ring(table.groups[0]).share(first, 1), lambda: Ring(table.groups[1]).share(second, 1))
+    one, two = table.rings()
+    at_once(lambda: one.share(first, 1), lambda: two.share(second, 1))
     for state in (first, second):
         assert torch.equal(state.base.vectors, second.base.vectors)
         assert torch.equal(state.working.contexts, second.base.contexts)
@@ -257,45 +229,54 @@ def test_a_share_that_is_cut_short_leaves_the_base_alone() -> None:
     table, (first, second) = Table(2), states(2)
     second.base.vectors.add_(1)
     before = first.base.clone()
-    for group in table.groups:
-        group.broadcasts_left = 1
-    results = at_once(lambda: Ring(table.groups[0]).share(first, 1), lambda: Ring(table.groups[1]).share(second, 1))
+    for seat in table.seats:
+        seat.broadcasts_left = 1
+    one, two = table.rings()
+    results = at_once(lambda: one.share(first, 1), lambda: two.share(second, 1))
     assert all(isinstance(result, PeerLost) for result in results)
     assert torch.equal(first.base.vectors, before.vectors)
+    assert torch.equal(first.base.contexts, before.contexts)
 
 
-def made_worker(pod: Pod) -> worker.Worker:
-    made = worker.Worker(pod, WordEmbedding(dimensions=4, minCount=1), plain=True)
-    words = vocabulary.cut({"a": 3, "b": 2}, made.task)
-    made.control.inbox.plan = plans.pack(plans.Plan((), 4, words))
-    made._prepare()
-    return made
+ALONE = Place(0, 1)
+
+
+@pytest.fixture
+def made(pod: Pod) -> Iterator[worker.Worker]:
+    job = pod.job.model_copy(update={"task": Task(wordEmbedding=WordEmbedding(dimensions=4, minCount=1))})
+    one = worker.Worker(dataclasses.replace(pod, job=job), Pulse(), plain=True)
+    words = vocabulary.cut({"a": 3, "b": 2}, WordEmbedding(minCount=1))
+    one.control.inbox.plan = plans.pack(plans.Plan((), 4, words))
+    one._prepare()
+    yield one
+    one.listener.close()
 
 
 def begin(**changes: Any) -> dict[str, Any]:
-    return {"source": 0, "step": 0, "equal": True, "checkpoint": None, "applied": [0], "lineage": "x", **changes}
+    progress = {"applied": [0], "partial": []}
+    return {"source": 0, "step": 0, "equal": True, "checkpoint": None, "progress": progress, "lineage": "x", **changes}
 
 
-def test_what_was_not_agreed_on_is_not_held(pod: Pod) -> None:
-    """A first state whose group broke before it was shared must not count as anybody's."""
-    made = made_worker(pod)
+def test_what_was_not_agreed_on_is_not_held(made: worker.Worker) -> None:
+    """A first state whose ring broke before it was shared must not count as anybody's."""
     table = Table(1)
-    made.group = table.groups[0]
-    table.groups[0].broadcasts_left = 0
+    table.seats[0].broadcasts_left = 0
+    (ring,) = table.rings()
     with pytest.raises(PeerLost):
-        made._agree(Ring(made.group), begin(step=9, equal=False))
+        made._agree(ring, ALONE, begin(step=9, equal=False))
     assert made.state is not None
     assert made._holds() == (0, None)
-    table.groups[0].broadcasts_left = 2
-    made._agree(Ring(made.group), begin(step=9, equal=False, applied=[4]))
+    table.seats[0].broadcasts_left = 2
+    made._agree(ring, ALONE, begin(step=9, equal=False))
     assert made._holds() == (0, 9)
     assert (made.state is not None, made._held() is made.state) == (True, True)
 
 
-def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = made_worker(pod)
-    made.group = Table(1).groups[0]
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    made: worker.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = {"uri": "file:///c", "step": 3, "digest": "sha256:0", "time": "t"}
+    (ring,) = Table(1).rings()
     for reason, expected in ((Reason.CREDENTIALS_INVALID, JobError), (Reason.ARTIFACT_CORRUPT, Superseded)):
 
         def fail(*_: object, reason: Reason = reason) -> None:
@@ -303,13 +284,12 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(pod: Pod, mo
 
         monkeypatch.setattr(checkpoint, "load", fail)
         with pytest.raises(expected):
-            made._agree(Ring(made.group), begin(step=3, checkpoint=reference))
+            made._agree(ring, ALONE, begin(step=3, checkpoint=reference))
 
 
-def test_another_plan_voids_what_was_learnt(pod: Pod) -> None:
-    made = made_worker(pod)
-    made.group = Table(1).groups[0]
-    made._agree(Ring(made.group), begin(step=9))
+def test_another_plan_voids_what_was_learnt(made: worker.Worker) -> None:
+    (ring,) = Table(1).rings()
+    made._agree(ring, ALONE, begin(step=9))
     made._prepare()
     assert made._holds() == (0, 9)
     assert made.plan is not None
@@ -318,61 +298,30 @@ def test_another_plan_voids_what_was_learnt(pod: Pod) -> None:
     assert made._holds() == (0, None)
 
 
-def test_checkpoints_are_written_one_at_a_time(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_written_one_at_a_time(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     writing, go = threading.Event(), threading.Event()
+    written = []
 
-    def save(*_: object) -> None:
+    def write(*_: object) -> dict[str, Any]:
+        written.append(1)
         writing.set()
         go.wait(10)
         raise JobError(Reason.STORAGE_DENIED, "full")
 
-    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint, "write_part", write)
     control, state = Deaf(pod), states(1)[0]
     saver = Checkpointer(pod.job, control, pod.scratch)
-    saver.save_if_asked(state)
-    assert not writing.is_set()
-    file(control.inbox, Message(wire.CHECKPOINT))
-    saver.save_if_asked(state)
+    saver.save(state, ALONE)
     assert writing.wait(10)
-    file(control.inbox, Message(wire.CHECKPOINT))
-    saver.save_if_asked(state)
-    assert control.inbox.checkpoint  # still to be done
+    saver.save(state, ALONE)
     go.set()
     assert saver._thread is not None
     saver._thread.join()
+    assert len(written) == 1
     (failed,) = control.sent
     assert (failed.kind, failed.fields["reason"], failed.fields["retryable"]) == (wire.FAILED, "StorageDenied", True)
     with pytest.raises(JobError, match="full"):
-        saver.save_last(state)
-
-
-# Sockets
-
-
-def test_socket_addresses() -> None:
-    four = b"\x02\x00\x73\x3c\x7f\x00\x00\x01" + bytes(8)
-    six = b"\x0a\x00\x73\x3d" + bytes(4) + socket.inet_pton(socket.AF_INET6, "fd00::1") + bytes(4)
-    anywhere = b"\x02\x00\x73\x3e\x00\x00\x00\x00" + bytes(8)
-    found = groups.socket_addresses(b"\x01\x01" + four + b"\x07" * 3 + six + anywhere)
-    assert found == {("127.0.0.1", 29500), ("fd00::1", 29501)}
-
-
-def test_connections_are_shut_and_listeners_stay() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as other:
-        address = listener.getsockname()
-        with (
-            socket.create_connection(address) as one,
-            listener.accept()[0],
-            socket.create_connection(other.getsockname()) as kept,
-            other.accept()[0] as peer,
-        ):
-            assert groups.shut_down_sockets({address}) == 2
-            one.settimeout(10)
-            assert one.recv(1) == b""
-            kept.sendall(b"x")
-            assert peer.recv(1) == b"x"
-            with socket.create_connection(address), listener.accept()[0]:
-                pass
+        saver.save_last(state, ALONE)
 
 
 # The corpus
@@ -400,7 +349,7 @@ def test_corpus(tmp_path: Path) -> None:
 def test_tidy(tmp_path: Path) -> None:
     for name in ("checkpoint-x", "artifact-y", "spool", "blocks-1"):
         (tmp_path / "s" / name / "file").mkdir(parents=True)
-    worker.tidy(tmp_path / "s")
+    process.tidy(tmp_path / "s")
     assert {p.name for p in (tmp_path / "s").iterdir()} == {"spool", "blocks-1"}
 
 
@@ -441,17 +390,17 @@ def _stop_and_wait(**_: object) -> int:
 def _supervise(how: str, log: str) -> None:
     os.environ["MMS_TERMINATION_LOG"] = log
     if how == "killed":
-        worker.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+        process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
     elif how == "out of memory":
         kills = iter(range(100))
         cpu.memory_kills = lambda *_: next(kills)  # type: ignore[assignment]
-        worker.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+        process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
     elif how == "bug":
-        worker.run = lambda **_: 1 // 0  # type: ignore[assignment]
+        process.run = lambda **_: 1 // 0  # type: ignore[assignment]
     elif how == "told to stop":
-        worker.run = _stop_and_wait
+        process.run = _stop_and_wait
     else:
-        worker.run = lambda **_: 3  # type: ignore[assignment]
+        process.run = lambda **_: 3  # type: ignore[assignment]
     os._exit(supervisor.supervise(plain=True))
 
 
@@ -467,10 +416,10 @@ def _supervise(how: str, log: str) -> None:
 )
 def test_supervisor(tmp_path: Path, how: str, code: int, reason: str | None) -> None:
     log = tmp_path / "log"
-    process = quick._context.Process(target=_supervise, args=(how, str(log)))
-    process.start()
-    process.join(60)
-    assert process.exitcode == code
+    started = quick._context.Process(target=_supervise, args=(how, str(log)))
+    started.start()
+    started.join(60)
+    assert started.exitcode == code
     if reason is None:
         assert not log.exists()
     else:

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COUNTING_BYTES = 8 << 20  # a counting task: large enough to hide a request, small enough to share among workers
-HOLD_OUT_EVERY = 50  # blocks: 2 % of the text is never trained on
-HOLD_OUT_FROM = 10  # blocks: of fewer, none can be spared
+HOLD_OUT_FROM = 10  # blocks: of fewer, none can be spared for evaluation
 COMPRESSED = (".gz", ".xz", ".bz2")
 
 
@@ -61,14 +60,13 @@ def counting_tasks(uris: Sequence[str], sizes: Sequence[int]) -> list[Block]:
     return whole + cut(plain, COUNTING_BYTES)
 
 
-def held_out(count: int) -> list[int]:
-    """The numbers of the blocks that are kept for evaluation: every 50th, from the middle of the data set's stride."""
-    if count < HOLD_OUT_FROM:
-        return []
-    first = min(HOLD_OUT_EVERY // 2, count // 2)
-    return list(range(first, count, HOLD_OUT_EVERY))
+def split(count: int, part: float) -> tuple[list[int], list[int]]:
+    """The numbers of the blocks to train on, and of those kept for evaluation: every 1/part-th, from mid-stride.
 
-
-def training(count: int) -> list[int]:
-    kept = set(held_out(count))
-    return [b for b in range(count) if b not in kept]
+    Of fewer than HOLD_OUT_FROM blocks none is kept.
+    """
+    if count < HOLD_OUT_FROM or not part:
+        return list(range(count)), []
+    every = max(2, round(1 / part))
+    kept = set(range(min(every // 2, count // 2), count, every))
+    return [b for b in range(count) if b not in kept], sorted(kept)

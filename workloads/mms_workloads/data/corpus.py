@@ -1,9 +1,9 @@
-"""A worker's view of the data set: counts words of tasks, and gives blocks as numbers."""
+"""A worker's view of a text data set: counts words of tasks, and gives blocks as numbers of words or as bytes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mms_workloads.data.reader import Reader
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mms_workloads.sync.plan import Plan
@@ -26,19 +27,52 @@ CACHE_BYTES = 2 << 30
 
 
 def count(
-    store: Store, uris: dict[int, str], segments: list[Segment], task: WordEmbedding, scratch: Path
+    store: Store, uris: dict[int, str], segments: list[Segment], task: WordEmbedding | None, scratch: Path
 ) -> tuple[Counter[str], dict[int, int]]:
-    """A counting task: words with counts, and the decompressed sizes of files that it read whole. Raises JobError."""
+    """A counting task: words with counts, and the decompressed sizes of files that it read whole. Raises JobError.
+
+    task None: sizes alone; nothing is read but what must be decompressed.
+    """
     names = [uris.get(i, "") for i in range(max(uris) + 1)]
     reader = Reader(store, names, scratch)
-    split = text.tokenizer(task.tokenizer)
     counts: Counter[str] = Counter()
-    for piece in reader.pieces(tuple(segments), COUNTING_BYTES):
-        for sentence in text.sentences(reader.text(piece), split):
-            counts.update(sentence)
-        vocabulary.prune(counts, vocabulary.counter_limit(task))
+    if task is not None:
+        split = text.tokenizer(task.tokenizer)
+        for piece in reader.pieces(tuple(segments), COUNTING_BYTES):
+            for sentence in text.sentences(reader.text(piece), split):
+                counts.update(sentence)
+            vocabulary.prune(counts, vocabulary.counter_limit(task))
     sizes = {s.file: reader.size(s.file) for s in segments if s.end is None}
     return counts, sizes
+
+
+class Cache:
+    """Encoded blocks on the scratch volume, up to CACHE_BYTES. folder: for one plan alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._bytes = sum(f.stat().st_size for f in folder.iterdir())
+
+    def get(self, block: int, encode: Callable[[int], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """`encode(block)`, from the cache where it is there. Raises JobError."""
+        path = self._folder / f"{block}.npy"
+        if path.exists():
+            kept: np.ndarray[Any, Any] = np.load(path)
+            return kept
+        encoded = encode(block)
+        if self._bytes + encoded.nbytes <= CACHE_BYTES:
+            partial = path.with_suffix(".partial")
+            try:
+                with partial.open("wb") as file:
+                    np.save(file, encoded)
+            except OSError as error:
+                raise JobError(
+                    Reason.INTERNAL, f"the scratch volume cannot be written ({error}): make it larger", retryable=True
+                ) from error
+            partial.replace(path)
+            self._bytes += encoded.nbytes
+        return encoded
 
 
 class Corpus:
@@ -53,29 +87,13 @@ class Corpus:
         self._reader.expect(plan.files)
         self._numbers = plan.vocabulary.numbers()
         self._split = text.tokenizer(task.tokenizer)
-        self._cache = cache
-        cache.mkdir(parents=True, exist_ok=True)
-        self._cached_bytes = sum(f.stat().st_size for f in self._cache.iterdir())
+        self._cache = Cache(cache)
 
     def tokens(self, block: int) -> Tensor:
         """Raises JobError."""
-        path = self._cache / f"{block}.i32"
-        if path.exists():
-            return torch.from_numpy(np.fromfile(path, dtype=np.int32).astype(np.int64))
-        ids = self._encode(block)
-        if self._cached_bytes + ids.nbytes <= CACHE_BYTES:
-            partial = path.with_suffix(".partial")
-            try:
-                ids.tofile(partial)
-            except OSError as error:
-                raise JobError(
-                    Reason.INTERNAL, f"the scratch volume cannot be written ({error}): make it larger", retryable=True
-                ) from error
-            partial.replace(path)
-            self._cached_bytes += ids.nbytes
-        return torch.from_numpy(ids.astype(np.int64))
+        return torch.from_numpy(self._cache.get(block, self._encode).astype(np.int64))
 
-    def _encode(self, block: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    def _encode(self, block: int) -> np.ndarray[Any, Any]:
         number = self._numbers.get
         ids: list[int] = []
         for part in self._reader.texts(self.blocks[block]):
@@ -83,3 +101,21 @@ class Corpus:
                 ids += [i for word in sentence if (i := number(word)) is not None]
                 ids.append(-1)
         return np.array(ids, dtype=np.int32)
+
+
+class ByteCorpus:
+    """Blocks as the bytes of their UTF-8 text, uint8."""
+
+    def __init__(self, store: Store, plan: Plan, cache: Path) -> None:
+        self.blocks = plan.blocks()
+        self._reader = Reader(store, [f.uri for f in plan.files], cache.parent)
+        self._reader.expect(plan.files)
+        self._cache = Cache(cache)
+
+    def bytes(self, block: int) -> Tensor:
+        """Raises JobError."""
+        return torch.from_numpy(self._cache.get(block, self._encode))
+
+    def _encode(self, block: int) -> np.ndarray[Any, Any]:
+        content = "".join(self._reader.texts(self.blocks[block])).encode()
+        return np.frombuffer(content, dtype=np.uint8).copy()

@@ -89,49 +89,63 @@ def no_touches(vocabulary: int) -> Touches:
     return Touches(torch.zeros(vocabulary), torch.zeros(vocabulary))
 
 
-def learning_rate(initial: float, progress: float) -> float:
-    """Linear decay over the whole job; word2vec's floor of 1/10,000. `progress` in [0, 1]."""
-    return initial * max(1e-4, 1.0 - progress)
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A block with all that chance decides: which words are used, with what reach, against which negatives.
+
+    Of G chunks: centres [G, L] and contexts [G, L+2w] as word numbers and as sentence numbers (-1: padding), reach
+    [G, L, 1], negatives [G, K].
+    """
+
+    seen: int  # tokens of the block, before subsampling
+    centres: Tensor
+    contexts: Tensor
+    centre_sentences: Tensor
+    context_sentences: Tensor
+    reach: Tensor
+    negatives: Tensor
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The rows of vectors and of contexts that training on it reads; int64, ascending."""
+        outputs = torch.cat((self.contexts.reshape(-1), self.negatives.reshape(-1)))
+        return torch.unique(self.centres), torch.unique(outputs)
 
 
-def train_block(
-    parameters: Parameters,
-    touches: Touches,
-    tokens: Tensor,
-    words: Distribution,
-    task: WordEmbedding,
-    *,
-    rng: torch.Generator,
-    rates: tuple[float, float],
-) -> BlockStats:
-    """Trains on a block in place. tokens: int64 [n], -1 ends a sentence; rates: learning rate at start and end."""
+def draw(tokens: Tensor, words: Distribution, task: WordEmbedding, rng: torch.Generator) -> Drawn:
+    """tokens: int64 [n], -1 ends a sentence."""
     seen = int((tokens >= 0).sum())
     ids, sentences = _subsample(tokens, words.keep, rng)
-    if ids.numel() == 0:
-        return BlockStats(seen, 0.0, 0.0)
-    window, count = task.window, ids.numel()
-    chunks = math.ceil(count / CHUNK)
+    window = task.window
+    chunks = max(1, math.ceil(ids.numel() / CHUNK))
     centre_ids, context_ids = _chunks(ids, window, chunks, 0)
     centre_sentences, context_sentences = _chunks(sentences, window, chunks, -1)
     reach = torch.randint(1, window + 1, (chunks, CHUNK, 1), generator=rng)
     draws = torch.rand(chunks, SHARED_NEGATIVES, dtype=torch.float64, generator=rng)
     negative_ids = torch.searchsorted(words.noise, draws).clamp_(max=words.noise.numel() - 1)
+    return Drawn(seen, centre_ids, context_ids, centre_sentences, context_sentences, reach, negative_ids)
+
+
+def train_block(
+    parameters: Parameters, touches: Touches, block: Drawn, task: WordEmbedding, *, rates: tuple[float, float]
+) -> BlockStats:
+    """Trains on a block in place. rates: learning rate at start and end."""
+    window, chunks = task.window, block.centres.shape[0]
     distance = (torch.arange(CHUNK + 2 * window)[None, :] - window - torch.arange(CHUNK)[:, None]).abs()
     distance = torch.where(distance == 0, window + 1, distance)  # a word is no context of itself
     # A vocabulary of a few words is all frequent words: smaller batches keep their updates from piling up.
-    step = max(1, min(BATCH, 8 * words.keep.numel()) // CHUNK)
+    step = max(1, min(BATCH, 8 * parameters.vectors.shape[0]) // CHUNK)
     pairs = loss = sampled = 0.0
     for number, start in enumerate(range(0, chunks, step)):
         part = slice(start, min(start + step, chunks))
         rate = rates[0] + (rates[1] - rates[0]) * start / chunks
-        same = centre_sentences[part, :, None] == context_sentences[part, None, :]
-        inside = centre_sentences[part, :, None] >= 0
-        positive = ((distance <= reach[part]) & same & inside).float()
-        outputs = torch.cat((context_ids[part], negative_ids[part]), 1)
+        same = block.centre_sentences[part, :, None] == block.context_sentences[part, None, :]
+        inside = block.centre_sentences[part, :, None] >= 0
+        positive = ((distance <= block.reach[part]) & same & inside).float()
+        outputs = torch.cat((block.contexts[part], block.negatives[part]), 1)
         batch_pairs, batch_loss = _step(
             parameters,
             touches,
-            centre_ids[part],
+            block.centres[part],
             outputs,
             positive,
             negatives=task.negatives,
@@ -142,7 +156,7 @@ def train_block(
         if batch_loss is not None:
             loss += batch_loss
             sampled += batch_pairs
-    return BlockStats(seen, pairs, loss / sampled if sampled else 0.0)
+    return BlockStats(block.seen, pairs, loss / sampled if sampled else 0.0)
 
 
 def _step(

@@ -1,14 +1,14 @@
 """Checkpoints in the run's storage, without what is inside them (train.checkpoint knows that).
 
-<storage>/checkpoints/step-<step>-<token>/: files first, manifest.json last. A folder without a manifest was cut short
-and means nothing; so a save survives a kill at any byte, and the checkpoint before it stays valid till the next one is.
+<storage>/checkpoints/step-<step>-<lineage>/: each rank writes its part, then the master the manifest.json. A folder
+without a manifest was cut short and means nothing; so a save survives a kill at any byte, and the checkpoint before it
+stays valid till the next one is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+PLAN = "plan.bin"
 _HASH_BYTES = 4 << 20
 
 
@@ -35,14 +37,24 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(sha256=digest.hexdigest(), size=path.stat().st_size)
 
 
-def save(storage: Store, files: dict[str, Path], step: int) -> CheckpointRef:
-    """Uploads the files, reads them back, writes the manifest: on return the checkpoint is durable. Raises JobError."""
-    folder = stores.child(storage, f"checkpoints/step-{step:010d}-{secrets.token_hex(4)}")
+def folder(step: int, lineage: str) -> str:
+    """Of a checkpoint: the same name on all ranks, and another one for another state."""
+    return f"step-{step:010d}-{lineage[:8]}"
+
+
+def upload(target: Store, files: dict[str, Path]) -> dict[str, FileEntry]:
+    """Uploads the files of one part and reads them back: on return they are durable. Raises JobError."""
     entries = {name: file_entry(path) for name, path in files.items()}
     for name, path in files.items():
-        stores.upload(stores.child(folder, name), path)
+        stores.upload(stores.child(target, name), path)
     for name, entry in entries.items():
-        verify(stores.child(folder, name), entry)
+        verify(stores.child(target, name), entry)
+    return entries
+
+
+def commit(storage: Store, name: str, entries: dict[str, FileEntry], step: int) -> CheckpointRef:
+    """Writes the manifest over parts that are durable: on return the checkpoint is valid. Raises JobError."""
+    target = stores.child(storage, f"checkpoints/{name}")
     time = now()
     manifest = {
         "contractVersion": 1,
@@ -51,10 +63,10 @@ def save(storage: Store, files: dict[str, Path], step: int) -> CheckpointRef:
         "files": {name: entry.model_dump() for name, entry in entries.items()},
     }
     data = json.dumps(manifest, indent=1, sort_keys=True).encode()
-    stores.write_bytes(stores.child(folder, MANIFEST), data)
-    if stores.read_bytes(stores.child(folder, MANIFEST)) != data:
-        raise JobError(Reason.STORAGE_UNREACHABLE, f"{folder.uri}/{MANIFEST} reads back differently", retryable=True)
-    return CheckpointRef(uri=folder.uri, step=step, digest="sha256:" + hashlib.sha256(data).hexdigest(), time=time)
+    stores.write_bytes(stores.child(target, MANIFEST), data)
+    if stores.read_bytes(stores.child(target, MANIFEST)) != data:
+        raise JobError(Reason.STORAGE_UNREACHABLE, f"{target.uri}/{MANIFEST} reads back differently", retryable=True)
+    return CheckpointRef(uri=target.uri, step=step, digest="sha256:" + hashlib.sha256(data).hexdigest(), time=time)
 
 
 def verify(file: Store, entry: FileEntry) -> None:
@@ -74,8 +86,8 @@ def verify(file: Store, entry: FileEntry) -> None:
 
 def latest(storage: Store, excluded: frozenset[str] = frozenset()) -> CheckpointRef | None:
     """The newest checkpoint with a readable manifest; `excluded`: URIs of damaged ones. Raises JobError."""
-    for folder in sorted(_folders(storage), reverse=True):
-        uri = f"{storage.uri.rstrip('/')}/checkpoints/{folder}"
+    for name in sorted(_folders(storage), reverse=True):
+        uri = f"{storage.uri.rstrip('/')}/checkpoints/{name}"
         if uri in excluded:
             continue
         try:
@@ -127,13 +139,13 @@ def prune(storage: Store, keep: int, newest: CheckpointRef) -> None:
     current = newest.uri.rpartition("/")[2]
     folders: dict[str, bool] = {}  # with a manifest
     for uri in stores.list_folder(stores.child(storage, "checkpoints")):
-        folder, name = uri.split("/")[-2:]
-        folders[folder] = folders.get(folder, False) or name == MANIFEST
+        one, name = uri.split("/")[-2:]
+        folders[one] = folders.get(one, False) or name == MANIFEST
     older = sorted((f for f in folders if f < current), reverse=True)
     kept = [current, *(f for f in older if folders[f])][:keep]
-    for folder in older:
-        if folder < kept[-1]:
-            stores.remove_folder(stores.child(storage, f"checkpoints/{folder}"))
+    for one in older:
+        if one < kept[-1]:
+            stores.remove_folder(stores.child(storage, f"checkpoints/{one}"))
 
 
 def _folders(storage: Store) -> set[str]:

@@ -1,4 +1,4 @@
-"""A worker's connection to the master, in a thread of its own, so that heartbeats go on while the worker computes.
+"""A worker's or shard's connection to the master, in a thread of its own, so that heartbeats go on while it computes.
 
 What the master says is kept in an Inbox; the worker's thread waits on it. The connection is made again, with bounded
 backoff, for as long as it takes: a new master finds the worker with all that it holds.
@@ -40,12 +40,13 @@ class Superseded(Exception):  # noqa: N818 - an event in the life of an epoch, n
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """A membership epoch as the master announced it. addresses: of its members, oldest first."""
+    """A membership epoch as the master announced it. addresses: host:port of its members, oldest first."""
 
     epoch: int
     ranks: tuple[int, ...]
     addresses: tuple[str, ...]
     urgent: bool
+    shards: tuple[str, ...] = ()  # addresses of the parameter shards, in the order of their parts
 
 
 @dataclass(slots=True)
@@ -55,12 +56,12 @@ class Inbox:
     changed: threading.Condition = field(default_factory=threading.Condition)
     announcement: Announcement | None = None
     begin: dict[str, Any] | None = None
-    leased: dict[str, Any] | None = None
+    leased: deque[dict[str, Any]] = field(default_factory=deque)
     tasks: deque[Message] = field(default_factory=deque)
     plan: bytes | None = None
-    values: dict[tuple[int, str], bytes] = field(default_factory=dict)
     suspend: bool = False
     checkpoint: bool = False
+    go: int = 0  # the epoch whose shards all have their rows
     bye: Outcome | None = None
     refused: str | None = None
     stopping: bool = False  # SIGTERM
@@ -69,8 +70,17 @@ class Inbox:
 class Control:
     """Use as a context manager. `holds()` tells a master what this worker has: (last epoch, step or None)."""
 
-    def __init__(self, pod: Pod, holds: Callable[[], tuple[int, int | None]], *, plain: bool = False) -> None:
-        self._pod, self._holds, self._plain = pod, holds, plain
+    def __init__(
+        self,
+        pod: Pod,
+        address: str,
+        holds: Callable[[], tuple[int, int | None]],
+        *,
+        beat: Callable[[], None] = lambda: None,
+        plain: bool = False,
+    ) -> None:
+        """address: host:port at which peers find this pod. beat: called while the thread is alive."""
+        self._pod, self._address, self._holds, self._beat, self._plain = pod, address, holds, beat, plain
         self.inbox = Inbox()
         self.on_over: Callable[[], None] = lambda: (
             None
@@ -132,10 +142,19 @@ class Control:
         loop = self._loop
         assert loop is not None  # noqa: S101 - the thread is started after it was made
         asyncio.set_event_loop(loop)
+        beats = loop.create_task(self._keep_beating())
         try:
             loop.run_until_complete(self._stay_connected())
         finally:
+            beats.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(beats)
             loop.close()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _stay_connected(self) -> None:
         context = None if self._plain else tls.client_context(self._pod.tls_dir)
@@ -201,9 +220,10 @@ class Control:
             "uid": job.uid,
             "run": job.run,
             "attempt": pod.attempt,
+            "role": pod.role,
             "rank": pod.rank,
             "incarnation": pod.incarnation,
-            "address": pod.ip,
+            "address": self._address,
             "epoch": epoch,
             "step": step,
             "plan": plans.digest(plan) if plan else None,
@@ -243,15 +263,14 @@ def file(box: Inbox, message: Message) -> None:  # noqa: C901 - one line for eac
             box.plan = message.data
         case wire.EPOCH:
             ranks, addresses = tuple(m[0] for m in f["members"]), tuple(m[2] for m in f["members"])
-            box.announcement = Announcement(f["epoch"], ranks, addresses, f["urgent"])
+            box.announcement = Announcement(f["epoch"], ranks, addresses, f["urgent"], tuple(f["shards"]))
             box.begin = None
-            box.values.clear()
         case wire.BEGIN:
             box.begin = f
+        case wire.GO:
+            box.go = f["epoch"]
         case wire.LEASED:
-            box.leased = f
-        case wire.KV_VALUE:
-            box.values[f["epoch"], f["key"]] = message.data
+            box.leased.append(f)
         case wire.SUSPEND:
             box.suspend = True
         case wire.CHECKPOINT:

@@ -7,10 +7,10 @@ threads) reach out. It is soft state: all of it can be made again from what the 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import (
@@ -18,11 +18,13 @@ from mms_workloads.contract import (
     ArtifactRef,
     CheckpointRef,
     Desired,
+    Gone,
     Incident,
+    JobFile,
     Outcome,
+    ParameterServer,
     Reason,
     StatusReport,
-    WordEmbedding,
 )
 from mms_workloads.data import blocks, vocabulary
 from mms_workloads.logs import logger
@@ -31,9 +33,12 @@ from mms_workloads.store import Found, JobError
 from mms_workloads.sync import checkpoints, startup, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.counting import Counting
-from mms_workloads.sync.leases import Lease, Leases
+from mms_workloads.sync.forming import Forming, Held, decide
+from mms_workloads.sync.leases import Leases, Progress, Slice
+from mms_workloads.sync.links import Link
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS, Epoch, Fence, Hello, Membership, Refusal
-from mms_workloads.sync.rendezvous import Rendezvous
+from mms_workloads.sync.saving import Saving
+from mms_workloads.sync.shards import Shards
 from mms_workloads.sync.speed import Speed
 from mms_workloads.sync.wire import Message
 
@@ -46,58 +51,31 @@ KEPT_INCIDENTS = 50
 BROKEN_GRACE_SECONDS = 1.0
 
 
-@dataclass(slots=True)
-class Link:
-    """A worker's control connection."""
-
-    rank: int
-    send: Callable[[Message], None]
-    close: Callable[[], None]
-    plan: str | None = None  # the digest of the plan that it has
-    counts: bool = False  # has a counting task
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The state that a member brings. Two of the same lineage and step are the same to the bit."""
-
-    step: int | None  # None: it has none
-    lineage: str | None
-    applied: list[int] | None
-
-
-@dataclass(slots=True)
-class Forming:
-    """How far the newest epoch has come."""
-
-    ready: dict[int, Held] = field(default_factory=dict)  # by rank
-    begun: bool = False  # all were ready and know whose state counts
-    started: set[int] = field(default_factory=set)  # ranks that have met the others and asked for a block
-
-
 class Coordinator:
     def __init__(self, pod: Pod, files: list[Found] | None, checkpoint: startup.Checkpointed | None) -> None:
         """files: the data set, where no checkpoint says what it is."""
         job = pod.job
-        assert job.task.wordEmbedding is not None  # noqa: S101 - read_pod refused the job file otherwise
         self.pod, self.job = pod, job
-        self.task: WordEmbedding = job.task.wordEmbedding
         self.log = logger(job=f"{job.job.namespace}/{job.job.name}", role="master")
-        self.membership = Membership(Fence(job.job.uid, job.job.run, pod.attempt), job.workers)
-        self.links: dict[int, Link] = {}
+        self.membership = Membership(Fence(job.job.uid, job.job.run, pod.attempt), job.workers, job.minWorkers)
+        self.links: dict[int, Link] = {}  # workers', by rank
+        fence = self.membership.fence
+        self.shards = Shards.of(job.parameterServer or ParameterServer(), fence) if _served(job) else None
+        self.gone: dict[tuple[str, int], tuple[int, float]] = {}  # role and rank: incarnation, when it was heard last
         self.plan: bytes | None = None
         self.leases: Leases | None = None
         self.files, self.counting = files, Counting.start(files) if files else None
         self.forming = Forming()
         self.again_at: float | None = None  # when the epoch is given up although nobody was lost
         self.again_why = ""
-        self.rendezvous = Rendezvous()
         self.checkpoint = checkpoint.ref if checkpoint else None
-        self.checkpoint_progress = checkpoint.applied if checkpoint else None
+        self.checkpoint_progress = checkpoint.progress if checkpoint else None
+        self.savings: dict[str, Saving] = {}  # by folder
         self.bad_checkpoints: frozenset[str] = frozenset()
         self.reloading = False  # looking for a checkpoint before a damaged one
         self.checkpoint_due = 0.0
-        self.step, self.words, self.exporting = 0, 0, False
+        self.save_wanted = False  # shards write a checkpoint between two epochs
+        self.step, self.exporting = 0, False
         self.speed = Speed()
         self.incidents: deque[Incident] = deque(maxlen=KEPT_INCIDENTS)
         self.suspend = False
@@ -107,7 +85,7 @@ class Coordinator:
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         if checkpoint:
-            self._adopt_plan(checkpoint.plan).restore(checkpoint.applied)
+            self._adopt_plan(checkpoint.plan).restore(checkpoint.progress)
             self.step = checkpoint.ref.step
 
     # What arrives
@@ -115,9 +93,10 @@ class Coordinator:
     def hello(self, message: Message, send: Callable[[Message], None], close: Callable[[], None]) -> Link | None:
         """Lets a worker in; None after it was told why not."""
         f = message.fields
-        peer = Hello(
-            Fence(f["uid"], f["run"], f["attempt"]), f["rank"], f["incarnation"], f["address"], f["epoch"], f["step"]
-        )
+        fence = Fence(f["uid"], f["run"], f["attempt"])
+        peer = Hello(fence, f["rank"], f["incarnation"], f["address"], f["epoch"], f["step"])
+        if f["role"] == "shard":
+            return self._hello_shard(peer, f["plan"], send, close)
         answer = self.membership.hello(peer, time.monotonic())
         if isinstance(answer, Refusal):
             self.log.warning("peer refused", rank=peer.rank, incarnation=peer.incarnation, reason=answer.message)
@@ -134,8 +113,9 @@ class Coordinator:
         elif self.membership.epoch:
             self._incident("WorkerJoined", peer.rank, "let in by the next membership epoch")
         self.membership = answer
-        link = Link(peer.rank, send, close, f["plan"])
+        link = Link(peer.rank, peer.incarnation, send, close, f["plan"])
         self.links[peer.rank] = link
+        self.gone.pop(("worker", peer.rank), None)
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
         if self.outcome:
             send(Message(wire.BYE, {"outcome": self.outcome.model_dump(mode="json")}))
@@ -145,32 +125,69 @@ class Coordinator:
         self.tick()
         return link
 
+    def _hello_shard(
+        self, peer: Hello, plan: str | None, send: Callable[[Message], None], close: Callable[[], None]
+    ) -> Link | None:
+        shards = self.shards
+        refusal = shards.hello(peer, time.monotonic()) if shards else Refusal("this run has no parameter shards")
+        if refusal or shards is None:
+            send(Message(wire.REFUSED, {"message": refusal.message if refusal else ""}))
+            return None
+        old = shards.links.get(peer.rank)
+        if old:
+            old.send(Message(wire.REFUSED, {"message": "another process of this shard has connected"}))
+            old.close()
+        link = Link(peer.rank, peer.incarnation, send, close, plan, role="shard")
+        shards.links[peer.rank] = link
+        self.gone.pop(("shard", peer.rank), None)
+        send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
+        if self.outcome:
+            send(Message(wire.BYE, {"outcome": self.outcome.model_dump(mode="json")}))
+        elif self.plan is None and plan:
+            send(Message(wire.SEND_PLAN))
+        self.log.info("shard joined", rank=peer.rank, incarnation=peer.incarnation, step=peer.step)
+        self.tick()
+        return link
+
     def received(self, link: Link, message: Message) -> None:
-        if self.links.get(link.rank) is not link:
+        if self._links(link.role).get(link.rank) is not link:
             return  # a connection that was replaced: nothing it says counts
-        self.membership = self.membership.heard(link.rank, time.monotonic())
-        handler = self._handlers().get(message.kind)
+        if link.role == "shard" and self.shards:
+            self.shards.membership = self.shards.membership.heard(link.rank, time.monotonic())
+            handler = self._shard_handlers().get(message.kind)
+        else:
+            self.membership = self.membership.heard(link.rank, time.monotonic())
+            handler = self._handlers().get(message.kind)
         if handler:
             handler(link, message)
         if message.kind != wire.HEARTBEAT:
             self.tick()
 
-    def lost(self, link: Link, why: str) -> None:
-        """The connection is gone or the worker takes its leave."""
-        if self.links.get(link.rank) is not link:
+    def lost(self, link: Link, why: str, *, told: bool = False) -> None:
+        """The connection is gone, or the pod takes its leave since it was `told` to end."""
+        if self._links(link.role).get(link.rank) is not link:
             return
-        del self.links[link.rank]
-        self._release(link)
-        self.membership = self.membership.lose([link.rank])
+        if not told:
+            self.gone[link.role, link.rank] = (link.incarnation, time.monotonic())
+        if link.role == "shard" and self.shards:
+            self.shards.lost(link.rank)
+        else:
+            del self.links[link.rank]
+            self._release(link)
+            self.membership = self.membership.lose([link.rank])
         if not self.outcome:
-            self._incident("WorkerLost", link.rank, why)
-            self.log.warning("worker lost", rank=link.rank, why=why, epoch=self.membership.last_number)
+            self._incident("WorkerLost" if link.role == "worker" else "ShardLost", link.rank, why)
+            self.log.warning("lost", role=link.role, rank=link.rank, why=why, epoch=self.membership.last_number)
         self.tick()
 
     def desire(self, desired: Desired) -> None:
-        self.membership = self.membership.want(desired.workers)
+        self.membership = self.membership.want(desired.workers, desired.minWorkers)
         self.suspend = self.suspend or desired.suspend
-        if self.suspend and self.forming.begun:
+        if self.shards:
+            if desired.shards:
+                self.shards.membership = self.shards.membership.want(desired.shards)
+            self.save_wanted = self.save_wanted or self.suspend
+        elif self.suspend and self.forming.begun:
             self._tell_members(Message(wire.SUSPEND))
         self.tick()
 
@@ -186,6 +203,13 @@ class Coordinator:
             link.close()
             self.lost(link, "no heartbeat")
             return  # lost() has ticked
+        for rank in self.shards.overdue(now) if self.shards else ():
+            link = self.shards.links[rank] if self.shards else self.links[rank]
+            link.close()
+            self.lost(link, "no heartbeat")
+            return
+        if self.shards and self.membership.epoch:
+            self._call_shards(self.membership.epoch, self.shards)
         if self.suspend and self._nothing_to_save(now):
             self._suspended(self.checkpoint)
         elif self.plan is None:
@@ -194,14 +218,18 @@ class Coordinator:
             self._advance()
         elif self._checkpoint_due(now):
             self.checkpoint_due = now + self.job.checkpoint.intervalSeconds
-            self._first_member().send(Message(wire.CHECKPOINT))
+            if self.shards:
+                self.save_wanted = True  # in the next epoch's beginning, when all shards rest at the same step
+                self.tick()
+            else:
+                self._tell_members(Message(wire.CHECKPOINT))
 
     def finish(self, outcome: Outcome) -> None:
         if self.outcome:
             return
         self.outcome = outcome
         self.log.info("run ended", result=outcome.result, reason=outcome.reason, message=outcome.message)
-        for link in self.links.values():
+        for link in self.all_links():
             link.send(Message(wire.BYE, {"outcome": outcome.model_dump(mode="json")}))
         self.ended.set()
 
@@ -210,8 +238,8 @@ class Coordinator:
 
     def status(self) -> StatusReport:
         fraction = self.leases.fraction() if self.leases else 0.0
-        speed = None if self.exporting else self.speed.words_per_second()
-        left = int(self.words * self.job.optimizer.epochs * (1 - fraction) / speed) if speed and fraction < 1 else None
+        speed = None if self.exporting else self.speed.samples_per_second()
+        left = None if self.exporting else self.speed.seconds_left(fraction)
         return StatusReport(
             uid=self.job.job.uid,
             run=self.job.job.run,
@@ -219,6 +247,8 @@ class Coordinator:
             activity=self._activity(),
             epoch=self.membership.epoch.number if self.membership.epoch else 0,
             workersReady=len(self.links),
+            shardsReady=len(self.forming.serving & set(self.shards.links)) if self.shards else 0,
+            gone=self._gone(),
             step=self.step,
             percent=int(100 * fraction),
             loss=self.speed.loss,
@@ -243,9 +273,20 @@ class Coordinator:
             wire.CHECKPOINT_INVALID: self._checkpoint_invalid,
             wire.EXPORTED: self._exported,
             wire.FAILED: self._failed,
-            wire.LEAVE: lambda link, _: self.lost(link, "it was told to stop"),
-            wire.KV_SET: self._kv_set,
-            wire.KV_GET: self._kv_get,
+            wire.LEAVE: lambda link, _: self.lost(link, "it was told to stop", told=True),
+        }
+
+    def _shard_handlers(self) -> dict[str, Callable[[Link, Message], None]]:
+        return {
+            wire.PLAN: lambda _, m: self._plan_from_worker(m.data),
+            wire.READY: self._shard_ready,
+            wire.FILLED: self._shard_filled,
+            wire.STARTED: self._shard_started,
+            wire.BROKEN: self._broken,
+            wire.CHECKPOINTED: self._checkpointed,
+            wire.CHECKPOINT_INVALID: self._checkpoint_invalid,
+            wire.FAILED: self._failed,
+            wire.LEAVE: lambda link, _: self.lost(link, "it was told to stop", told=True),
         }
 
     def _counted(self, link: Link, message: Message) -> None:
@@ -254,7 +295,9 @@ class Coordinator:
             return
         sizes = {int(k): v for k, v in message.fields["sizes"].items()}
         counts = vocabulary.unpack_counts(message.data)
-        self.counting.add(message.fields["task"], counts, sizes, vocabulary.counter_limit(self.task))
+        task = self.job.task.wordEmbedding
+        limit = vocabulary.counter_limit(task) if task else 0
+        self.counting.add(message.fields["task"], counts, sizes, limit)
 
     def _plan_from_worker(self, data: bytes) -> None:
         if self.plan is None:
@@ -264,27 +307,79 @@ class Coordinator:
         epoch, f = self.membership.epoch, message.fields
         if epoch is None or f["epoch"] != epoch.number or self.forming.begun:
             return
-        self.forming.ready[link.rank] = Held(f["step"], f["lineage"], f["applied"])
-        if len(self.forming.ready) == len(epoch.members):
+        progress = Progress.read(f["progress"]) if f["progress"] else None
+        self.forming.ready[link.rank] = Held(f["step"], f["lineage"], progress)
+        if self.shards is None and len(self.forming.ready) == len(epoch.members):
             self._begin(epoch)
 
-    def _lease(self, link: Link, message: Message) -> None:
-        if not self._current(message):
+    def _call_shards(self, epoch: Epoch, shards: Shards) -> None:
+        """When all workers are out of the epoch before, and all shards that this one needs are there."""
+        ready = len(self.forming.ready) == len(epoch.members) and not self.membership.broken()
+        if ready and not self.forming.called and shards.complete() and self.plan:
+            self.forming.called = True
+            shards.call(epoch, self.plan, plans.digest(self.plan))
+
+    def _shard_ready(self, link: Link, message: Message) -> None:
+        epoch, shards = self.membership.epoch, self.shards
+        if epoch is None or shards is None or message.fields["epoch"] != epoch.number or self.forming.begun:
             return
-        self.forming.started.add(link.rank)
-        lease = self.leases.take(link.rank) if self.leases else None
-        fields = {"data_epoch": lease.data_epoch, "block": lease.block} if lease else {"block": None}
-        link.send(Message(wire.LEASED, {"epoch": message.fields["epoch"], **fields}))
+        if shards.heard(link.rank, message.fields["held"]):
+            self._begin_with_shards(epoch, shards)
+
+    def _shard_filled(self, link: Link, message: Message) -> None:
+        if not self._current(message) or self.shards is None:
+            return
+        self.forming.filled.add(link.rank)
+        if self.forming.filled >= set(range(self.shards.layout)):
+            self.shards.tell(Message(wire.GO, {"epoch": message.fields["epoch"]}))
+
+    def _shard_started(self, link: Link, message: Message) -> None:
+        if not self._current(message) or self.shards is None:
+            return
+        self.forming.serving.add(link.rank)
+        if self.forming.serving >= set(range(self.shards.layout)):
+            self.shards.serve()
+            self._tell_members(Message(wire.BEGIN, self.forming.told))
+
+    def _lease(self, link: Link, message: Message) -> None:
+        """Answered when the rounds that the worker has finished are known here: they may free blocks for it."""
+        if self._current(message):
+            self.forming.started.add(link.rank)
+            self.forming.asking.append((link.rank, message.fields["step"]))
+            self._answer_leases()
+
+    def _answer_leases(self) -> None:
+        asking, self.forming.asking = self.forming.asking, []
+        for rank, step in asking:
+            if step > self.step:
+                self.forming.asking.append((rank, step))
+                continue
+            lease = self.leases.take(rank) if self.leases else None
+            fraction = self.leases.fraction() if self.leases else 0.0
+            fields: dict[str, Any] = {"epoch": self.membership.last_number, "block": None, "fraction": fraction}
+            if lease:
+                fields |= {"data_epoch": lease.data_epoch, "block": lease.block, "start": lease.start}
+            self.links[rank].send(Message(wire.LEASED, fields))
 
     def _progress(self, _: Link, message: Message) -> None:
-        """Every member reports each round; the first report of the next step counts."""
+        """The first member reports each round. What it could not say before it was lost, the others hold."""
         f = message.fields
-        if not self._current(message) or f["step"] != self.step + 1 or self.leases is None:
+        if not self._current(message) or self.leases is None:
             return
-        self.leases.commit(Lease(*pair) for pair in f["leases"])
+        if not self._together:
+            f = {**f, "step": self.step + 1}  # each worker counts its own
+        if f["step"] != self.step + 1:
+            return
+        self.leases.commit(Slice(*one) for one in f["slices"])
         self.step = f["step"]
-        self.speed.add(time.monotonic(), f["words"], f["pairs"], f["loss"])
+        self.speed.add(time.monotonic(), self.leases.fraction(), f["samples"], f["weight"], f["loss"])
         self.exporting = self.leases.done()
+        self._answer_leases()
+        if f["skipped"] and sum(f["skipped"]):
+            ranks = [self._member(i) for i in f["notFinite"]]
+            who = f"of {_names(ranks)} " if ranks else ""
+            action = f"the gradient {who}is not finite: {sum(f['skipped'])} samples were skipped"
+            self._incident("NonFinite", ranks[0] if len(ranks) == 1 else None, action)
 
     def _broken(self, link: Link, message: Message) -> None:
         if self._current(message, begun=False) and self.again_at is None:
@@ -292,11 +387,25 @@ class Coordinator:
             self.log.info("collective failed", rank=link.rank, why=message.fields["why"])
 
     def _checkpointed(self, _: Link, message: Message) -> None:
-        ref = CheckpointRef.model_validate(message.fields["checkpoint"])
+        f = message.fields
+        saving = self.savings.setdefault(f["folder"], Saving(f["folder"], f["step"], f["parts"]))
+        if saving.add(f["part"], f["files"], final=f["final"]):
+            self._spawn(self._commit_checkpoint(saving))
+
+    async def _commit_checkpoint(self, saving: Saving) -> None:
+        storage = self.job.storage
+        ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, saving.files, saving.step)
+        self.savings = {name: one for name, one in self.savings.items() if one.step > saving.step}
         if self.checkpoint is None or ref.step >= self.checkpoint.step:
-            self.checkpoint, self.checkpoint_progress = ref, message.fields["applied"]
-        if message.fields["final"] and self.suspend:
+            document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
+            self.checkpoint, self.checkpoint_progress = ref, Progress.read(document)
+        self.log.info("checkpoint", step=ref.step, uri=ref.uri)
+        if saving.final and self.suspend:
             self._suspended(ref)
+        try:
+            await asyncio.to_thread(checkpoints.prune, storage, self.job.checkpoint.keep, ref)
+        except JobError as error:  # the checkpoint is durable all the same
+            self.log.warning("old checkpoints stay", reason=error.reason, message=error.message)
 
     def _checkpoint_invalid(self, link: Link, message: Message) -> None:
         if message.fields["uri"] in self.bad_checkpoints:
@@ -308,17 +417,27 @@ class Coordinator:
 
     async def _reload_checkpoint(self) -> None:
         found = await asyncio.to_thread(startup.last_checkpoint, self.job.storage, self.bad_checkpoints)
-        self.checkpoint, self.checkpoint_progress = (found.ref, found.applied) if found else (None, None)
+        self.checkpoint, self.checkpoint_progress = (found.ref, found.progress) if found else (None, None)
         self.reloading, self.again_at, self.again_why = False, time.monotonic(), ""
         self.tick()
 
     def _exported(self, _: Link, message: Message) -> None:
         artifact = ArtifactRef.model_validate(message.fields["artifact"])
+        self._spawn(self._prune_runs())
         self.finish(
             Outcome(
                 result="Complete", reason=Reason.COMPLETE, artifact=artifact, checkpoint=self.checkpoint, step=self.step
             )
         )
+
+    async def _prune_runs(self) -> None:
+        try:
+            gone = await asyncio.to_thread(startup.prune_runs, self.job)
+        except JobError as error:  # the run is complete all the same
+            self.log.warning("old runs stay", reason=error.reason, message=error.message)
+        else:
+            if gone:
+                self.log.info("old runs deleted", runs=gone)
 
     def _failed(self, link: Link, message: Message) -> None:
         f = message.fields
@@ -328,22 +447,6 @@ class Coordinator:
         else:
             self.fail(error)
 
-    def _kv_set(self, _: Link, message: Message) -> None:
-        if self._current(message, begun=False):
-            key = message.fields["key"]
-            for rank in self.rendezvous.put(key, message.data):
-                self._kv_send(self.links[rank], message, message.data)
-
-    def _kv_get(self, link: Link, message: Message) -> None:
-        if self._current(message, begun=False):
-            value = self.rendezvous.get(message.fields["key"], link.rank)
-            if value is not None:
-                self._kv_send(link, message, value)
-
-    def _kv_send(self, link: Link, message: Message, value: bytes) -> None:
-        fields = {name: message.fields[name] for name in ("epoch", "key")}
-        link.send(Message(wire.KV_VALUE, fields, value))
-
     # Steps of the run
 
     def _deal_counting(self) -> None:
@@ -351,7 +454,7 @@ class Coordinator:
             return
         if self.counting.complete():
             try:
-                plan = self.counting.plan(self.task, self.job.data.blockBytes)
+                plan = self.counting.plan(self.job.task.wordEmbedding, self.job.data.blockBytes)
             except JobError as error:
                 self.fail(error)
                 return
@@ -372,8 +475,8 @@ class Coordinator:
         count = len(plan.blocks())
         optimizer = self.job.optimizer
         self.plan, self.counting = data, None
-        self.words = sum(plan.vocabulary.counts)
-        self.leases = Leases.start(self.job.data, optimizer.seed, optimizer.epochs, blocks.training(count), count)
+        trained_on, _ = blocks.split(count, self.job.evaluation.split)
+        self.leases = Leases.start(self.job.data, optimizer.seed, optimizer.epochs, trained_on, count)
         return self.leases
 
     def _next_epoch_due(self, now: float) -> bool:
@@ -383,22 +486,30 @@ class Coordinator:
         if self.again_at is not None and now >= self.again_at:
             return True
         epoch = self.membership.epoch
-        met = epoch is None or self.membership.broken() or self.forming.started >= {m.rank for m in epoch.members}
-        return met and self.membership.ready(now)
+        shards = self.shards
+        if shards and not shards.complete():
+            return False
+        broken = self.membership.broken() or bool(shards and shards.broken())
+        met = epoch is None or broken or self.forming.started >= {m.rank for m in epoch.members}
+        waits = bool(shards and epoch and (shards.broken() or shards.changes() or self.save_wanted))
+        return met and (self.membership.ready(now) or (waits and self.membership.enough()))
 
     def _checkpoint_due(self, now: float) -> bool:
         running = self.forming.begun and not self.membership.broken() and not self.exporting
         return running and now >= self.checkpoint_due
 
     def _advance(self) -> None:
-        broken, again = self.membership.broken(), self.again_at is not None
+        lost = bool(self.shards and self.shards.broken())
+        broken, again = self.membership.broken() or lost, self.again_at is not None
         if again and not broken and self.again_why:
             self._incident(
                 "EpochRestarted", None, f"its members meet again, since an exchange failed: {self.again_why}"
             )
         urgent = broken or again or not self.forming.begun
         self.membership = self.membership.advance()
-        self.forming, self.rendezvous, self.again_at = Forming(), Rendezvous(), None
+        self.forming, self.again_at = Forming(), None
+        if self.shards:
+            self.shards.called = ()
         if self.leases:
             self.leases.give_back()
         epoch = self.membership.epoch
@@ -410,45 +521,63 @@ class Coordinator:
             if link.plan != digest:
                 link.send(Message(wire.PLAN, {}, self.plan))
                 link.plan = digest
-            link.send(Message(wire.EPOCH, {"epoch": epoch.number, "urgent": urgent, "members": members}))
+            addresses = self.shards.addresses() if self.shards else []
+            fields = {"epoch": epoch.number, "urgent": urgent, "members": members, "shards": addresses}
+            link.send(Message(wire.EPOCH, fields))
 
     def _begin(self, epoch: Epoch) -> None:
         """All members are out of the epoch before: decides whose parameters the new one starts from."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
         held = [self.forming.ready[m.rank] for m in epoch.members]
-        steps = [h.step for h in held if h.step is not None]
-        fields: dict[str, Any] = {"epoch": epoch.number, "source": 0, "checkpoint": None}
-        if steps:
-            highest = max(steps)
-            source = next(i for i, h in enumerate(held) if h.step == highest)
-            applied = held[source].applied or []
-            equal = all((h.step, h.lineage) == (highest, held[source].lineage) for h in held)
-            fields |= {"source": source, "step": highest, "equal": equal}
-        elif self.checkpoint and self.checkpoint_progress is not None:
-            applied = self.checkpoint_progress
-            fields |= {
-                "step": self.checkpoint.step,
-                "equal": False,
-                "checkpoint": self.checkpoint.model_dump(mode="json"),
-            }
-        else:
-            applied = [0] * len(self.leases.applied)
-            fields |= {"step": 0, "equal": True}
-        self.leases.restore(applied)
-        self.step, self.forming.begun = fields["step"], True
+        known = self.checkpoint is not None and self.checkpoint_progress is not None
+        checkpoint = (self.checkpoint, self.checkpoint_progress) if known else None
+        begin = decide(held, checkpoint, len(self.leases.progress.applied))  # type: ignore[arg-type]
+        self.leases.restore(begin.progress)
+        self.step, self.forming.begun = begin.step, True
         self.exporting = self.leases.done()
         self.checkpoint_due = time.monotonic() + self.job.checkpoint.intervalSeconds
         self.speed.pause()
         # Members that were lost may go on from the same step on their own: what follows here is told apart from that.
-        lineage = secrets.token_hex(8)
-        self._tell_members(Message(wire.BEGIN, fields | {"applied": applied, "lineage": lineage}))
+        fields = {"epoch": epoch.number, "lineage": secrets.token_hex(8), **begin.fields()}
+        self._tell_members(Message(wire.BEGIN, fields))
         if self.suspend:
             self._tell_members(Message(wire.SUSPEND))
+
+    def _begin_with_shards(self, epoch: Epoch, shards: Shards) -> None:
+        """What the shards hold counts; workers hold nothing that could be lost."""
+        assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
+        known = self.checkpoint is not None and self.checkpoint_progress is not None
+        checkpoint = (self.checkpoint, self.checkpoint_progress) if known else None
+        begin = shards.decide(len(self.leases.progress.applied), checkpoint)  # type: ignore[arg-type]
+        self.leases.restore(begin.progress)
+        self.step = begin.step
+        self.exporting = self.leases.done()
+        self.speed.pause()
+        rest = set(begin.state) == {"keep"} and shards.agree(begin)
+        save = self.save_wanted and rest
+        final = save and self.suspend
+        lineage = secrets.token_hex(8)
+        fields = {
+            "epoch": epoch.number,
+            "lineage": lineage,
+            "save": save,
+            "final": final,
+            "members": [[m.rank, m.incarnation] for m in epoch.members],
+        }
+        self.save_wanted = self.suspend and not save
+        self.checkpoint_due = time.monotonic() + self.job.checkpoint.intervalSeconds
+        shards.begin(begin, fields)
+        if final:
+            return  # nobody trains any more: what remains is to write
+        self.forming.begun = True
+        told = {"epoch": epoch.number, "lineage": lineage, "step": begin.step, "progress": begin.progress.document()}
+        self.forming.told = {**told, "source": 0, "equal": True, "checkpoint": None}  # when all shards have begun
 
     def _nothing_to_save(self, now: float) -> bool:
         """No worker holds parameters: nothing is lost by stopping at once."""
         held = self.membership.epoch is not None or self.membership.recovering_until is not None
-        return now >= self.survivors_until and not (self.links and held)
+        peers = self.links if self.shards is None else self.shards.links
+        return now >= self.survivors_until and not (peers and held)
 
     def _suspended(self, checkpoint: CheckpointRef | None) -> None:
         message = "the run goes on from its checkpoint" if checkpoint else "the run starts from the beginning"
@@ -464,12 +593,30 @@ class Coordinator:
 
     # Small things
 
+    @property
+    def _together(self) -> bool:
+        """Whether all workers step at the same time."""
+        return self.shards is None or self.shards.spec.consistency == "Synchronous"
+
+    def all_links(self) -> list[Link]:
+        return [*self.links.values(), *(self.shards.links.values() if self.shards else ())]
+
+    def _links(self, role: str) -> dict[int, Link]:
+        return self.shards.links if role == "shard" and self.shards else self.links
+
+    def _gone(self) -> list[Gone]:
+        now = time.monotonic()
+        return [
+            Gone.model_validate({"role": role, "rank": rank, "incarnation": number, "seconds": now - since})
+            for (role, rank), (number, since) in sorted(self.gone.items())
+        ]
+
     def _activity(self) -> Activity:
         if self.outcome:
             return Activity.DONE
         if self.suspend:
             return Activity.SUSPENDING
-        if not self.links:
+        if not self.links or (self.shards and not self.shards.complete()):
             return Activity.WAITING
         if self.plan is None:
             return Activity.COUNTING
@@ -481,9 +628,10 @@ class Coordinator:
         epoch = self.membership.epoch
         return epoch is not None and message.fields["epoch"] == epoch.number and (self.forming.begun or not begun)
 
-    def _first_member(self) -> Link:
+    def _member(self, position: int) -> int:
+        """Its rank."""
         assert self.membership.epoch is not None  # noqa: S101 - only asked of a running epoch
-        return self.links[self.membership.epoch.members[0].rank]
+        return self.membership.epoch.members[position].rank
 
     def _tell_members(self, message: Message) -> None:
         for member in self.membership.epoch.members if self.membership.epoch else ():
@@ -495,7 +643,6 @@ class Coordinator:
             self.leases.give_back([link.rank])
         if self.counting:
             self.counting.give_back(link.rank)
-        self.rendezvous.forget(link.rank)
 
     def _incident(self, kind: str, rank: int | None, action: str) -> None:
         self.incidents.append(Incident(time=checkpoints.now(), kind=kind, rank=rank, step=self.step, action=action))
@@ -512,3 +659,11 @@ class Coordinator:
         task = asyncio.get_running_loop().create_task(guarded())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def _names(ranks: list[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _served(job: JobFile) -> bool:
+    return job.syncMode == "ParameterServer"

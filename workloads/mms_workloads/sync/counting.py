@@ -56,12 +56,13 @@ class Counting:
     def complete(self) -> bool:
         return len(self.done) == len(self.tasks)
 
-    def plan(self, task: WordEmbedding, block_bytes: int) -> Plan:
-        """Raises JobError: DataEmpty, VocabularyTooSmall."""
+    def plan(self, task: WordEmbedding | None, block_bytes: int) -> Plan:
+        """Task None: one that needs no vocabulary. Raises JobError: DataEmpty, VocabularyTooSmall."""
         if not sum(self.sizes.values()):
             raise JobError(
                 Reason.DATA_EMPTY,
                 f"all {len(self.files)} files of the data set are empty: check the URI and the upload",
             )
         files = tuple(DataFile(uri=f.uri, size=self.sizes[i], etag=f.etag) for i, f in enumerate(self.files))
-        return Plan(files, block_bytes, vocabulary.cut(self.counts, task))
+        words = vocabulary.cut(self.counts, task) if task else vocabulary.Vocabulary((), ())
+        return Plan(files, block_bytes, words)

@@ -1,15 +1,16 @@
 """Which worker trains on which block: a state machine. Blocks are numbered; what they hold is data.blocks' subject.
 
-A lease is (data epoch, block). It is committed together with the round of parameters that contains it, on all ranks;
-what was leased and not committed goes back. `applied[b]` counts the data epochs whose pass over block b is part of the
-parameters, so the whole progress of a run is one small list, the same on every rank, in checkpoints and in the master.
+A lease is (data epoch, block). Its samples become part of the parameters slice by slice, each slice together with the
+round that contains it, on all ranks; what was leased and not committed goes back and is leased again from where its
+committed part ends. `Progress` says how much of the data is part of the parameters: the same on every rank, in
+checkpoints and in the master.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,6 +22,70 @@ if TYPE_CHECKING:
 class Lease:
     data_epoch: int
     block: int
+    start: int = 0  # samples of it that are part of the parameters
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Slice:
+    """Samples [start, stop) of a leased block of `size` samples."""
+
+    data_epoch: int
+    block: int
+    start: int
+    stop: int
+    size: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """applied[b]: data epochs whose pass over block b is whole; partial[b]: (samples, size) of the one under way."""
+
+    applied: list[int]
+    partial: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls, blocks: int) -> Progress:
+        return cls([0] * blocks)
+
+    def commit(self, slices: Iterable[Slice]) -> None:
+        """Counts slices, in place. Raises ValueError, and counts none, when one does not follow what its block has."""
+        slices = sorted(slices)
+        at = {s.block: (self.applied[s.block], self.partial.get(s.block, (0, 0))[0]) for s in slices}
+        for s in slices:
+            if at[s.block] != (s.data_epoch, s.start):
+                raise ValueError(
+                    f"{s} does not follow data epoch {at[s.block][0]}, sample {at[s.block][1]} of its block"
+                )
+            at[s.block] = (s.data_epoch, s.stop) if s.stop < s.size else (s.data_epoch + 1, 0)
+        for s in slices:
+            if s.stop < s.size:
+                self.partial[s.block] = (s.stop, s.size)
+            else:
+                self.partial.pop(s.block, None)
+                self.applied[s.block] += 1
+
+    def start(self, block: int) -> int:
+        """Samples of the block's pass under way that are applied."""
+        return self.partial[block][0] if block in self.partial else 0
+
+    def fraction(self, blocks: Sequence[int], epochs: int) -> float:
+        """How much of the job is done, 0 to 1; exactly 1 at its end."""
+        whole = sum(self.applied[b] for b in blocks)
+        parts = sum(done / size for done, size in self.partial.values())
+        return (whole + parts) / (len(blocks) * epochs)
+
+    def copy(self) -> Progress:
+        return Progress(list(self.applied), dict(self.partial))
+
+    def document(self) -> dict[str, Any]:
+        """For messages and files, as JSON."""
+        return {"applied": self.applied, "partial": [[b, *part] for b, part in sorted(self.partial.items())]}
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Progress:
+        """Raises KeyError, TypeError or ValueError when it is none."""
+        partial = {int(b): (int(done), int(size)) for b, done, size in document["partial"]}
+        return cls([int(a) for a in document["applied"]], partial)
 
 
 def order(sharding: str, seed: int, data_epoch: int, blocks: Sequence[int]) -> list[int]:
@@ -31,14 +96,6 @@ def order(sharding: str, seed: int, data_epoch: int, blocks: Sequence[int]) -> l
     return ordered
 
 
-def apply_commit(applied: list[int], leases: Iterable[Lease]) -> None:
-    """Counts committed leases, in place. Raises ValueError when one is not the next of its block: to count it twice."""
-    for lease in leases:
-        if applied[lease.block] != lease.data_epoch:
-            raise ValueError(f"{lease} does not follow the {applied[lease.block]} data epochs that its block has")
-        applied[lease.block] += 1
-
-
 @dataclass(slots=True)
 class Leases:
     """`blocks`: the numbers to train on, in the data set's order; held-out ones are not among them."""
@@ -47,13 +104,13 @@ class Leases:
     seed: int
     epochs: int
     blocks: Sequence[int]
-    applied: list[int]  # by block number
-    held: dict[Lease, int] = field(default_factory=dict)  # lease -> rank
+    progress: Progress
+    held: dict[tuple[int, int], int] = field(default_factory=dict)  # (data epoch, block) -> rank
     _orders: dict[int, list[int]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, data: Data, seed: int, epochs: int, blocks: Sequence[int], count: int) -> Leases:
-        return cls(data.sharding, seed, epochs, blocks, [0] * count)
+        return cls(data.sharding, seed, epochs, blocks, Progress.none(count))
 
     def take(self, rank: int) -> Lease | None:
         """The next lease: of the lowest data epoch that is not done, else of the one after it for blocks that are free.
@@ -62,15 +119,15 @@ class Leases:
         """
         if self.done():
             return None
-        current = min(self.applied[b] for b in self.blocks)
+        applied = self.progress.applied
+        current = min(applied[b] for b in self.blocks)
         for data_epoch in (current, current + 1):
             if data_epoch >= self.epochs:
                 return None
             for block in self._order(data_epoch):
-                lease = Lease(data_epoch, block)
-                if self.applied[block] == data_epoch and lease not in self.held:
-                    self.held[lease] = rank
-                    return lease
+                if applied[block] == data_epoch and (data_epoch, block) not in self.held:
+                    self.held[data_epoch, block] = rank
+                    return Lease(data_epoch, block, self.progress.start(block))
         return None
 
     def give_back(self, ranks: Iterable[int] | None = None) -> None:
@@ -78,33 +135,31 @@ class Leases:
         gone = None if ranks is None else set(ranks)
         self.held = {} if gone is None else {lease: r for lease, r in self.held.items() if r not in gone}
 
-    def commit(self, leases: Iterable[Lease]) -> None:
-        """Raises ValueError when a lease would be applied twice."""
-        leases = list(leases)
-        apply_commit(self.applied, leases)
-        for lease in leases:
-            self.held.pop(lease, None)
+    def commit(self, slices: Iterable[Slice]) -> None:
+        """Raises ValueError when samples would be applied twice."""
+        slices = list(slices)
+        self.progress.commit(slices)
+        for s in slices:
+            if s.stop >= s.size:
+                self.held.pop((s.data_epoch, s.block), None)
 
-    def restore(self, applied: Sequence[int]) -> None:
+    def restore(self, progress: Progress) -> None:
         """Progress as a survivor or a checkpoint holds it; nothing is held any more."""
-        if len(applied) != len(self.applied):
-            raise ValueError(f"progress of {len(applied)} blocks, the data set has {len(self.applied)}")
-        self.applied = list(applied)
+        if len(progress.applied) != len(self.progress.applied):
+            raise ValueError(
+                f"progress of {len(progress.applied)} blocks, the data set has {len(self.progress.applied)}"
+            )
+        self.progress = progress.copy()
         self.held = {}
 
     def done(self) -> bool:
-        return all(self.applied[b] >= self.epochs for b in self.blocks)
+        return all(self.progress.applied[b] >= self.epochs for b in self.blocks)
 
     def fraction(self) -> float:
-        return fraction(self.applied, self.blocks, self.epochs)
+        return self.progress.fraction(self.blocks, self.epochs)
 
     def _order(self, data_epoch: int) -> list[int]:
         if data_epoch not in self._orders:
             self._orders = {e: o for e, o in self._orders.items() if e >= data_epoch - 1}
             self._orders[data_epoch] = order(self.sharding, self.seed, data_epoch, self.blocks)
         return self._orders[data_epoch]
-
-
-def fraction(applied: Sequence[int], blocks: Sequence[int], epochs: int) -> float:
-    """How much of the job is done, 0 to 1."""
-    return sum(applied[b] for b in blocks) / (len(blocks) * epochs)

@@ -33,11 +33,12 @@ from mms_workloads.contract import (
 from mms_workloads.pod import Pod, failed, read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
 from mms_workloads.sync import metrics, startup, tls, wire
-from mms_workloads.sync.coordinator import Coordinator, Link
+from mms_workloads.sync.coordinator import Coordinator
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from mms_workloads.sync.links import Link
     from mms_workloads.sync.wire import Message
 
 TICK_SECONDS = 0.25  # how late a missed heartbeat may be noticed

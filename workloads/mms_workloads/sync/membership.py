@@ -73,6 +73,7 @@ class Membership:
 
     fence: Fence
     wanted: int  # members that the first epoch waits for
+    least: int = 1  # with fewer nobody trains
     members: tuple[Member, ...] = ()
     incarnations: tuple[tuple[int, int], ...] = ()  # the highest incarnation seen of each rank
     epoch: Epoch | None = None
@@ -114,8 +115,11 @@ class Membership:
         gone = set(ranks)
         return replace(self, members=tuple(m for m in self.members if m.rank not in gone))
 
-    def want(self, workers: int) -> Membership:
-        return replace(self, wanted=workers)
+    def want(self, workers: int, least: int = 1) -> Membership:
+        return replace(self, wanted=workers, least=least)
+
+    def enough(self) -> bool:
+        return len(self.members) >= max(1, self.least)
 
     def overdue(self, now: float) -> tuple[int, ...]:
         """Ranks without a sign of life since their deadline."""
@@ -135,7 +139,7 @@ class Membership:
 
     def ready(self, now: float) -> bool:
         """Whether a next epoch should be made: for the first one all workers must be there, or the grace be over."""
-        if not self.members:
+        if not self.enough():
             return False
         if self.epoch is None:
             graced = self.recovering_until is not None and now >= self.recovering_until

@@ -9,6 +9,7 @@ from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointRef, JobFile, Reason, Store
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync import checkpoints
+from mms_workloads.sync.leases import Progress
 
 OWNER = "owner.json"
 
@@ -17,7 +18,7 @@ OWNER = "owner.json"
 class Checkpointed:
     ref: CheckpointRef
     plan: bytes
-    applied: list[int]
+    progress: Progress
 
 
 def own_storage(job: JobFile) -> None:
@@ -64,18 +65,47 @@ def _owner(file: Store) -> dict[str, object] | None:
     return owner
 
 
+def prune_runs(job: JobFile) -> list[int]:
+    """Deletes the folders of this training's older runs but for the newest retainRuns and the protected ones.
+
+    A folder that another training owns, or whose owner cannot be told, is left. Raises JobError.
+    """
+    parent, _, last = job.storage.uri.rstrip("/").rpartition("/")
+    if last != str(job.job.run):
+        return []  # not the layout .../runs/<run>: nothing there is known to be a run
+    runs = stores.at(job.storage, parent)
+    names = {uri.removeprefix(parent + "/").split("/")[0] for uri in stores.list_folder(runs)}
+    older = sorted((int(name) for name in names if name.isdigit() and int(name) < job.job.run), reverse=True)
+    gone = []
+    for run in older[job.retainRuns :]:
+        folder = stores.child(runs, str(run))
+        if run in job.protectedRuns or not _is_ours(stores.child(folder, OWNER), job):
+            continue
+        stores.remove_folder(folder)
+        gone.append(run)
+    return gone
+
+
+def _is_ours(file: Store, job: JobFile) -> bool:
+    try:
+        owner = _owner(file)
+    except JobError:
+        return False
+    return owner is not None and owner.get("uid") == job.job.uid
+
+
 def last_checkpoint(storage: Store, excluded: frozenset[str] = frozenset()) -> Checkpointed | None:
     """The newest checkpoint whose plan and progress are intact. Raises JobError."""
     while ref := checkpoints.latest(storage, excluded):
         try:
-            plan = checkpoints.read(storage, ref, "plan.bin")
-            applied = json.loads(checkpoints.read(storage, ref, "progress.json"))["applied"]
+            plan = checkpoints.read(storage, ref, checkpoints.PLAN)
+            progress = Progress.read(json.loads(checkpoints.read(storage, ref, checkpoints.PROGRESS)))
         except (JobError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, JobError) and not checkpoints.damaged(error):
                 raise
             excluded |= {ref.uri}
             continue
-        return Checkpointed(ref, plan, applied)
+        return Checkpointed(ref, plan, progress)
     return None
 
 

@@ -18,11 +18,13 @@ MAX_FRAME_BYTES = 1 << 30  # a vocabulary of some ten million words fits
 HELLO = "hello"
 HEARTBEAT = "heartbeat"
 COUNTED = "counted"  # a counting task's words, as bytes
-READY = "ready"  # for the epoch: {epoch, step, lineage, applied}
+READY = "ready"  # for the epoch: {epoch, step, lineage, progress}
 LEASE = "lease"  # asks for a block
 PROGRESS = "progress"  # a round was committed
 BROKEN = "broken"  # a collective of the epoch failed
-CHECKPOINTED = "checkpointed"
+FILLED = "filled"  # a shard has all the rows that it begins the epoch with
+STARTED = "started"  # a shard serves in the epoch
+CHECKPOINTED = "checkpointed"  # a part is durable: {folder, step, part, parts, files, final}
 CHECKPOINT_INVALID = "checkpoint_invalid"
 EXPORTED = "exported"
 FAILED = "failed"
@@ -34,15 +36,13 @@ COUNT = "count"  # a counting task
 SEND_PLAN = "send_plan"
 EPOCH = "epoch"  # a membership epoch to join: now (urgent) or at the next round boundary
 BEGIN = "begin"  # all members are ready: whose state counts
+GO = "go"  # all shards have theirs: none needs the rows of the epoch before any more
 LEASED = "leased"
 SUSPEND = "suspend"
 CHECKPOINT = "checkpoint"
 BYE = "bye"  # the run's outcome
 # Both ways.
 PLAN = "plan"
-KV_SET = "kv_set"  # the rendezvous of an epoch's process group
-KV_GET = "kv_get"
-KV_VALUE = "kv_value"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,45 +1,53 @@
-"""What is inside a checkpoint: parameters.safetensors, progress.json, plan.bin. sync.checkpoints makes it durable."""
+"""What is inside a checkpoint: the tables in parts, each written by another rank, with the progress and the plan.
+
+part-<i>-of-<n>.safetensors: tensors `<table>/<slot>`, the rows that are part i of n. progress.json: step, progress.
+plan.bin: what the counting pass found. The parts say nothing of the mode or the number of workers that wrote them, so
+a run goes on from them in another mode and with another number. sync.checkpoints makes them durable.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Reason
-from mms_workloads.embedding.skipgram import Parameters
-from mms_workloads.logs import logger
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-    from mms_workloads.contract import CheckpointRef, Store
-    from mms_workloads.train.state import State
+    from mms_workloads.contract import CheckpointRef, FileEntry, Store
+    from mms_workloads.sync.leases import Progress
+    from mms_workloads.train.learner import Place
+    from mms_workloads.train.state import Tables
+
+_PART = re.compile(r"part-(\d+)-of-(\d+)\.safetensors")
 
 
-def save(storage: Store, state: State, plan: bytes, scratch: Path, keep: int) -> CheckpointRef:
-    """Of the state's base. Raises JobError; the checkpoint before it is untouched then."""
+def write_part(
+    target: Store, tables: Tables, place: Place, others: Mapping[str, bytes], scratch: Path
+) -> dict[str, FileEntry]:
+    """Uploads the part of `place` and the files `others`, and reads them back. Raises JobError."""
     with stores.scratch_folder(scratch, "checkpoint-") as folder:
-        parameters_file = folder / "parameters.safetensors"
-        write_tensors({"vectors": state.base.vectors, "contexts": state.base.contexts}, parameters_file)
-        progress = folder / "progress.json"
-        progress.write_text(json.dumps({"step": state.step, "applied": state.applied}))
-        plan_file = folder / "plan.bin"
-        plan_file.write_bytes(plan)
-        files = {path.name: path for path in (parameters_file, progress, plan_file)}
-        reference = checkpoints.save(storage, files, state.step)
-    try:
-        checkpoints.prune(storage, keep, reference)
-    except JobError as error:  # the checkpoint is durable all the same
-        logger().warning("old checkpoints stay", reason=error.reason, message=error.message)
-    return reference
+        file = folder / f"part-{place.position}-of-{place.members}.safetensors"
+        write_tensors({f"{name}/{slot}": t for name, slots in tables.items() for slot, t in slots.items()}, file)
+        for name, content in others.items():
+            (folder / name).write_bytes(content)
+        return checkpoints.upload(target, {path.name: path for path in folder.iterdir()})
+
+
+def progress_file(step: int, progress: Progress) -> bytes:
+    return json.dumps({"step": step, **progress.document()}).encode()
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -50,12 +58,23 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(str(error)) from error
 
 
-def load(storage: Store, reference: CheckpointRef, scratch: Path) -> Parameters:
-    """Raises JobError ArtifactCorrupt when the parameters are not what was written."""
+def load(storage: Store, reference: CheckpointRef, scratch: Path) -> Tables:
+    """All parts put together. Raises JobError ArtifactCorrupt when they are not what was written."""
+    entries = checkpoints.entries(storage, reference)
+    parts = sorted((int(m[1]), int(m[2]), m[0]) for name in entries if (m := _PART.fullmatch(name)))
+    if not parts or [p[:2] for p in parts] != [(i, parts[0][1]) for i in range(parts[0][1])]:
+        raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri} does not hold each part once: {sorted(entries)}")
+    pieces: dict[str, list[Tensor]] = {}
     with stores.scratch_folder(scratch, "checkpoint-") as folder:
-        path = folder / "parameters.safetensors"
-        stores.download(stores.at(storage, f"{reference.uri}/{path.name}"), path)
-        if checkpoints.file_entry(path) != checkpoints.entries(storage, reference).get(path.name):
-            raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri}/{path.name} is not what was written")
-        tensors = load_file(path)
-    return Parameters(tensors["vectors"].clone(), tensors["contexts"].clone())
+        for _, _, name in parts:
+            path = folder / name
+            stores.download(stores.at(storage, f"{reference.uri}/{name}"), path)
+            if checkpoints.file_entry(path) != entries[name]:
+                raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri}/{name} is not what was written")
+            for key, tensor in load_file(path).items():
+                pieces.setdefault(key, []).append(tensor)
+    tables: Tables = {}
+    for key, tensors in pieces.items():
+        table, _, slot = key.partition("/")
+        tables.setdefault(table, {})[slot] = torch.cat(tensors)
+    return tables

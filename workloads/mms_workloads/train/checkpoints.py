@@ -1,21 +1,24 @@
-"""When a worker writes checkpoints: asynchronously while it trains, and once more before it is suspended."""
+"""When a worker writes its part of a checkpoint: asynchronously while it trains, and once more before it stops."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING
 
+from mms_workloads import store as stores
 from mms_workloads.logs import logger
 from mms_workloads.store import JobError
-from mms_workloads.sync import wire
+from mms_workloads.sync import checkpoints, wire
 from mms_workloads.train import checkpoint
+from mms_workloads.train.state import part
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mms_workloads.contract import JobFile
-    from mms_workloads.train.control import Control
-    from mms_workloads.train.state import State
+    from mms_workloads.sync.control import Control
+    from mms_workloads.train.learner import Place
+    from mms_workloads.train.state import Agreement, State, Tables
 
 
 class Checkpointer:
@@ -23,32 +26,51 @@ class Checkpointer:
         self._job, self._control, self._scratch = job, control, scratch
         self._thread: threading.Thread | None = None
 
-    def save_if_asked(self, state: State) -> None:
-        """Copies the state and writes the copy in a thread, so that training goes on; one at a time."""
-        if not self._control.inbox.checkpoint or (self._thread and self._thread.is_alive()):
+    def save(self, state: State, place: Place) -> None:
+        """Copies this rank's part and writes the copy in a thread, so that training goes on; one at a time.
+
+        All ranks do so at the same round boundary. Where one is still writing, the checkpoint stays without its part
+        and never becomes valid; the master asks for the next.
+        """
+        if self._thread and self._thread.is_alive():
             return
-        with self._control.changing() as box:
-            box.checkpoint = False
-        self._thread = threading.Thread(target=self._save_logged, args=(state.copy(),), name="checkpoint", daemon=True)
+        arguments = (self._part(state, place), state.agreement.copy(), place)
+        self._thread = threading.Thread(target=self._write_logged, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
-    def save_last(self, state: State) -> None:
+    def save_last(self, state: State, place: Place) -> None:
         """Raises JobError."""
         if self._thread:
             self._thread.join()
-        self._save(state, final=True)
+        self._write(self._part(state, place), state.agreement, place, final=True)
 
-    def _save_logged(self, state: State) -> None:
+    def _part(self, state: State, place: Place) -> Tables:
+        return part(state.tables(), place.position, place.members)
+
+    def _write_logged(self, tables: Tables, agreement: Agreement, place: Place) -> None:
         try:
-            self._save(state, final=False)
+            self._write(tables, agreement, place, final=False)
         except JobError as error:  # the one before it is still valid; the master asks again after the interval
-            logger().warning("checkpoint failed", step=state.step, reason=error.reason, message=error.message)
+            logger().warning("checkpoint failed", step=agreement.step, reason=error.reason, message=error.message)
             self._control.send(wire.FAILED, reason=error.reason, message=error.message, retryable=True)
 
-    def _save(self, state: State, *, final: bool) -> None:
-        job, plan = self._job, self._control.inbox.plan or b""
-        ref = checkpoint.save(job.storage, state, plan, self._scratch, job.checkpoint.keep)
-        logger().info("checkpoint", step=ref.step, uri=ref.uri)
+    def _write(self, tables: Tables, agreement: Agreement, place: Place, *, final: bool) -> None:
+        name = checkpoints.folder(agreement.step, agreement.lineage)
+        target = stores.child(self._job.storage, f"checkpoints/{name}")
+        others = {}
+        if place.position == 0:
+            others = {
+                checkpoints.PROGRESS: checkpoint.progress_file(agreement.step, agreement.progress),
+                checkpoints.PLAN: self._control.inbox.plan or b"",
+            }
+        entries = checkpoint.write_part(target, tables, place, others, self._scratch)
+        logger().info("checkpoint part", folder=name, part=place.position, parts=place.members)
         self._control.send(
-            wire.CHECKPOINTED, checkpoint=ref.model_dump(mode="json"), applied=state.applied, final=final
+            wire.CHECKPOINTED,
+            folder=name,
+            step=agreement.step,
+            parts=place.members,
+            part=place.position,
+            files={file: entry.model_dump() for file, entry in entries.items()},
+            final=final,
         )

@@ -1,4 +1,4 @@
-"""How ranks exchange what a round changed. The loop knows the protocol only; Ring is the all-reduce among workers."""
+"""How ranks make a round's work part of what all of them hold. The loop knows the protocol only, not the mode."""
 
 from __future__ import annotations
 
@@ -9,90 +9,87 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from mms_workloads.embedding.skipgram import BlockStats
-from mms_workloads.sync.leases import Lease
-from mms_workloads.train.merge import merge_scale
+from mms_workloads.sync.leases import Slice
 
 if TYPE_CHECKING:
-    from mms_workloads.train.groups import Group
+    from collections.abc import Callable, Mapping
+
     from mms_workloads.train.state import State
+
+MAX_SLICES = 16  # of a contribution
 
 
 class Flag(IntFlag):
-    """What a rank has heard; all ranks see all flags of a round and so leave, or stop, at the same one."""
+    """What a rank has heard; all ranks see all flags of a round and so leave, stop or save at the same one."""
 
     NEWER_EPOCH = 1
     SUSPEND = 2
     LEAVING = 4
+    CHECKPOINT = 8
+    NOT_FINITE = 16  # the rank's own gradient
 
 
 NO_FLAGS = Flag(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Contribution:
-    """One rank's part of a round; lease None: it had no block."""
+class Stats:
+    """What a rank did in a round."""
 
-    lease: Lease | None
-    stats: BlockStats
+    samples: int  # words, sequences, images: what the data set's size is told in
+    weight: float  # terms of the loss: pairs, tokens, samples
+    loss: float  # mean over them
+
+
+NOTHING = Stats(0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One rank's part of a round; without slices it had no data."""
+
+    slices: tuple[Slice, ...] = ()
+    stats: Stats = NOTHING
     flags: Flag = NO_FLAGS
+    applied: bool = True  # False: its slices count as seen, but nothing of the round went into the parameters
 
 
 class Communicator(Protocol):
-    def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
-        """Makes the round's changes part of `state` on all ranks, or of none here. Returns all contributions.
+    def attach(self, state: State) -> None:
+        """The state whose rounds follow."""
 
-        Raises groups.PeerLost: then `state` is as it was before the round but for its working copy.
+    def prepare(self, state: State, rows: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Makes the rows that a round reads current. rows: by sparse table, int64 [n], ascending. Raises PeerLost."""
+
+    def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
+        """Makes the round's work part of `state` on all ranks, or of none here. Returns all contributions.
+
+        rate: the learning rate of the round. Raises transport.PeerLost: then what is agreed is as it was.
         """
 
     def share(self, state: State, source: int) -> None:
-        """Gives all ranks the base of the member at position `source`.
+        """Gives all ranks what the member at position `source` holds. Raises transport.PeerLost."""
 
-        Raises groups.PeerLost: then the base is as it was before.
-        """
-
-
-class Ring:
-    """All-reduce of the touched rows among the members of a membership epoch."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-
-    def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
-        gathered = self._group.all_gather(_encode(mine))
-        contributions = [_decode(row) for row in gathered]
-        # Which rows anybody touched: only those travel. A block touches thousands, a vocabulary may have millions.
-        touches = torch.cat((state.touches.vectors, state.touches.contexts))
-        counts = torch.stack((touches, (touches > 0).float()))
-        self._group.all_reduce(counts)
-        rows = counts[0].nonzero().squeeze(1)  # none in a round without blocks
-        split = int((rows < state.size).sum())
-        parts = (rows[:split], rows[split:] - state.size)
-        delta = torch.cat((state.delta_vectors(parts[0]), state.delta_contexts(parts[1])))
-        if rows.numel():
-            self._group.all_reduce(delta)
-        delta *= merge_scale(counts[0, rows], counts[1, rows], rate)[:, None]
-        state.commit(parts, (delta[:split], delta[split:]), [c.lease for c in contributions if c.lease])
-        return contributions
-
-    def share(self, state: State, source: int) -> None:
-        parameters = state.base if self._group.position == source else state.working
-        for tensor in (parameters.vectors, parameters.contexts):
-            self._group.broadcast(tensor, source)
-        if parameters is state.working:
-            state.adopt()
-        state.reset()
+    def close(self) -> None:
+        """Its connections are not used again."""
 
 
-def _encode(mine: Contribution) -> Tensor:
-    lease = mine.lease or Lease(-1, -1)
+_HEAD = 5
+_WIDTH = _HEAD + 5 * MAX_SLICES
+
+
+def encode(mine: Contribution) -> Tensor:
+    """float64 [_WIDTH], which holds whole numbers up to 2^53 exactly."""
     stats = mine.stats
-    # float64 holds whole numbers up to 2^53 exactly.
-    values = [lease.data_epoch, lease.block, int(mine.flags), stats.words, stats.pairs, stats.loss]
-    return torch.tensor(values, dtype=torch.float64)
+    out = torch.full((_WIDTH,), -1.0, dtype=torch.float64)
+    head = [len(mine.slices), int(mine.flags), stats.samples, stats.weight, stats.loss]
+    flat = [x for s in mine.slices for x in (s.data_epoch, s.block, s.start, s.stop, s.size)]
+    values = head + flat
+    out[: len(values)] = torch.tensor(values, dtype=torch.float64)
+    return out
 
 
-def _decode(row: Tensor) -> Contribution:
-    data_epoch, block, flags, words, pairs, loss = row.tolist()
-    lease = Lease(int(data_epoch), int(block)) if block >= 0 else None
-    return Contribution(lease, BlockStats(int(words), pairs, loss), Flag(int(flags)))
+def decode(row: Tensor) -> Contribution:
+    count, flags, samples, weight, loss, *rest = row.tolist()
+    slices = tuple(Slice(*(int(x) for x in rest[5 * i : 5 * i + 5])) for i in range(int(count)))
+    return Contribution(slices, Stats(int(samples), weight, loss), Flag(int(flags)))

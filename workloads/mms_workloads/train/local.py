@@ -63,6 +63,8 @@ class LocalRun:
 
     def start(self) -> Self:
         self.start_master()
+        for rank in range(self.job.parameterServer.shards if self.job.parameterServer else 0):
+            self.start_shard(rank)
         for rank in range(self.job.workers):
             self.start_worker(rank)
         return self
@@ -73,6 +75,9 @@ class LocalRun:
     def start_worker(self, rank: int, *, incarnation: int | None = None) -> Process:
         """A pod for the rank: of the next incarnation unless one is given."""
         return self._spawn(f"worker-{rank}", "worker", rank, "mms_workloads.train.supervisor", incarnation)
+
+    def start_shard(self, rank: int, *, incarnation: int | None = None) -> Process:
+        return self._spawn(f"shard-{rank}", "shard", rank, "mms_workloads.train.supervisor", incarnation)
 
     def kill(self, name: str) -> None:
         """The pod vanishes: the supervisor and its worker die by SIGKILL."""

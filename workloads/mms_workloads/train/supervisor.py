@@ -1,8 +1,9 @@
-"""PID 1 of a worker pod: python -m mms_workloads.train.supervisor
+"""PID 1 of a worker's or shard's pod: python -m mms_workloads.train.supervisor
 
 It imports torch once and forks the worker, so that a crash costs a fork instead of a container start. It runs no torch
 operation itself: a process that has used torch's threads cannot be forked safely. It passes SIGTERM on, reaps orphans,
-and says in the termination log what a worker that died by a signal could not.
+kills a worker that hangs after its stacks are in the log, and says in the termination log what a worker that died by a
+signal could not.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 import traceback
+from pathlib import Path
 
 from mms_workloads import logs
 from mms_workloads.contract import Outcome, Reason
 from mms_workloads.pod import termination_log, write_outcome
-from mms_workloads.train import cpu, worker
+from mms_workloads.train import cpu, process
+from mms_workloads.train.pulse import BEAT_SECONDS, Pulse
 
+STACKS_SECONDS = 2.0  # that a hung worker has to write its stacks: it may be starved rather than stuck
 RESTARTS = 3  # in place, for a pod; a worker that crashes more often is a matter for the restart budget of the job
 _FORWARDED = {signal.SIGTERM, signal.SIGINT}
 # Held back and taken one by one: a signal that came between two steps of a handler's process could be lost or too late.
@@ -30,11 +35,11 @@ def supervise(*, plain: bool) -> int:
     log = logs.logger(role="supervisor")
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     for restart in range(RESTARTS + 1):
-        kills = cpu.memory_kills()
+        kills, pulse = cpu.memory_kills(), Pulse()
         child = os.fork()
         if child == 0:
-            _become_worker(plain=plain)
-        code, told = _wait(child)
+            _become_worker(pulse, plain=plain)
+        code, told = _wait(child, pulse)
         if code >= 0:
             return code
         starved = cpu.memory_kills() > kills
@@ -45,14 +50,15 @@ def supervise(*, plain: bool) -> int:
     raise AssertionError("the last restart returns")
 
 
-def _become_worker(*, plain: bool) -> None:
+def _become_worker(pulse: Pulse, *, plain: bool) -> None:
     """Never returns."""
     code = 70  # EX_SOFTWARE: a bug of ours, said by the traceback
     try:
         for number in _FORWARDED:
             signal.signal(number, lambda n, _: os._exit(128 + n))  # until the worker has its own handler
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-        code = worker.run(plain=plain)
+        faulthandler.register(signal.SIGUSR1)
+        code = process.run(plain=plain, pulse=pulse)
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
@@ -67,23 +73,44 @@ def _become_worker(*, plain: bool) -> None:
         os._exit(code)  # groups that were left still have threads: their destructors would wait for peers
 
 
-def _wait(child: int) -> tuple[int, bool]:
+def _wait(child: int, pulse: Pulse) -> tuple[int, bool]:
     """Passes signals on and reaps whatever ends, as PID 1 must, until the child does.
 
     Its exit code, or minus its signal; and whether it had been told to stop.
     """
     told = False
     while True:
-        number = signal.sigwait(_WATCHED)
-        if number in _FORWARDED:
+        arrived = signal.sigtimedwait(_WATCHED, BEAT_SECONDS)
+        if arrived and arrived.si_signo in _FORWARDED:
             told = True
-            os.kill(child, number)
-            continue
+            os.kill(child, arrived.si_signo)
         pid = -1
         while pid:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == child:
                 return os.waitstatus_to_exitcode(status), told
+        if arrived is None and (why := pulse.signs().verdict(time.monotonic())):
+            _end_hung(child, why)
+
+
+def _end_hung(child: int, why: str) -> None:
+    """Lets the worker write all its stacks to the log, then kills it."""
+    waits = {}
+    for task in Path(f"/proc/{child}/task").iterdir():
+        try:
+            waits[task.name] = f"{(task / 'comm').read_text().strip()}: {(task / 'wchan').read_text()}"
+        except OSError:  # it has ended meanwhile, or the kernel does not say
+            continue
+    logs.logger(role="supervisor").error("worker hangs and is killed", why=why, threads=waits)
+    sys.stdout.flush()
+    os.kill(child, signal.SIGUSR1)  # faulthandler writes the stacks without the interpreter's lock
+    os.kill(child, signal.SIGCONT)  # a stopped process cannot
+    deadline = time.monotonic() + STACKS_SECONDS
+    while time.monotonic() < deadline:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            return
+        signal.sigtimedwait({signal.SIGCHLD}, BEAT_SECONDS / 5)  # its going on is one as well
+    os.kill(child, signal.SIGKILL)
 
 
 def _explain(number: int, *, starved: bool) -> None:

@@ -2,56 +2,61 @@
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
-import shutil
-import signal
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import structlog
-import torch
 
-from mms_workloads import artifact, logs
-from mms_workloads.contract import EXIT_DONE, EXIT_PERMANENT, EXIT_RETRY, CheckpointRef, Outcome, Reason, WordEmbedding
-from mms_workloads.data import vocabulary
+from mms_workloads import artifact, contract, logs
+from mms_workloads.contract import CheckpointRef, Outcome, Reason
+from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
-from mms_workloads.embedding import evaluation, skipgram
-from mms_workloads.pod import Pod, failed, read_pod, termination_log, write_outcome
+from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.train import checkpoint, corpus, cpu, groups
+from mms_workloads.sync.control import Announcement, Control, Superseded
+from mms_workloads.sync.layout import Layout
+from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.shard_client import ShardClient
+from mms_workloads.train import checkpoint, learner, state
 from mms_workloads.train.checkpoints import Checkpointer
-from mms_workloads.train.communicator import Ring
-from mms_workloads.train.control import Announcement, Control, Superseded
-from mms_workloads.train.loop import Left, Training, run_rounds
-from mms_workloads.train.state import State
+from mms_workloads.train.learner import Place
+from mms_workloads.train.leasing import Leaser
+from mms_workloads.train.loop import Left, run_rounds
+from mms_workloads.train.parameter_server import ParameterServer
+from mms_workloads.train.ring import Ring
+from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
+from mms_workloads.transport.ring import RingTransport
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mms_workloads.train.control import Inbox
+    from mms_workloads.sync.control import Inbox
+    from mms_workloads.train.communicator import Communicator
+    from mms_workloads.train.learner import Learner
+    from mms_workloads.train.pulse import Pulse
+    from mms_workloads.train.state import State
 
 BYE_SECONDS = 30.0  # how long a worker that failed waits for the master to hear of it
-
-
-class Stopped(Exception):  # noqa: N818 - the pod was told to stop
-    pass
+# Two peers that live connect in milliseconds; when one dies meanwhile the master announces the next epoch before this.
+FORMING_SECONDS = 30.0
 
 
 class Worker:
-    def __init__(self, pod: Pod, task: WordEmbedding, *, plain: bool) -> None:
-        self.pod, self.task = pod, task
+    def __init__(self, pod: Pod, pulse: Pulse, *, plain: bool) -> None:
+        self.pod, self.pulse = pod, pulse
+        clear = plain or pod.job.transport == "Plain"
+        self.security = Security.plain() if clear else Security.mutual(pod.tls_dir)
+        self.listener = Listener(pod.ip, self.security)
         self.state: State | None = None
-        self.training: Training | None = None
+        self.learner: Learner | None = None
         self.plan: plans.Plan | None = None
         self.plan_digest = ""
-        self.group: groups.Group | None = None
+        self.abort = Abort()  # of the epoch's connections
+        self.aborting = threading.Lock()  # the control thread sets what this one closes
+        self.communicator: Communicator | None = None
         self.epoch = 0
-        self.control = Control(pod, self._holds, plain=plain)
-        self.control.on_over = self._break_group
+        self.control = Control(pod, f"{pod.ip}:{self.listener.port}", self._holds, beat=self.pulse.beat, plain=plain)
+        self.control.on_over = self._break_connections
         self.saver = Checkpointer(pod.job, self.control, pod.scratch)
 
     def run(self) -> Outcome:
@@ -91,103 +96,149 @@ class Worker:
     def _take_part(self, announcement: Announcement) -> None:
         """One membership epoch, from the report of what this worker holds to the end of the epoch."""
         self.epoch = announcement.epoch
+        with self.aborting:
+            self.abort.close()
+            self.abort = Abort()
+        if self.control.urgent(self.epoch):  # it may have become so before the abort was there to be set
+            self.abort.set()
         structlog.contextvars.bind_contextvars(epoch=self.epoch)
         session = self.control.session
+        place = Place(announcement.ranks.index(self.pod.rank), len(announcement.ranks))
+        served = self.pod.job.parameterServer is not None
         try:
             self._prepare()
-            state = self._held()
+            held = self._held()
             self.control.send(
                 wire.READY,
                 epoch=self.epoch,
-                step=state.step if state else None,
-                lineage=state.lineage if state else None,
-                applied=state.applied if state else None,
+                step=held.agreement.step if held else None,
+                lineage=held.agreement.lineage if held else None,
+                progress=held.agreement.progress.document() if held else None,
             )
             self.control.wait(lambda box: box.begin or box.stopping or self._newer(self.epoch))
             begin = self.control.inbox.begin
             if begin is None or begin["epoch"] != self.epoch:
                 return
-            left = self._train(announcement, begin)
-        except (Superseded, groups.PeerLost) as error:
+            left = self._train(announcement, place, begin)
+            if served and left is Left.FINISHED and self.communicator and self.state and place.position == 0:
+                self.communicator.share(self.state, 0)  # of word vectors it has pulled what its own blocks needed
+        except (Superseded, PeerLost, Refused) as error:
             logs.logger().info("left the epoch", why=str(error))
+            self._leave()
             if self.state:
                 self.state.reset()
-            self._leave_group()
             self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error))
             self.control.wait(lambda box: box.stopping or self._newer(self.epoch))
             return
-        self._leave_group()
         assert self.state is not None  # noqa: S101 - made by _agree
-        if left is Left.NEWER_EPOCH or announcement.ranks[0] != self.pod.rank:
+        self._leave()
+        if served and left is not Left.FINISHED:
             return
-        if left is Left.FINISHED:
+        if left in {Left.SUSPEND, Left.ALL_STOP}:
+            self.saver.save_last(self.state, place)
+        elif left is Left.FINISHED and place.position == 0:
             self._export(self.state, session)
-        else:
-            self.saver.save_last(self.state)
 
-    def _train(self, announcement: Announcement, begin: dict[str, Any]) -> Left:
-        assert self.training is not None  # noqa: S101 - made by _prepare
-        self.group = groups.form(announcement, self.pod.rank, self.control, self.pod.ip)
+    def _train(self, announcement: Announcement, place: Place, begin: dict[str, Any]) -> Left:
+        assert self.learner is not None  # noqa: S101 - made by _prepare
+        job = self.pod.job
+        self.communicator = communicator = self._connect(announcement, place)
         if self.control.urgent(self.epoch):
-            raise Superseded("a member was lost while the group was formed")
-        ring = Ring(self.group)
-        state = self._agree(ring, begin)
-        logs.logger().info("epoch begins", ranks=announcement.ranks, step=state.step)
-        return run_rounds(self.training, state, announcement, ring=ring, control=self.control, saver=self.saver)
+            raise Superseded("a member was lost while the epoch was formed")
+        own = self._agree(communicator, place, begin)
+        alone = job.parameterServer is not None and job.parameterServer.consistency != "Synchronous"
+        own.agreement.told = 0.0 if alone else None
+        communicator.attach(own)
+        logs.logger().info("epoch begins", ranks=announcement.ranks, step=own.agreement.step)
+        leaser = Leaser(self.control, self.epoch, self.learner, own.agreement, alone=alone)
+        if alone:
+            place = Place(0, job.workers)  # the same share whoever is there: see Leaser
+        return run_rounds(
+            self.learner,
+            own,
+            place,
+            communicator=communicator,
+            leaser=leaser,
+            control=self.control,
+            epoch=self.epoch,
+            saver=self.saver,
+            pulse=self.pulse,
+        )
 
-    def _agree(self, ring: Ring, begin: dict[str, Any]) -> State:
+    def _connect(self, announcement: Announcement, place: Place) -> Communicator:
+        pod, job = self.pod, self.pod.job
+        fence = Fence(job.job.uid, job.job.run, pod.attempt, announcement.epoch)
+        if job.parameterServer is not None:
+            return self._connect_to_shards(announcement, fence, job.parameterServer)
+        transport = RingTransport.form(
+            place.position,
+            [_split(address) for address in announcement.addresses],
+            self.listener,
+            self.security,
+            fence,
+            rank=pod.rank,
+            incarnation=pod.incarnation,
+            abort=self.abort,
+            timeout=FORMING_SECONDS,
+        )
+        return Ring(transport, job.compression)
+
+    def _connect_to_shards(
+        self, announcement: Announcement, fence: Fence, spec: contract.ParameterServer
+    ) -> ParameterServer:
+        assert self.learner is not None  # noqa: S101 - made by _prepare
+        greeting = Greeting(fence, "worker", self.pod.rank, self.pod.incarnation, "push")
+        clients = [
+            ShardClient(connect(*_split(address), self.security, greeting, self.abort, FORMING_SECONDS))
+            for address in announcement.shards
+        ]
+        layout = Layout(tuple(self.learner.tables()), len(clients))
+        synchronous = spec.consistency == "Synchronous"
+        return ParameterServer(clients, layout, self.pod.job.compression, synchronous=synchronous)
+
+    def _agree(self, communicator: Communicator, place: Place, begin: dict[str, Any]) -> State:
         """All members start from the state that the master chose."""
-        plan, group = self.plan, self.group
-        assert plan is not None and group is not None  # noqa: S101, PT018 - made by _prepare and _train
+        assert self.learner is not None  # noqa: S101 - made by _prepare
         if self._held() is None:
-            size, dimensions, seed = len(plan.vocabulary), self.task.dimensions, self.pod.job.optimizer.seed
-            parameters = skipgram.initial_parameters(size, dimensions, seed)
-            self.state = State.start(parameters, len(begin["applied"]))
-        assert self.state is not None  # noqa: S101 - made by _agree
-        if begin["checkpoint"] and group.position == begin["source"]:
+            self.state = self.learner.start()
+        assert self.state is not None  # noqa: S101 - see above
+        if begin["checkpoint"] and place.position == begin["source"]:
             self._load(self.state, CheckpointRef.model_validate(begin["checkpoint"]))
-        if not begin["equal"]:
-            ring.share(self.state, begin["source"])
-        self.state.agreed(begin["step"], begin["lineage"], begin["applied"])
+        if not begin["equal"] or self.pod.job.parameterServer is not None:
+            communicator.share(self.state, begin["source"])
+        state.agree(self.state, begin["step"], begin["lineage"], Progress.read(begin["progress"]))
         return self.state
 
-    def _load(self, state: State, reference: CheckpointRef) -> None:
+    def _load(self, own: State, reference: CheckpointRef) -> None:
         """Raises Superseded when the checkpoint is damaged: the master then takes the one before."""
         try:
-            loaded = checkpoint.load(self.pod.job.storage, reference, self.pod.scratch)
+            own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch))
         except JobError as error:
             if not checkpoints.damaged(error):
                 raise
             self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
             raise Superseded(error.message) from error
-        state.base.vectors.copy_(loaded.vectors)
-        state.base.contexts.copy_(loaded.contexts)
-        state.reset()
 
     def _prepare(self) -> None:
         """What follows from the plan, once: a master that had nothing of it left may have counted changed data anew."""
         packed = self.control.inbox.plan
         assert packed is not None  # noqa: S101 - the master sends it before any epoch
         digest = plans.digest(packed)
-        if self.training is None or self.plan_digest != digest:
+        if self.learner is None or self.plan_digest != digest:
             self.state, self.plan, self.plan_digest = None, plans.unpack(packed), digest
-            cache = self.pod.scratch / f"blocks-{digest[-12:]}"
-            text = corpus.Corpus(self.pod.job.data.store, self.plan, self.task, cache)
-            self.training = Training.of(self.pod.job, self.task, self.plan, text)
+            self.learner = learner.make(self.pod, self.plan, digest)
 
     def _count(self, message: wire.Message) -> None:
-        fields = message.fields
+        fields, job = message.fields, self.pod.job
         uris = {int(k): v for k, v in fields["uris"].items()}
         segments = [Segment(*s) for s in fields["segments"]]
-        counts, sizes = corpus.count(self.pod.job.data.store, uris, segments, self.task, self.pod.scratch)
+        counts, sizes = corpus.count(job.data.store, uris, segments, job.task.wordEmbedding, self.pod.scratch)
         self.control.send(wire.COUNTED, vocabulary.pack_counts(counts), task=fields["task"], sizes=sizes)
 
-    def _export(self, state: State, session: int) -> None:
+    def _export(self, own: State, session: int) -> None:
         """session: of the connection over which the master asked for it; another one means that it has asked others."""
-        training, plan = self.training, self.plan
-        assert training is not None and plan is not None  # noqa: S101, PT018 - made by _prepare
-        report = evaluate(training, plan, state.base)
-        ref = artifact.publish(self.pod, state.base, plan, report, lambda: self.control.session == session)
+        assert self.learner is not None and self.plan is not None  # noqa: S101, PT018 - made by _prepare
+        ref = artifact.publish(self.pod, self.learner, own, self.plan, lambda: self.control.session == session)
         if ref is None:
             logs.logger().warning("artifact not finished", why="the connection to the master was lost meanwhile")
             return
@@ -196,11 +247,11 @@ class Worker:
 
     def _held(self) -> State | None:
         """The state that counts; one that no step was agreed on is none."""
-        return self.state if self.state and self.state.step >= 0 else None
+        return self.state if self.state and self.state.agreement.holds else None
 
     def _holds(self) -> tuple[int, int | None]:
-        state = self._held()
-        return self.epoch, state.step if state else None
+        held = self._held()
+        return self.epoch, held.agreement.step if held else None
 
     def _anything_to_do(self, box: Inbox) -> bool:
         return bool(box.stopping or box.tasks or self._newer(self.epoch))
@@ -209,78 +260,19 @@ class Worker:
         box = self.control.inbox
         return self.control.newer(epoch) or box.bye is not None or box.refused is not None
 
-    def _break_group(self) -> None:
-        group = self.group
-        if group and self.control.urgent(self.epoch):
-            group.break_connections()
+    def _break_connections(self) -> None:
+        with self.aborting:
+            if self.control.urgent(self.epoch):
+                self.abort.set()
 
-    def _leave_group(self) -> None:
-        group, self.group = self.group, None
-        if group:
-            group.leave()
-
-
-def evaluate(training: Training, plan: plans.Plan, parameters: skipgram.Parameters) -> artifact.Evaluation:
-    seed = training.job.optimizer.seed
-    chosen = (training.held_out or training.trained_on)[: evaluation.MAX_BLOCKS]
-    tokens = (training.corpus.tokens(block) for block in chosen)
-    name = "contextAUC" if training.held_out else "trainingContextAUC"
-    metrics = {name: evaluation.context_auc(parameters.vectors, tokens, training.words, training.task.window, seed)}
-    related = evaluation.related_auc(parameters.vectors, plan.vocabulary.words, seed)
-    if related is not None:
-        metrics["relatedAUC"] = related
-    return artifact.Evaluation(
-        metrics=metrics,
-        vocabulary=len(plan.vocabulary),
-        words=sum(plan.vocabulary.counts),
-        blocks=len(training.corpus.blocks),
-        heldOutBlocks=chosen if training.held_out else [],
-        method=evaluation.__doc__ or "",
-    )
+    def _leave(self) -> None:
+        """No connection of the epoch is used again; peers that still wait on one are woken."""
+        self.abort.set()
+        communicator, self.communicator = self.communicator, None
+        if communicator:
+            communicator.close()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="mms_workloads.train.worker", description=__doc__)
-    parser.add_argument("--plain-http", action="store_true", help="no TLS to the master: for tests only")
-    arguments = parser.parse_args()
-    return run(plain=arguments.plain_http)
-
-
-def run(*, plain: bool = False) -> int:
-    """The worker's process, from the environment to the exit code."""
-    faulthandler.enable()
-    logs.configure()
-    log = termination_log()
-    try:
-        pod = read_pod()
-        structlog.contextvars.bind_contextvars(job=f"{pod.job.job.namespace}/{pod.job.job.name}", rank=pod.rank)
-        tidy(pod.scratch)
-        torch.set_num_threads(cpu.limit())
-        assert pod.job.task.wordEmbedding is not None  # noqa: S101 - read_pod refused the job file otherwise
-        worker = Worker(pod, pod.job.task.wordEmbedding, plain=plain)
-        # The handler only notes it; a thread tells, since the interrupted one may hold the inbox's lock.
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=worker.stop, daemon=True).start())
-        outcome = worker.run()
-    except Stopped:
-        return 128 + signal.SIGTERM
-    except JobError as error:
-        outcome = failed(error)
-    except MemoryError:
-        outcome = Outcome(result="Failed", reason=Reason.OUT_OF_MEMORY, message=cpu.MEMORY_REMEDY, retryable=True)
-    logs.logger().info("worker ends", result=outcome.result, reason=outcome.reason, message=outcome.message)
-    write_outcome(log, outcome)
-    if outcome.result != "Failed":
-        return EXIT_DONE
-    return EXIT_RETRY if outcome.retryable else EXIT_PERMANENT
-
-
-def tidy(scratch: Path) -> None:
-    """Makes the folder, without what a worker of this pod that was killed had on its way."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    for pattern in ("checkpoint-*", "artifact-*"):
-        for folder in scratch.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)

@@ -1,0 +1,151 @@
+"""A ring and a parameter server on real pods: processes and pods die, the number of workers and shards changes."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.e2e.kube import Kube, Object, training
+from tests.e2e.test_slice import EXAMPLES
+from tests.e2e.test_training import is_training, pod_of
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Corpora
+
+pytestmark = pytest.mark.e2e
+
+LANGUAGE = {"languageModel": {"dimensions": 32, "layers": 1, "heads": 2, "contextLength": 32}}
+LONG = {"optimizer": {"epochs": 200}, "checkpoint": {"intervalSeconds": 600}}
+
+
+def language(name: str, uri: str, **spec: Any) -> Object:
+    return training(name, uri, **{"task": LANGUAGE, **LONG, **spec})
+
+
+def served(shards: int = 2, replicas: int = 2) -> Object:
+    return {"mode": "ParameterServer", "parameterServer": {"shards": shards, "replicas": replicas}}
+
+
+def progress(found: Object) -> int:
+    return found.get("status", {}).get("progress", {}).get("step", 0)
+
+
+def steps_on(kube: Kube, name: str, more: int, seconds: float = 90) -> Object:
+    """The training once it has made `more` further steps."""
+    start = progress(kube.get("modeltraining", name))
+    return kube.wait("modeltraining", name, lambda t: progress(t) >= start + more, seconds, f"{more} steps further")
+
+
+def incidents(found: Object) -> set[str]:
+    return {incident["kind"] for incident in found["status"].get("incidents", [])}
+
+
+def kill_process(kube: Kube, pod: str) -> None:
+    """The process that the pod's supervisor has forked, by SIGKILL."""
+    script = "import os, signal; c = open('/proc/1/task/1/children').read().split(); os.kill(int(c[0]), signal.SIGKILL)"
+    subprocess.run(
+        ["kubectl", "-n", kube.namespace, "exec", pod, "--", "/opt/venv/bin/python", "-c", script],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_the_examples_of_a_language_model_and_of_shards(kube: Kube, corpora: Corpora) -> None:
+    for example, name, metric in (
+        ("language", "language", "bitsPerByte"),
+        ("parameter-server", "sharded", "contextAUC"),
+    ):
+        with (EXAMPLES / example / "training.yaml").open() as file:
+            manifest = yaml.safe_load(file)
+        manifest["spec"]["data"]["uri"] = corpora.small
+        kube.apply(manifest)
+        done = kube.wait_phase(name, "Complete", 300)
+        assert metric in done["status"]["artifact"]["metrics"]
+        kube.delete("modeltraining", name)
+
+
+def test_a_worker_process_and_a_worker_pod_die(kube: Kube, corpora: Corpora) -> None:
+    """The survivors go on, no finished step is lost; a process is back without a new pod."""
+    kube.apply(language("ring", corpora.small))
+    before = kube.wait("modeltraining", "ring", is_training, 120, "training")
+    pod = pod_of(kube, "ring", "worker", 1)
+    kill_process(kube, pod)
+    after = kube.wait("modeltraining", "ring", lambda t: "WorkerJoined" in incidents(t), 60, "whole")
+    assert progress(after) >= progress(before)
+    assert pod_of(kube, "ring", "worker", 1) == pod
+    assert after["status"].get("restarts", 0) == 0
+    kube.delete("pod", pod, "--wait=false", "--grace-period=0", "--force")
+    joined = after["status"]["workers"]["epoch"]
+    kube.wait(
+        "modeltraining",
+        "ring",
+        lambda t: t["status"]["workers"]["epoch"] >= joined + 2 and t["status"]["workers"]["ready"] == 2,
+        90,
+        "whole again",
+    )
+    steps_on(kube, "ring", 20)
+
+
+def test_workers_come_and_go_by_scale(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(language("scaled", corpora.small, workers={"replicas": 1, "maxReplicas": 3}))
+    kube.wait("modeltraining", "scaled", is_training, 120, "training")
+    for replicas in (3, 1):
+        kube.run("scale", "modeltraining/scaled", f"--replicas={replicas}")
+        kube.wait(
+            "modeltraining",
+            "scaled",
+            lambda t, n=replicas: t["status"].get("workers", {}).get("ready") == n,  # type: ignore[misc]
+            120,
+            f"{replicas} workers",
+        )
+        found = steps_on(kube, "scaled", 20)
+        assert found["status"]["phase"] == "Running"
+    assert found["status"].get("restarts", 0) == 0
+
+
+def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: Corpora) -> None:
+    """Nothing is lost: there is no checkpoint to go back to, and the steps never go down."""
+    kube.apply(language("served", corpora.small, sync=served()))
+    before = kube.wait("modeltraining", "served", is_training, 120, "training")
+    kube.delete("pod", pod_of(kube, "served", "shard", 1), "--wait=false", "--grace-period=0", "--force")
+    after = kube.wait("modeltraining", "served", lambda t: "ShardLost" in incidents(t), 60, "aware of the loss")
+    assert progress(after) >= progress(before)
+    found = steps_on(kube, "served", 20)
+    for shards in (3, 2):
+        kube.patch("modeltraining", "served", {"sync": {"parameterServer": {"shards": shards}}})
+        kube.wait(
+            "modeltraining",
+            "served",
+            lambda t, n=shards: t["status"].get("shards", {}).get("ready") == n,  # type: ignore[misc]
+            120,
+            f"{shards} shards",
+        )
+        last = progress(found)
+        found = steps_on(kube, "served", 20)
+        assert progress(found) >= last
+    assert "checkpoint" not in found["status"]
+
+
+def test_suspended_with_a_ring_and_resumed_with_shards(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(language("both", corpora.small, optimizer={"epochs": 3}))
+    kube.wait("modeltraining", "both", lambda t: progress(t) >= 20, 120, "training")
+    kube.patch("modeltraining", "both", {"runPolicy": {"suspend": True}})
+    suspended = kube.wait_phase("both", "Suspended")
+    step = suspended["status"]["checkpoint"]["step"]
+    assert step >= 20
+    kube.patch("modeltraining", "both", {"sync": served(replicas=1), "runPolicy": {"suspend": False}})
+    kube.wait("modeltraining", "both", lambda t: progress(t) > step, 120, "going on from its checkpoint")
+    done = kube.wait_phase("both", "Complete", 240)
+    assert "bitsPerByte" in done["status"]["artifact"]["metrics"]
+
+
+def test_a_gate_that_is_missed(kube: Kube, corpora: Corpora) -> None:
+    gate = {"split": "0.1", "gate": {"metric": "bitsPerByte", "atMost": "0.1"}}
+    kube.apply(language("gated", corpora.small, optimizer={"epochs": 1}, evaluation=gate))
+    done = kube.wait_phase("gated", "Failed")
+    failed = next(c for c in done["status"]["conditions"] if c["type"] == "Failed")
+    assert failed["reason"] == "GateMissed"
+    assert "evaluation.gate asks for at most 0.1" in failed["message"]
+    assert "artifact" not in done["status"]

@@ -1,0 +1,79 @@
+"""A learner that learns nothing but how often each sample went into its parameters: parameter i counts sample i."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from mms_workloads.contract import Golden, JobFile
+from mms_workloads.train.checkpoint import write_tensors
+from mms_workloads.train.communicator import Stats
+from mms_workloads.train.flat import FlatState
+from mms_workloads.train.learner import Evaluation, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mms_workloads.pod import Pod
+    from mms_workloads.sync.leases import Slice
+    from mms_workloads.sync.plan import Plan
+    from mms_workloads.train.state import State
+
+BATCH = 3
+
+
+def block_size(block: int) -> int:
+    """Blocks differ, so that rounds end in the middle of some and go over the ends of others."""
+    return 1 + (7 * block) % 11
+
+
+class Counts(nn.Module):
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.counts = nn.Parameter(torch.zeros(samples))
+
+
+class CountingState(FlatState):
+    def update(self, samples: int, rate: float) -> None:
+        del samples, rate
+        self.parameters += self.gradient
+
+
+class CountingLearner:
+    kind = "languageModel"
+
+    def __init__(self, pod: Pod, plan: Plan, _: str) -> None:
+        self.job: JobFile = pod.job
+        self.trained_on = range(len(plan.blocks()))
+        self.starts = [0]
+        for block in self.trained_on:
+            self.starts.append(self.starts[-1] + block_size(block))
+
+    def start(self) -> FlatState:
+        return CountingState(Counts(self.starts[-1]), self.job.optimizer, bucket_bytes=64)
+
+    def size(self, block: int) -> int:
+        return block_size(block)
+
+    def batch(self, _: Place) -> int:
+        return BATCH
+
+    def rate(self, *_: object) -> float:
+        return 1.0
+
+    def compute(self, state: State, slices: Sequence[Slice], _: Place) -> Stats:
+        assert isinstance(state, FlatState)
+        for s in slices:
+            start = self.starts[s.block]
+            state.gradient[start + s.start : start + s.stop] += 1
+        return Stats(sum(s.stop - s.start for s in slices), 1.0, 0.0)
+
+    def evaluate(self, _: State) -> Evaluation:
+        return Evaluation({"none": 0.0}, {})
+
+    def write(self, state: State, folder: Path) -> Golden:
+        write_tensors({"counts": state.tables()["dense"]["parameters"].clone()}, folder / "model.safetensors")
+        return Golden(cases=[])

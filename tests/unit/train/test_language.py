@@ -1,0 +1,158 @@
+"""A language model: what it learns, and runs of it as real processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.unit.train import runs
+from tests.unit.train.quick import QuickRun
+from tests.unit.train.runs import SECONDS, until_step
+
+from mms_workloads.contract import DataFile, Desired, JobFile, LanguageModel, Outcome
+from mms_workloads.data.vocabulary import Vocabulary
+from mms_workloads.language.learner import LanguageLearner, share
+from mms_workloads.language.transformer import Transformer
+from mms_workloads.sync.leases import Progress, Slice
+from mms_workloads.sync.plan import Plan
+from mms_workloads.train.learner import Place
+from mms_workloads.train.state import agree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TASK = {"dimensions": 16, "layers": 2, "heads": 2, "contextLength": 16}
+
+
+def job(folder: Path, **changes: Any) -> JobFile:
+    optimizer = {
+        "name": "AdamW",
+        "learningRate": 0.01,
+        "globalBatchSize": 32,
+        "epochs": 1,
+        **changes.pop("optimizer", {}),
+    }
+    return runs.job(folder, task={"languageModel": TASK}, optimizer=optimizer, **changes)
+
+
+def parameters(folder: Path, outcome: Outcome) -> dict[str, torch.Tensor]:
+    assert (outcome.result, outcome.reason) == ("Complete", "TrainingComplete"), outcome
+    return load_file(folder / "storage" / "artifact" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, runs.run_to_the_end(folder, job(folder))
+
+
+def test_it_learns(alone: tuple[Path, Outcome]) -> None:
+    folder, outcome = alone
+    assert outcome.artifact is not None
+    metrics = outcome.artifact.metrics
+    assert metrics["bitsPerByte"] == pytest.approx(metrics["lossPerByte"] / math.log(2))
+    assert metrics["bitsPerByte"] < 2.5, "of 8 without any knowledge, and about 4 of letters that are told apart only"
+    place = folder / "storage" / "artifact"
+    assert json.loads((place / "model.json").read_text()) == TASK
+    module = Transformer(LanguageModel.model_validate(TASK), seed=9)
+    module.load_state_dict(parameters(folder, outcome))
+    golden = json.loads((place / "golden.json").read_text())["cases"]
+    assert golden
+    for case in golden:
+        text = torch.tensor(list(case["inputs"]["TEXT"][0].encode()))[None]
+        with torch.no_grad():
+            logits = module(text[:, :-1])
+        bits = torch.nn.functional.cross_entropy(logits[0], text[0, 1:]) / math.log(2)
+        assert case["outputs"]["BITS_PER_BYTE"] == [pytest.approx(float(bits), abs=1e-5)]
+
+
+def test_resumed_it_is_the_same_to_the_bit(alone: tuple[Path, Outcome], tmp_path: Path) -> None:
+    training = job(tmp_path)
+    with QuickRun(tmp_path / "first", training) as run:
+        run.start()
+        until_step(run, 20)
+        run.desire(Desired(suspend=True, workers=1))
+        suspended = run.outcome(SECONDS)
+    assert suspended.checkpoint is not None
+    with QuickRun(tmp_path / "second", training, attempt=2) as run:
+        outcome = run.start().outcome(SECONDS)
+    assert outcome.step == alone[1].step
+    resumed, undisturbed = parameters(tmp_path, outcome), parameters(*alone)
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
+
+
+def test_resumed_with_another_number_of_workers(alone: tuple[Path, Outcome], tmp_path: Path) -> None:
+    with QuickRun(tmp_path / "first", job(tmp_path, workers=2)) as run:
+        run.start()
+        until_step(run, 20)
+        run.desire(Desired(suspend=True, workers=2))
+        suspended = run.outcome(SECONDS)
+    assert suspended.checkpoint is not None
+    files = {p.name for p in (tmp_path / "storage" / "checkpoints" / suspended.checkpoint.uri.split("/")[-1]).iterdir()}
+    assert files >= {"part-0-of-2.safetensors", "part-1-of-2.safetensors", "progress.json", "plan.bin"}
+    with QuickRun(tmp_path / "second", job(tmp_path, workers=1), attempt=2) as run:
+        outcome = run.start().outcome(SECONDS)
+    assert outcome.artifact is not None
+    assert alone[1].artifact is not None
+    there, here = alone[1].artifact.metrics["bitsPerByte"], outcome.artifact.metrics["bitsPerByte"]
+    assert here == pytest.approx(there, abs=0.1)
+
+
+def learner(folder: Path, **changes: Any) -> LanguageLearner:
+    text = runs.text(200).encode()
+    (folder / "a.txt").write_bytes(text)
+    plan = Plan((DataFile(uri=f"file://{folder}/a.txt", size=len(text)),), 1000, Vocabulary((), ()))
+    training = job(folder, **changes)
+    task = training.task.languageModel
+    assert task is not None
+    return LanguageLearner.of(training, task, plan, folder / "cache")
+
+
+def test_a_data_epoch_holds_each_window_once(tmp_path: Path) -> None:
+    one = learner(tmp_path)
+    for sharding in ("Random", "Sequential"):
+        one.job = one.job.model_copy(update={"data": one.job.data.model_copy(update={"sharding": sharding})})
+        size = one.size(0)
+        assert size > 20
+        whole = one._samples(Slice(0, 0, 0, size, size))
+        parts = torch.cat([one._samples(Slice(0, 0, i, min(i + 7, size), size)) for i in range(0, size, 7)])
+        assert torch.equal(parts, whole)
+        ordered = one.corpus.bytes(0)[: size * 16 + 1].unfold(0, 17, 16).long()
+        assert sorted(map(tuple, whole.tolist())) == sorted(map(tuple, ordered.tolist()))
+        assert torch.equal(whole, ordered) == (sharding == "Sequential")
+    again = one._samples(Slice(1, 0, 0, size, size))
+    assert torch.equal(again, whole)  # Sequential
+
+
+def test_the_gradient_is_the_sum_over_the_samples_whoever_takes_them(tmp_path: Path) -> None:
+    one = learner(tmp_path)
+    size = one.size(0)
+
+    def gradient(*cuts: tuple[int, int]) -> torch.Tensor:
+        state = one.start()
+        agree(state, 0, "l", Progress.none(9))
+        for start, stop in cuts:
+            one.compute(state, [Slice(0, 0, start, stop, size)], Place(0, 1))
+        return state.gradient
+
+    torch.testing.assert_close(gradient((0, 5), (5, 9)), gradient((0, 9)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 5, 32])
+def test_the_global_batch_is_kept_or_grows_with_the_workers(tmp_path: Path, members: int) -> None:
+    kept = job(tmp_path, workers=3)
+    assert sum(share(kept, Place(p, members)) for p in range(members)) == 32
+    scaled = job(tmp_path, workers=2, optimizer={"whenWorkersChange": "ScaleLearningRate"})
+    assert [share(scaled, Place(p, members)) for p in range(members)] == [16] * members
+
+
+def test_the_learning_rate_scales_where_asked(tmp_path: Path) -> None:
+    for rule, expected in (("KeepGlobalBatch", 0.01), ("ScaleLearningRate", 0.03)):
+        one = learner(tmp_path, workers=1, optimizer={"whenWorkersChange": rule})
+        state = one.start()
+        agree(state, 0, "l", Progress.none(len(one.corpus.blocks)))
+        assert one.rate(state, 3) == pytest.approx(expected)

@@ -1,0 +1,172 @@
+"""languageModel: a sample is a window of text; the loss is the cross-entropy of each byte given those before it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from mms_workloads.contract import Golden, GoldenCase, JobFile, LanguageModel, Reason
+from mms_workloads.data import blocks
+from mms_workloads.data.corpus import ByteCorpus
+from mms_workloads.language.transformer import SYMBOLS, Transformer
+from mms_workloads.store import JobError
+from mms_workloads.sync.layout import Table
+from mms_workloads.train.checkpoint import write_tensors
+from mms_workloads.train.communicator import NOTHING, Stats
+from mms_workloads.train.flat import TABLE, FlatState
+from mms_workloads.train.learner import Evaluation, Place, decayed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from mms_workloads.sync.leases import Slice
+    from mms_workloads.sync.plan import Plan
+    from mms_workloads.train.state import State
+
+KIND = "languageModel"
+EVALUATION_BYTES = 1 << 20  # of held-out text: the error of the mean is far below a hundredth of a bit by then
+EVALUATION_BATCH = 16  # windows
+GOLDEN_CASES = 4
+METHOD = (
+    "bitsPerByte: the mean of -log2 p(byte | the bytes before it in its window) over held-out text that no step saw; 8 "
+    "for a model that knows nothing. For plain English it is the bits per character. lossPerByte: the same in nats."
+)
+
+
+@dataclass(slots=True)
+class LanguageLearner:
+    job: JobFile
+    task: LanguageModel
+    corpus: ByteCorpus
+    trained_on: Sequence[int]
+    held_out: Sequence[int]
+    kind: str = KIND
+
+    @classmethod
+    def of(cls, job: JobFile, task: LanguageModel, plan: Plan, cache: Path) -> LanguageLearner:
+        corpus = ByteCorpus(job.data.store, plan, cache)
+        trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
+        return cls(job, task, corpus, trained_on, held_out)
+
+    def start(self) -> FlatState:
+        return FlatState(Transformer(self.task, self.job.optimizer.seed), self.job.optimizer)
+
+    def size(self, block: int) -> int:
+        """Windows of contextLength bytes and the one after; a block that has none is one sample of nothing."""
+        return max(1, _windows(self.corpus.bytes(block), self.task.contextLength))
+
+    def tables(self) -> Sequence[Table]:
+        with torch.device("meta"):
+            module = Transformer(self.task, seed=None)
+        return [Table(TABLE, sum(p.numel() for p in module.parameters()))]
+
+    def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
+        del slices
+        return {}
+
+    def batch(self, place: Place) -> int:
+        return share(self.job, place)
+
+    def rate(self, state: State, members: int) -> float:
+        optimizer = self.job.optimizer
+        rate = decayed(optimizer.learningRate, state.agreement.fraction(self.trained_on, optimizer.epochs))
+        return rate * members / self.job.workers if optimizer.whenWorkersChange == "ScaleLearningRate" else rate
+
+    def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
+        del place
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        windows = [self._samples(s) for s in slices]
+        samples = torch.cat(windows) if windows else torch.empty(0, self.task.contextLength + 1, dtype=torch.int64)
+        if not samples.numel():
+            return NOTHING
+        loss = cross_entropy(state.module, samples) / self.task.contextLength  # of each window the mean; their sum
+        loss.backward()  # type: ignore[no-untyped-call]
+        count = samples.shape[0]
+        return Stats(count, float(count * self.task.contextLength), float(loss.detach()) / count)
+
+    @torch.no_grad()
+    def evaluate(self, state: State) -> Evaluation:
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        chosen = list(self.held_out or self.trained_on)
+        total, count, used = 0.0, 0, []
+        for block in chosen:
+            if count >= EVALUATION_BYTES:
+                break
+            used.append(block)
+            samples = _cut(self.corpus.bytes(block), self.task.contextLength)
+            for batch in torch.split(samples, EVALUATION_BATCH):
+                total += float(cross_entropy(state.module, batch))
+                count += batch.shape[0] * self.task.contextLength
+        loss = total / count if count else math.log(SYMBOLS)
+        prefix = "" if self.held_out else "training"
+        names = [prefix + name[:1].upper() + name[1:] if prefix else name for name in ("bitsPerByte", "lossPerByte")]
+        metrics = dict(zip(names, (loss / math.log(2), loss), strict=True))
+        report = {"bytes": count, "heldOutBlocks": used if self.held_out else [], "method": METHOD}
+        return Evaluation(metrics, report)
+
+    @torch.no_grad()
+    def write(self, state: State, folder: Path) -> Golden:
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.module.state_dict().items()}
+        if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+            raise JobError(
+                Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
+            )
+        write_tensors(tensors, folder / "model.safetensors")
+        (folder / "model.json").write_text(self.task.model_dump_json(indent=1), encoding="utf-8")
+        return self._golden(state)
+
+    def _golden(self, state: FlatState) -> Golden:
+        """Texts with the bits per byte that the model gives them."""
+        cases = []
+        for block in list(self.held_out or self.trained_on)[:GOLDEN_CASES]:
+            text = bytes(self.corpus.bytes(block)[: self.task.contextLength].tolist()).decode(errors="ignore")
+            data = torch.tensor(list(text.encode()), dtype=torch.int64)[None]
+            if data.shape[1] > 1:
+                bits = float(cross_entropy(state.module, data)) / (data.shape[1] - 1) / math.log(2)
+                cases.append(GoldenCase(model="score", inputs={"TEXT": [text]}, outputs={"BITS_PER_BYTE": [bits]}))
+        return Golden(cases=cases)
+
+    def _samples(self, s: Slice) -> Tensor:
+        """int64 [stop - start, contextLength + 1] of the block, in the order of the data epoch."""
+        windows = _cut(self.corpus.bytes(s.block), self.task.contextLength)
+        if self.job.data.sharding == "Random":
+            seed = (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
+            windows = windows[torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))]
+        return windows[s.start : s.stop]
+
+
+def share(job: JobFile, place: Place) -> int:
+    """Samples that a member takes in a round.
+
+    KeepGlobalBatch: globalBatchSize dealt evenly, the first members take the rest. ScaleLearningRate: each member keeps
+    the share that it had with spec.workers members.
+    """
+    total = job.optimizer.globalBatchSize
+    members = place.members if job.optimizer.whenWorkersChange == "KeepGlobalBatch" else job.workers
+    return max(1, total // members + (place.position % members < total % members))
+
+
+def cross_entropy(module: torch.nn.Module, samples: Tensor) -> Tensor:
+    """Summed over all bytes but the first of each sample. samples: int64 [B, L + 1]."""
+    logits = module(samples[:, :-1])
+    return functional.cross_entropy(logits.reshape(-1, SYMBOLS), samples[:, 1:].reshape(-1), reduction="sum")
+
+
+def _windows(text: Tensor, length: int) -> int:
+    return max(0, text.numel() - 1) // length
+
+
+def _cut(text: Tensor, length: int) -> Tensor:
+    """int64 [windows, length + 1]: each window and the byte after it; what is left at the end is too short for one."""
+    count = _windows(text, length)
+    if not count:
+        return torch.empty(0, length + 1, dtype=torch.int64)
+    return text[: count * length + 1].unfold(0, length + 1, length).long()

@@ -1,0 +1,70 @@
+"""What a membership epoch starts from: decided when all its members have said what they hold. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mms_workloads.sync.leases import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mms_workloads.contract import CheckpointRef
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The state that a member brings. Two of the same lineage and step are the same to the bit."""
+
+    step: int | None = None  # None: it has none
+    lineage: str | None = None
+    progress: Progress | None = None
+
+
+@dataclass(slots=True)
+class Forming:
+    """How far the newest epoch has come."""
+
+    ready: dict[int, Held] = field(default_factory=dict)  # by rank
+    begun: bool = False  # all were ready and know whose state counts
+    started: set[int] = field(default_factory=set)  # ranks that have met the others and asked for a block
+    called: bool = False  # the shards were told: all members are out of the epoch before
+    filled: set[int] = field(default_factory=set)  # shards that have all their rows
+    serving: set[int] = field(default_factory=set)  # shards that have begun the epoch
+    told: dict[str, Any] = field(default_factory=dict)  # what the workers are told then
+    asking: list[tuple[int, int]] = field(default_factory=list)  # ranks that wait for a block, the step they are at
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Whose state counts: the member's at position `source`; or the checkpoint's, which that member loads."""
+
+    step: int
+    progress: Progress
+    source: int = 0
+    equal: bool = True  # all hold it already
+    checkpoint: CheckpointRef | None = None
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "progress": self.progress.document(),
+            "source": self.source,
+            "equal": self.equal,
+            "checkpoint": self.checkpoint.model_dump(mode="json") if self.checkpoint else None,
+        }
+
+
+def decide(held: Sequence[Held], checkpoint: tuple[CheckpointRef, Progress] | None, blocks: int) -> Begin:
+    """held: by position. The highest step that any member holds, else the checkpoint's, else the beginning."""
+    steps = [h.step for h in held if h.step is not None]
+    if steps:
+        highest = max(steps)
+        source = next(i for i, h in enumerate(held) if h.step == highest)
+        equal = all((h.step, h.lineage) == (highest, held[source].lineage) for h in held)
+        return Begin(highest, held[source].progress or Progress.none(blocks), source, equal)
+    if checkpoint:
+        reference, progress = checkpoint
+        return Begin(reference.step, progress, equal=False, checkpoint=reference)
+    return Begin(0, Progress.none(blocks))

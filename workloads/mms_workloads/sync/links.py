@@ -1,0 +1,22 @@
+"""A worker's or shard's control connection, as the master holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mms_workloads.sync.wire import Message
+
+
+@dataclass(slots=True)
+class Link:
+    rank: int
+    incarnation: int
+    send: Callable[[Message], None]
+    close: Callable[[], None]
+    plan: str | None = None  # the digest of the plan that it has
+    counts: bool = False  # has a counting task
+    role: str = "worker"

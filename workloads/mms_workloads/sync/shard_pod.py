@@ -1,0 +1,247 @@
+"""The process of a parameter shard: what the master says, done to the shard; checkpoints of its part, written."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from mms_workloads import logs
+from mms_workloads import store as stores
+from mms_workloads.contract import CheckpointRef, Outcome, Reason
+from mms_workloads.pod import Pod, Stopped
+from mms_workloads.store import JobError
+from mms_workloads.sync import checkpoints, optimizers, wire
+from mms_workloads.sync import plan as plans
+from mms_workloads.sync.control import Announcement, Control, Superseded
+from mms_workloads.sync.layout import Layout, Lost, fetches, replica_holder, replica_of
+from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.shard import Shard
+from mms_workloads.sync.shard_forming import HeldShard
+from mms_workloads.sync.shard_server import ShardServer
+from mms_workloads.train import checkpoint, learner
+from mms_workloads.train.parameter_server import judge
+from mms_workloads.transport.channel import Fence, Listener, PeerLost, Refused, Security
+
+if TYPE_CHECKING:
+    from mms_workloads.sync.control import Inbox
+    from mms_workloads.sync.shard_parts import Part
+    from mms_workloads.sync.shard_state import Snapshot
+    from mms_workloads.train.learner import Learner
+    from mms_workloads.train.pulse import Pulse
+    from mms_workloads.train.state import Tables
+
+
+class ShardPod:
+    def __init__(self, pod: Pod, pulse: Pulse, *, plain: bool) -> None:
+        job = pod.job
+        assert job.parameterServer is not None  # noqa: S101 - read_pod refused the job file otherwise
+        self.pod, self.spec = pod, job.parameterServer
+        clear = plain or job.transport == "Plain"
+        security = Security.plain() if clear else Security.mutual(pod.tls_dir)
+        listener = Listener(pod.ip, security)
+        shard = Shard(optimizers.of(job.optimizer), job.parameterServer, judge, on_lost=self._broken)
+        self.server = ShardServer(shard, listener, security, pod.rank, pod.incarnation)
+        self.control = Control(pod, f"{pod.ip}:{listener.port}", self._holds, beat=pulse.beat, plain=plain)
+        self.learner: Learner | None = None
+        self.plan_digest = ""
+        self.epoch = 0
+        # What the shard's state is of; layout 0: it has none.
+        self.layout, self.lineage = 0, ""
+        self.writing: threading.Thread | None = None
+
+    def run(self) -> Outcome:
+        """The outcome that the master gave. Raises JobError, Stopped."""
+        with self.control as control:
+            try:
+                return self._until_told()
+            except JobError as error:
+                control.send(wire.FAILED, reason=error.reason, message=error.message, retryable=error.retryable)
+                raise
+            finally:
+                self.server.close()
+
+    def stop(self) -> None:
+        with self.control.changing() as box:
+            box.stopping = True
+
+    def _until_told(self) -> Outcome:
+        while True:
+            box = self.control.wait(self._anything_to_do) and self.control.inbox
+            if box.bye:
+                bye: Outcome = box.bye
+                return bye
+            if box.refused:
+                raise JobError(Reason.STALE_PEER, f"the master refused this pod: {box.refused}")
+            if box.stopping:
+                if self.writing:
+                    self.writing.join()
+                self.control.send(wire.LEAVE)
+                raise Stopped
+            if box.announcement:
+                self._take_part(box.announcement)
+
+    def _take_part(self, announcement: Announcement) -> None:
+        self.epoch = announcement.epoch
+        structlog.contextvars.bind_contextvars(epoch=self.epoch)
+        self._prepare()
+        standing = self.server.end_epoch(f"membership epoch {self.epoch} begins")
+        held = HeldShard(
+            self.layout,
+            self.lineage,
+            standing.step,
+            standing.can_go_back,
+            standing.progress,
+            standing.replica_step,
+            standing.replica_progress,
+        )
+        self.control.send(wire.READY, epoch=self.epoch, held=held.document())
+        self.control.wait(lambda box: box.begin or box.stopping or self._newer(self.epoch))
+        begin = self.control.inbox.begin
+        if begin is None or begin["epoch"] != self.epoch:
+            return
+        try:
+            self._begin(announcement, begin)
+        except (PeerLost, Refused, ValueError, Superseded) as error:
+            logs.logger().info("epoch not begun", why=str(error))
+            self._broken(str(error))
+
+    def _begin(self, announcement: Announcement, begin: dict[str, Any]) -> None:
+        shard, job = self.server.shard, self.pod.job
+        fence = Fence(job.job.uid, job.job.run, self.pod.attempt, self.epoch)
+        progress = Progress.read(begin["progress"])
+        if begin["settle"] and self.layout:
+            shard.settle(begin["step"])
+        self.server.expect(fence)
+        if begin["save"]:
+            self._save(shard.begin_snapshot(), begin, progress)
+        if begin["final"]:
+            return
+        if begin["fills"]:
+            self._fill("state", begin["state"], begin, announcement)
+            self._fill("replica", begin["replica"], begin, announcement)
+            self.control.send(wire.FILLED, epoch=self.epoch)
+            self.control.wait(lambda box: box.go == self.epoch or box.stopping or self._newer(self.epoch))
+            if self.control.inbox.go != self.epoch:
+                raise Superseded("the epoch ended before all shards had their rows")
+        if begin["state"] is None:
+            self.layout = 0  # not part of the layout: what it held is on the others now
+            return
+        if begin["replica"] is None:
+            shard.drop_replica()
+        holder = replica_holder(self.pod.rank, begin["shards"])
+        replica = _split(announcement.shards[holder]) if begin["replica"] and holder is not None else None
+        step = begin["step"] if begin["settle"] or begin["state"] in {"load", "start"} else None
+        members = [(rank, incarnation) for rank, incarnation in begin["members"]]
+        self.server.begin_epoch(fence, members, step=step, progress=progress, replica=replica)
+        self.layout, self.lineage = begin["shards"], begin["lineage"]
+        self.control.send(wire.STARTED, epoch=self.epoch)
+        logs.logger().info("epoch begins", shard=self.pod.rank, shards=begin["shards"], step=begin["step"])
+
+    def _fill(self, part: Part, source: str | None, begin: dict[str, Any], announcement: Announcement) -> None:
+        """Raises PeerLost, Refused, ValueError, Superseded."""
+        if source is None or source == "keep":
+            return
+        after = self._layout(begin["shards"])
+        shard = self.pod.rank if part == "state" else replica_of(self.pod.rank, begin["shards"])
+        assert shard is not None  # noqa: S101 - there is a replica only where there are others
+        self.server.shard.prepare(after, shard, part)
+        if source == "fetch":
+            before = self._layout(begin["before"])
+            plan = fetches(before, after, shard, states=begin["states"], replicas=begin["replicas"], near=self.pod.rank)
+            if isinstance(plan, Lost):
+                raise ValueError(str(plan))
+            addresses = {i: _split(address) for i, address in enumerate(announcement.shards)}
+            self.server.fetch(part, plan, addresses)
+            return
+        tables = self._load(begin) if source == "load" else self._learner().start().tables()
+        for table in after.tables:
+            start, stop = after.bounds(table.name, shard)
+            room = self.server.shard.room(part, table.name, start, stop)
+            for slot, tensor in tables[table.name].items():
+                if slot in room:
+                    room[slot].copy_(tensor[start:stop])
+            self.server.shard.filled(part, table.name, start, stop)
+
+    def _load(self, begin: dict[str, Any]) -> Tables:
+        reference = CheckpointRef.model_validate(begin["checkpoint"])
+        try:
+            return checkpoint.load(self.pod.job.storage, reference, self.pod.scratch)
+        except JobError as error:
+            if not checkpoints.damaged(error):
+                raise
+            self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
+            raise Superseded(error.message) from error
+
+    def _save(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> None:
+        """Writes this shard's part while pushes go on."""
+        if self.writing and self.writing.is_alive():
+            self.server.shard.drop(snapshot)  # its checkpoint stays without this part; the master asks again
+            return
+        arguments = (snapshot, begin, progress)
+        self.writing = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
+        self.writing.start()
+
+    def _write(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> None:
+        name, step, parts = checkpoints.folder(begin["step"], begin["lineage"]), begin["step"], begin["shards"]
+        job, rank = self.pod.job, self.pod.rank
+        others = {}
+        if rank == 0:
+            others = {
+                checkpoints.PROGRESS: checkpoint.progress_file(step, progress),
+                checkpoints.PLAN: self.control.inbox.plan or b"",
+            }
+        target = stores.child(job.storage, f"checkpoints/{name}")
+        try:
+            self.server.shard.complete(snapshot)
+            tables = snapshot.tables()
+            place = learner.Place(rank, parts)
+            entries = checkpoint.write_part(target, tables, place, others, self.pod.scratch)
+        except JobError as error:
+            logs.logger().warning("checkpoint failed", step=step, reason=error.reason, message=error.message)
+            self.control.send(wire.FAILED, reason=error.reason, message=error.message, retryable=True)
+            return
+        finally:
+            self.server.shard.drop(snapshot)
+        logs.logger().info("checkpoint part", folder=name, part=rank, parts=parts)
+        files = {file: entry.model_dump() for file, entry in entries.items()}
+        self.control.send(
+            wire.CHECKPOINTED, folder=name, step=step, parts=parts, part=rank, files=files, final=begin["final"]
+        )
+
+    def _prepare(self) -> None:
+        packed = self.control.inbox.plan
+        assert packed is not None  # noqa: S101 - the master sends it before any epoch
+        digest = plans.digest(packed)
+        if self.learner is None or self.plan_digest != digest:
+            self.learner, self.plan_digest, self.layout = (
+                learner.make(self.pod, plans.unpack(packed), digest),
+                digest,
+                0,
+            )
+
+    def _learner(self) -> Learner:
+        assert self.learner is not None  # noqa: S101 - made by _prepare
+        return self.learner
+
+    def _layout(self, shards: int) -> Layout:
+        return Layout(tuple(self._learner().tables()), shards)
+
+    def _holds(self) -> tuple[int, int | None]:
+        return self.epoch, self.server.shard.standing().step if self.layout else None
+
+    def _broken(self, why: str) -> None:
+        self.control.send(wire.BROKEN, epoch=self.epoch, why=why)
+
+    def _anything_to_do(self, box: Inbox) -> bool:
+        return bool(box.stopping or self._newer(self.epoch))
+
+    def _newer(self, epoch: int) -> bool:
+        box = self.control.inbox
+        return self.control.newer(epoch) or box.bye is not None or box.refused is not None
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)

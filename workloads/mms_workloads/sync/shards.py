@@ -1,0 +1,129 @@
+"""The parameter shards of a run as its master sees them: who is there, what they hold, what they are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mms_workloads.sync import wire
+from mms_workloads.sync.membership import Membership
+from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, decide
+from mms_workloads.sync.wire import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mms_workloads.contract import CheckpointRef, ParameterServer
+    from mms_workloads.sync.leases import Progress
+    from mms_workloads.sync.links import Link
+    from mms_workloads.sync.membership import Epoch, Fence, Hello, Refusal
+
+
+@dataclass(slots=True)
+class Shards:
+    """wanted: shards of the next epoch. Ring mode has no such object."""
+
+    spec: ParameterServer
+    membership: Membership
+    links: dict[int, Link] = field(default_factory=dict)
+    called: tuple[tuple[int, int], ...] = ()  # rank and join of those that the epoch was announced to
+    layout: int = 0  # shards of the epoch that was announced
+    ready: dict[int, HeldShard] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: ParameterServer, fence: Fence) -> Shards:
+        return cls(spec, Membership(fence, spec.shards))
+
+    @property
+    def wanted(self) -> int:
+        return self.membership.wanted
+
+    def hello(self, peer: Hello, now: float) -> Refusal | None:
+        answer = self.membership.hello(peer, now)
+        if not isinstance(answer, Membership):
+            return answer
+        self.membership = answer
+        return None
+
+    def lost(self, rank: int) -> None:
+        self.links.pop(rank, None)
+        self.membership = self.membership.lose([rank])
+
+    def complete(self) -> bool:
+        """All that an epoch needs are there."""
+        return {m.rank for m in self.membership.members} >= set(range(self.wanted))
+
+    def broken(self) -> bool:
+        """A shard that the epoch was announced to is gone, or is another process."""
+        present = {(m.rank, m.joined) for m in self.membership.members}
+        return not set(self.called) <= present
+
+    def changes(self) -> bool:
+        """The next epoch has another number of shards."""
+        return bool(self.called) and self.layout != self.wanted
+
+    def serve(self) -> None:
+        """All have begun the epoch: those that are not in its layout may go."""
+        self.called = tuple((rank, joined) for rank, joined in self.called if rank < self.layout)
+
+    def addresses(self) -> list[str]:
+        return [m.address for m in sorted(self.membership.members, key=lambda m: m.rank) if m.rank < self.wanted]
+
+    def call(self, epoch: Epoch, plan: bytes, digest: str) -> None:
+        """Announces the epoch: all its workers are out of the one before."""
+        members = sorted(self.membership.members, key=lambda m: m.rank)
+        self.called, self.layout = tuple((m.rank, m.joined) for m in members), self.wanted
+        self.ready = {}
+        fields = {
+            "epoch": epoch.number,
+            "urgent": True,
+            "members": [[m.rank, m.incarnation, m.address] for m in epoch.members],
+            "shards": [m.address for m in members],
+        }
+        for member in members:
+            link = self.links[member.rank]
+            if link.plan != digest:
+                link.send(Message(wire.PLAN, {}, plan))
+                link.plan = digest
+            link.send(Message(wire.EPOCH, fields))
+
+    def heard(self, rank: int, held: dict[str, Any]) -> bool:
+        """What a shard holds has arrived. Whether that was the last of them."""
+        self.ready[rank] = HeldShard.read(held)
+        return self.ready.keys() >= {rank for rank, _ in self.called}
+
+    def decide(self, blocks: int, checkpoint: tuple[CheckpointRef, Progress] | None) -> ShardsBegin:
+        synchronous = self.spec.consistency == "Synchronous"
+        wanted = Wanted(self.layout, self.spec.replicas, synchronous, blocks)
+        return decide(wanted, self.ready, checkpoint)
+
+    def agree(self, begin: ShardsBegin) -> bool:
+        """Whether the same samples are part of all shards' rows, so that together they are a checkpoint."""
+        return begin.settle or all(h.progress == begin.progress for h in self.ready.values())
+
+    def begin(self, begin: ShardsBegin, fields: dict[str, Any]) -> None:
+        """fields: the epoch's number and lineage, and whether a checkpoint is to be written."""
+        checkpoint = begin.checkpoint.model_dump(mode="json") if begin.checkpoint else None
+        for rank, _ in self.called:
+            inside = rank < len(begin.state)
+            mine = {
+                "state": begin.state[rank] if inside else None,
+                "replica": begin.replica[rank] if inside else None,
+                "shards": len(begin.state),
+                "step": begin.step,
+                "settle": begin.settle,
+                "progress": begin.progress.document(),
+                "before": begin.before,
+                "states": begin.states,
+                "replicas": begin.replicas,
+                "checkpoint": checkpoint,
+                "fills": any(one != "keep" for one in (*begin.state, *begin.replica) if one),
+            }
+            self.links[rank].send(Message(wire.BEGIN, {**fields, **mine}))
+
+    def tell(self, message: Message) -> None:
+        for link in self.links.values():
+            link.send(message)
+
+    def overdue(self, now: float) -> Iterable[int]:
+        return self.membership.overdue(now)

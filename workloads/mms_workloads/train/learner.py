@@ -1,0 +1,89 @@
+"""What the loop knows of a task: a learner computes on leased samples; what follows from that is the communicator's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from mms_workloads.contract import Golden, JobFile
+    from mms_workloads.pod import Pod
+    from mms_workloads.sync.layout import Table
+    from mms_workloads.sync.leases import Slice
+    from mms_workloads.sync.plan import Plan
+    from mms_workloads.train.communicator import Stats
+    from mms_workloads.train.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A member's place in its membership epoch."""
+
+    position: int
+    members: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """metrics, and evaluation.json: how they were measured."""
+
+    metrics: dict[str, float]
+    report: dict[str, Any]
+
+
+class Learner(Protocol):
+    kind: str  # of the artifact
+    trained_on: Sequence[int]  # block numbers
+    job: JobFile
+
+    def start(self) -> State:
+        """The parameters that a run begins with: the same on every worker."""
+
+    def tables(self) -> Sequence[Table]:
+        """What parameter shards hold of the state."""
+
+    def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
+        """The rows of sparse tables that `compute` will read: by table, int64 [n], ascending. Raises store.JobError."""
+
+    def size(self, block: int) -> int:
+        """Samples of a block, at least 1. Raises store.JobError."""
+
+    def batch(self, place: Place) -> int:
+        """Samples that the member takes in a round."""
+
+    def rate(self, state: State, members: int) -> float:
+        """The learning rate of the next round."""
+
+    def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
+        """The round's work, left in `state` unfinished. It depends on the slices and on what is agreed only, whoever
+        computes it. Raises store.JobError.
+        """
+
+    def evaluate(self, state: State) -> Evaluation:
+        """Raises store.JobError."""
+
+    def write(self, state: State, folder: Path) -> Golden:
+        """Writes the model's files; returns its golden set. Raises store.JobError."""
+
+
+def decayed(initial: float, progress: float) -> float:
+    """Linear decay over the whole job, with word2vec's floor of 1/10,000. progress in [0, 1]."""
+    return initial * max(1e-4, 1.0 - progress)
+
+
+def make(pod: Pod, plan: Plan, digest: str) -> Learner:
+    """The learner of the job's task. digest: of the plan; what is cached for another one is not used."""
+    from mms_workloads.embedding.learner import EmbeddingLearner  # noqa: PLC0415 - a worker loads its own task only
+    from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415
+
+    cache = pod.scratch / f"blocks-{digest[-12:]}"
+    task = pod.job.task
+    if task.languageModel is not None:
+        return LanguageLearner.of(pod.job, task.languageModel, plan, cache)
+    assert task.wordEmbedding is not None  # noqa: S101 - read_pod refused the job file otherwise
+    return EmbeddingLearner.of(pod.job, task.wordEmbedding, plan, cache)

@@ -1,0 +1,93 @@
+"""A worker's leases in one membership epoch: samples for each round, the next block asked for before it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mms_workloads.sync import wire
+from mms_workloads.sync.control import Control, Superseded
+from mms_workloads.sync.leases import Lease, Slice
+from mms_workloads.train.communicator import MAX_SLICES
+
+if TYPE_CHECKING:
+    from mms_workloads.train.learner import Learner
+    from mms_workloads.train.state import Agreement
+
+
+@dataclass(slots=True)
+class _Open:
+    """A lease that is being used up."""
+
+    lease: Lease
+    position: int
+    size: int
+
+
+class Leaser:
+    def __init__(
+        self, control: Control, epoch: int, learner: Learner, agreement: Agreement, *, alone: bool = False
+    ) -> None:
+        """agreement: the state's, which grows with the rounds.
+
+        alone: ranks do not step together. Then the master says how much is done, and a round has samples of one block
+        only, so that whoever repeats it after a loss repeats the very same slices.
+        """
+        self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
+        self._alone = alone
+        self._open: list[_Open] = []
+        self._asked = False
+        with control.changing() as box:
+            box.leased.clear()
+
+    def take(self, batch: int) -> tuple[Slice, ...]:
+        """At most `batch` samples for the next round; none when the master has none for it.
+
+        A master that has announced the next epoch leases no block of this one any more: the members then make one more
+        round without blocks, in which they tell each other to leave. Raises Superseded, store.JobError.
+        """
+        slices: list[Slice] = []
+        wanted = batch
+        while wanted and len(slices) < MAX_SLICES:
+            if not self._open and not self._receive():
+                break
+            current = self._open[0]
+            stop = min(current.size, current.position + wanted)
+            lease = current.lease
+            slices.append(Slice(lease.data_epoch, lease.block, current.position, stop, current.size))
+            wanted -= stop - current.position
+            current.position = stop
+            if stop == current.size:
+                self._open.pop(0)
+            if self._alone:
+                break
+        left = sum(one.size - one.position for one in self._open)
+        if self._open and left < batch:
+            self._ask()  # so that the next round need not wait for the answer
+        return tuple(slices)
+
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = True
+            step = 0 if self._alone else self._agreement.step
+            self._control.send(wire.LEASE, epoch=self._epoch, step=step)
+
+    def _receive(self) -> bool:
+        """Waits for a block; False when there is none now."""
+        self._ask()
+        control, epoch = self._control, self._epoch
+        control.wait(lambda box: box.leased or control.urgent(epoch) or control.newer(epoch))
+        if control.urgent(epoch):
+            raise Superseded(f"epoch {epoch} ended before a block was leased")
+        with control.changing() as box:
+            answer = box.leased.popleft() if box.leased else None
+        if answer is None:
+            return False
+        self._asked = False
+        if self._alone:
+            self._agreement.told = answer["fraction"]
+        if answer["epoch"] != epoch or answer["block"] is None:
+            return False
+        lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
+        self._open.append(_Open(lease, lease.start, self._learner.size(lease.block)))
+        return True

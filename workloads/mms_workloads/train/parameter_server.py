@@ -1,0 +1,157 @@
+"""Communicator of sync.mode ParameterServer: gradients and deltas are pushed to the shards, parameters pulled.
+
+The optimizer runs on the shards. A push says which samples it holds, so that a shard applies them once whoever sends
+them again; what a worker holds itself is a copy of what the shards had last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from mms_workloads.embedding.state import EmbeddingState
+from mms_workloads.sync import compression
+from mms_workloads.sync.leases import Slice
+from mms_workloads.sync.push import Delta, Push
+from mms_workloads.train.communicator import Contribution, Flag, Stats
+from mms_workloads.train.flat import PARAMETERS, TABLE, FlatState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from mms_workloads.sync.layout import Layout
+    from mms_workloads.sync.shard_client import ShardClient
+    from mms_workloads.train.state import State, Tables
+
+Wire = Literal["None", "BF16", "Int8"]
+SHARE_ROWS_BYTES = 16 << 20  # of one answer to `share`
+
+
+def judge(contributions: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whose gradients go into the parameters: those that are finite. Pure: all shards decide alike."""
+    return [not Flag(int(c["flags"])) & Flag.NOT_FINITE for c in contributions]
+
+
+class ParameterServer:
+    """clients: of the shards, in the order of their parts."""
+
+    def __init__(self, clients: Sequence[ShardClient], layout: Layout, wire: Wire, *, synchronous: bool) -> None:
+        self._clients, self._layout, self._wire, self._synchronous = clients, layout, wire, synchronous
+        self._pushes = 0  # in this epoch
+        self._errors: list[Tensor | None] = [None] * len(clients)
+
+    def attach(self, state: State) -> None:
+        """Everything is sent at the end of a round: the optimizer needs the whole gradient of a shard's rows."""
+
+    def prepare(self, state: State, rows: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Pulls the rows that the round needs."""
+        if not isinstance(state, EmbeddingState):
+            return  # dense tables come with each answer
+        pairs = {
+            "vectors": (state.base.vectors, state.working.vectors),
+            "contexts": (state.base.contexts, state.working.contexts),
+        }
+        for table, wanted in rows().items():
+            parts = self._layout.split(table, wanted)
+            for client, window in zip(self._clients, parts, strict=True):
+                client.send_pull(table, wanted[window])
+            for client, window in zip(self._clients, parts, strict=True):
+                _, values = client.receive_rows()
+                for tensor in pairs[table]:
+                    tensor[wanted[window]] = values
+
+    def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
+        if isinstance(state, EmbeddingState):
+            parts, samples = self._deltas(state), 1.0 if mine.slices else 0.0
+        else:
+            assert isinstance(state, FlatState)  # noqa: S101 - the two kinds of state there are
+            if not bool(torch.isfinite(state.gradient.sum())):
+                mine = Contribution(mine.slices, mine.stats, mine.flags | Flag.NOT_FINITE)
+            parts, samples = self._gradients(state, mine), float(mine.stats.samples)
+        step = state.agreement.step if self._synchronous else self._pushes
+        for client, part in zip(self._clients, parts, strict=True):
+            client.send_push(Push(step, rate, samples, mine.slices, _write(mine), **part))
+        contributions: list[Contribution] = []
+        for shard, client in enumerate(self._clients):
+            answer, _ = client.receive_answer(self._places(state, shard))
+            contributions = [
+                _read(c, applied=included)
+                for c, included in zip(answer.contributions, answer.included, strict=True)
+                if c is not None
+            ]
+        self._pushes += 1
+        if self._synchronous:
+            state.agreement.progress.commit(s for c in contributions for s in c.slices)
+        else:
+            contributions = [mine]  # what the others have done meanwhile, their own reports say
+        state.agreement.step += 1
+        state.next_round()
+        return contributions
+
+    def share(self, state: State, source: int) -> None:
+        """All that the shards hold, in pieces of bounded size. `source` does not matter: it is on no member."""
+        del source
+        tables: Tables = {}
+        for table in self._layout.tables:
+            whole = torch.empty(table.rows, table.columns)
+            for shard, client in enumerate(self._clients):
+                start, stop = self._layout.bounds(table.name, shard)
+                rows = max(1, SHARE_ROWS_BYTES // (4 * table.columns))
+                for first in range(start, stop, rows):
+                    last = min(stop, first + rows)
+                    client.get(
+                        "state", table.name, first, last, slots=[PARAMETERS], into={PARAMETERS: whole[first:last]}
+                    )
+            tables[table.name] = {PARAMETERS: whole}
+        state.adopt(tables)
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.channel.close()
+
+    def _gradients(self, state: FlatState, mine: Contribution) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = []
+        for shard in range(len(self._clients)):
+            start, stop = self._layout.bounds(TABLE, shard)
+            if not mine.stats.samples or Flag.NOT_FINITE in mine.flags:
+                parts.append({})
+                continue
+            gradient = state.gradient[start:stop]
+            if self._wire != "None" and self._errors[shard] is None:
+                self._errors[shard] = torch.zeros_like(gradient)
+            parts.append({"gradients": {TABLE: compression.encode(gradient, self._wire, self._errors[shard])}})
+        return parts
+
+    def _deltas(self, state: EmbeddingState) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = [{"deltas": {}} for _ in self._clients]
+        for table, touches, delta in (
+            ("vectors", state.touches.vectors, state.delta_vectors),
+            ("contexts", state.touches.contexts, state.delta_contexts),
+        ):
+            rows = touches.nonzero().squeeze(1)
+            if not rows.numel():
+                continue
+            values = delta(rows)
+            for part, window in zip(parts, self._layout.split(table, rows), strict=True):
+                part["deltas"][table] = Delta(rows[window].contiguous(), values[window], touches[rows[window]])
+        return parts
+
+    def _places(self, state: State, shard: int) -> dict[str, Tensor] | None:
+        if not isinstance(state, FlatState):
+            return None
+        start, stop = self._layout.bounds(TABLE, shard)
+        return {TABLE: state.parameters[start:stop]}
+
+
+def _write(mine: Contribution) -> dict[str, Any]:
+    slices = [[s.data_epoch, s.block, s.start, s.stop, s.size] for s in mine.slices]
+    return {"slices": slices, "stats": asdict(mine.stats), "flags": int(mine.flags)}
+
+
+def _read(document: Mapping[str, Any], *, applied: bool) -> Contribution:
+    slices = tuple(Slice(*one) for one in document["slices"])
+    return Contribution(slices, Stats(**document["stats"]), Flag(document["flags"]), applied=applied)
