@@ -13,11 +13,12 @@ from tests.unit.sync.shards import HOST, SECONDS, Pods, Worker, die, together
 from mms_workloads.contract import Optimizer, ParameterServer
 from mms_workloads.sync import shard_server
 from mms_workloads.sync.cursors import common, cursor, cut, end
-from mms_workloads.sync.layout import Table, replica_holder
+from mms_workloads.sync.layout import Fetch, Table, replica_holder
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.push import Delta, Push
 from mms_workloads.sync.shard_client import ShardClient
 from mms_workloads.sync.shard_messages import write_update
+from mms_workloads.sync.shard_state import Update
 from mms_workloads.transport.channel import Abort, Fence, Greeting, PeerLost, Refused, Security, connect
 
 SIZE = 1000
@@ -249,6 +250,8 @@ def test_nonsense_ends_the_connection_only():
                 continue
             with pytest.raises(Refused, match=why):
                 client._ask(header, *tensors)
+            with pytest.raises(PeerLost):
+                client.standing()
         assert Worker(job, 0).dense(gradient(0, 0), 2.0, 0.1)[1][0].step == 1
 
 
@@ -471,6 +474,117 @@ def test_a_replica_s_holder_dies():
         assert same(job.contents(), found)
 
 
+class Forwarding:
+    """Stands for the way to the replica. `close` wakes a `send`, which needs a little more then."""
+
+    def __init__(self):
+        self.closed, self.sending, self.returned = threading.Event(), threading.Event(), threading.Event()
+        self.was_waited_for = None
+
+    def send(self, update):
+        self.sending.set()
+        assert self.closed.wait(SECONDS)
+        self.was_waited_for = not self.returned.wait(0.2)
+
+    def close(self):
+        self.closed.set()
+
+
+def test_the_end_of_an_epoch_waits_for_an_update_under_way():
+    with pods(1, workers=1) as job, ThreadPoolExecutor(1) as pool:
+        shard, forward = job.servers[0].shard, Forwarding()
+        shard._epoch.forward = forward
+        future = pool.submit(Worker(job, 0).dense, gradient(0, 0), 2.0, 0.1)
+        assert forward.sending.wait(SECONDS)
+        assert shard.end_epoch("a worker was lost").step == 1
+        forward.returned.set()
+        assert forward.was_waited_for
+        with pytest.raises(PeerLost):
+            future.result(SECONDS)
+
+
+def test_a_replica_s_holder_that_hangs_is_left_when_the_epoch_ends():
+    with pods(2, workers=1, how=mode(shards=2, replicas=2)) as job, ThreadPoolExecutor(2) as pool:
+        holder = job.servers[1].shard
+        with holder._lock:  # it hears, and does not answer
+            future = pool.submit(Worker(job, 0).dense, gradient(0, 0), 2.0, 0.1)
+            while not job.servers[0].shard.standing().step:
+                pass
+            assert pool.submit(job.servers[0].end_epoch, "it hangs").result(SECONDS).step == 1
+        with pytest.raises(PeerLost):
+            future.result(SECONDS)
+
+
+class Broken:
+    """The connection to the replica's holder is gone, and both live."""
+
+    def send(self, update):
+        raise PeerLost("the connection broke")
+
+    def close(self):
+        pass
+
+
+def test_a_replica_that_fell_behind_is_made_anew():
+    with pods(2, workers=1, how=mode(shards=2, replicas=2)) as job:
+        worker = Worker(job, 0)
+        worker.dense(gradient(0, 0), 2.0, 0.1)
+        job.servers[0].shard._epoch.forward = Broken()
+        for rank, client in enumerate(worker.clients):
+            part = gradient(1, 0)[slice(*job.layout.bounds("dense", rank))]
+            client.send_push(Push(1, 0.1, 2.0, gradients={"dense": [part]}))
+        assert worker.clients[1].receive_answer()[0].step == 2
+        with pytest.raises(PeerLost, match="the connection broke"):
+            worker.clients[0].receive_answer()
+        assert [server.shard.standing().replica_step for server in job.servers] == [2, 1]
+        job.change(1)
+        assert job.steps() == [2, 2]
+        assert same(job.contents("replica"), job.contents())
+
+
+def test_updates_of_another_epoch_or_without_a_replica():
+    with pods(2, workers=1, how=mode(shards=2, replicas=2)) as job:
+        shard, update = job.servers[1].shard, Update(1, 0.1, (), {"dense": torch.ones(500)})
+        assert "epoch 1 has begun" in shard.apply_forwarded(Fence("uid", 1, 1, 0), update).why
+        assert (
+            "no dense table 'other'"
+            in shard.apply_forwarded(job.fence, Update(1, 0, (), {"other": torch.ones(1)})).message
+        )
+        assert "not 500 float32" in shard.apply_forwarded(job.fence, Update(1, 0, (), {"dense": torch.ones(1)})).message
+        assert "update 3 does not follow step 0" in shard.apply_forwarded(job.fence, Update(3, 0.1)).message
+        shard.end_epoch("over")
+        assert shard.apply_forwarded(job.fence, update).why == "over"
+        assert shard.standing().replica_step == 0
+        job.change(1)
+        shard.drop_replica()
+        assert "no replica is held here" in shard.apply_forwarded(job.fence, update).message
+
+
+def test_connections_of_an_epoch_before_are_closed():
+    with pods(1, workers=1) as job:
+        worker = Worker(job, 0)
+        worker.dense(gradient(0, 0), 2.0, 0.1)
+        job.servers[0].expect(Fence("uid", 1, 1, 2))
+        with pytest.raises(PeerLost):
+            worker.dense(gradient(1, 0), 2.0, 0.1)
+
+
+def test_a_shard_that_goes_on_while_it_is_fetched_from(monkeypatch):
+    monkeypatch.setattr(shard_server, "FETCH_BYTES", 3000)
+    with pods(2, workers=1, how=mode("Asynchronous", 2)) as job:
+        worker, target = Worker(job, 0), job.servers[1]
+        filled = target.shard.filled
+
+        def push_between(*arguments):
+            filled(*arguments)
+            worker.dense(gradient(0, 0), 2.0, 0.1)
+
+        monkeypatch.setattr(target.shard, "filled", push_between)
+        target.shard.prepare(job.layout, 0)
+        with pytest.raises(ValueError, match="shard 0 went on from step 0 to 1: end its epoch first"):
+            target.fetch("state", [Fetch(0, False, "dense", 0, 500)], job.addresses)
+
+
 def test_checksums_tell_damaged_memory():
     with pods(2, workers=1, tables=MIXED, how=mode(shards=2, replicas=2)) as job:
         worker = Worker(job, 0)
@@ -616,6 +730,18 @@ def test_what_a_shard_says_of_itself():
         assert answer == 2
         assert tensors["parameters"] is place
         assert torch.equal(place, job.parameters()[150:])
+
+
+def test_answers_that_were_sent_hold_no_memory():
+    with pods(1, workers=1, how=mode("Asynchronous")) as job:
+        worker, table = Worker(job, 0), job.servers[0].shard._parts["state"].dense["dense"]
+        for step in range(5):
+            worker.dense(gradient(step, 0), 2.0, 0.1)
+        worker.close()
+        job.servers[0].end_epoch("")
+        for connection in list(job.servers[0]._connections):
+            connection.join()
+        assert not table._holds
 
 
 def test_many_epochs_leave_nothing_behind():

@@ -7,7 +7,6 @@ threads) reach out. It is soft state: all of it can be made again from what the 
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections import deque
@@ -37,7 +36,7 @@ from mms_workloads.sync.forming import Forming, Held, decide
 from mms_workloads.sync.leases import Leases, Progress, Slice
 from mms_workloads.sync.links import Link
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS, Epoch, Fence, Hello, Membership, Refusal
-from mms_workloads.sync.saving import Saving
+from mms_workloads.sync.saving import Checkpoints, Saving
 from mms_workloads.sync.shards import Shards
 from mms_workloads.sync.speed import Speed
 from mms_workloads.sync.wire import Message
@@ -68,10 +67,7 @@ class Coordinator:
         self.forming = Forming()
         self.again_at: float | None = None  # when the epoch is given up although nobody was lost
         self.again_why = ""
-        self.checkpoint = checkpoint.ref if checkpoint else None
-        self.checkpoint_progress = checkpoint.progress if checkpoint else None
-        self.savings: dict[str, Saving] = {}  # by folder
-        self.bad_checkpoints: frozenset[str] = frozenset()
+        self.checkpoints = Checkpoints.of(job, checkpoint)
         self.reloading = False  # looking for a checkpoint before a damaged one
         self.checkpoint_due = 0.0
         self.save_wanted = False  # shards write a checkpoint between two epochs
@@ -211,7 +207,7 @@ class Coordinator:
         if self.shards and self.membership.epoch:
             self._call_shards(self.membership.epoch, self.shards)
         if self.suspend and self._nothing_to_save(now):
-            self._suspended(self.checkpoint)
+            self._suspended(self.checkpoints.reference)
         elif self.plan is None:
             self._deal_counting()
         elif self._next_epoch_due(now):
@@ -254,7 +250,7 @@ class Coordinator:
             loss=self.speed.loss,
             samplesPerSecond=speed,
             etaSeconds=left,
-            checkpoint=self.checkpoint,
+            checkpoint=self.checkpoints.reference,
             incidents=list(self.incidents),
             outcome=self.outcome,
         )
@@ -387,37 +383,25 @@ class Coordinator:
             self.log.info("collective failed", rank=link.rank, why=message.fields["why"])
 
     def _checkpointed(self, _: Link, message: Message) -> None:
-        f = message.fields
-        saving = self.savings.setdefault(f["folder"], Saving(f["folder"], f["step"], f["parts"]))
-        if saving.add(f["part"], f["files"], final=f["final"]):
+        if saving := self.checkpoints.add(message.fields):
             self._spawn(self._commit_checkpoint(saving))
 
     async def _commit_checkpoint(self, saving: Saving) -> None:
-        storage = self.job.storage
-        ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, saving.files, saving.step)
-        self.savings = {name: one for name, one in self.savings.items() if one.step > saving.step}
-        if self.checkpoint is None or ref.step >= self.checkpoint.step:
-            document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
-            self.checkpoint, self.checkpoint_progress = ref, Progress.read(document)
+        ref = await self.checkpoints.commit(saving)
         self.log.info("checkpoint", step=ref.step, uri=ref.uri)
         if saving.final and self.suspend:
             self._suspended(ref)
-        try:
-            await asyncio.to_thread(checkpoints.prune, storage, self.job.checkpoint.keep, ref)
-        except JobError as error:  # the checkpoint is durable all the same
-            self.log.warning("old checkpoints stay", reason=error.reason, message=error.message)
+        await self.checkpoints.prune(ref)
 
     def _checkpoint_invalid(self, link: Link, message: Message) -> None:
-        if message.fields["uri"] in self.bad_checkpoints:
-            return
-        self.bad_checkpoints |= {message.fields["uri"]}
-        self.reloading = True
-        self._incident("CheckpointInvalid", link.rank, f"{message.fields['message']}; the one before it is used")
-        self._spawn(self._reload_checkpoint())
+        if self.checkpoints.damaged(message.fields["uri"]):
+            self.reloading = True
+            action = f"{message.fields['message']}; the one before it is used"
+            self._incident("CheckpointInvalid", link.rank, action)
+            self._spawn(self._reload_checkpoint())
 
     async def _reload_checkpoint(self) -> None:
-        found = await asyncio.to_thread(startup.last_checkpoint, self.job.storage, self.bad_checkpoints)
-        self.checkpoint, self.checkpoint_progress = (found.ref, found.progress) if found else (None, None)
+        await self.checkpoints.reload()
         self.reloading, self.again_at, self.again_why = False, time.monotonic(), ""
         self.tick()
 
@@ -426,7 +410,11 @@ class Coordinator:
         self._spawn(self._prune_runs())
         self.finish(
             Outcome(
-                result="Complete", reason=Reason.COMPLETE, artifact=artifact, checkpoint=self.checkpoint, step=self.step
+                result="Complete",
+                reason=Reason.COMPLETE,
+                artifact=artifact,
+                checkpoint=self.checkpoints.reference,
+                step=self.step,
             )
         )
 
@@ -529,9 +517,7 @@ class Coordinator:
         """All members are out of the epoch before: decides whose parameters the new one starts from."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
         held = [self.forming.ready[m.rank] for m in epoch.members]
-        known = self.checkpoint is not None and self.checkpoint_progress is not None
-        checkpoint = (self.checkpoint, self.checkpoint_progress) if known else None
-        begin = decide(held, checkpoint, len(self.leases.progress.applied))  # type: ignore[arg-type]
+        begin = decide(held, self.checkpoints.newest, len(self.leases.progress.applied))
         self.leases.restore(begin.progress)
         self.step, self.forming.begun = begin.step, True
         self.exporting = self.leases.done()
@@ -546,9 +532,7 @@ class Coordinator:
     def _begin_with_shards(self, epoch: Epoch, shards: Shards) -> None:
         """What the shards hold counts; workers hold nothing that could be lost."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
-        known = self.checkpoint is not None and self.checkpoint_progress is not None
-        checkpoint = (self.checkpoint, self.checkpoint_progress) if known else None
-        begin = shards.decide(len(self.leases.progress.applied), checkpoint)  # type: ignore[arg-type]
+        begin = shards.decide(len(self.leases.progress.applied), self.checkpoints.newest)
         self.leases.restore(begin.progress)
         self.step = begin.step
         self.exporting = self.leases.done()

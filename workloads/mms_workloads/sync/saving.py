@@ -1,27 +1,85 @@
-"""A checkpoint on its way: which parts are durable. It becomes valid by its manifest, which the master writes last."""
+"""The checkpoints of a run as its master keeps them: which parts are durable, which one is valid, which are damaged.
+
+A checkpoint becomes valid by its manifest, which the master writes when all parts are there.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mms_workloads.contract import FileEntry
+from mms_workloads.contract import CheckpointRef, FileEntry
+from mms_workloads.logs import logger
+from mms_workloads.store import JobError
+from mms_workloads.sync import checkpoints, startup
+from mms_workloads.sync.leases import Progress
+
+if TYPE_CHECKING:
+    from mms_workloads.contract import JobFile
 
 
 @dataclass(slots=True)
 class Saving:
+    """A checkpoint on its way."""
+
     folder: str
     step: int
     parts: int
-    final: bool = False
+    final: bool = False  # nobody trains any more: the run is suspended with it
     done: set[int] = field(default_factory=set)
     files: dict[str, FileEntry] = field(default_factory=dict)
 
-    def add(self, part: int, files: dict[str, Any], *, final: bool) -> bool:
-        """Whether this was the last part that was missing."""
-        if part in self.done:
-            return False
-        self.done.add(part)
-        self.files.update({name: FileEntry.model_validate(entry) for name, entry in files.items()})
-        self.final = self.final or final
-        return len(self.done) == self.parts
+
+@dataclass(slots=True)
+class Checkpoints:
+    job: JobFile
+    newest: tuple[CheckpointRef, Progress] | None = None
+    bad: frozenset[str] = frozenset()  # URIs
+    savings: dict[str, Saving] = field(default_factory=dict)  # by folder
+
+    @classmethod
+    def of(cls, job: JobFile, found: startup.Checkpointed | None) -> Checkpoints:
+        return cls(job, (found.ref, found.progress) if found else None)
+
+    @property
+    def reference(self) -> CheckpointRef | None:
+        return self.newest[0] if self.newest else None
+
+    def add(self, fields: dict[str, Any]) -> Saving | None:
+        """A part is durable. The checkpoint, when that was the last part that was missing."""
+        saving = self.savings.setdefault(fields["folder"], Saving(fields["folder"], fields["step"], fields["parts"]))
+        if fields["part"] in saving.done:
+            return None
+        saving.done.add(fields["part"])
+        saving.files.update({name: FileEntry.model_validate(entry) for name, entry in fields["files"].items()})
+        saving.final = saving.final or fields["final"]
+        return saving if len(saving.done) == saving.parts else None
+
+    async def commit(self, saving: Saving) -> CheckpointRef:
+        """Makes it valid; it is the newest unless a later step's was faster. Raises JobError."""
+        storage = self.job.storage
+        ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, saving.files, saving.step)
+        self.savings = {name: one for name, one in self.savings.items() if one.step > saving.step}
+        if self.newest is None or ref.step >= self.newest[0].step:
+            document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
+            self.newest = (ref, Progress.read(document))
+        return ref
+
+    async def prune(self, ref: CheckpointRef) -> None:
+        try:
+            await asyncio.to_thread(checkpoints.prune, self.job.storage, self.job.checkpoint.keep, ref)
+        except JobError as error:  # the checkpoint is durable all the same
+            logger().warning("old checkpoints stay", reason=error.reason, message=error.message)
+
+    def damaged(self, uri: str) -> bool:
+        """Whether that is news."""
+        known = uri in self.bad
+        self.bad |= {uri}
+        return not known
+
+    async def reload(self) -> None:
+        """Takes the newest one that is not damaged. Raises JobError."""
+        found = await asyncio.to_thread(startup.last_checkpoint, self.job.storage, self.bad)
+        self.newest = (found.ref, found.progress) if found else None

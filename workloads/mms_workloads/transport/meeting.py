@@ -34,6 +34,7 @@ GREETING_SECONDS = 10.0  # that a peer has for TLS and its greeting
 MAX_GREETING_BYTES = 4096
 MAX_WAITING = 256  # peers that have not greeted yet
 BACKLOG = 256
+DRAINED = 16  # reads of what a peer that is dismissed had sent
 _TEXT = struct.Struct("<4sI")  # magic, bytes of the JSON text that follows
 _MAGIC = b"MMS1"
 _TLS_HANDSHAKE, _TLS_ALERT = b"\x16\x03", b"\x15\x03"  # the type of a record and the first half of its version
@@ -114,7 +115,7 @@ class Pending:
         _dismiss(self._stream, _packed({"refused": why}))
 
     def defer(self) -> None:
-        """A later `accept` gives it again."""
+        """A later `accept` gives it again. For the thread that accepts."""
         self._listener.put_back(self, self._greeting)
 
     def rebind(self, abort: Abort) -> None:
@@ -140,6 +141,8 @@ class Listener:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            if abort.is_set():
+                raise PeerLost("aborted")
             if found := self.take(abort):
                 return found
             if deadline is not None and time.monotonic() >= deadline:
@@ -352,8 +355,9 @@ def _dismiss(stream: Stream, words: bytes, *, clear: bool = False) -> None:
             if clear:
                 connection.send(words)
             connection.shutdown(socket.SHUT_WR)
-            while connection.recv(1 << 16):
-                pass
+            for _ in range(DRAINED):
+                if not connection.recv(1 << 16):
+                    break
     stream.close()
 
 

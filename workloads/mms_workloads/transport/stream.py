@@ -99,7 +99,7 @@ class Stream:
         text = ctypes.create_string_buffer(4096)
         with self.used() as handle:
             length = lib.mms_stream_units(handle, text, len(text))
-        return set(text.raw[: max(length, 0)].decode(errors="replace").split())
+        return set(text.raw[: max(length, 0)].decode(errors="replace").splitlines())
 
     def met_tls(self) -> bool:
         """Whether what came over a TLS connection was TLS."""
