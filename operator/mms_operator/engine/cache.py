@@ -64,7 +64,7 @@ class Cache:
         self._storage_uri = storage_uri
         self._entries: dict[tuple[str, str, str], Entry] = {}
         self._children: dict[Key, dict[tuple[str, str, str], Entry]] = defaultdict(dict)
-        self._storage: dict[str, dict[Key, tuple[str, str]]] = defaultdict(dict)  # URI -> (creation, uid) of each
+        self._storage: dict[str, dict[Key, tuple[str, bool, str]]] = defaultdict(dict)  # URI -> (creation, uid) of each
         self._uri: dict[Key, str] = {}
         self._followers: dict[Key, set[Key]] = defaultdict(set)  # training -> services that refer to it
         self._follows: dict[Key, Key] = {}
@@ -142,7 +142,10 @@ class Cache:
         return frozenset().union(*self._pins.get(namespace, {}).values())
 
     def storage_owner(self, key: Key) -> str | None:
-        """namespace/name of the oldest training that writes where `key` does, if that is another (uid in a tie)."""
+        """namespace/name of the oldest training that writes where `key` does, if that is another.
+
+        Of two of the same second the one that has started, then the one with the lower uid.
+        """
         sharing = self._storage.get(self._uri.get(key, ""), {})
         mine = sharing.get(key)
         first = min(((rank, other) for other, rank in sharing.items() if other != key), default=None)
@@ -169,7 +172,8 @@ class Cache:
             uri = self._storage_uri(obj)
             if uri:
                 self._uri[key] = uri
-                self._storage[uri][key] = (obj["metadata"]["creationTimestamp"], entry.uid)
+                started = bool((obj.get("status") or {}).get("startTime"))
+                self._storage[uri][key] = (obj["metadata"]["creationTimestamp"], not started, entry.uid)
             return {key} | self._followers.get(key, set()) | set(self._storage.get(uri or "", {}))
         name = (obj.get("spec", {}).get("model", {}).get("trainingRef") or {}).get("name")
         if name:

@@ -224,6 +224,16 @@ def test_storage_owner(cache: Cache, trainings: list[tuple[str, str, str]], aske
     assert cache.storage_owner(Key(names.TRAINING, "ns", asked)) == owner
 
 
+def test_of_two_of_one_second_the_one_that_has_started_has_the_storage(cache: Cache) -> None:
+    """Whatever their uids: it writes there already."""
+    for name in ("a", "b"):
+        cache.put(names.TRAINING, training(name, 1, "s3://x", creationTimestamp="2026-01-01T00:00:00Z"))
+    started = training("b", 2, "s3://x", creationTimestamp="2026-01-01T00:00:00Z")
+    cache.put(names.TRAINING, {**started, "status": {"startTime": "2026-01-01T00:00:00Z"}})
+    assert cache.storage_owner(Key(names.TRAINING, "ns", "a")) == "ns/b"
+    assert cache.storage_owner(Key(names.TRAINING, "ns", "b")) is None
+
+
 def test_whoever_waits_for_a_storage_hears_that_it_is_free(cache: Cache) -> None:
     first, second = Key(names.TRAINING, "ns", "a"), Key(names.TRAINING, "ns", "b")
     cache.put(names.TRAINING, training("a", 1, "s3://x"))

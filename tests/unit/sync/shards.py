@@ -226,3 +226,50 @@ def together(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     with ThreadPoolExecutor(max_workers=max(1, len(tasks))) as pool:
         futures = [pool.submit(task) for task in tasks]
         return [future.result(timeout=120) for future in futures]
+
+
+# ---------------------------------------------------------------------- the jobs of most tests
+
+SIZE = 1000
+DENSE = (Table("dense", SIZE),)
+MIXED = (Table("dense", 300), Table("vectors", 50, 4, sparse=True))
+ADAMW = Optimizer(name="AdamW", weightDecay=0.01)
+
+
+def initial(tables=DENSE, seed=7):
+    rng = torch.Generator().manual_seed(seed)
+    return {t.name: torch.randn(t.rows, t.columns, generator=rng) for t in tables}
+
+
+def gradient(step, rank, size=SIZE):
+    return torch.randn(size, generator=torch.Generator().manual_seed(1000 * step + rank))
+
+
+def mode(name="Synchronous", shards=1, replicas=1, staleness=4):
+    return ParameterServer(shards=shards, replicas=replicas, consistency=name, staleness=staleness)
+
+
+def pods(
+    shards: int = 1,
+    workers: int = 1,
+    *,
+    tables: tuple[Table, ...] = DENSE,
+    optimizer: Optimizer = ADAMW,
+    start: bool = True,
+    how: ParameterServer | None = None,
+    **options: Any,
+) -> Pods:
+    made = Pods(tables, shards, optimizer, how or mode(shards=shards), options=options)
+    if start:
+        made.start(workers, initial(tables))
+    return made
+
+
+def round_of(workers, step, **more):
+    """A synchronous step: every worker brings its gradient of this step."""
+    size = workers[0].pods.layout.table("dense").rows
+    return together([lambda w=w: w.dense(gradient(step, w.rank, size), 2.0, 0.1, **more) for w in workers])
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

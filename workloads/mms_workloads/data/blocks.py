@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COUNTING_BYTES = 8 << 20  # a counting task: large enough to hide a request, small enough to share among workers
-HOLD_OUT_FROM = 10  # blocks: of fewer, none can be spared for evaluation
+HOLD_OUT_FROM = 5  # blocks: of fewer, none can be spared for evaluation
 COMPRESSED = (".gz", ".xz", ".bz2")
 
 

@@ -124,9 +124,10 @@ class Shard:
                     state.rollback_to(step)
 
     def prepare(self, layout: Layout, shard: int, part: Part = "state") -> None:
-        """An empty part, to be filled by `put` or `fill`; what it holds now can be read until the next epoch begins.
+        """An empty part, to be filled: by `room` and `filled`, a client's put, or ShardServer.fetch.
 
-        shard: whose rows; for the replica, the shard before this one.
+        shard: whose rows; for the replica, the shard before this one. What the shard holds now can be read until the
+        next epoch begins.
         """
         filling = Filling(ShardState(layout, shard, self._rule, undo=self._undo))
         with self._lock:
@@ -187,8 +188,8 @@ class Shard:
         except (PeerLost, Refused) as error:
             self._break(epoch, f"the replica's holder did not take an update: {error}")
             refusal = None
-        except (ValueError, RuntimeError) as error:
-            self._break(epoch, f"an update could not be applied: {error}")
+        except Exception as error:  # the others must not wait for what will never come
+            self._break(epoch, f"an update could not be applied: {error!r}")
             raise
         if refusal:
             return refusal

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from mms_workloads.logs import logger
 from mms_workloads.sync import wire
 from mms_workloads.train.communicator import NO_FLAGS, Communicator, Contribution, Flag
 
@@ -39,7 +40,7 @@ def run_rounds(
     pulse: Pulse,
 ) -> Left:
     """Raises transport.PeerLost, control.Superseded, store.JobError."""
-    epochs = learner.job.optimizer.epochs
+    epochs, stepping = learner.job.optimizer.epochs, False
     while state.agreement.fraction(learner.trained_on, epochs) < 1:
         slices = leaser.take(learner.batch(place))
         communicator.prepare(state, lambda: learner.rows(slices))  # noqa: B023 - called at once
@@ -47,6 +48,9 @@ def run_rounds(
         with pulse.computing():
             stats = learner.compute(state, slices, place)
         contributions = communicator.exchange(state, Contribution(slices, stats, _flags(control, epoch)), rate)
+        if not stepping:
+            stepping = True
+            logger().info("stepping", step=state.agreement.step)
         if place.position == 0 or state.agreement.told is not None:
             _report(control, epoch, state, contributions)
         flags = NO_FLAGS

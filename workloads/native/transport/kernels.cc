@@ -11,12 +11,12 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "what is on the wire is
 #pragma clang fp contract(off)
 
 // The name is told only where the processor has what the kernels need.
-#define MMS_KERNELS(NAME)                                                                                       \
-  static const Kernels table = {                                                                                \
-      NAME,                                                                                                     \
-      {bf16_encode, bf16_encode_sum, bf16_decode, bf16_decode_add, bf16_decode_sum},                            \
-      {int8_encode, int8_encode_sum, int8_decode, int8_decode_add, int8_decode_sum},                            \
-      add,                                                                                                      \
+#define MMS_KERNELS(NAME)                                                            \
+  static const Kernels table = {                                                     \
+      NAME,                                                                          \
+      {bf16_encode, bf16_encode_sum, bf16_decode, bf16_decode_add, bf16_decode_sum}, \
+      {int8_encode, int8_encode_sum, int8_decode, int8_decode_add, int8_decode_sum}, \
+      add,                                                                           \
   };
 
 namespace mms {
@@ -39,7 +39,8 @@ MMS_KERNELS("avx2")
 }  // namespace avx2
 #pragma clang attribute pop
 
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"))), \
+                             apply_to = function)
 namespace avx512 {
 #include "kernels_for.inc"
 MMS_KERNELS("avx512")

@@ -8,8 +8,8 @@
 //            is its largest finite magnitude over 126.
 // NaN and Inf come out as NaN and Inf, one by one. Every NaN that a kernel writes has the same bits.
 //
-// Error feedback (Seide et al., 2014; Karimireddy et al., 2019): `error`, where it is given, is added to what is encoded
-// and then holds what encoding lost; 0 where the value was not finite.
+// Error feedback (Seide et al., 2014; Karimireddy et al., 2019): `error`, where it is given, is added to what is
+// encoded and then holds what encoding lost; 0 where the value was not finite.
 #pragma once
 
 #include "abi.h"
@@ -24,8 +24,9 @@ struct Format {
   // out = encoded(x + error + decoded(partial)); back, if given, = decoded(out). out may not be partial; back may be x.
   void (*encode_sum)(uint8_t* out, const float* x, const uint8_t* partial, float* error, float* back, size_t n);
   void (*decode)(float* x, const uint8_t* in, size_t n);
-  void (*decode_add)(float* x, const uint8_t* in, size_t n);                       // x += decoded(in)
-  void (*decode_sum)(float* x, const uint8_t* one, const uint8_t* other, size_t n);  // x = decoded(one) + decoded(other)
+  void (*decode_add)(float* x, const uint8_t* in, size_t n);  // x += decoded(in)
+  void (*decode_sum)(float* x, const uint8_t* one, const uint8_t* other,
+                     size_t n);  // x = decoded(one) + decoded(other)
 };
 
 struct Kernels {
@@ -38,9 +39,12 @@ extern const Kernels* kernels;  // the chosen ones
 
 inline size_t wire_bytes(Wire wire, size_t n) {
   switch (wire) {
-    case BF16: return n * 2;
-    case INT8: return (n + INT8_BLOCK - 1) / INT8_BLOCK * sizeof(float) + n;
-    default: return n * sizeof(float);
+    case BF16:
+      return n * 2;
+    case INT8:
+      return (n + INT8_BLOCK - 1) / INT8_BLOCK * sizeof(float) + n;
+    default:
+      return n * sizeof(float);
   }
 }
 

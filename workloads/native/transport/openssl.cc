@@ -21,10 +21,10 @@ static bool load_locked() {
     fail(TLS_FAILED, "mutual TLS needs OpenSSL 3 (libssl.so.3, Debian's package libssl3): %s", dlerror());
     return false;
   }
-#define MMS_FIND(library, result, name, parameters)                                        \
-  if (!(name = reinterpret_cast<result(*) parameters>(dlsym(library, #name)))) {           \
+#define MMS_FIND(library, result, name, parameters)                                         \
+  if (!(name = reinterpret_cast<result(*) parameters>(dlsym(library, #name)))) {            \
     fail(TLS_FAILED, "lib" #library ".so.3 has no " #name ": OpenSSL 3 is needed for TLS"); \
-    return false;                                                                          \
+    return false;                                                                           \
   }
   MMS_OPENSSL(MMS_FIND)
 #undef MMS_FIND

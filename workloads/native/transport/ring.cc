@@ -17,8 +17,6 @@
 // delta = LAG * hops - 1. A member receives place p only while p + delta < sent + window: slots for what is to be sent
 // are as many as the window. With window > delta this cannot lock: the member that has sent least can always send,
 // because the next one has room for all that it lacks.
-#include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,12 +27,12 @@
 namespace mms {
 
 // Sizes were measured; docs/adr/0004-native-transport.md has the figures.
-constexpr size_t RELAY_BYTES = 1 << 16;  // that a member may send of a tensor that is relayed
+constexpr size_t RELAY_BYTES = 1 << 16;                        // that a member may send of a tensor that is relayed
 constexpr size_t CHUNK_MOST = 1 << 17, CHUNK_LEAST = 1 << 12;  // values that two members encode and sum at a time
-constexpr size_t CHUNKS_LEAST = 4;       // into which they cut a tensor that is large enough
-constexpr uint64_t SLOTS = 4;            // chunks that are encoded and not yet summed
-constexpr size_t PART_MOST = 1 << 15, PART_LEAST = 1 << 12;  // values of a part of the ring
-constexpr size_t RING_VALUES = 1 << 19;  // of all the ring's slots together, about
+constexpr size_t CHUNKS_LEAST = 4;                             // into which they cut a tensor that is large enough
+constexpr uint64_t SLOTS = 4;                                  // chunks that are encoded and not yet summed
+constexpr size_t PART_MOST = 1 << 15, PART_LEAST = 1 << 12;    // values of a part of the ring
+constexpr size_t RING_VALUES = 1 << 19;                        // of all the ring's slots together, about
 constexpr uint64_t LAG = 1;
 constexpr uint32_t MAGIC = 0x31434d4d;  // MMC1
 
@@ -77,9 +75,12 @@ struct Ring {
 
 static const char* kind_name(uint32_t kind) {
   switch (kind & 0xff) {
-    case ALL_REDUCE: return "all-reduce";
-    case ALL_GATHER: return "all-gather";
-    default: return "broadcast";
+    case ALL_REDUCE:
+      return "all-reduce";
+    case ALL_GATHER:
+      return "all-gather";
+    default:
+      return "broadcast";
   }
 }
 
@@ -95,8 +96,7 @@ static Status check(Ring* ring) {
   if (a.magic != b.magic) return fail(MISMATCH, "the previous member sent something else than a collective");
   if (a.fence != b.fence) return fail(MISMATCH, "the previous member's collective is of another epoch");
   if (a.sequence != b.sequence || a.kind != b.kind || a.length != b.length) {
-    return fail(MISMATCH,
-                "this member runs collective %llu, %s/%u of %llu, and the previous one %llu, %s/%u of %llu",
+    return fail(MISMATCH, "this member runs collective %llu, %s/%u of %llu, and the previous one %llu, %s/%u of %llu",
                 static_cast<unsigned long long>(a.sequence), kind_name(a.kind), a.kind >> 8,
                 static_cast<unsigned long long>(a.length), static_cast<unsigned long long>(b.sequence),
                 kind_name(b.kind), b.kind >> 8, static_cast<unsigned long long>(b.length));
@@ -143,8 +143,10 @@ static bool received_header(const Ring* ring) { return ring->header_received == 
 static Status finish(Ring* ring, int64_t idle_ns) {
   for (;;) {
     Status status = stream_flush(ring->next);
-    if (status == AGAIN) status = stream_wait(nullptr, 0, ring->next, idle_ns);
-    else if (status == OK) ring->active = false;
+    if (status == AGAIN)
+      status = stream_wait(nullptr, 0, ring->next, idle_ns);
+    else if (status == OK)
+      ring->active = false;
     if (status != OK || !ring->active) return status;
   }
 }
@@ -246,7 +248,7 @@ static uint64_t chunk_of(uint64_t count) {
 }
 
 static Status exchange(Ring* ring, float* data, size_t count, Wire wire, float* error, int64_t idle_ns) {
-    const uint64_t chunk_values = chunk_of(count);
+  const uint64_t chunk_values = chunk_of(count);
   size_t stride = wire_bytes(wire, chunk_values);
   if (!ring->active) {
     if (!ring->scratch.reserve(stride) || (wire != FLOAT32 && !ring->slots.reserve(stride * SLOTS))) return NO_MEMORY;
@@ -258,17 +260,21 @@ static Status exchange(Ring* ring, float* data, size_t count, Wire wire, float* 
     return left < chunk_values ? left : chunk_values;
   };
   auto slot = [&](uint64_t chunk) { return ring->slots.data + stride * (chunk % SLOTS); };
+  // A slot is free when its chunk was sent and has been summed; nothing is encoded long before it can be sent.
+  auto may_encode = [&] {
+    uint64_t used = ring->sent < ring->received ? ring->sent : ring->received;
+    return wire != FLOAT32 && ring->encoded < chunks && ring->encoded < used + SLOTS && ring->encoded <= ring->sent;
+  };
+  auto sendable = [&] { return wire == FLOAT32 ? chunks : ring->encoded; };
+  // A chunk is summed into data when its own values have been sent (float32) or encoded.
+  auto receivable = [&] { return wire == FLOAT32 ? ring->sent : ring->encoded; };
   while (ring->sent < chunks || ring->received < chunks || !sent_header(ring) || !received_header(ring)) {
     bool progress = false;
-    // A slot is free when its chunk was sent and has been summed.
-    uint64_t low = ring->sent < ring->received ? ring->sent : ring->received;
-    uint64_t ready = wire == FLOAT32 ? chunks : ring->encoded;
-    if (wire != FLOAT32 && ring->encoded < chunks && ring->encoded < low + SLOTS && ring->encoded <= ring->sent) {
-      uint64_t chunk = ring->encoded++;
-      format(wire)->encode(slot(chunk), data + chunk * chunk_values, error ? error + chunk * chunk_values : nullptr, length(chunk));
-      ready = ring->encoded;
+    if (may_encode()) {
+      uint64_t chunk = ring->encoded++, first = chunk * chunk_values;
+      format(wire)->encode(slot(chunk), data + first, error ? error + first : nullptr, length(chunk));
     }
-    if (ring->sent < ready) {
+    if (ring->sent < sendable()) {
       uint64_t chunk = ring->sent;
       const uint8_t* from = wire == FLOAT32 ? reinterpret_cast<uint8_t*>(data + chunk * chunk_values) : slot(chunk);
       size_t bytes = wire_bytes(wire, length(chunk)), moved;
@@ -277,11 +283,9 @@ static Status exchange(Ring* ring, float* data, size_t count, Wire wire, float* 
       progress |= moved > 0;
       if ((ring->partly_sent += moved) == bytes) ++ring->sent, ring->partly_sent = 0;
     }
-    // A chunk is summed into data when its own values have been sent (float32) or encoded.
-    uint64_t open = wire == FLOAT32 ? ring->sent : ring->encoded;
-    if (ring->received < open || !received_header(ring)) {
+    if (ring->received < receivable() || !received_header(ring)) {
       uint64_t chunk = ring->received;
-      size_t bytes = chunk < open ? wire_bytes(wire, length(chunk)) : 0, moved;
+      size_t bytes = chunk < receivable() ? wire_bytes(wire, length(chunk)) : 0, moved;
       Part part = {ring->scratch.data + ring->partly_received, bytes - ring->partly_received};
       Status status = receive(ring, &part, 1, &moved);
       if (status != OK) return status;
@@ -298,12 +302,10 @@ static Status exchange(Ring* ring, float* data, size_t count, Wire wire, float* 
       }
     }
     if (progress) continue;
-    low = ring->sent < ring->received ? ring->sent : ring->received;
-    bool may_encode = wire != FLOAT32 && ring->encoded < chunks && ring->encoded < low + SLOTS && ring->encoded <= ring->sent;
-    if (may_encode) continue;
-    bool reading = ring->received < (wire == FLOAT32 ? ring->sent : ring->encoded);
+    if (may_encode()) continue;
+    bool reading = ring->received < receivable();
     uint64_t expected = reading ? wire_bytes(wire, length(ring->received)) - ring->partly_received : 0;
-    Status status = wait(ring, reading, expected, ring->sent < (wire == FLOAT32 ? chunks : ring->encoded), idle_ns);
+    Status status = wait(ring, reading, expected, ring->sent < sendable(), idle_ns);
     if (status != OK) return status;
   }
   return finish(ring, idle_ns);
@@ -395,8 +397,8 @@ static Status ring_all_reduce(Ring* ring, float* data, size_t count, Wire wire, 
       bool sum = i.hop <= whole, on = i.hop < last;
       uint8_t* outgoing = on && wire != FLOAT32 ? slot(ring->received + plan.delta) : nullptr;
       uint8_t* into = sum || (wire != FLOAT32 && !on) ? ring->scratch.data
-                      : wire == FLOAT32              ? reinterpret_cast<uint8_t*>(data + i.first)
-                                                     : outgoing;
+                      : wire == FLOAT32               ? reinterpret_cast<uint8_t*>(data + i.first)
+                                                      : outgoing;
       if (bytes || !received_header(ring)) {
         Part part = {into + ring->partly_received, bytes - ring->partly_received};
         Status status = receive(ring, &part, 1, &moved);

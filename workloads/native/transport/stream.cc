@@ -16,8 +16,8 @@
 
 namespace mms {
 
-constexpr size_t AHEAD = 32768;        // small messages take one call with all that follows them
-constexpr size_t LOW_WATER = 1 << 19;  // bytes that wake a receiver of a large tensor
+constexpr size_t AHEAD = 32768;             // small messages take one call with all that follows them
+constexpr size_t LOW_WATER = 1 << 19;       // bytes that wake a receiver of a large tensor
 constexpr size_t PARTIAL_RECORD = 1 << 15;  // bytes of a TLS record that may be in OpenSSL's hands already
 constexpr int VECTORS = 16;
 constexpr int KEEPALIVE_IDLE_SECONDS = 5, KEEPALIVE_INTERVAL_SECONDS = 2, KEEPALIVE_PROBES = 3;
@@ -308,7 +308,8 @@ Status mms_stream_receive(Stream* stream, void* const* into, const uint64_t* siz
     status = stream_receive(stream, parts, &moved);
     *done += moved;
     parts.advance(moved);
-    if (status == AGAIN || (status == OK && !parts.done())) status = stream_wait(stream, total - *done, nullptr, idle_ns);
+    if (status == AGAIN || (status == OK && !parts.done()))
+      status = stream_wait(stream, total - *done, nullptr, idle_ns);
     if (status != OK) break;
   }
   if (to != few) free(to);

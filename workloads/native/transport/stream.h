@@ -17,10 +17,10 @@ struct Abort {
 struct Stream {
   int descriptor;
   Abort* abort;
-  Tls* tls;           // null: plain
-  int wants;          // poll events of the last AGAIN
-  int low_water;      // SO_RCVLOWAT as it is set
-  uint8_t* ahead;     // plain: what came with what was asked for, [begin, end)
+  Tls* tls;        // null: plain
+  int wants;       // poll events of the last AGAIN
+  int low_water;   // SO_RCVLOWAT as it is set
+  uint8_t* ahead;  // plain: what came with what was asked for, [begin, end)
   size_t begin, end;
 };
 

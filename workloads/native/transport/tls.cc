@@ -14,10 +14,10 @@ namespace mms {
 
 using namespace openssl;
 
-constexpr size_t RECORD = 16384;                 // plaintext of a full record (RFC 8446, 5.1)
-constexpr size_t OVERHEAD = 256 + 5;             // the most that a record may be longer (RFC 8446, 5.2)
+constexpr size_t RECORD = 16384;                    // plaintext of a full record (RFC 8446, 5.1)
+constexpr size_t OVERHEAD = 256 + 5;                // the most that a record may be longer (RFC 8446, 5.2)
 constexpr size_t BATCH = 32 * (RECORD + OVERHEAD);  // that one system call sends or receives
-constexpr size_t ALERTS = 4096;                  // handshake messages and alerts that a read provokes
+constexpr size_t ALERTS = 4096;                     // handshake messages and alerts that a read provokes
 
 struct Tls {
   SSL* ssl;
@@ -31,9 +31,9 @@ struct Tls {
   // of its buffer for each record.
   uint8_t* in;
   size_t in_begin, in_end;
-  bool reading;      // the lock's holder is in SSL_read: what it writes is an alert, not a record of the sender's
-  int failure;       // errno of the socket
-  bool ended;        // the peer's side of the connection is closed
+  bool reading;  // the lock's holder is in SSL_read: what it writes is an alert, not a record of the sender's
+  int failure;   // errno of the socket
+  bool ended;    // the peer's side of the connection is closed
   uint64_t rekey_bytes, until_rekey;
   uint8_t first;  // byte that came
   bool met;
