@@ -44,7 +44,7 @@ def authority(folder: Path) -> None:
     """A CA with a folder for each unit, as the operator's Secrets are mounted."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = certificate("ca", ca_key, None, ca_key)
-    for unit in ("master", "worker", "operator"):
+    for unit in ("master", "worker", "shard", "operator"):
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = certificate(unit, key, ca, ca_key)
         (folder / unit).mkdir(parents=True)
@@ -104,6 +104,8 @@ def url(pod: Pod, path: str) -> str:
         ("master", "status", 403),
         ("operator", "control", 403),
         ("worker", "control", 400),  # let in, and then no WebSocket
+        ("shard", "control", 400),
+        ("shard", "status", 403),
     ],
 )
 async def test_units(pod: Pod, tmp_path: Path, unit: str, path: str, status: int) -> None:
@@ -175,6 +177,23 @@ async def test_a_worker_talks(pod: Pod, tmp_path: Path) -> None:
             await socket.close()
         async with session.get(f"http://127.0.0.1:{pod.health_port}/metrics") as answer:
             assert 'mms_training_workers_ready{namespace="default",name="words",run="2"} 0' in await answer.text()
+
+
+@pytest.mark.parametrize(("unit", "role"), [("worker", "shard"), ("shard", "worker"), ("worker", None)])
+async def test_nobody_takes_a_role_that_its_certificate_is_not_for(
+    pod: Pod, tmp_path: Path, unit: str, role: str | None
+) -> None:
+    context = tls.client_context(tmp_path / "job" / unit)
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                socket = await session.ws_connect(url(pod, "control"), ssl=context)
+                break
+            except aiohttp.WSServerHandshakeError:  # the storage has not answered yet
+                await asyncio.sleep(0.01)
+        await socket.send_bytes(wire.pack(Message(wire.HELLO, {"role": role})))
+        assert (await socket.receive()).type in {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED}
+        await socket.close()
 
 
 async def test_an_early_failure_is_served_and_kept(tmp_path: Path) -> None:

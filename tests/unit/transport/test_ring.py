@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -593,12 +594,14 @@ def test_nothing_is_left_of_two_hundred_epochs(job: dict[str, Path]) -> None:
             threads = [Beside(lambda position=position, epoch=epoch: member(position, epoch)) for position in range(2)]
             for thread in threads:
                 thread.result()
+        gc.collect()
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         return descriptors, threading.active_count(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     before = epochs(0, 30)
     after = epochs(30, 230)
-    assert after[:2] == before[:2]
+    assert after[0] <= before[0]
+    assert after[1] <= before[1]
     assert after[2] - before[2] < 20_000  # KiB
     for listener in listeners:
         listener.close()

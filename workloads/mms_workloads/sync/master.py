@@ -24,6 +24,7 @@ from mms_workloads.contract import (
     EXIT_PERMANENT,
     EXIT_RETRY,
     OU_OPERATOR,
+    OU_SHARD,
     OU_WORKER,
     Desired,
     Outcome,
@@ -59,9 +60,9 @@ class Master:
 
     def apps(self) -> tuple[web.Application, web.Application]:
         api = web.Application()
-        api.router.add_get("/v1/status", self._for(OU_OPERATOR, self.get_status))
-        api.router.add_put("/v1/desired", self._for(OU_OPERATOR, self.put_desired))
-        api.router.add_get("/v1/control", self._for(OU_WORKER, self.control))
+        api.router.add_get("/v1/status", self._for({OU_OPERATOR}, self.get_status))
+        api.router.add_put("/v1/desired", self._for({OU_OPERATOR}, self.put_desired))
+        api.router.add_get("/v1/control", self._for({OU_WORKER, OU_SHARD}, self.control))
         health = web.Application()
         health.router.add_get("/healthz", self.healthz)
         health.router.add_get("/metrics", self.metrics)
@@ -112,6 +113,10 @@ class Master:
                     logs.logger().warning("connection dropped", error=str(error))
                     break
                 if link is None:
+                    role = message.fields.get("role")
+                    if not self.plain and role not in _units(request):
+                        logs.logger().warning("connection dropped", error=f"its certificate is for no {role}")
+                        break
                     link = coordinator.hello(message, outbox.put_nowait, lambda: outbox.put_nowait(None))
                     if link is None:
                         break
@@ -132,18 +137,22 @@ class Master:
         return web.Response(text=metrics.text(self.pod.job.job, self.status()))
 
     def _for(
-        self, unit: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        self, units: set[str], handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Lets in only peers whose certificate has this OU."""
+        """Lets in only peers whose certificate has one of these OUs."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
-            transport = request.transport
-            certificate = transport.get_extra_info("peercert") if transport else None
-            if not self.plain and unit not in tls.organisational_units(certificate):
-                raise web.HTTPForbidden(text=f"this needs a certificate with OU={unit}\n")
+            if not self.plain and not units & _units(request):
+                raise web.HTTPForbidden(text=f"this needs a certificate with OU={' or '.join(sorted(units))}\n")
             return await handler(request)
 
         return checked
+
+
+def _units(request: web.Request) -> set[str]:
+    """The OUs of the peer's certificate."""
+    transport = request.transport
+    return tls.organisational_units(transport.get_extra_info("peercert") if transport else None)
 
 
 async def _write(socket: web.WebSocketResponse, outbox: asyncio.Queue[Message | None]) -> None:

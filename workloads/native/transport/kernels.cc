@@ -10,7 +10,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "what is on the wire is
 
 #pragma clang fp contract(off)
 
-// The name is told only where the processor has what the kernels need.
+// After the kernels of a namespace.
 #define MMS_KERNELS(NAME)                                                            \
   static const Kernels table = {                                                     \
       NAME,                                                                          \

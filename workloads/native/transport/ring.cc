@@ -20,9 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "collective.h"
 #include "error.h"
 #include "kernels.h"
-#include "stream.h"
 
 namespace mms {
 
@@ -34,173 +34,6 @@ constexpr uint64_t SLOTS = 4;                                  // chunks that ar
 constexpr size_t PART_MOST = 1 << 15, PART_LEAST = 1 << 12;    // values of a part of the ring
 constexpr size_t RING_VALUES = 1 << 19;                        // of all the ring's slots together, about
 constexpr uint64_t LAG = 1;
-constexpr uint32_t MAGIC = 0x31434d4d;  // MMC1
-
-enum Kind : uint32_t { ALL_REDUCE = 1, ALL_GATHER = 2, BROADCAST = 3 };
-
-struct Header {
-  uint32_t magic;
-  uint32_t kind;  // | wire or source << 8
-  uint64_t fence, sequence, length;
-};
-
-struct Memory {
-  uint8_t* data;
-  size_t size;
-
-  bool reserve(size_t wanted) {
-    if (wanted <= size) return true;
-    free(data);
-    data = static_cast<uint8_t*>(malloc(wanted));
-    size = data ? wanted : 0;
-    return data != nullptr;
-  }
-};
-
-struct Ring {
-  Stream *next, *previous;
-  uint32_t position, size;
-  uint64_t fence, sequence;
-  Memory slots, scratch;
-
-  // The collective under way. A call that a signal interrupted goes on from here.
-  bool active;
-  Header mine, theirs;
-  uint64_t header_sent, header_received;
-  uint64_t sent, received;  // bytes (relay), chunks (exchange), places (ring)
-  uint64_t partly_sent, partly_received, encoded;
-};
-
-// ---- the part that all collectives share
-
-static const char* kind_name(uint32_t kind) {
-  switch (kind & 0xff) {
-    case ALL_REDUCE:
-      return "all-reduce";
-    case ALL_GATHER:
-      return "all-gather";
-    default:
-      return "broadcast";
-  }
-}
-
-static void begin(Ring* ring, uint32_t kind, uint32_t detail, uint64_t length) {
-  ring->active = true;
-  ring->mine = {MAGIC, kind | detail << 8, ring->fence, ring->sequence++, length};
-  ring->header_sent = ring->header_received = 0;
-  ring->sent = ring->received = ring->partly_sent = ring->partly_received = ring->encoded = 0;
-}
-
-static Status check(Ring* ring) {
-  const Header &a = ring->mine, &b = ring->theirs;
-  if (a.magic != b.magic) return fail(MISMATCH, "the previous member sent something else than a collective");
-  if (a.fence != b.fence) return fail(MISMATCH, "the previous member's collective is of another epoch");
-  if (a.sequence != b.sequence || a.kind != b.kind || a.length != b.length) {
-    return fail(MISMATCH, "this member runs collective %llu, %s/%u of %llu, and the previous one %llu, %s/%u of %llu",
-                static_cast<unsigned long long>(a.sequence), kind_name(a.kind), a.kind >> 8,
-                static_cast<unsigned long long>(a.length), static_cast<unsigned long long>(b.sequence),
-                kind_name(b.kind), b.kind >> 8, static_cast<unsigned long long>(b.length));
-  }
-  return OK;
-}
-
-// Sends [from, from + size) of data after what is left of the header. False: failed.
-static Status send(Ring* ring, const uint8_t* data, size_t size, size_t* moved) {
-  constexpr size_t HEADER = sizeof(Header);
-  Part parts[2] = {{reinterpret_cast<uint8_t*>(&ring->mine) + ring->header_sent, HEADER - ring->header_sent},
-                   {const_cast<uint8_t*>(data), size}};
-  uint64_t sent;
-  Status status = stream_send(ring->next, {parts, 2, 0, 0}, &sent);
-  uint64_t head = sent < parts[0].size ? sent : parts[0].size;
-  ring->header_sent += head;
-  *moved = sent - head;
-  return status == AGAIN ? OK : status;
-}
-
-static Status receive(Ring* ring, Part* parts, uint64_t count, size_t* moved) {
-  constexpr size_t HEADER = sizeof(Header);
-  *moved = 0;
-  if (ring->header_received < HEADER) {
-    Part head = {reinterpret_cast<uint8_t*>(&ring->theirs) + ring->header_received, HEADER - ring->header_received};
-    uint64_t got;
-    Status status = stream_receive(ring->previous, {&head, 1, 0, 0}, &got);
-    ring->header_received += got;
-    if (status == AGAIN || (status == OK && ring->header_received < HEADER)) return OK;
-    if (status == OK) status = check(ring);
-    if (status != OK) return status;
-  }
-  uint64_t got;
-  Status status = stream_receive(ring->previous, {parts, count, 0, 0}, &got);
-  *moved = got;
-  return status == AGAIN ? OK : status;
-}
-
-static bool sent_header(const Ring* ring) { return ring->header_sent == sizeof(Header); }
-
-static bool received_header(const Ring* ring) { return ring->header_received == sizeof(Header); }
-
-// Ends a collective once its last bytes are with the socket.
-static Status finish(Ring* ring, int64_t idle_ns) {
-  for (;;) {
-    Status status = stream_flush(ring->next);
-    if (status == AGAIN)
-      status = stream_wait(nullptr, 0, ring->next, idle_ns);
-    else if (status == OK)
-      ring->active = false;
-    if (status != OK || !ring->active) return status;
-  }
-}
-
-// Waits for what is missing. A flush that is due is a reason to wait for the socket as well.
-static Status wait(Ring* ring, bool reading, uint64_t expected, bool writing, int64_t idle_ns) {
-  Status flushed = stream_flush(ring->next);
-  if (flushed != OK && flushed != AGAIN) return flushed;
-  if (!received_header(ring)) reading = true, expected += sizeof(Header);
-  if (!sent_header(ring)) writing = true;
-  writing = (writing && ring->next->tls == nullptr) || flushed == AGAIN;
-  if (!reading && !writing) return OK;
-  return stream_wait(reading ? ring->previous : nullptr, expected, writing ? ring->next : nullptr, idle_ns);
-}
-
-// ---- relay: byte streams whose parts are sent on as they come
-
-// Sends `sending` bytes of out[] and receives `receiving` bytes into in[]; in[i] is out[i + shift], so that what may be
-// sent is `own` bytes and what was received.
-static Status relay(Ring* ring, Part* out, uint64_t outs, uint64_t sending, uint64_t own, Part* in, uint64_t ins,
-                    uint64_t receiving, int64_t idle_ns) {
-  while (ring->sent < sending || ring->received < receiving || !sent_header(ring) || !received_header(ring)) {
-    uint64_t limit = own + ring->received < sending ? own + ring->received : sending;
-    size_t moved = 0, got = 0;
-    if (ring->sent < limit || !sent_header(ring)) {
-      Parts place = {out, outs, 0, 0};
-      place.seek(ring->sent);
-      bool any = !place.done();
-      size_t size = any ? out[place.index].size - place.offset : 0;
-      if (size > limit - ring->sent) size = limit - ring->sent;
-      Status status = send(ring, any ? out[place.index].data + place.offset : nullptr, size, &moved);
-      if (status != OK) return status;
-      ring->sent += moved;
-    }
-    if (ring->received < receiving || !received_header(ring)) {
-      bool had = received_header(ring);
-      Parts place = {in, ins, 0, 0};
-      place.seek(ring->received);
-      Part part = {nullptr, 0};
-      if (!place.done()) part = {in[place.index].data + place.offset, in[place.index].size - place.offset};
-      // No further: the previous member may be ahead, and what follows is its next collective.
-      if (part.size > receiving - ring->received) part.size = receiving - ring->received;
-      Status status = receive(ring, &part, 1, &got);
-      if (status != OK) return status;
-      ring->received += got;
-      if (!had && received_header(ring)) got |= 1;  // something moved
-    }
-    if (moved || got) continue;
-    limit = own + ring->received < sending ? own + ring->received : sending;
-    Status status = wait(ring, ring->received < receiving, receiving - ring->received, ring->sent < limit, idle_ns);
-    if (status != OK) return status;
-  }
-  return finish(ring, idle_ns);
-}
 
 static const Format* format(Wire wire) { return wire == BF16 ? &kernels->bf16 : &kernels->int8; }
 
@@ -220,10 +53,10 @@ static Status relay_all_reduce(Ring* ring, float* data, size_t count, Wire wire,
       format(wire)->encode(from(0), data, error, count);
     }
   }
-  Part parts[64];
+  Part parts[RING_MOST];
   for (uint32_t hops = 0; hops < size; ++hops) parts[hops] = {from(hops), bytes};
   uint64_t all = (size - 1) * bytes;
-  Status status = relay(ring, parts, size - 1, all, bytes, parts + 1, size - 1, all, idle_ns);
+  Status status = relay(ring, {parts, size - 1, 0, 0}, all, bytes, {parts + 1, size - 1, 0, 0}, all, idle_ns);
   if (status != OK) return status;
   for (uint32_t position = 0; position < size; ++position) {
     const uint8_t* theirs = from((ring->position + size - position) % size);
@@ -268,7 +101,7 @@ static Status exchange(Ring* ring, float* data, size_t count, Wire wire, float* 
   auto sendable = [&] { return wire == FLOAT32 ? chunks : ring->encoded; };
   // A chunk is summed into data when its own values have been sent (float32) or encoded.
   auto receivable = [&] { return wire == FLOAT32 ? ring->sent : ring->encoded; };
-  while (ring->sent < chunks || ring->received < chunks || !sent_header(ring) || !received_header(ring)) {
+  while (ring->sent < chunks || ring->received < chunks || !ring->sent_header() || !ring->received_header()) {
     bool progress = false;
     if (may_encode()) {
       uint64_t chunk = ring->encoded++, first = chunk * chunk_values;
@@ -283,11 +116,11 @@ static Status exchange(Ring* ring, float* data, size_t count, Wire wire, float* 
       progress |= moved > 0;
       if ((ring->partly_sent += moved) == bytes) ++ring->sent, ring->partly_sent = 0;
     }
-    if (ring->received < receivable() || !received_header(ring)) {
+    if (ring->received < receivable() || !ring->received_header()) {
       uint64_t chunk = ring->received;
       size_t bytes = chunk < receivable() ? wire_bytes(wire, length(chunk)) : 0, moved;
-      Part part = {ring->scratch.data + ring->partly_received, bytes - ring->partly_received};
-      Status status = receive(ring, &part, 1, &moved);
+      uint8_t* into = ring->scratch.data + ring->partly_received;
+      Status status = receive(ring, into, bytes - ring->partly_received, &moved);
       if (status != OK) return status;
       progress |= moved > 0;
       if ((ring->partly_received += moved) == bytes && bytes) {
@@ -361,7 +194,7 @@ static Status ring_all_reduce(Ring* ring, float* data, size_t count, Wire wire, 
   const uint32_t before = (ring->position + ring->size - 1) % ring->size, last = plan.hops - 1, whole = ring->size - 2;
   auto slot = [&](uint64_t place) { return ring->slots.data + stride * (place % plan.window); };
   auto lost = [&](const Item& i) { return error ? error + i.first : nullptr; };
-  while (ring->sent < plan.places || ring->received < plan.places || !sent_header(ring) || !received_header(ring)) {
+  while (ring->sent < plan.places || ring->received < plan.places || !ring->sent_header() || !ring->received_header()) {
     bool progress = false, sendable = false, receivable = false;
     uint64_t expected = 0;
     if (ring->sent < plan.places) {
@@ -377,7 +210,7 @@ static Status ring_all_reduce(Ring* ring, float* data, size_t count, Wire wire, 
           }
           from = slot(ring->sent);
         }
-        if (bytes || !sent_header(ring)) {
+        if (bytes || !ring->sent_header()) {
           Status status = send(ring, from + ring->partly_sent, bytes - ring->partly_sent, &moved);
           if (status != OK) return status;
         }
@@ -399,9 +232,8 @@ static Status ring_all_reduce(Ring* ring, float* data, size_t count, Wire wire, 
       uint8_t* into = sum || (wire != FLOAT32 && !on) ? ring->scratch.data
                       : wire == FLOAT32               ? reinterpret_cast<uint8_t*>(data + i.first)
                                                       : outgoing;
-      if (bytes || !received_header(ring)) {
-        Part part = {into + ring->partly_received, bytes - ring->partly_received};
-        Status status = receive(ring, &part, 1, &moved);
+      if (bytes || !ring->received_header()) {
+        Status status = receive(ring, into + ring->partly_received, bytes - ring->partly_received, &moved);
         if (status != OK) return status;
       }
       expected = bytes - ring->partly_received - moved;
@@ -459,13 +291,14 @@ Status mms_ring_all_reduce(Ring* ring, float* data, uint64_t count, Wire wire, f
 Status mms_ring_all_gather(Ring* ring, void* const* outputs, uint64_t bytes, int64_t idle_ns) {
   if (ring->next->abort->is_set()) return fail(ABORTED, "aborted");
   if (!ring->active) begin(ring, ALL_GATHER, 0, bytes);
-  Part parts[64];
+  Part parts[RING_MOST];
   for (uint32_t hops = 0; hops < ring->size; ++hops) {
     uint32_t position = (ring->position + ring->size - hops) % ring->size;
     parts[hops] = {static_cast<uint8_t*>(outputs[position]), bytes};
   }
   uint64_t all = (ring->size - 1) * bytes;
-  return relay(ring, parts, ring->size - 1, all, bytes, parts + 1, ring->size - 1, all, idle_ns);
+  uint64_t count = ring->size - 1;
+  return relay(ring, {parts, count, 0, 0}, all, bytes, {parts + 1, count, 0, 0}, all, idle_ns);
 }
 
 Status mms_ring_broadcast(Ring* ring, void* data, uint64_t bytes, uint32_t source, int64_t idle_ns) {
@@ -473,5 +306,6 @@ Status mms_ring_broadcast(Ring* ring, void* data, uint64_t bytes, uint32_t sourc
   if (!ring->active) begin(ring, BROADCAST, source, bytes);
   Part part = {static_cast<uint8_t*>(data), bytes};
   bool first = ring->position == source, last = (ring->position + 1) % ring->size == source;
-  return relay(ring, &part, 1, last ? 0 : bytes, first ? bytes : 0, &part, 1, first ? 0 : bytes, idle_ns);
+  Parts parts = {&part, 1, 0, 0};
+  return relay(ring, parts, last ? 0 : bytes, first ? bytes : 0, parts, first ? 0 : bytes, idle_ns);
 }
