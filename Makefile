@@ -10,7 +10,8 @@ CLUSTER := PYTHONPATH=cluster $(PY) -m mms_cluster
 export MMS_RESULTS ?= benchmarks/results
 
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
-        images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile
+        images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
+        bench-train-step bench-checkpoint bench-recovery
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +83,21 @@ bench-demo: setup ## Seconds of each phase of the demo, cold and warm
 
 bench-reconcile: setup ## 1,000 trainings at once against a bare loop of the same writes
 	PYTHONPATH=cluster:operator:workloads $(PY) benchmarks/reconcile.py
+
+bench-sync-ps: setup ## Push and pull against gRPC, torch RPC, ZeroMQ, gloo and a bare TCP stream
+	PYTHONPATH=operator:workloads $(PY) benchmarks/sync_ps.py
+
+bench-sync-ring: setup ## All-reduce against gloo
+	PYTHONPATH=workloads $(PY) benchmarks/sync_ring.py
+
+bench-train-step: setup ## Steps per second against DistributedDataParallel on gloo
+	PYTHONPATH=workloads $(PY) benchmarks/train_step.py
+
+bench-recovery: setup ## Deaths of processes and pods against torchrun elastic, on the cluster
+	PYTHONPATH=cluster:operator:workloads $(PY) benchmarks/recovery.py
+
+bench-checkpoint: setup ## What checkpoints cost a training, against torch.distributed.checkpoint; suspension
+	PYTHONPATH=cluster:workloads:. $(PY) benchmarks/checkpoint.py
 
 clean-cache: ## Remove built programs, images and wheels, which take minutes to make again
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/mms"

@@ -66,6 +66,7 @@ def test_the_examples_of_a_language_model_and_of_shards(kube: Kube, corpora: Cor
         kube.delete("modeltraining", name)
 
 
+@pytest.mark.slow
 def test_a_worker_process_and_a_worker_pod_die(kube: Kube, corpora: Corpora) -> None:
     """The survivors go on, no finished step is lost; a process is back without a new pod."""
     kube.apply(language("ring", corpora.small))
@@ -88,6 +89,7 @@ def test_a_worker_process_and_a_worker_pod_die(kube: Kube, corpora: Corpora) -> 
     steps_on(kube, "ring", 20)
 
 
+@pytest.mark.slow
 def test_workers_come_and_go_by_scale(kube: Kube, corpora: Corpora) -> None:
     kube.apply(language("scaled", corpora.small, workers={"replicas": 1, "maxReplicas": 3}))
     kube.wait("modeltraining", "scaled", is_training, 120, "training")
@@ -105,6 +107,7 @@ def test_workers_come_and_go_by_scale(kube: Kube, corpora: Corpora) -> None:
     assert found["status"].get("restarts", 0) == 0
 
 
+@pytest.mark.slow
 def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: Corpora) -> None:
     """Nothing is lost: there is no checkpoint to go back to, and the steps never go down."""
     kube.apply(language("served", corpora.small, sync=served()))
@@ -128,6 +131,7 @@ def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: 
     assert "checkpoint" not in found["status"]
 
 
+@pytest.mark.slow
 def test_suspended_with_a_ring_and_resumed_with_shards(kube: Kube, corpora: Corpora) -> None:
     kube.apply(language("both", corpora.small, optimizer={"epochs": 3}))
     kube.wait("modeltraining", "both", lambda t: progress(t) >= 20, 120, "training")
@@ -141,6 +145,7 @@ def test_suspended_with_a_ring_and_resumed_with_shards(kube: Kube, corpora: Corp
     assert "bitsPerByte" in done["status"]["artifact"]["metrics"]
 
 
+@pytest.mark.slow
 def test_a_gate_that_is_missed(kube: Kube, corpora: Corpora) -> None:
     gate = {"split": "0.1", "gate": {"metric": "bitsPerByte", "atMost": "0.1"}}
     kube.apply(language("gated", corpora.small, optimizer={"epochs": 1}, evaluation=gate))

@@ -302,6 +302,37 @@ def test_what_follows_a_broadcast_is_not_taken_for_a_part_of_it(members: int) ->
     assert all(ring(members, work))
 
 
+OPERATIONS = st.tuples(
+    st.sampled_from(["all_reduce", "all_gather", "broadcast"]),
+    st.one_of(st.integers(0, 100), st.integers(0, 60_000)),
+    st.sampled_from(WIRES),
+)
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 4), st.lists(OPERATIONS, min_size=2, max_size=25))
+def test_collectives_follow_each_other(members: int, operations: list[tuple[str, int, Wire]]) -> None:
+    """Whoever is done with one begins the next while others are still in it."""
+
+    def work(transport: RingTransport) -> bool:
+        good = True
+        for number, (kind, size, wire) in enumerate(operations):
+            mine = torch.full((size,), float(transport.position))
+            source = number % members
+            if kind == "all_reduce":
+                transport.all_reduce(mine, wire)
+                good &= torch.allclose(mine, torch.full((size,), sum(range(members)) * 1.0), rtol=0.01)
+            elif kind == "broadcast":
+                transport.broadcast(mine, source)
+                good &= bool((mine == source).all())
+            else:
+                gathered = transport.all_gather(mine)
+                good &= all(bool((tensor == position).all()) for position, tensor in enumerate(gathered))
+        return good
+
+    assert all(ring(members, work))
+
+
 def test_broadcast_from_nobody() -> None:
     transport = RingTransport(0, 1, FENCE, None)
     with pytest.raises(ValueError, match="position 1 of a ring of 1"):

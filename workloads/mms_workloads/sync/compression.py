@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Wire = Literal["None", "BF16", "Int8"]
 
 BLOCK = 1024  # elements that share an int8 scale; the last block of a tensor may be shorter
-PIECE = 4096 * BLOCK  # elements that are converted at a time: what temporaries are for, 16 MiB
+PIECE = 1024 * BLOCK  # elements that are converted at a time: what temporaries are for, 4 MiB
 _LEVELS = 127.0
 
 

@@ -57,7 +57,7 @@ def _become_worker(pulse: Pulse, *, plain: bool) -> None:
         for number in _FORWARDED:
             signal.signal(number, lambda n, _: os._exit(128 + n))  # until the worker has its own handler
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-        faulthandler.register(signal.SIGUSR1)
+        faulthandler.register(signal.SIGUSR1, chain=True)  # and then its default action, which ends the process
         code = process.run(plain=plain, pulse=pulse)
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else 1
@@ -103,7 +103,7 @@ def _end_hung(child: int, why: str) -> None:
             continue
     logs.logger(role="supervisor").error("worker hangs and is killed", why=why, threads=waits)
     sys.stdout.flush()
-    os.kill(child, signal.SIGUSR1)  # faulthandler writes the stacks without the interpreter's lock
+    os.kill(child, signal.SIGUSR1)  # faulthandler writes the stacks without the interpreter's lock; then it ends
     os.kill(child, signal.SIGCONT)  # a stopped process cannot
     deadline = time.monotonic() + STACKS_SECONDS
     while time.monotonic() < deadline:

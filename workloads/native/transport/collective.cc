@@ -125,8 +125,10 @@ Status relay(Ring* ring, Parts out, uint64_t sending, uint64_t own, Parts in, ui
       ring->sent += moved;
     }
     if (ring->received < receiving || !ring->received_header()) {
+      // No more than is missing: a previous member that is done may have begun the next collective already.
       Part part = rest_of_part(in, ring->received);
-      Status status = receive(ring, part.data, part.size, &got);
+      uint64_t missing = receiving - ring->received;
+      Status status = receive(ring, part.data, part.size < missing ? part.size : missing, &got);
       if (status != OK) return status;
       ring->received += got;
     }
