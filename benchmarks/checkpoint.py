@@ -17,7 +17,9 @@ the difference is their price. The kernel's copies of the files are dropped befo
 suspend-to-durable: from the wish until the master reports a valid checkpoint, of a language model on two workers.
 resume-to-first-step: from the start of new processes until the first step beyond it is reported.
 
-The raw samples are in checkpoint.json; `python benchmarks/checkpoint.py --results FILE` computes the lines again.
+A figure is the median over the rounds in which the machine was quiet (others.py), and a ratio the median of the ratios
+within the rounds. The raw samples are in checkpoint.json; `python benchmarks/checkpoint.py --results FILE` computes
+the lines again.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from tests.unit import weed
 
 from mms_workloads.contract import Desired, JobFile, StatusReport
 from mms_workloads.train.local import LocalRun
+from others import at_rest, enough, quiet, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +51,7 @@ SIZES = {64: int(os.environ.get("MMS_BENCH_STEPS_64", "12")), 256: int(os.enviro
 ROUNDS = int(os.environ.get("MMS_BENCH_ROUNDS", "5"))
 INTERVAL_SECONDS = 30.0
 RANKS = 2
+WAYS = ("ours", "undigested", "peer")
 POLL_SECONDS = 0.02
 LIMIT_SECONDS = 120.0
 TEXT_BYTES = 4 << 20
@@ -60,7 +64,7 @@ def main() -> None:
     if arguments.results:
         report(json.loads(arguments.results.read_text()))
         return
-    samples: dict[str, Any] = {"load": os.getloadavg()[0], "cores": os.cpu_count(), "stall": {}, "save": {}}
+    samples: dict[str, Any] = {"cores": os.cpu_count(), "stall": {}, "save": {}}
     for megabytes, steps in SIZES.items():
         print(f"{megabytes} MB of parameters", file=sys.stderr)
         samples["stall"][str(megabytes)] = in_files(megabytes, ["--window-steps", str(steps)])
@@ -78,30 +82,33 @@ def main() -> None:
 
 def report(samples: dict[str, Any]) -> None:
     """The lines, from the raw samples alone."""
-    median = statistics.median
-    print(f"{RANKS} ranks on {samples['cores']} cores; load before the first run {samples['load']:.1f}")
+    print(f"{RANKS} ranks on {samples['cores']} cores")
     for size, run in samples["stall"].items():
-        took = run["stall"]
-        blocked = median(took["blocked"])
-        lost = median(a - b for a, b in zip(took["with"], took["without"], strict=True))
+        rounds = quiet(run["rounds"])
+        blocked, lost = _median(rounds, "blocked"), statistics.median(r["with"] - r["without"] for r in rounds)
         every = f"of the time at one save per {INTERVAL_SECONDS:g} s"
-        print(f"{size} MB: a save is durable after {median(took['written']):.2f} s beside training")
+        print(f"{size} MB of parameters: {words(run['rounds'])}; durable after {_median(rounds, 'written'):.2f} s")
         print(f"RESULT checkpoint-stall-{size}MB {blocked / INTERVAL_SECONDS:.2%} {every} ({1e3 * blocked:.0f} ms)")
         print(f"RESULT checkpoint-slowdown-{size}MB {lost / INTERVAL_SECONDS:.2%} {every} ({1e3 * lost:.0f} ms)")
     for name, run in samples["save"].items():
-        megabytes = run["state_bytes"] / 1e6
+        rounds, megabytes = quiet(run["rounds"]), run["state_bytes"] / 1e6
+        print(f"{name}, a state of {megabytes:.0f} MB: {words(run['rounds'])}")
         for what in ("save", "restore"):
-            ours, undigested, peer = (run[way][what] for way in ("ours", "undigested", "peer"))
-            ratio = median(b / a for a, b in zip(ours, peer, strict=True))
-            price = median(a / b - 1 for a, b in zip(ours, undigested, strict=True))
+            ours, undigested, peer = (megabytes / _median(rounds, f"{way}-{what}") for way in WAYS)
+            ratio = statistics.median(r[f"peer-{what}"] / r[f"ours-{what}"] for r in rounds)
+            price = statistics.median(r[f"ours-{what}"] / r[f"undigested-{what}"] - 1 for r in rounds)
             print(
-                f"RESULT checkpoint-{what}-{name} {megabytes / median(ours):.0f} MB/s "
-                f"vs torch.distributed.checkpoint {megabytes / median(peer):.0f} MB/s: {ratio:.2f}x "
-                f"(undigested {megabytes / median(undigested):.0f} MB/s: digests take {price:.0%} more)"
+                f"RESULT checkpoint-{what}-{name} {ours:.0f} MB/s vs torch.distributed.checkpoint {peer:.0f} MB/s: "
+                f"{ratio:.2f}x (undigested {undigested:.0f} MB/s; verified it takes {price:.0%} longer)"
             )
-    suspended = samples["suspension"]
-    print(f"RESULT suspend-to-durable {median(suspended['suspend']):.2f} s")
-    print(f"RESULT resume-to-first-step {median(suspended['resume']):.2f} s")
+    rounds = quiet(samples["suspension"])
+    print(f"suspension: {words(samples['suspension'])}")
+    print(f"RESULT suspend-to-durable {_median(rounds, 'suspend'):.2f} s")
+    print(f"RESULT resume-to-first-step {_median(rounds, 'resume'):.2f} s")
+
+
+def _median(rounds: list[dict[str, float]], what: str) -> float:
+    return statistics.median(one[what] for one in rounds)
 
 
 def in_files(megabytes: int, options: list[str]) -> dict[str, Any]:
@@ -136,24 +143,26 @@ def measure(
     return samples
 
 
-def suspension() -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {"suspend": [], "resume": []}
+def suspension() -> list[dict[str, float]]:
+    """A round: suspended processes are followed by others, which go on, and are suspended in their turn."""
+    found: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="mms-bench-checkpoint-") as name:
         folder = Path(name)
         job = _job(folder)
-        with LocalRun(folder / "run-0", job) as run:
+        with LocalRun(folder / "run-1", job) as run:
             run.start().until(lambda report: report.step >= 3, LIMIT_SECONDS)
-            samples["suspend"].append(_suspend(run))
-        for attempt in range(1, ROUNDS + 1):
-            with LocalRun(folder / f"run-{attempt}", job, attempt=attempt + 1) as run:
+            _suspend(run)
+        while not enough(found, ROUNDS):
+            attempt, others = len(found) + 2, at_rest()
+            with LocalRun(folder / f"run-{attempt}", job, attempt=attempt) as run:
                 began = time.monotonic()
                 run.start()
                 held = _until(run, lambda report: report.checkpoint).checkpoint
                 assert held is not None
                 _until(run, lambda report, step=held.step: report.step > step)  # type: ignore[misc]
-                samples["resume"].append(time.monotonic() - began)
-                samples["suspend"].append(_suspend(run))
-    return samples
+                found.append({"resume": time.monotonic() - began, "suspend": _suspend(run)})
+            found[-1]["others"] = max(others, at_rest())
+    return found
 
 
 def _suspend(run: LocalRun) -> float:

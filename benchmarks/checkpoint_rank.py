@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ from mms_workloads.train.ring import Ring
 from mms_workloads.train.state import agree
 from mms_workloads.transport.channel import Abort, Fence, Listener, Security
 from mms_workloads.transport.ring import RingTransport
+from others import at_rest, enough
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +61,7 @@ MODELS = {
     256: LanguageModel(dimensions=1024, layers=5, heads=8, contextLength=128),
 }
 ENDLESS = 1 << 40  # samples of the one block that a rank goes through
+WAYS = ("ours", "undigested", "peer")
 PEER_URI = "s3://bench/peer"
 
 
@@ -79,10 +82,8 @@ def main() -> None:
             "parameters_bytes": bench.state.parameters.nbytes,
             "state_bytes": sum(t.nbytes for slots in bench.state.tables().values() for t in slots.values()),
         }
-        if arguments.window_steps:
-            samples["stall"] = bench.stalls(arguments.rounds, arguments.window_steps)
-        else:
-            samples |= bench.saves(arguments.rounds)
+        steps = arguments.window_steps
+        samples["rounds"] = bench.stalls(arguments.rounds, steps) if steps else bench.saves(arguments.rounds)
         if bench.place.position == 0:
             arguments.out.write_text(json.dumps(samples))
         distributed.barrier()
@@ -118,17 +119,18 @@ class Bench:
 
     # Stalls
 
-    def stalls(self, rounds: int, steps: int) -> dict[str, list[float]]:
+    def stalls(self, rounds: int, steps: int) -> list[dict[str, float]]:
         """Seconds of as many steps without a save and with one, which is over within them; and of `save` alone."""
-        samples: dict[str, list[float]] = {"without": [], "with": [], "blocked": [], "written": []}
-        for number in range(rounds + 1):
-            order = ("without", "with") if number % 2 else ("with", "without")
-            taken = {kind: self._window(steps, save=kind == "with") for kind in order}
-            if number:  # the first warms up
-                samples["without"].append(taken["without"][0])
-                for i, what in enumerate(("with", "blocked", "written")):
-                    samples[what].append(taken["with"][i])
-        return samples
+        found: list[dict[str, float]] = []
+        self._window(steps, save=True)  # warms up
+        while not enough(found, rounds):
+            one = {"others": at_rest()}
+            for save in (False, True) if len(found) % 2 else (True, False):
+                whole, blocked, written = self._window(steps, save=save)
+                one |= {"with": whole, "blocked": blocked, "written": written} if save else {"without": whole}
+            one["others"] = max(one["others"], at_rest())
+            found.append(one)
+        return found
 
     def _window(self, steps: int, *, save: bool) -> tuple[float, float, float]:
         """Seconds: of the window; blocked in `save`; till the last rank's part was durable."""
@@ -151,22 +153,24 @@ class Bench:
 
     # Saving and restoring
 
-    def saves(self, rounds: int) -> dict[str, Any]:
+    def saves(self, rounds: int) -> list[dict[str, float]]:
+        """Of each round the seconds that each way takes to save and to restore."""
         theirs = self._theirs()
-        ours = self.state.tables()
-        before = {slot: tensor.clone() for slot, tensor in ours["dense"].items()}
-        samples: dict[str, dict[str, list[float]]] = {
-            way: {"save": [], "restore": []} for way in ("ours", "undigested", "peer")
-        }
-        for number in range(rounds + 1):
-            for i in range(3):
-                way = ("ours", "undigested", "peer")[(i + number) % 3]
-                with contextlib.nullcontext() if way != "undigested" else _undigested():
-                    times = self._peer(theirs) if way == "peer" else self._ours(before)
-                if number:
-                    samples[way]["save"].append(times[0])
-                    samples[way]["restore"].append(times[1])
-        return samples
+        before = {slot: tensor.clone() for slot, tensor in self.state.tables()["dense"].items()}
+        found: list[dict[str, float]] = []
+        for number in itertools.count():
+            one = {"others": at_rest()}
+            for i in range(len(WAYS)):
+                way = WAYS[(i + number) % len(WAYS)]
+                with _undigested() if way == "undigested" else contextlib.nullcontext():
+                    saved, restored = self._peer(theirs) if way == "peer" else self._ours(before)
+                one |= {f"{way}-save": saved, f"{way}-restore": restored}
+            one["others"] = max(one["others"], at_rest())
+            if number:  # the first warms up
+                found.append(one)
+            if enough(found, rounds):
+                break
+        return found
 
     def _ours(self, before: dict[str, torch.Tensor]) -> tuple[float, float]:
         """Seconds to save, and to restore into all ranks."""

@@ -17,20 +17,22 @@ from torch import distributed
 QUIET_CORES = 0.1
 MOST_ROUNDS = 4
 FEWEST = 5  # quiet rounds of which a figure is final
+REST_SECONDS = 0.5
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Others:
-    """Over all ranks of a process group on one machine."""
+    """Over all ranks of the process group, which are on one machine; without a group, of this process."""
 
     def __init__(self) -> None:
         self._began = self._now()
 
     def cores(self) -> float:
         """That processes other than the ranks used since this was made, on average; the same number on all ranks."""
-        began, now = self._began, self._now()
-        seconds, busy, own = (after - before for after, before in zip(now, began, strict=True))
+        seconds, busy, own = (after - before for after, before in zip(self._now(), self._began, strict=True))
+        if not distributed.is_initialized():
+            return max(0.0, (busy - own) / seconds)
         owns = torch.tensor(own, dtype=torch.float64)
         distributed.all_reduce(owns)
         cores = torch.tensor((busy - float(owns)) / seconds)
@@ -41,6 +43,15 @@ class Others:
         """Seconds: by the clock, of all processors' work and of what a hypervisor withheld, of this process's work."""
         user, nice, system, _, _, _, _, withheld = (int(x) for x in Path("/proc/stat").read_text().split()[1:9])
         return time.perf_counter(), (user + nice + system + withheld) / _TICKS, time.process_time()
+
+
+def at_rest() -> float:
+    """Cores that others use while the ranks do nothing. For a benchmark that makes the kernel or a server work, too."""
+    if distributed.is_initialized():
+        distributed.barrier()
+    others = Others()
+    time.sleep(REST_SECONDS)
+    return others.cores()
 
 
 def quiet(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:

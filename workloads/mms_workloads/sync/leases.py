@@ -79,7 +79,7 @@ class Progress:
 
     def document(self) -> dict[str, Any]:
         """For messages and files, as JSON."""
-        return {"applied": self.applied, "partial": [[b, *part] for b, part in sorted(self.partial.items())]}
+        return {"applied": list(self.applied), "partial": [[b, *part] for b, part in sorted(self.partial.items())]}
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Progress:

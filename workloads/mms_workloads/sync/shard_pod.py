@@ -83,10 +83,11 @@ class ShardPod:
                 self._take_part(box.announcement)
 
     def _take_part(self, announcement: Announcement) -> None:
+        self._prepare()
+        # What breaks till here is of the epoch before, and is told as such.
+        standing = self.server.end_epoch(f"membership epoch {announcement.epoch} begins")
         self.epoch = announcement.epoch
         structlog.contextvars.bind_contextvars(epoch=self.epoch)
-        self._prepare()
-        standing = self.server.end_epoch(f"membership epoch {self.epoch} begins")
         held = HeldShard(
             self.layout,
             self.lineage,

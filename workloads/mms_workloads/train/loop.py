@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mms_workloads.train.state import State
 
 
+EMPTY_ROUND_SECONDS = 0.02  # between two of a worker that waits for others to finish their blocks
+
+
 class Left(Enum):
     """Why all ranks left the epoch at the same round boundary."""
 
@@ -38,11 +41,18 @@ def run_rounds(
     epoch: int,
     saver: Checkpointer,
     pulse: Pulse,
+    leads: bool,
 ) -> Left:
-    """Raises transport.PeerLost, control.Superseded, store.JobError."""
+    """leads: writes the artifact. Where ranks do not step together the others make empty rounds till it has: a worker
+    that made none any more would hold up those that may not be too far ahead of it.
+
+    Raises transport.PeerLost, control.Superseded, store.JobError.
+    """
     epochs, stepping = learner.job.optimizer.epochs, False
-    while state.agreement.fraction(learner.trained_on, epochs) < 1:
+    while state.agreement.fraction(learner.trained_on, epochs) < 1 or (state.agreement.told is not None and not leads):
         slices = leaser.take(learner.batch(place))
+        if state.agreement.told is not None and not slices:
+            control.wait(lambda box: box.bye or control.newer(epoch), EMPTY_ROUND_SECONDS)
         communicator.prepare(state, lambda: learner.rows(slices))  # noqa: B023 - called at once
         rate = learner.rate(state, place.members)
         with pulse.computing():

@@ -151,6 +151,7 @@ class Worker:
         communicator.attach(own)
         logs.logger().info("epoch begins", ranks=announcement.ranks, step=own.agreement.step)
         leaser = Leaser(self.control, self.epoch, self.learner, own.agreement, alone=alone)
+        leads = place.position == 0
         if alone:
             place = Place(0, job.workers)  # the same share whoever is there: see Leaser
         return run_rounds(
@@ -163,6 +164,7 @@ class Worker:
             epoch=self.epoch,
             saver=self.saver,
             pulse=self.pulse,
+            leads=leads,
         )
 
     def _connect(self, announcement: Announcement, place: Place) -> Communicator:
