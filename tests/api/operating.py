@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 30.0
 QUIET = 0.4  # without work for so long, nothing is on its way from the API server
 SOON = 5.0  # the operator's second looks at what it wrote, and its tries after failures, come sooner
+LEFT_SECONDS = 2.0  # tasks of kopf that have not ended by then never do
 WRITES = {"create", "update", "patch", "delete"}
 MERGE = "application/merge-patch+json"
 
@@ -198,11 +199,18 @@ class Replica:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def _run(self) -> None:
-        with (
-            contextlib.suppress(asyncio.CancelledError, SystemExit),
-            asyncio.Runner(loop_factory=lambda: self._loop) as runner,
-        ):
-            runner.run(self._operate())
+        """As `main.run_and_exit`: when the operator has ended, the process goes, whatever kopf has left behind."""
+        asyncio.set_event_loop(self._loop)
+        with contextlib.suppress(asyncio.CancelledError, SystemExit):
+            self._loop.run_until_complete(self._operate())
+        if left := asyncio.all_tasks(self._loop):
+            for task in left:
+                task.cancel()
+            # kopf, when it is stopped, cancels all tasks of the loop: this one too.
+            with contextlib.suppress(asyncio.CancelledError, SystemExit):
+                self._loop.run_until_complete(asyncio.wait(left, timeout=LEFT_SECONDS))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
 
     async def _operate(self) -> None:
         configuration = await kubeapi.load_configuration()
