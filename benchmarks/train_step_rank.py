@@ -140,7 +140,7 @@ def _ring(work: Workload, name: str, wire: Wire, transport: RingTransport, stack
         loss.backward()  # type: ignore[no-untyped-call]
         stats = Stats(taken, float(taken), loss.item() / taken)
         mine = Slice(0, rank, number * taken, (number + 1) * taken, SAMPLES_PER_RANK)
-        ring.exchange(state, Contribution((mine,), stats), rate)
+        ring.exchange(state, Contribution((mine,), stats), rate, lambda: None)
         return stats.loss
 
     return Side(name, step, lambda: state.parameters)

@@ -278,6 +278,7 @@ CASES = [
     *synchronised(),
     *managed(),
     *fixed_unless_suspended("checkpoint", {"spec": {"checkpoint": {"keep": 9}}}),
+    *fixed_unless_suspended("guard", {"spec": {"guard": {"patience": 9}}}),
     *fixed_while_training("workers.resources", {"spec": {"workers": {"resources": {"limits": {"memory": "1Gi"}}}}}),
     *fixed_while_training("workers.image", {"spec": {"workers": {"image": "registry/other:1"}}}),
     *runs(),

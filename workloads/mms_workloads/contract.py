@@ -148,6 +148,18 @@ class ParameterServer(Contract):
     staleness: NonNegativeInt = 4  # BoundedStaleness: steps that a worker may be ahead of the slowest
 
 
+class Guard(Contract):
+    """What is done about anomalies of training."""
+
+    nonFinite: Literal["Skip", "Rollback", "Fail"] = "Skip"  # NaN or Inf in a gradient; Skip: patience, then Rollback
+    lossSpike: Literal["Rollback", "Report", "Off"] = "Rollback"
+    gradientOutlier: Literal["Drop", "Report", "Off"] = "Drop"  # Drop: patience, then the worker is replaced
+    corruption: Literal["Repair", "Off"] = "Repair"  # copies of the parameters that should be equal are not
+    straggler: Literal["Report", "Replace", "Off"] = "Report"
+    deadData: Literal["Quarantine", "Off"] = "Quarantine"  # blocks that are all the same
+    patience: PositiveInt = 5  # anomalous rounds in a row before the stronger measure
+
+
 class Checkpoint(Contract):
     intervalSeconds: PositiveInt = 60
     keep: PositiveInt = 2
@@ -170,6 +182,7 @@ class JobFile(Contract):
     minWorkers: PositiveInt = 1  # with fewer nobody trains
     retainRuns: NonNegativeInt = 5  # runs whose folders stay beside this one's when it is complete
     protectedRuns: list[PositiveInt] = []  # runs that a service serves: they stay whatever their age
+    guard: Guard = Guard()
     checkpoint: Checkpoint = Checkpoint()
     storage: Store  # the run's own folder, .../runs/<run>
     masterHost: str  # DNS name of the master's Service; also a SAN of the master's certificate
@@ -243,6 +256,7 @@ class StatusReport(Contract):
     etaSeconds: int | None = None
     checkpoint: CheckpointRef | None = None
     incidents: list[Incident] = []
+    quarantined: NonNegativeInt = 0  # blocks of the data set that are not trained on
     outcome: Outcome | None = None
 
 
@@ -286,6 +300,8 @@ class Reason(StrEnum):
     STALE_PEER = "StalePeer"
     OUT_OF_MEMORY = "OutOfMemory"
     WORKER_CRASHED = "WorkerCrashed"
+    WORKER_UNSOUND = "WorkerUnsound"  # the guard has evicted it: its pod is replaced
+    TRAINING_DIVERGED = "TrainingDiverged"
     INTERNAL = "InternalError"
     ARTIFACT_CORRUPT = "ArtifactCorrupt"
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"

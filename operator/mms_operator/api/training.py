@@ -202,6 +202,44 @@ class Checkpoint(Model):
     keep: int = Field(default=2, ge=1, le=100, description="How many checkpoints are kept.")
 
 
+class Guard(Model):
+    """What is done about anomalies that are found while training. A worker that hangs is always replaced."""
+
+    nonFinite: Literal["Skip", "Rollback", "Fail"] = Field(
+        default="Skip",
+        description="NaN or infinity in a worker's gradient. Skip: the step is made without it, and after patience "
+        "such steps all go back to the last checkpoint, at half the learning rate. Rollback: at once. Fail: the run "
+        "fails.",
+    )
+    lossSpike: Literal["Rollback", "Report", "Off"] = Field(
+        default="Rollback",
+        description="The loss stays far above what it was. Rollback: to the last checkpoint before, without the blocks "
+        "of data that did it. Report: an incident.",
+    )
+    gradientOutlier: Literal["Drop", "Report", "Off"] = Field(
+        default="Drop",
+        description="One worker's gradient is far beyond the others'; of two workers, beyond its own before, while the "
+        "other's is not. Drop: the step is made without it, and after patience steps the worker is replaced. Without "
+        "synchrony (BoundedStaleness, Asynchronous) nothing is compared.",
+    )
+    corruption: Literal["Repair", "Off"] = Field(
+        default="Repair",
+        description="Workers of a ring that should hold the same parameters do not. Repair: those that are outvoted "
+        "are replaced; where there is no majority all go back to the last checkpoint.",
+    )
+    straggler: Literal["Report", "Replace", "Off"] = Field(
+        default="Report", description="A worker takes more than 2.5 times as long as the others for a sample."
+    )
+    deadData: Literal["Quarantine", "Off"] = Field(
+        default="Quarantine",
+        description="A block of the data is nearly all the same. Quarantine: it is not trained on, and the condition "
+        "Degraded says so.",
+    )
+    patience: int = Field(
+        default=5, ge=1, le=1000, description="Anomalous steps in a row before the stronger measure is taken."
+    )
+
+
 class Storage(StoreAccess):
     """Where checkpoints and artifacts go: in <uri>/runs/<run>/."""
 
@@ -300,6 +338,7 @@ class TrainingSpec(Model):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     sync: Sync = Field(default_factory=Sync)
     workers: Workers = Field(default_factory=Workers)
+    guard: Guard = Field(default_factory=Guard)
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     storage: Storage | None = Field(
         default=None,
@@ -355,6 +394,7 @@ class ModelTraining(Model):
             # The number of shards may change at any time.
             _fixed_unless_suspended("sync", _SAME_SYNC),
             _fixed_unless_suspended("checkpoint"),
+            _fixed_unless_suspended("guard"),
             _fixed_while_training("workers.resources", "self.spec.workers.resources == oldSelf.spec.workers.resources"),
             _fixed_while_training(
                 "workers.image",

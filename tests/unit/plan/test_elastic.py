@@ -41,6 +41,17 @@ def test_a_training_goes_on_with_those_that_can_run_and_grows_back() -> None:
     assert found.status["phase"] == "Running"
 
 
+def test_dead_data_is_told() -> None:
+    found = World(cr(**spec(workers={"replicas": 2})))
+    found.settle()
+    found.run()
+    found.says(workersReady=2, quarantined=3)
+    found.settle()
+    degraded = found.condition("Degraded")
+    assert (found.status["phase"], degraded["status"], degraded["reason"]) == ("Running", "True", "DeadData")
+    assert degraded["message"].startswith("3 blocks of the data")
+
+
 def test_below_the_least_number_nobody_trains() -> None:
     found = World(cr(**spec(workers={"replicas": 3, "minReplicas": 3})))
     found.settle()

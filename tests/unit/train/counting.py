@@ -58,6 +58,9 @@ class CountingLearner:
     def size(self, block: int) -> int:
         return block_size(block)
 
+    def dead(self, _: int) -> str | None:
+        return None
+
     def batch(self, _: Place) -> int:
         return BATCH
 

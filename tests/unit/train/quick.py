@@ -10,6 +10,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from tests import faults
+
 from mms_workloads.train import learner
 from mms_workloads.train.local import LocalRun
 
@@ -71,6 +73,7 @@ def _become(module: str, environment: dict[str, str], log: str) -> None:
     code = 1
     if LEARNER in environment:
         learner.make = importlib.import_module(environment[LEARNER]).CountingLearner
+    faults.install()
     try:
         code = importlib.import_module(module).main()
     except SystemExit as leave:

@@ -39,8 +39,13 @@ class Seat:
         self.table = table
         self.broadcasts_left = 1000
 
-    def all_reduce(self, tensor: torch.Tensor, *_: object) -> None:
+    def all_reduce(self, tensor: torch.Tensor, wire: str = "None", error: torch.Tensor | None = None) -> None:
         assert tensor.numel()
+        if wire != "None":
+            assert error is not None
+            wanted = tensor + error
+            tensor.copy_(wanted.bfloat16())
+            error.copy_(wanted - tensor)
         tensor.copy_(torch.stack(self.table.meet(self.position, tensor)).sum(0))
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -53,6 +58,10 @@ class Seat:
         tensor.copy_(self.table.meet(self.position, tensor)[source])
 
     def close(self) -> None: ...
+
+
+def nothing() -> None:
+    """For a round that need not be computed again."""
 
 
 def at_once(*work: Callable[[], object]) -> list[object]:

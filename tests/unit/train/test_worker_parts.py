@@ -15,7 +15,7 @@ import pytest
 import torch
 from tests.unit.test_contract import JOB_FILE
 from tests.unit.train import quick
-from tests.unit.train.table import Table, at_once
+from tests.unit.train.table import Table, at_once, nothing
 
 from mms_workloads.contract import DataFile, JobFile, Outcome, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
@@ -31,7 +31,7 @@ from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.wire import Message
 from mms_workloads.train import checkpoint, cpu, process, supervisor, worker
 from mms_workloads.train.checkpoints import Checkpointer
-from mms_workloads.train.communicator import Contribution, Stats
+from mms_workloads.train.communicator import WELL, Contribution, Stats
 from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
 from mms_workloads.train.pulse import Pulse
@@ -75,11 +75,19 @@ class Deaf(Control):
                 file(box, answer)
 
 
+DEAD = 9
+
+
 class TenSamples:
-    """A learner whose blocks hold ten samples."""
+    """A learner whose blocks hold ten samples; there is nothing to learn in block DEAD."""
+
+    job = JobFile.model_validate(JOB_FILE)
 
     def size(self, _: int) -> int:
         return 10
+
+    def dead(self, block: int) -> str | None:
+        return "all the same" if block == DEAD else None
 
 
 def leaser(pod: Pod, *answers: Message) -> Leaser:
@@ -108,6 +116,19 @@ def test_samples_for_a_round(pod: Pod, answers: list[Message], expected: tuple[S
 def test_no_lease_any_more(pod: Pod, answer: Message) -> None:
     with pytest.raises(Superseded):
         leaser(pod, LEASED, answer).take(4)
+
+
+def test_a_dead_block_is_seen_and_not_trained_on(pod: Pod) -> None:
+    fields = {"epoch": 1, "block": DEAD, "data_epoch": 4, "start": 0, "fraction": 0.0}
+    one = leaser(pod, Message(wire.LEASED, fields))
+    taken = one.take(6)
+    assert taken[0] == Slice(4, DEAD, 0, 10, 10), "whole, and no sample of the round"
+    assert one.live((*taken, Slice(4, 1, 0, 6, 10))) == (Slice(4, 1, 0, 6, 10),)
+    control = one._control
+    assert isinstance(control, Deaf)
+    assert [m.fields for m in control.sent if m.kind == wire.ANOMALY] == [
+        {"anomaly": "DeadData", "rank": None, "block": DEAD, "action": "all the same"}
+    ]
 
 
 def test_a_round_goes_over_the_end_of_a_block(pod: Pod) -> None:
@@ -188,11 +209,13 @@ def test_an_exchange_makes_all_ranks_equal() -> None:
     before = states(1)[0].base
     found = at_once(
         *(
-            lambda r=r, s=s, mine=mine: r.exchange(s, mine, 1e-6)  # type: ignore[misc]
+            lambda r=r, s=s, mine=mine: r.exchange(s, mine, 1e-6, nothing)  # type: ignore[misc]
             for r, s, mine in zip(table.rings(), ranks, given, strict=True)
         )
     )
-    assert found[0] == found[1] == found[2] == given
+    for each in found:
+        assert isinstance(each, list), each
+        assert [dataclasses.replace(c, health=WELL) for c in each] == given
     for state in ranks:
         assert torch.equal(state.base.vectors, ranks[0].base.vectors)
         assert torch.equal(state.working.contexts, ranks[0].base.contexts)
@@ -206,7 +229,12 @@ def test_an_exchange_makes_all_ranks_equal() -> None:
 def test_a_round_without_blocks() -> None:
     """Such as the last one of an epoch whose successor was announced."""
     table, ranks = Table(2), states(2)
-    at_once(*(lambda r=r, s=s: r.exchange(s, Contribution(), 0.1) for r, s in zip(table.rings(), ranks, strict=True)))  # type: ignore[misc]
+    at_once(
+        *(
+            lambda r=r, s=s: r.exchange(s, Contribution(), 0.1, nothing)
+            for r, s in zip(table.rings(), ranks, strict=True)
+        )
+    )  # type: ignore[misc]
     assert [state.agreement.step for state in ranks] == [1, 1]
     assert torch.equal(ranks[0].base.vectors, states(1)[0].base.vectors)
 

@@ -119,3 +119,17 @@ class ByteCorpus:
     def _encode(self, block: int) -> np.ndarray[Any, Any]:
         content = "".join(self._reader.texts(self.blocks[block])).encode()
         return np.frombuffer(content, dtype=np.uint8).copy()
+
+
+MONOTONOUS = 0.9  # of a text the most frequent word is a twentieth, the most frequent byte a fifth
+FEW = 64
+
+
+def monotonous(values: Tensor, name: str) -> str | None:
+    """Why a block teaches nothing: nearly all of it is the same. values: whole numbers [n], below 0 a separator."""
+    values = values[values >= 0] if values.dtype != torch.uint8 else values
+    if values.numel() < FEW:
+        return None
+    _, counts = torch.unique(values, return_counts=True)
+    share = float(counts.max()) / values.numel()
+    return f"{share:.0%} of its {values.numel()} {name} are the same" if share > MONOTONOUS else None

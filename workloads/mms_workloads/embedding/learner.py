@@ -9,7 +9,7 @@ import torch
 
 from mms_workloads.contract import Golden, JobFile, Reason, WordEmbedding
 from mms_workloads.data import blocks
-from mms_workloads.data.corpus import Corpus
+from mms_workloads.data.corpus import Corpus, monotonous
 from mms_workloads.embedding import evaluation, skipgram
 from mms_workloads.embedding.golden import golden
 from mms_workloads.embedding.state import EmbeddingState
@@ -61,13 +61,16 @@ class EmbeddingLearner:
         del block
         return 1
 
+    def dead(self, block: int) -> str | None:
+        return monotonous(self.corpus.tokens(block), "words")
+
     def batch(self, place: Place) -> int:
         del place
         return 1
 
     def rate(self, state: State, members: int) -> float:
         del members
-        return decayed(self.job.optimizer.learningRate, self._done(state))
+        return decayed(self._initial(state), self._done(state))
 
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         assert isinstance(state, EmbeddingState)  # noqa: S101 - made by `start`
@@ -76,7 +79,8 @@ class EmbeddingLearner:
         for s in slices:
             begin = self._done(state)
             end = begin + place.members / (len(self.trained_on) * optimizer.epochs)
-            rates = (decayed(optimizer.learningRate, begin), decayed(optimizer.learningRate, end))
+            initial = self._initial(state)
+            rates = (decayed(initial, begin), decayed(initial, end))
             done = skipgram.train_block(state.working, state.touches, self._draw(s), self.task, rates=rates)
             total = Stats(total.samples + done.words, total.weight + done.pairs, done.loss)
         return total
@@ -125,6 +129,9 @@ class EmbeddingLearner:
             self.rng.manual_seed((self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block)
             self.drawn = (s, skipgram.draw(self.corpus.tokens(s.block), self.words, self.task, self.rng))
         return self.drawn[1]
+
+    def _initial(self, state: State) -> float:
+        return self.job.optimizer.learningRate * state.agreement.progress.rate_factor
 
     def _done(self, state: State) -> float:
         return state.agreement.fraction(self.trained_on, self.job.optimizer.epochs)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mms_workloads.contract import Golden, GoldenCase, JobFile, LanguageModel, Reason
 from mms_workloads.data import blocks
-from mms_workloads.data.corpus import ByteCorpus
+from mms_workloads.data.corpus import ByteCorpus, monotonous
 from mms_workloads.language.transformer import SYMBOLS, Transformer
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
@@ -62,6 +62,9 @@ class LanguageLearner:
         """Windows of contextLength bytes and the one after; a block that has none is one sample of nothing."""
         return max(1, _windows(self.corpus.bytes(block), self.task.contextLength))
 
+    def dead(self, block: int) -> str | None:
+        return monotonous(self.corpus.bytes(block), "bytes")
+
     def tables(self) -> Sequence[Table]:
         with torch.device("meta"):
             module = Transformer(self.task, seed=None)
@@ -76,7 +79,8 @@ class LanguageLearner:
 
     def rate(self, state: State, members: int) -> float:
         optimizer = self.job.optimizer
-        rate = decayed(optimizer.learningRate, state.agreement.fraction(self.trained_on, optimizer.epochs))
+        initial = optimizer.learningRate * state.agreement.progress.rate_factor
+        rate = decayed(initial, state.agreement.fraction(self.trained_on, optimizer.epochs))
         return rate * members / self.job.workers if optimizer.whenWorkersChange == "ScaleLearningRate" else rate
 
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:

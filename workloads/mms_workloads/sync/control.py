@@ -64,6 +64,7 @@ class Inbox:
     go: int = 0  # the epoch whose shards all have their rows
     bye: Outcome | None = None
     refused: str | None = None
+    evicted: str | None = None  # why
     stopping: bool = False  # SIGTERM
 
 
@@ -131,6 +132,7 @@ class Control:
         return (
             box.bye is not None
             or box.refused is not None
+            or box.evicted is not None
             or (box.announcement is not None and box.announcement.epoch > epoch and box.announcement.urgent)
         )
 
@@ -241,7 +243,7 @@ class Control:
             self._put(Message(wire.PLAN, {}, self.inbox.plan))
         with self.changing() as box:
             file(box, message)
-        if message.kind in {wire.EPOCH, wire.REFUSED, wire.BYE}:
+        if message.kind in {wire.EPOCH, wire.EVICT, wire.REFUSED, wire.BYE}:
             self.on_over()
         return message.kind not in {wire.REFUSED, wire.BYE}
 
@@ -273,5 +275,7 @@ def file(box: Inbox, message: Message) -> None:  # noqa: C901 - one line for eac
             box.leased.append(f)
         case wire.SUSPEND:
             box.suspend = True
+        case wire.EVICT:
+            box.evicted = f["why"]
         case wire.CHECKPOINT:
             box.checkpoint = True

@@ -32,13 +32,14 @@ from mms_workloads.store import Found, JobError
 from mms_workloads.sync import checkpoints, startup, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.counting import Counting
-from mms_workloads.sync.forming import Forming, Held, decide
+from mms_workloads.sync.forming import Forming, Held, Restart, decide
 from mms_workloads.sync.leases import Leases, Progress, Slice
 from mms_workloads.sync.links import Link
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS, Epoch, Fence, Hello, Membership, Refusal
 from mms_workloads.sync.saving import Checkpoints, Saving
 from mms_workloads.sync.shards import Shards
 from mms_workloads.sync.speed import Speed
+from mms_workloads.sync.watch import Evict, Fail, Measure, Report, Rollback, Watch, round_of
 from mms_workloads.sync.wire import Message
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class Coordinator:
         self.step, self.exporting = 0, False
         self.speed = Speed()
         self.incidents: deque[Incident] = deque(maxlen=KEPT_INCIDENTS)
+        self.watch = Watch(job.guard)
+        self.rollback: Restart | None = None  # what the next epoch starts from
+        self.quarantined: set[int] = set()  # blocks that are not trained on
+        self.parted_in = -1  # the epoch whose members were last found to differ
         self.suspend = False
         # Workers that trained under a master before this one come back within this time.
         self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS
@@ -252,6 +257,7 @@ class Coordinator:
             etaSeconds=left,
             checkpoint=self.checkpoints.reference,
             incidents=list(self.incidents),
+            quarantined=len(self.quarantined),
             outcome=self.outcome,
         )
 
@@ -269,6 +275,7 @@ class Coordinator:
             wire.CHECKPOINT_INVALID: self._checkpoint_invalid,
             wire.EXPORTED: self._exported,
             wire.FAILED: self._failed,
+            wire.ANOMALY: self._anomaly,
             wire.LEAVE: lambda link, _: self.lost(link, "it was told to stop", told=True),
         }
 
@@ -357,25 +364,71 @@ class Coordinator:
                 fields |= {"data_epoch": lease.data_epoch, "block": lease.block, "start": lease.start}
             self.links[rank].send(Message(wire.LEASED, fields))
 
-    def _progress(self, _: Link, message: Message) -> None:
+    def _progress(self, link: Link, message: Message) -> None:
         """The first member reports each round. What it could not say before it was lost, the others hold."""
-        f = message.fields
-        if not self._current(message) or self.leases is None:
+        f, epoch = message.fields, self.membership.epoch
+        if not self._current(message) or self.leases is None or epoch is None:
             return
         if not self._together:
             f = {**f, "step": self.step + 1}  # each worker counts its own
         if f["step"] != self.step + 1:
             return
-        self.leases.commit(Slice(*one) for one in f["slices"])
+        slices = [tuple(Slice(*one) for one in each) for each in f["slices"]]
+        self.leases.commit(s for each in slices for s in each)
         self.step = f["step"]
         self.speed.add(time.monotonic(), self.leases.fraction(), f["samples"], f["weight"], f["loss"])
         self.exporting = self.leases.done()
+        ranks = [m.rank for m in epoch.members] if self._together else [link.rank]
+        for measure in self.watch.observe(round_of(f, ranks, slices)):
+            self._take(measure)
         self._answer_leases()
-        if f["skipped"] and sum(f["skipped"]):
-            ranks = [self._member(i) for i in f["notFinite"]]
-            who = f"of {_names(ranks)} " if ranks else ""
-            action = f"the gradient {who}is not finite: {sum(f['skipped'])} samples were skipped"
-            self._incident("NonFinite", ranks[0] if len(ranks) == 1 else None, action)
+
+    def _take(self, measure: Measure) -> None:
+        """Does what the guard asks for."""
+        match measure:
+            case Report(kind, rank, action):
+                self._incident(kind, rank, action)
+            case Evict(kind, rank, action):
+                self._incident(kind, rank, action)
+                if rank in self.links:
+                    self.links[rank].send(Message(wire.EVICT, {"why": action}))
+            case Rollback(kind, before, skip, factor, action):
+                self._spawn(self._roll_back(before, skip, factor, kind, action))
+            case Fail(action):
+                self.fail(JobError(Reason.TRAINING_DIVERGED, action))
+
+    async def _roll_back(self, before: int, skip: frozenset[int], factor: float, kind: str, action: str) -> None:
+        """The epoch ends; the next one starts from the last checkpoint of a step below `before`."""
+        if self.reloading or self.rollback or self.leases is None:
+            return
+        self.reloading = True
+        while self.checkpoints.newest and self.checkpoints.newest[0].step >= before:
+            self.checkpoints.damaged(self.checkpoints.newest[0].uri)
+            await self.checkpoints.reload()
+        self.reloading = False
+        rate = self.leases.progress.rate_factor * factor
+        skip = frozenset(skip) if len(skip) < len(self.leases.blocks) else frozenset()
+        self.rollback = Restart(skip, rate)
+        newest = self.checkpoints.newest
+        where = f"the checkpoint of step {newest[0].step}" if newest else "the beginning"
+        slower = f", at {rate:g} of the learning rate" if rate != 1 else ""
+        blocks_ = f", without blocks {', '.join(map(str, sorted(skip)))}" if skip else ""
+        self._incident(kind, None, f"{action}: back to {where}{slower}{blocks_}")
+        self.again_at, self.again_why = time.monotonic(), ""
+        self.tick()
+
+    def _anomaly(self, link: Link, message: Message) -> None:
+        f = message.fields
+        block = f["block"]
+        if block is None:
+            if f.get("epoch") != self.parted_in:  # all members tell it
+                self.parted_in = f.get("epoch", 0)
+                self._incident(f["anomaly"], link.rank, f["action"])
+        elif block not in self.quarantined:
+            self.quarantined.add(block)
+            self._incident(f["anomaly"], f["rank"], f"block {block} is not trained on: {f['action']}")
+            if self.leases and self.quarantined >= set(self.leases.blocks):
+                self.fail(JobError(Reason.DATA_EMPTY, f"there is nothing to learn in any block: {f['action']}"))
 
     def _broken(self, link: Link, message: Message) -> None:
         if self._current(message, begun=False) and self.again_at is None:
@@ -517,8 +570,9 @@ class Coordinator:
         """All members are out of the epoch before: decides whose parameters the new one starts from."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
         held = [self.forming.ready[m.rank] for m in epoch.members]
-        begin = decide(held, self.checkpoints.newest, len(self.leases.progress.applied))
-        self.leases.restore(begin.progress)
+        rollback, self.rollback = self.rollback, None
+        begin = decide([] if rollback else held, self.checkpoints.newest, len(self.leases.progress.applied))
+        self._go_on_from(begin.progress, rollback)
         self.step, self.forming.begun = begin.step, True
         self.exporting = self.leases.done()
         self.checkpoint_due = time.monotonic() + self.job.checkpoint.intervalSeconds
@@ -529,11 +583,21 @@ class Coordinator:
         if self.suspend:
             self._tell_members(Message(wire.SUSPEND))
 
+    def _go_on_from(self, progress: Progress, rollback: Restart | None) -> None:
+        assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
+        if rollback:
+            progress.skip(rollback.skip, self.leases.epochs)
+            progress.rate_factor = rollback.rate_factor
+        self.leases.restore(progress)
+        self.watch.restarted()
+
     def _begin_with_shards(self, epoch: Epoch, shards: Shards) -> None:
         """What the shards hold counts; workers hold nothing that could be lost."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
-        begin = shards.decide(len(self.leases.progress.applied), self.checkpoints.newest)
-        self.leases.restore(begin.progress)
+        rollback, self.rollback = self.rollback, None
+        forget = rollback is not None
+        begin = shards.decide(len(self.leases.progress.applied), self.checkpoints.newest, forget=forget)
+        self._go_on_from(begin.progress, rollback)
         self.step = begin.step
         self.exporting = self.leases.done()
         self.speed.pause()
@@ -555,7 +619,13 @@ class Coordinator:
             return  # nobody trains any more: what remains is to write
         self.forming.begun = True
         told = {"epoch": epoch.number, "lineage": lineage, "step": begin.step, "progress": begin.progress.document()}
-        self.forming.told = {**told, "source": 0, "equal": True, "checkpoint": None}  # when all shards have begun
+        self.forming.told = {
+            **told,
+            "source": 0,
+            "equal": True,
+            "fresh": False,
+            "checkpoint": None,
+        }  # when all shards have begun
 
     def _nothing_to_save(self, now: float) -> bool:
         """No worker holds parameters: nothing is lost by stopping at once."""
@@ -612,11 +682,6 @@ class Coordinator:
         epoch = self.membership.epoch
         return epoch is not None and message.fields["epoch"] == epoch.number and (self.forming.begun or not begun)
 
-    def _member(self, position: int) -> int:
-        """Its rank."""
-        assert self.membership.epoch is not None  # noqa: S101 - only asked of a running epoch
-        return self.membership.epoch.members[position].rank
-
     def _tell_members(self, message: Message) -> None:
         for member in self.membership.epoch.members if self.membership.epoch else ():
             if member.rank in self.links:
@@ -643,10 +708,6 @@ class Coordinator:
         task = asyncio.get_running_loop().create_task(guarded())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-
-def _names(ranks: list[int]) -> str:
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def _served(job: JobFile) -> bool:

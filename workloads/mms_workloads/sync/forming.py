@@ -45,6 +45,7 @@ class Begin:
     source: int = 0
     equal: bool = True  # all hold it already
     checkpoint: CheckpointRef | None = None
+    fresh: bool = False  # as the run begins, whatever anybody holds
 
     def fields(self) -> dict[str, Any]:
         return {
@@ -52,8 +53,17 @@ class Begin:
             "progress": self.progress.document(),
             "source": self.source,
             "equal": self.equal,
+            "fresh": self.fresh,
             "checkpoint": self.checkpoint.model_dump(mode="json") if self.checkpoint else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The guard wants the next epoch to start from the checkpoint, whatever the members hold."""
+
+    skip: frozenset[int]  # blocks that are not trained on any more
+    rate_factor: float  # on the learning rate
 
 
 def decide(held: Sequence[Held], checkpoint: tuple[CheckpointRef, Progress] | None, blocks: int) -> Begin:
@@ -67,4 +77,4 @@ def decide(held: Sequence[Held], checkpoint: tuple[CheckpointRef, Progress] | No
     if checkpoint:
         reference, progress = checkpoint
         return Begin(reference.step, progress, equal=False, checkpoint=reference)
-    return Begin(0, Progress.none(blocks))
+    return Begin(0, Progress.none(blocks), fresh=True)

@@ -38,10 +38,14 @@ class Slice:
 
 @dataclass(slots=True)
 class Progress:
-    """applied[b]: data epochs whose pass over block b is whole; partial[b]: (samples, size) of the one under way."""
+    """applied[b]: data epochs whose pass over block b is whole; partial[b]: (samples, size) of the one under way.
+
+    rate_factor: on the learning rate, lowered by the guard.
+    """
 
     applied: list[int]
     partial: dict[int, tuple[int, int]] = field(default_factory=dict)
+    rate_factor: float = 1.0
 
     @classmethod
     def none(cls, blocks: int) -> Progress:
@@ -75,17 +79,27 @@ class Progress:
         return (whole + parts) / (len(blocks) * epochs)
 
     def copy(self) -> Progress:
-        return Progress(list(self.applied), dict(self.partial))
+        return Progress(list(self.applied), dict(self.partial), self.rate_factor)
+
+    def skip(self, blocks: Iterable[int], epochs: int) -> None:
+        """Counts all passes over these blocks as made, so that nobody trains on them any more."""
+        for block in blocks:
+            self.applied[block] = max(self.applied[block], epochs)
+            self.partial.pop(block, None)
 
     def document(self) -> dict[str, Any]:
         """For messages and files, as JSON."""
-        return {"applied": list(self.applied), "partial": [[b, *part] for b, part in sorted(self.partial.items())]}
+        return {
+            "applied": list(self.applied),
+            "partial": [[b, *part] for b, part in sorted(self.partial.items())],
+            "rate_factor": self.rate_factor,
+        }
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Progress:
         """Raises KeyError, TypeError or ValueError when it is none."""
         partial = {int(b): (int(done), int(size)) for b, done, size in document["partial"]}
-        return cls([int(a) for a in document["applied"]], partial)
+        return cls([int(a) for a in document["applied"]], partial, float(document.get("rate_factor", 1.0)))
 
 
 def order(sharding: str, seed: int, data_epoch: int, blocks: Sequence[int]) -> list[int]:

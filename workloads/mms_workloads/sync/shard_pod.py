@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -41,7 +42,9 @@ class ShardPod:
         clear = plain or job.transport == "Plain"
         security = Security.plain() if clear else Security.mutual(pod.tls_dir)
         listener = Listener(pod.ip, security)
-        shard = Shard(optimizers.of(job.optimizer), job.parameterServer, judge, on_lost=self._broken)
+        shard = Shard(
+            optimizers.of(job.optimizer), job.parameterServer, partial(judge, job.guard), on_lost=self._broken
+        )
         self.server = ShardServer(shard, listener, security, pod.rank, pod.incarnation)
         self.control = Control(pod, f"{pod.ip}:{listener.port}", self._holds, beat=pulse.beat, plain=plain)
         self.learner: Learner | None = None

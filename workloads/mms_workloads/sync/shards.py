@@ -92,10 +92,13 @@ class Shards:
         self.ready[rank] = HeldShard.read(held)
         return self.ready.keys() >= {rank for rank, _ in self.called}
 
-    def decide(self, blocks: int, checkpoint: tuple[CheckpointRef, Progress] | None) -> ShardsBegin:
+    def decide(
+        self, blocks: int, checkpoint: tuple[CheckpointRef, Progress] | None, *, forget: bool = False
+    ) -> ShardsBegin:
+        """forget: what they hold does not count."""
         synchronous = self.spec.consistency == "Synchronous"
         wanted = Wanted(self.layout, self.spec.replicas, synchronous, blocks)
-        return decide(wanted, self.ready, checkpoint)
+        return decide(wanted, {} if forget else self.ready, checkpoint)
 
     def agree(self, begin: ShardsBegin) -> bool:
         """Whether the same samples are part of all shards' rows, so that together they are a checkpoint."""

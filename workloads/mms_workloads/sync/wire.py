@@ -28,6 +28,7 @@ CHECKPOINTED = "checkpointed"  # a part is durable: {folder, step, part, parts, 
 CHECKPOINT_INVALID = "checkpoint_invalid"
 EXPORTED = "exported"
 FAILED = "failed"
+ANOMALY = "anomaly"  # the guard of a worker has found something: {anomaly, rank, block, action}
 LEAVE = "leave"
 # From the master.
 WELCOME = "welcome"
@@ -40,6 +41,7 @@ GO = "go"  # all shards have theirs: none needs the rows of the epoch before any
 LEASED = "leased"
 SUSPEND = "suspend"
 CHECKPOINT = "checkpoint"
+EVICT = "evict"  # the process is to end, so that its pod is replaced
 BYE = "bye"  # the run's outcome
 # Both ways.
 PLAN = "plan"

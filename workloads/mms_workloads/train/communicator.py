@@ -27,6 +27,7 @@ class Flag(IntFlag):
     LEAVING = 4
     CHECKPOINT = 8
     NOT_FINITE = 16  # the rank's own gradient
+    SUSPECTED = 32  # it is far beyond what the rank's gradients were
 
 
 NO_FLAGS = Flag(0)
@@ -45,12 +46,25 @@ NOTHING = Stats(0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """What the guard looks at."""
+
+    norm: float = 0.0  # of the rank's gradient or change, per sample
+    seconds: float = 0.0  # its computation
+    checksum: int = -1  # of all that it holds, before the round; -1: not in this round
+
+
+WELL = Health()
+
+
+@dataclass(frozen=True, slots=True)
 class Contribution:
     """One rank's part of a round; without slices it had no data."""
 
     slices: tuple[Slice, ...] = ()
     stats: Stats = NOTHING
     flags: Flag = NO_FLAGS
+    health: Health = WELL
     applied: bool = True  # False: its slices count as seen, but nothing of the round went into the parameters
 
 
@@ -61,10 +75,13 @@ class Communicator(Protocol):
     def prepare(self, state: State, rows: Callable[[], Mapping[str, Tensor]]) -> None:
         """Makes the rows that a round reads current. rows: by sparse table, int64 [n], ascending. Raises PeerLost."""
 
-    def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
+    def exchange(
+        self, state: State, mine: Contribution, rate: float, again: Callable[[], object]
+    ) -> list[Contribution]:
         """Makes the round's work part of `state` on all ranks, or of none here. Returns all contributions.
 
-        rate: the learning rate of the round. Raises transport.PeerLost: then what is agreed is as it was.
+        rate: the learning rate of the round. again: computes the round's work anew, where it was mixed with that of a
+        rank that is left out. Raises transport.PeerLost, guarding.PartedError: then what is agreed is as it was.
         """
 
     def share(self, state: State, source: int) -> None:
@@ -74,15 +91,16 @@ class Communicator(Protocol):
         """Its connections are not used again."""
 
 
-_HEAD = 5
+_HEAD = 8
 _WIDTH = _HEAD + 5 * MAX_SLICES
 
 
 def encode(mine: Contribution) -> Tensor:
     """float64 [_WIDTH], which holds whole numbers up to 2^53 exactly."""
-    stats = mine.stats
+    stats, health = mine.stats, mine.health
     out = torch.full((_WIDTH,), -1.0, dtype=torch.float64)
-    head = [len(mine.slices), int(mine.flags), stats.samples, stats.weight, stats.loss]
+    head = [len(mine.slices), int(mine.flags), stats.samples, stats.weight, stats.loss, health.norm, health.seconds]
+    head.append(health.checksum)
     flat = [x for s in mine.slices for x in (s.data_epoch, s.block, s.start, s.stop, s.size)]
     values = head + flat
     out[: len(values)] = torch.tensor(values, dtype=torch.float64)
@@ -90,6 +108,7 @@ def encode(mine: Contribution) -> Tensor:
 
 
 def decode(row: Tensor) -> Contribution:
-    count, flags, samples, weight, loss, *rest = row.tolist()
+    count, flags, samples, weight, loss, norm, seconds, checksum, *rest = row.tolist()
     slices = tuple(Slice(*(int(x) for x in rest[5 * i : 5 * i + 5])) for i in range(int(count)))
-    return Contribution(slices, Stats(int(samples), weight, loss), Flag(int(flags)))
+    health = Health(norm, seconds, int(checksum))
+    return Contribution(slices, Stats(int(samples), weight, loss), Flag(int(flags)), health)

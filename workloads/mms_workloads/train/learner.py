@@ -53,6 +53,9 @@ class Learner(Protocol):
     def size(self, block: int) -> int:
         """Samples of a block, at least 1. Raises store.JobError."""
 
+    def dead(self, block: int) -> str | None:
+        """Why there is nothing to learn from a block; None where there is. Raises store.JobError."""
+
     def batch(self, place: Place) -> int:
         """Samples that the member takes in a round."""
 

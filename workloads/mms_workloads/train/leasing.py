@@ -11,6 +11,8 @@ from mms_workloads.sync.leases import Lease, Slice
 from mms_workloads.train.communicator import MAX_SLICES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mms_workloads.train.learner import Learner
     from mms_workloads.train.state import Agreement
 
@@ -36,6 +38,7 @@ class Leaser:
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
         self._alone = alone
         self._open: list[_Open] = []
+        self._dead: set[int] = set()  # blocks whose samples count as seen, but are not trained on
         self._asked = False
         with control.changing() as box:
             box.leased.clear()
@@ -52,10 +55,11 @@ class Leaser:
             if not self._open and not self._receive():
                 break
             current = self._open[0]
-            stop = min(current.size, current.position + wanted)
             lease = current.lease
+            dead = lease.block in self._dead
+            stop = current.size if dead else min(current.size, current.position + wanted)
             slices.append(Slice(lease.data_epoch, lease.block, current.position, stop, current.size))
-            wanted -= stop - current.position
+            wanted -= 0 if dead else stop - current.position
             current.position = stop
             if stop == current.size:
                 self._open.pop(0)
@@ -65,6 +69,10 @@ class Leaser:
         if self._open and left < batch:
             self._ask()  # so that the next round need not wait for the answer
         return tuple(slices)
+
+    def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
+        """Those that are worth training on."""
+        return tuple(s for s in slices if s.block not in self._dead)
 
     def _ask(self) -> None:
         if not self._asked:
@@ -89,5 +97,14 @@ class Leaser:
         if answer["epoch"] != epoch or answer["block"] is None:
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
+        self._look_at(lease.block)
         self._open.append(_Open(lease, lease.start, self._learner.size(lease.block)))
         return True
+
+    def _look_at(self, block: int) -> None:
+        """Raises store.JobError."""
+        if self._learner.job.guard.deadData == "Off" or block in self._dead:
+            return
+        if why := self._learner.dead(block):
+            self._dead.add(block)
+            self._control.send(wire.ANOMALY, anomaly="DeadData", rank=None, block=block, action=why)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mms_workloads.logs import logger
 from mms_workloads.sync import wire
-from mms_workloads.train.communicator import NO_FLAGS, Communicator, Contribution, Flag
+from mms_workloads.train.communicator import NO_FLAGS, Communicator, Contribution, Flag, Health
+from mms_workloads.train.guarding import CHECK_EVERY, verdicts
+from mms_workloads.train.state import checksum
 
 if TYPE_CHECKING:
+    from mms_workloads.contract import Guard
     from mms_workloads.sync.control import Control
     from mms_workloads.train.checkpoints import Checkpointer
     from mms_workloads.train.learner import Learner, Place
@@ -41,28 +46,39 @@ def run_rounds(
     epoch: int,
     saver: Checkpointer,
     pulse: Pulse,
+    guard: Guard,
     leads: bool,
 ) -> Left:
     """leads: writes the artifact. Where ranks do not step together the others make empty rounds till it has: a worker
     that made none any more would hold up those that may not be too far ahead of it.
 
-    Raises transport.PeerLost, control.Superseded, store.JobError.
+    Raises transport.PeerLost, control.Superseded, guarding.PartedError, store.JobError.
     """
-    epochs, stepping = learner.job.optimizer.epochs, False
+    epochs, rounds = learner.job.optimizer.epochs, 0
+    comparing = guard.corruption != "Off" and learner.job.syncMode == "Ring" and place.members > 1
     while state.agreement.fraction(learner.trained_on, epochs) < 1 or (state.agreement.told is not None and not leads):
         slices = leaser.take(learner.batch(place))
         if state.agreement.told is not None and not slices:
             control.wait(lambda box: box.bye or control.newer(epoch), EMPTY_ROUND_SECONDS)
-        communicator.prepare(state, lambda: learner.rows(slices))  # noqa: B023 - called at once
+        live = leaser.live(slices)
+        communicator.prepare(state, partial(learner.rows, live))
         rate = learner.rate(state, place.members)
+        check = checksum(state) if comparing and rounds % CHECK_EVERY == 0 else -1
+        started = time.perf_counter()
         with pulse.computing():
-            stats = learner.compute(state, slices, place)
-        contributions = communicator.exchange(state, Contribution(slices, stats, _flags(control, epoch)), rate)
-        if not stepping:
-            stepping = True
+            stats = learner.compute(state, live, place)
+        health = Health(seconds=time.perf_counter() - started, checksum=check)
+        contributions = communicator.exchange(
+            state,
+            Contribution(slices, stats, _flags(control, epoch), health),
+            rate,
+            partial(learner.compute, state, live, place),
+        )
+        if not rounds:
             logger().info("stepping", step=state.agreement.step)
+        rounds += 1
         if place.position == 0 or state.agreement.told is not None:
-            _report(control, epoch, state, contributions)
+            _report(control, epoch, state, contributions, guard)
         flags = NO_FLAGS
         for contribution in contributions:
             flags |= contribution.flags
@@ -92,16 +108,18 @@ def _flags(control: Control, epoch: int) -> Flag:
     return flags
 
 
-def _report(control: Control, epoch: int, state: State, contributions: list[Contribution]) -> None:
+def _report(control: Control, epoch: int, state: State, contributions: list[Contribution], guard: Guard) -> None:
     stats = [c.stats for c in contributions]
+    applied = [c.stats for c in contributions if c.applied]
     control.send(
         wire.PROGRESS,
         epoch=epoch,
         step=state.agreement.step,
-        slices=[[s.data_epoch, s.block, s.start, s.stop, s.size] for c in contributions for s in c.slices],
+        slices=[[[s.data_epoch, s.block, s.start, s.stop, s.size] for s in c.slices] for c in contributions],
         samples=sum(s.samples for s in stats),
-        weight=sum(s.weight for s in stats),
-        loss=sum(s.loss * s.weight for s in stats),
-        skipped=[c.stats.samples for c in contributions if not c.applied],
-        notFinite=[i for i, c in enumerate(contributions) if Flag.NOT_FINITE in c.flags],
+        weight=sum(s.weight for s in applied),
+        loss=sum(s.loss * s.weight for s in applied),
+        of=[s.samples for s in stats],
+        seconds=[c.health.seconds for c in contributions],
+        verdicts=verdicts(contributions, guard),
     )

@@ -6,7 +6,8 @@ them again; what a worker holds itself is a copy of what the shards had last.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,14 +16,16 @@ from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.sync import compression
 from mms_workloads.sync.leases import Slice
 from mms_workloads.sync.push import Delta, Push
-from mms_workloads.train.communicator import Contribution, Flag, Stats
+from mms_workloads.train.communicator import Contribution, Flag, Health, Stats
 from mms_workloads.train.flat import PARAMETERS, TABLE, FlatState
+from mms_workloads.train.guarding import Guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
+    from mms_workloads.contract import Guard
     from mms_workloads.sync.layout import Layout
     from mms_workloads.sync.shard_client import ShardClient
     from mms_workloads.train.state import State, Tables
@@ -31,16 +34,28 @@ Wire = Literal["None", "BF16", "Int8"]
 SHARE_ROWS_BYTES = 16 << 20  # of one answer to `share`
 
 
-def judge(contributions: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whose gradients go into the parameters: those that are finite. Pure: all shards decide alike."""
-    return [not Flag(int(c["flags"])) & Flag.NOT_FINITE for c in contributions]
+def judge(guard: Guard, contributions: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whose gradients go into the parameters. Pure: all shards decide alike. Without synchrony it sees one push alone,
+    and only leaves out what is not finite.
+    """
+    return Guarding(guard).judge([_read(c, applied=True) for c in contributions])
 
 
 class ParameterServer:
     """clients: of the shards, in the order of their parts."""
 
-    def __init__(self, clients: Sequence[ShardClient], layout: Layout, wire: Wire, *, synchronous: bool) -> None:
+    def __init__(
+        self,
+        clients: Sequence[ShardClient],
+        layout: Layout,
+        wire: Wire,
+        guard: Guarding,
+        *,
+        position: int = 0,
+        synchronous: bool,
+    ) -> None:
         self._clients, self._layout, self._wire, self._synchronous = clients, layout, wire, synchronous
+        self._guard, self._position = guard, position
         self._pushes = 0  # in this epoch
         self._errors: list[Tensor | None] = [None] * len(clients)
 
@@ -64,13 +79,19 @@ class ParameterServer:
                 for tensor in pairs[table]:
                     tensor[wanted[window]] = values
 
-    def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
+    def exchange(
+        self, state: State, mine: Contribution, rate: float, again: Callable[[], object]
+    ) -> list[Contribution]:
+        """A shard has each rank's gradient by itself and can leave one out: `again` is not needed."""
+        del again
         if isinstance(state, EmbeddingState):
-            parts, samples = self._deltas(state), 1.0 if mine.slices else 0.0
+            parts, squares = self._deltas(state)
+            mine, samples = self._guard.stamp(mine, math.sqrt(squares)), 1.0 if mine.slices else 0.0
+            if Flag.NOT_FINITE in mine.flags:
+                parts = [{"deltas": {}} for _ in parts]
         else:
             assert isinstance(state, FlatState)  # noqa: S101 - the two kinds of state there are
-            if not bool(torch.isfinite(state.gradient.sum())):
-                mine = Contribution(mine.slices, mine.stats, mine.flags | Flag.NOT_FINITE)
+            mine = self._guard.stamp(mine, math.sqrt(float(state.gradient.dot(state.gradient))))
             parts, samples = self._gradients(state, mine), float(mine.stats.samples)
         step = state.agreement.step if self._synchronous else self._pushes
         for client, part in zip(self._clients, parts, strict=True):
@@ -86,8 +107,11 @@ class ParameterServer:
         self._pushes += 1
         if self._synchronous:
             state.agreement.progress.commit(s for c in contributions for s in c.slices)
-        else:
-            contributions = [mine]  # what the others have done meanwhile, their own reports say
+        else:  # what the others have done meanwhile, their own reports say
+            contributions = [replace(mine, applied=Flag.NOT_FINITE not in mine.flags)]
+        if not contributions[self._position if self._synchronous else 0].applied:
+            self._errors = [None] * len(self._errors)  # what compression kept is of a gradient that went nowhere
+        self._guard.learn(mine)
         state.agreement.step += 1
         state.next_round()
         return contributions
@@ -126,8 +150,10 @@ class ParameterServer:
             parts.append({"gradients": {TABLE: compression.encode(gradient, self._wire, self._errors[shard])}})
         return parts
 
-    def _deltas(self, state: EmbeddingState) -> list[dict[str, Any]]:
+    def _deltas(self, state: EmbeddingState) -> tuple[list[dict[str, Any]], float]:
+        """For each shard its rows; the squared norm of the whole change."""
         parts: list[dict[str, Any]] = [{"deltas": {}} for _ in self._clients]
+        squares = 0.0
         for table, touches, delta in (
             ("vectors", state.touches.vectors, state.delta_vectors),
             ("contexts", state.touches.contexts, state.delta_contexts),
@@ -136,9 +162,10 @@ class ParameterServer:
             if not rows.numel():
                 continue
             values = delta(rows)
+            squares += float(values.square().sum())
             for part, window in zip(parts, self._layout.split(table, rows), strict=True):
                 part["deltas"][table] = Delta(rows[window].contiguous(), values[window], touches[rows[window]])
-        return parts
+        return parts, squares
 
     def _places(self, state: State, shard: int) -> dict[str, Tensor] | None:
         if not isinstance(state, FlatState):
@@ -149,9 +176,10 @@ class ParameterServer:
 
 def _write(mine: Contribution) -> dict[str, Any]:
     slices = [[s.data_epoch, s.block, s.start, s.stop, s.size] for s in mine.slices]
-    return {"slices": slices, "stats": asdict(mine.stats), "flags": int(mine.flags)}
+    return {"slices": slices, "stats": asdict(mine.stats), "flags": int(mine.flags), "health": asdict(mine.health)}
 
 
 def _read(document: Mapping[str, Any], *, applied: bool) -> Contribution:
     slices = tuple(Slice(*one) for one in document["slices"])
-    return Contribution(slices, Stats(**document["stats"]), Flag(document["flags"]), applied=applied)
+    health = Health(**document["health"])
+    return Contribution(slices, Stats(**document["stats"]), Flag(document["flags"]), health, applied)

@@ -6,18 +6,22 @@ update. Word vectors are averaged: of the rows that anybody touched the changes 
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from mms_workloads.contract import Guard
 from mms_workloads.embedding.state import EmbeddingState
-from mms_workloads.train.communicator import Contribution, Flag, decode, encode
+from mms_workloads.train.communicator import Contribution, decode, encode
 from mms_workloads.train.flat import FlatState
+from mms_workloads.train.guarding import Guarding
 from mms_workloads.train.merge import merge_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from torch import Tensor
@@ -30,23 +34,26 @@ Wire = Literal["None", "BF16", "Int8"]
 
 
 class Ring:
-    def __init__(self, transport: RingTransport, wire: Wire = "None") -> None:
+    def __init__(self, transport: RingTransport, wire: Wire = "None", guard: Guarding | None = None) -> None:
         self._transport, self._wire = transport, wire
+        self._guard = guard or Guarding(Guard())
         self._rounds: dict[int, _DenseRound] = {}
 
     def attach(self, state: State) -> None:
         """Buckets of the state's gradient travel as soon as they are complete."""
         if isinstance(state, FlatState):
-            self._rounds[id(state)] = _DenseRound(self._transport, state, self._wire)
+            self._rounds[id(state)] = _DenseRound(self._transport, state, self._wire, self._guard)
 
     def prepare(self, state: State, rows: Callable[[], Mapping[str, Tensor]]) -> None:
         """Every rank holds all rows."""
 
-    def exchange(self, state: State, mine: Contribution, rate: float) -> list[Contribution]:
+    def exchange(
+        self, state: State, mine: Contribution, rate: float, again: Callable[[], object]
+    ) -> list[Contribution]:
         if isinstance(state, EmbeddingState):
             return self._average(state, mine, rate)
         assert isinstance(state, FlatState)  # noqa: S101 - the two kinds of state there are
-        return self._rounds[id(state)].finish(mine, rate)
+        return self._rounds[id(state)].finish(mine, rate, again)
 
     def share(self, state: State, source: int) -> None:
         mine = state.tables()
@@ -66,8 +73,11 @@ class Ring:
         self._transport.close()
 
     def _average(self, state: EmbeddingState, mine: Contribution, rate: float) -> list[Contribution]:
-        transport = self._transport
-        contributions = [decode(row) for row in transport.all_gather(encode(mine))]
+        transport, position = self._transport, self._transport.position
+        contributions = _told(self._guard, transport, mine, _change(state))
+        good = self._guard.judge(contributions)
+        if not good[position]:
+            state.reset()  # its rows of the round go nowhere
         # Which rows anybody touched: only those travel. A block touches thousands, a vocabulary may have millions.
         touches = torch.cat((state.touches.vectors, state.touches.contexts))
         counts = torch.stack((touches, (touches > 0).float()))
@@ -80,37 +90,62 @@ class Ring:
             transport.all_reduce(delta)
         delta *= merge_scale(counts[0, rows], counts[1, rows], rate)[:, None]
         state.commit(parts, (delta[:split], delta[split:]), _slices(contributions))
-        return contributions
+        return _settled(self._guard, contributions, good, position)
 
 
 class _DenseRound:
     """The reduction of one state's gradients, in a thread beside the backward pass, always in the buckets' order."""
 
-    def __init__(self, transport: RingTransport, state: FlatState, wire: Wire) -> None:
-        self._transport, self._state, self._wire = transport, state, wire
+    def __init__(self, transport: RingTransport, state: FlatState, wire: Wire, guard: Guarding) -> None:
+        self._transport, self._state, self._wire, self._guard = transport, state, wire, guard
         self._error = torch.zeros_like(state.gradient) if wire != "None" else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ring")
         self._complete: set[int] = set()
         self._sent: list[Future[None]] = []
-        self._finite = True
+        self._squares = 0.0  # of the rank's own gradient, bucket by bucket
         state.on_bucket = self._bucket
 
-    def finish(self, mine: Contribution, rate: float) -> list[Contribution]:
+    def finish(self, mine: Contribution, rate: float, again: Callable[[], object]) -> list[Contribution]:
+        """Where a rank's gradient is left out, the sum that has it is thrown away, and the others make another one."""
+        guard, position = self._guard, self._transport.position
+        self._reduce()
+        norm, self._squares = math.sqrt(self._squares), 0.0
+        contributions = _told(guard, self._transport, mine, norm)
+        good = guard.judge(contributions)
+        there = [i for i, c in enumerate(contributions) if c.stats.samples]
+        if any(good[i] for i in there) and not all(good[i] for i in there):
+            self._forget()
+            if good[position] and mine.stats.samples:
+                again()
+            self._reduce()
+            self._squares = 0.0
+        samples = sum(contributions[i].stats.samples for i in there if good[i])
+        # Sums of finite gradients may still overflow: on all ranks alike, as all have the same bits.
+        if samples and bool(torch.isfinite(self._state.gradient.sum())):
+            self._state.update(samples, rate)
+        else:
+            self._forget()
+            good = [False] * len(good)
+        self._state.commit(_slices(contributions))
+        return _settled(guard, contributions, good, position)
+
+    def _reduce(self) -> None:
         for bucket in range(len(self._state.buckets)):
             if bucket not in self._complete:  # no data, or parameters that the loss does not depend on
                 self._bucket(bucket)
         sent, self._sent, self._complete = self._sent, [], set()
-        finite, self._finite = self._finite, True
         try:
             for future in sent:
                 future.result()
         finally:
             for future in sent:
                 future.cancel()
-        if not finite:
-            mine = Contribution(mine.slices, mine.stats, mine.flags | Flag.NOT_FINITE)
-        contributions = [decode(row) for row in self._transport.all_gather(encode(mine))]
-        return apply_gradient(self._state, contributions, rate)
+
+    def _forget(self) -> None:
+        """The round's gradient, and what compression has kept of it."""
+        self._state.reset()
+        if self._error is not None:
+            self._error.zero_()
 
     def close(self) -> None:
         self._state.on_bucket = lambda _: None
@@ -121,21 +156,31 @@ class _DenseRound:
         while (following := len(self._sent)) in self._complete:
             window = self._state.buckets[following]
             gradient = self._state.gradient[window]
-            self._finite = self._finite and bool(torch.isfinite(gradient.sum()))
+            self._squares += float(gradient.dot(gradient))
             error = self._error[window] if self._error is not None else None
             self._sent.append(self._thread.submit(self._transport.all_reduce, gradient, self._wire, error))
 
 
-def apply_gradient(state: FlatState, contributions: list[Contribution], rate: float) -> list[Contribution]:
-    """The update with the gradient that was summed over all ranks; left out when it is not finite, on all alike."""
-    samples = sum(c.stats.samples for c in contributions)
-    good = samples > 0 and bool(torch.isfinite(state.gradient.sum()))
-    if good:
-        state.update(samples, rate)
-    state.commit(_slices(contributions))
-    if samples and not good:
-        return [Contribution(c.slices, c.stats, c.flags, applied=False) for c in contributions]
+def _told(guard: Guarding, transport: RingTransport, mine: Contribution, norm: float) -> list[Contribution]:
+    """What all ranks say of the round. Raises PartedError."""
+    contributions = [decode(row) for row in transport.all_gather(encode(guard.stamp(mine, norm)))]
+    guard.compare(contributions, transport.position)
     return contributions
+
+
+def _settled(
+    guard: Guarding, contributions: list[Contribution], good: Sequence[bool], position: int
+) -> list[Contribution]:
+    guard.learn(contributions[position])
+    pairs = zip(contributions, good, strict=True)
+    return [c if ok or not c.stats.samples else replace(c, applied=False) for c, ok in pairs]
+
+
+def _change(state: EmbeddingState) -> float:
+    """Norm of what this rank changed in the round."""
+    rows = (state.touches.vectors.nonzero().squeeze(1), state.touches.contexts.nonzero().squeeze(1))
+    squares = state.delta_vectors(rows[0]).square().sum() + state.delta_contexts(rows[1]).square().sum()
+    return float(squares.sqrt())
 
 
 def _slices(contributions: list[Contribution]) -> list[Slice]:

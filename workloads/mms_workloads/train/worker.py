@@ -21,6 +21,7 @@ from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard_client import ShardClient
 from mms_workloads.train import checkpoint, learner, state
 from mms_workloads.train.checkpoints import Checkpointer
+from mms_workloads.train.guarding import Guarding, PartedError
 from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
 from mms_workloads.train.loop import Left, run_rounds
@@ -57,6 +58,7 @@ class Worker:
         self.epoch = 0
         self.control = Control(pod, f"{pod.ip}:{self.listener.port}", self._holds, beat=self.pulse.beat, plain=plain)
         self.control.on_over = self._break_connections
+        self.guarding = Guarding(pod.job.guard)
         self.saver = Checkpointer(pod.job, self.control, pod.scratch)
 
     def run(self) -> Outcome:
@@ -85,6 +87,8 @@ class Worker:
                 return bye
             if box.refused:
                 raise JobError(Reason.STALE_PEER, f"the master refused this pod: {box.refused}")
+            if box.evicted:
+                raise JobError(Reason.WORKER_UNSOUND, box.evicted, retryable=True)
             if box.stopping:
                 self.control.send(wire.LEAVE)
                 raise Stopped
@@ -122,11 +126,13 @@ class Worker:
             left = self._train(announcement, place, begin)
             if served and left is Left.FINISHED and self.communicator and self.state and place.position == 0:
                 self.communicator.share(self.state, 0)  # of word vectors it has pulled what its own blocks needed
-        except (Superseded, PeerLost, Refused) as error:
+        except (Superseded, PeerLost, Refused, PartedError) as error:
             logs.logger().info("left the epoch", why=str(error))
             self._leave()
             if self.state:
                 self.state.reset()
+            if isinstance(error, PartedError):
+                self._part(error)
             self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error))
             self.control.wait(lambda box: box.stopping or self._newer(self.epoch))
             return
@@ -138,6 +144,19 @@ class Worker:
             self.saver.save_last(self.state, place)
         elif left is Left.FINISHED and place.position == 0:
             self._export(self.state, session)
+
+    def _part(self, error: PartedError) -> None:
+        """What this worker holds may be damaged. Raises JobError where that is certain."""
+        self.control.send(
+            wire.ANOMALY, anomaly="Corruption", rank=None, block=None, action=str(error), epoch=self.epoch
+        )
+        if not error.odd:
+            return
+        self.state = None
+        if error.parting.majority:
+            raise JobError(
+                Reason.WORKER_UNSOUND, f"{error}; this worker is outvoted, and its pod is replaced", retryable=True
+            )
 
     def _train(self, announcement: Announcement, place: Place, begin: dict[str, Any]) -> Left:
         assert self.learner is not None  # noqa: S101 - made by _prepare
@@ -164,6 +183,7 @@ class Worker:
             epoch=self.epoch,
             saver=self.saver,
             pulse=self.pulse,
+            guard=job.guard,
             leads=leads,
         )
 
@@ -183,7 +203,7 @@ class Worker:
             abort=self.abort,
             timeout=FORMING_SECONDS,
         )
-        return Ring(transport, job.compression)
+        return Ring(transport, job.compression, self.guarding)
 
     def _connect_to_shards(
         self, announcement: Announcement, fence: Fence, spec: contract.ParameterServer
@@ -196,12 +216,15 @@ class Worker:
         ]
         layout = Layout(tuple(self.learner.tables()), len(clients))
         synchronous = spec.consistency == "Synchronous"
-        return ParameterServer(clients, layout, self.pod.job.compression, synchronous=synchronous)
+        position = announcement.ranks.index(self.pod.rank)
+        return ParameterServer(
+            clients, layout, self.pod.job.compression, self.guarding, position=position, synchronous=synchronous
+        )
 
     def _agree(self, communicator: Communicator, place: Place, begin: dict[str, Any]) -> State:
         """All members start from the state that the master chose."""
         assert self.learner is not None  # noqa: S101 - made by _prepare
-        if self._held() is None:
+        if self._held() is None or begin["fresh"]:
             self.state = self.learner.start()
         assert self.state is not None  # noqa: S101 - see above
         if begin["checkpoint"] and place.position == begin["source"]:
@@ -260,7 +283,8 @@ class Worker:
 
     def _newer(self, epoch: int) -> bool:
         box = self.control.inbox
-        return self.control.newer(epoch) or box.bye is not None or box.refused is not None
+        over = (box.bye, box.refused, box.evicted)
+        return self.control.newer(epoch) or any(one is not None for one in over)
 
     def _break_connections(self) -> None:
         with self.aborting:

@@ -133,6 +133,7 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
         minWorkers=spec.workers.minReplicas,
         retainRuns=spec.runPolicy.retainRuns,
         protectedRuns=_runs_of(storage.store.uri.removesuffix(f"{job.run}"), served),
+        guard=contract.Guard.model_validate(spec.guard.model_dump()),
         checkpoint=contract.Checkpoint(
             intervalSeconds=spec.checkpoint.intervalSeconds, keep=spec.checkpoint.keep
         ),

@@ -36,7 +36,7 @@ def state(look: Look, assignment: Assignment) -> State:
         if look.observed.master_error:
             return State(Phase.RUNNING, Reason.MASTER_UNREACHABLE, _unreachable(look.observed.master_error))
         working = _working(look, strength)
-        degraded = Trouble(strength.trouble.reason, working) if strength.trouble else None
+        degraded = Trouble(strength.trouble.reason, working) if strength.trouble else _dead_data(report)
         return State(Phase.RUNNING, Reason.TRAINING, working, degraded=degraded)
     if look.observed.master_error:
         return State(Phase.PENDING, Reason.MASTER_UNREACHABLE, _unreachable(look.observed.master_error))
@@ -45,6 +45,14 @@ def state(look: Look, assignment: Assignment) -> State:
     if whole:
         return State(Phase.PENDING, Reason.STARTING, "the pods run; the workers connect to the master")
     return State(Phase.PENDING, Reason.WAITING_FOR_PODS, "the pods are starting")
+
+
+def _dead_data(report: contract.StatusReport | None) -> Trouble | None:
+    if report is None or not report.quarantined:
+        return None
+    blocks = f"{report.quarantined} block{'s' if report.quarantined > 1 else ''}"
+    said = f"{blocks} of the data are nearly all the same and are not trained on: status.incidents lists them"
+    return Trouble(Reason.DEAD_DATA, said)
 
 
 def _joined(report: contract.StatusReport, workers: int, shards: int) -> bool:

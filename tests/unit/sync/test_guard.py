@@ -1,0 +1,200 @@
+"""What counts as an anomaly, and what the master makes of it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from mms_workloads.contract import Guard
+from mms_workloads.sync.guard import LEARNED, History, Parting, Sign, Verdict, compare, included, judge, spiked
+from mms_workloads.sync.leases import Slice
+from mms_workloads.sync.watch import (
+    MAX_ROLLBACKS,
+    RATE_FACTOR,
+    SLOW_ROUNDS,
+    SPIKE_ROUNDS,
+    Evict,
+    Fail,
+    Measure,
+    Report,
+    Rollback,
+    Round,
+    Watch,
+)
+
+GOOD, BAD, ODD = Verdict.GOOD, Verdict.NOT_FINITE, Verdict.OUTLIER
+
+
+def signs(*norms: float, suspected: frozenset[int] = frozenset()) -> list[Sign]:
+    return [Sign(4, n, math.isfinite(n), i in suspected) for i, n in enumerate(norms)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(signs(1, 2, 3), [GOOD] * 3, id="usual"),
+        pytest.param(signs(1, math.nan, 1), [GOOD, BAD, GOOD], id="nan"),
+        pytest.param(signs(1, 1, 100), [GOOD, GOOD, ODD], id="three"),
+        pytest.param(signs(1, 100, 100), [GOOD] * 3, id="two of three: the median of the others is theirs"),
+        pytest.param(signs(1, 1, 100, 100), [GOOD] * 4, id="a tie is nobody's fault"),
+        pytest.param(signs(1, 100), [GOOD] * 2, id="two without history"),
+        pytest.param(signs(1, 100, suspected=frozenset({1})), [GOOD, ODD], id="two, beyond its own history"),
+        pytest.param(signs(100, 100, suspected=frozenset({0, 1})), [GOOD] * 2, id="two, both beyond"),
+        pytest.param(signs(100, suspected=frozenset({0})), [GOOD], id="one alone"),
+        pytest.param([Sign(0, 0.0), *signs(1, 1, 100)], [GOOD, GOOD, GOOD, ODD], id="a rank without data"),
+        pytest.param([*signs(1, 100, suspected=frozenset({1})), Sign(0, 0.0)], [GOOD, ODD, GOOD], id="two with data"),
+        pytest.param(signs(math.inf, 1, 100, suspected=frozenset({2})), [BAD, GOOD, ODD], id="two that are finite"),
+    ],
+)
+def test_whose_gradient_counts(given: list[Sign], expected: list[Verdict]) -> None:
+    assert judge(given, Guard()) == expected
+
+
+def test_what_is_asked_for() -> None:
+    given = signs(1, math.nan, 1, 100)
+    assert judge(given, Guard(gradientOutlier="Off")) == [GOOD, BAD, GOOD, GOOD]
+    assert [included(v, Guard(gradientOutlier="Report")) for v in (GOOD, BAD, ODD)] == [True, False, True]
+    assert [included(v, Guard()) for v in (GOOD, BAD, ODD)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("checksums", "expected"),
+    [
+        ([7], None),
+        ([7, 7, 7], None),
+        ([7, 8], Parting(frozenset({0, 1}), majority=False)),
+        ([7, 8, 7], Parting(frozenset({1}), majority=True)),
+        ([7, 8, 9], Parting(frozenset({0, 1, 2}), majority=False)),
+        ([7, 7, 8, 8], Parting(frozenset({0, 1, 2, 3}), majority=False)),
+        ([7, 7, 8, 7, 9], Parting(frozenset({2, 4}), majority=True)),
+    ],
+)
+def test_who_is_outvoted(checksums: list[int], expected: Parting | None) -> None:
+    assert compare(checksums) == expected
+
+
+def test_a_spike_is_what_noise_is_not() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        losses = History()
+        level = 5.0
+        for _ in range(200):
+            level *= 0.99
+            loss = level * rng.uniform(0.9, 1.1)
+            assert not spiked(losses, loss)
+            losses.add(loss)
+        assert spiked(losses, 3 * level)
+        assert spiked(losses, math.nan)
+
+
+def test_nothing_is_judged_before_there_is_a_history() -> None:
+    losses = History()
+    for _ in range(LEARNED - 1):
+        losses.add(1.0)
+    assert not spiked(losses, 1e9)
+    losses.add(1.0)
+    assert spiked(losses, 1e9)
+
+
+def usual(step: int, ranks: int = 3, loss: float | None = 1.0) -> Round:
+    slices = tuple((Slice(0, step * ranks + r, 0, 4, 4),) for r in range(ranks))
+    return Round(step, tuple(range(ranks)), (GOOD,) * ranks, (0.1,) * ranks, (4,) * ranks, slices, loss)
+
+
+def odd(this: Round, rank: int, verdict: Verdict) -> Round:
+    return replace(this, verdicts=tuple(verdict if r == rank else v for r, v in enumerate(this.verdicts)))
+
+
+def seen(watch: Watch, *rounds: Round) -> list[Measure]:
+    return [measure for one in rounds for measure in watch.observe(one)]
+
+
+def test_gradients_that_are_not_finite_are_skipped_and_then_rolled_back() -> None:
+    watch = Watch(Guard(patience=3))
+    assert seen(watch, *(usual(i) for i in range(5))) == []
+    (report,) = seen(watch, odd(usual(5), 1, BAD))
+    assert isinstance(report, Report)
+    assert (report.kind, report.rank) == ("NonFinite", 1)
+    assert "block 16 [0, 4)" in report.action
+    assert seen(watch, odd(usual(6), 1, BAD)) == []
+    (back,) = seen(watch, odd(usual(7), 1, BAD))
+    assert isinstance(back, Rollback)
+    assert (back.before, back.skip, back.rate_factor) == (5, frozenset({22}), RATE_FACTOR)
+    watch.restarted()
+    assert seen(watch, usual(5)) == []
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("Rollback", Rollback), ("Fail", Fail)])
+def test_gradients_that_are_not_finite_as_the_spec_says(mode: str, kind: type[Measure]) -> None:
+    watch = Watch(Guard.model_validate({"nonFinite": mode}))
+    (measure,) = seen(watch, odd(usual(1), 0, BAD))
+    assert isinstance(measure, kind)
+
+
+def test_rollbacks_come_to_an_end() -> None:
+    watch = Watch(Guard(nonFinite="Rollback"))
+    found = []
+    for step in range(MAX_ROLLBACKS + 1):
+        found += seen(watch, odd(usual(step), 0, BAD))
+        watch.restarted()
+    assert [type(measure) for measure in found] == [Rollback] * MAX_ROLLBACKS + [Fail]
+    assert isinstance(found[-1], Fail)
+    assert "learningRate" in found[-1].action
+
+
+def test_a_loss_that_stays_high() -> None:
+    watch = Watch(Guard())
+    seen(watch, *(usual(i) for i in range(LEARNED)))
+    assert seen(watch, usual(LEARNED, loss=9.0), usual(LEARNED + 1)) == [], "one hard batch"
+    high = [usual(LEARNED + 2 + i, loss=9.0) for i in range(SPIKE_ROUNDS)]
+    (back,) = seen(watch, *high)
+    assert isinstance(back, Rollback)
+    assert back.before == LEARNED + 1, "the update before the first high loss may have done it"
+    assert back.skip == {s.block for one in (usual(LEARNED + 1), high[0]) for each in one.slices for s in each}
+    assert back.rate_factor == 1.0
+
+
+def test_loss_rules_that_are_off() -> None:
+    for mode, kinds in (("Off", []), ("Report", [Report])):
+        watch = Watch(Guard.model_validate({"lossSpike": mode}))
+        seen(watch, *(usual(i) for i in range(LEARNED)))
+        found = seen(watch, *(usual(LEARNED + i, loss=9.0) for i in range(2 * SPIKE_ROUNDS)))
+        assert [type(one) for one in found] == kinds
+
+
+def test_a_rank_with_outlier_after_outlier_is_evicted() -> None:
+    watch = Watch(Guard(patience=3))
+    found = seen(watch, *(odd(usual(i), 2, ODD) for i in range(3)))
+    assert [type(one) for one in found] == [Report, Evict]
+    assert isinstance(found[1], Evict)
+    assert (found[1].kind, found[1].rank) == ("GradientOutlier", 2)
+    again = Watch(Guard(patience=3))
+    broken = [odd(usual(i), 2, ODD if i % 2 else GOOD) for i in range(9)]
+    assert {type(one) for one in seen(again, *broken)} == {Report}
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("Report", Report), ("Replace", Evict)])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_straggler(mode: str, kind: type[Measure], ranks: int) -> None:
+    watch = Watch(Guard.model_validate({"straggler": mode}))
+    slow = [replace(usual(i, ranks), seconds=(0.1,) * (ranks - 1) + (0.4,)) for i in range(2 * SLOW_ROUNDS)]
+    (said,) = seen(watch, *slow)
+    assert isinstance(said, kind)
+    assert isinstance(said, Report | Evict)
+    assert (said.kind, said.rank) == ("Straggler", ranks - 1)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param([(0.1, 0.2, 0.1)], id="less than twice and a half"),
+        pytest.param([(0.001, 0.009, 0.001)], id="too short to matter"),
+        pytest.param([(0.4, 0.1, 0.1), (0.1, 0.4, 0.1), (0.1, 0.1, 0.4)], id="in turn"),
+    ],
+)
+def test_no_straggler(seconds: list[tuple[float, ...]]) -> None:
+    watch = Watch(Guard())
+    assert seen(watch, *(replace(usual(i), seconds=seconds[i % len(seconds)]) for i in range(300))) == []

@@ -1,0 +1,215 @@
+"""The master's part of the guard: it sees every round, and says what follows from an anomaly. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mms_workloads.sync import guard as rules
+from mms_workloads.sync.guard import History, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mms_workloads.contract import Guard
+    from mms_workloads.sync.leases import Slice
+
+SPIKE_ROUNDS = 3  # in a row: one hard batch is none, parameters that are wrecked stay so
+SLOW = 2.5  # times the others' median
+SLOW_ROUNDS = 30
+SLOW_SECONDS = 0.01  # per round at least: below, nobody waits for it
+RATE_FACTOR = 0.5  # on the learning rate at a rollback
+MAX_ROLLBACKS = 5
+NAMED = 3  # slices in an incident
+SAID_EVERY = 100  # rounds of the same anomaly of a rank between two incidents
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A committed round: by member in the order of their places."""
+
+    step: int
+    ranks: tuple[int, ...]
+    verdicts: tuple[Verdict, ...]
+    seconds: tuple[float, ...]  # each one's computation
+    samples: tuple[int, ...]
+    slices: tuple[tuple[Slice, ...], ...]
+    loss: float | None  # the mean over all terms; None without any
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An incident, no more."""
+
+    kind: str
+    rank: int | None
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """The rank's pod is to be replaced."""
+
+    kind: str
+    rank: int
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Back to the last checkpoint of a step below `before`. skip: blocks that are not trained on any more."""
+
+    kind: str
+    before: int
+    skip: frozenset[int]
+    rate_factor: float
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The run has failed for good."""
+
+    action: str
+
+
+Measure = Report | Evict | Rollback | Fail
+
+
+@dataclass(slots=True)
+class Watch:
+    guard: Guard
+    losses: History = field(default_factory=History)
+    recent: deque[Round] = field(default_factory=lambda: deque(maxlen=SPIKE_ROUNDS + 1))
+    high: int = 0  # rounds in a row with a spiked loss
+    broken: int = 0  # rounds in a row with a gradient that is not finite
+    streaks: Counter[int] = field(default_factory=Counter)  # by rank: rounds in a row with an outlier
+    slow: Counter[int] = field(default_factory=Counter)  # by rank: rounds that it was behind, less those it was not
+    slow_said: set[int] = field(default_factory=set)
+    rollbacks: int = 0
+
+    def observe(self, this: Round) -> list[Measure]:
+        """What follows from a round: at most one of Rollback and Fail, as the last."""
+        self.recent.append(this)
+        out: list[Measure] = [*self._gradients(this), *self._stragglers(this)]
+        worst = self._not_finite(this) or self._loss(this)
+        if isinstance(worst, Rollback):
+            worst = self._rolled_back(worst)
+        return [*out, worst] if worst else out
+
+    def restarted(self) -> None:
+        """Another membership epoch: places and parameters may have changed."""
+        self.recent.clear()
+        self.high = self.broken = 0
+        self.streaks.clear()
+        self.slow.clear()
+
+    def _gradients(self, this: Round) -> list[Measure]:
+        out: list[Measure] = []
+        for i, (rank, verdict) in enumerate(zip(this.ranks, this.verdicts, strict=True)):
+            if verdict is not Verdict.OUTLIER:
+                self.streaks[rank] = 0
+                continue
+            self.streaks[rank] += 1
+            streak = self.streaks[rank]
+            left_out = self.guard.gradientOutlier == "Drop"
+            done = f"was left out: {_samples(this, [i])}" if left_out else "went into the parameters"
+            if streak == self.guard.patience and left_out and len(this.ranks) > 1:
+                action = f"{streak} outliers in a row: the worker is replaced"
+                out.append(Evict(Verdict.OUTLIER, rank, action))
+            elif streak == 1 or streak % SAID_EVERY == 0:
+                out.append(Report(Verdict.OUTLIER, rank, f"the gradient of rank {rank} is an outlier and {done}"))
+        return out
+
+    def _not_finite(self, this: Round) -> Measure | None:
+        bad = [i for i, verdict in enumerate(this.verdicts) if verdict is Verdict.NOT_FINITE]
+        self.broken = self.broken + 1 if bad else 0
+        if not bad:
+            return None
+        ranks = [this.ranks[i] for i in bad]
+        what = f"the gradient of {_names(ranks)} is not finite"
+        if self.guard.nonFinite == "Fail":
+            return Fail(f"{what} at step {this.step}, and guard.nonFinite is Fail")
+        if self.guard.nonFinite == "Rollback" or self.broken >= self.guard.patience:
+            skip = frozenset(s.block for i in bad for s in this.slices[i])
+            return Rollback(Verdict.NOT_FINITE, this.step - self.broken + 1, skip, RATE_FACTOR, what)
+        if self.broken > 1 and self.broken % SAID_EVERY:
+            return None
+        rank = ranks[0] if len(ranks) == 1 else None
+        return Report(Verdict.NOT_FINITE, rank, f"{what}: {_samples(this, bad)} skipped")
+
+    def _loss(self, this: Round) -> Measure | None:
+        if self.guard.lossSpike == "Off" or this.loss is None:
+            return None
+        if not rules.spiked(self.losses, this.loss):
+            self.high = 0
+            self.losses.add(this.loss)
+            return None
+        self.high += 1
+        if self.high != SPIKE_ROUNDS:
+            return None
+        usual = self.losses.median()
+        what = f"the loss is {this.loss:.4g}, usual is {usual:.4g}"
+        if self.guard.lossSpike == "Report":
+            return Report("LossSpike", None, f"{what}; nothing is done")
+        # The round before the first high loss made the update that did it, or the first one's own samples are bad.
+        culprits = list(self.recent)[:2]
+        skip = frozenset(s.block for one in culprits for slices in one.slices for s in slices)
+        return Rollback("LossSpike", culprits[0].step, skip, 1.0 if not self.rollbacks else RATE_FACTOR, what)
+
+    def _rolled_back(self, one: Rollback) -> Measure:
+        self.rollbacks += 1
+        if self.rollbacks > MAX_ROLLBACKS:
+            return Fail(
+                f"{one.action}, after {MAX_ROLLBACKS} rollbacks: lower optimizer.learningRate, look at the data"
+            )
+        return one
+
+    def _stragglers(self, this: Round) -> list[Measure]:
+        if self.guard.straggler == "Off":
+            return []
+        out: list[Measure] = []
+        paces = {r: t / n for r, t, n in zip(this.ranks, this.seconds, this.samples, strict=True) if n}
+        for rank, seconds in zip(this.ranks, this.seconds, strict=True):
+            others = [pace for other, pace in paces.items() if other != rank]
+            if rank not in paces or not others:
+                continue
+            usual = statistics.median(others)
+            behind = paces[rank] > SLOW * usual and seconds > SLOW_SECONDS
+            self.slow[rank] = max(0, self.slow[rank] + (1 if behind else -2))
+            if self.slow[rank] < SLOW_ROUNDS or rank in self.slow_said:
+                continue
+            self.slow_said.add(rank)
+            action = f"rank {rank} takes {paces[rank] / max(usual, 1e-9):.1f} times as long for a sample as the others"
+            if self.guard.straggler == "Replace":
+                out.append(Evict("Straggler", rank, f"{action}: the worker is replaced"))
+            else:
+                out.append(Report("Straggler", rank, action))
+        return out
+
+
+def round_of(fields: dict[str, Any], ranks: Sequence[int], slices: Sequence[tuple[Slice, ...]]) -> Round:
+    """fields: of a progress message."""
+    return Round(
+        fields["step"],
+        tuple(ranks),
+        tuple(Verdict(v) for v in fields["verdicts"]),
+        tuple(fields["seconds"]),
+        tuple(fields["of"]),
+        tuple(slices),
+        fields["loss"] / fields["weight"] if fields["weight"] else None,
+    )
+
+
+def _samples(this: Round, positions: Sequence[int]) -> str:
+    """What is quarantined, so that it can be looked at."""
+    slices = [s for i in positions for s in this.slices[i]]
+    where = ", ".join(f"block {s.block} [{s.start}, {s.stop})" for s in slices[:NAMED])
+    more = f" and {len(slices) - NAMED} more" if len(slices) > NAMED else ""
+    return f"{where}{more}"
+
+
+def _names(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

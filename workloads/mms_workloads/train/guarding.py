@@ -1,0 +1,74 @@
+"""A worker's part of the guard: it looks at its own gradient before that may poison the others'."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mms_workloads.sync import guard as rules
+from mms_workloads.sync.guard import History, Sign, Verdict
+from mms_workloads.train.communicator import Flag
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mms_workloads.contract import Guard
+    from mms_workloads.train.communicator import Contribution
+
+CHECK_EVERY = 50  # rounds between two comparisons of the parameters: reading them once is little beside so many rounds
+
+
+class PartedError(Exception):
+    """Ranks that should hold the same parameters do not; nothing of the round was applied.
+
+    odd: this rank is outvoted, or nobody knows who is right: it must not go on from what it holds.
+    """
+
+    def __init__(self, message: str, parting: rules.Parting, position: int) -> None:
+        super().__init__(message)
+        self.parting, self.odd = parting, position in parting.odd
+
+
+class Guarding:
+    """Of one worker process, over all its membership epochs."""
+
+    def __init__(self, spec: Guard) -> None:
+        self.spec = spec
+        self._norms = History()
+
+    def stamp(self, mine: Contribution, norm: float) -> Contribution:
+        """Adds what the others need to know of this rank's gradient. norm: of it, over all its samples."""
+        mean = norm / mine.stats.samples if mine.stats.samples else 0.0
+        flags = mine.flags
+        if not math.isfinite(mean):
+            flags |= Flag.NOT_FINITE
+        elif mine.stats.samples and rules.suspicious(self._norms, mean):
+            flags |= Flag.SUSPECTED
+        return replace(mine, flags=flags, health=replace(mine.health, norm=mean))
+
+    def judge(self, contributions: Sequence[Contribution]) -> list[bool]:
+        """Whose work goes into the parameters, by position."""
+        return [rules.included(verdict, self.spec) for verdict in verdicts(contributions, self.spec)]
+
+    def learn(self, mine: Contribution) -> None:
+        """The round is committed: what it was like is usual from now on, unless it was odd."""
+        if mine.stats.samples and not mine.flags & (Flag.NOT_FINITE | Flag.SUSPECTED):
+            self._norms.add(math.log(max(mine.health.norm, 1e-30)))
+
+    def compare(self, contributions: Sequence[Contribution], position: int) -> None:
+        """Raises PartedError."""
+        sums = [c.health.checksum for c in contributions]
+        if min(sums) < 0 or (parting := rules.compare(sums)) is None:
+            return
+        who = ", ".join(map(str, sorted(parting.odd)))
+        said = f"the members at places {who} hold other parameters" if parting.majority else "no two members agree"
+        raise PartedError(f"{said} than the rest: memory or a network has flipped bits", parting, position)
+
+
+def verdicts(contributions: Sequence[Contribution], spec: Guard) -> list[Verdict]:
+    return rules.judge([sign(c) for c in contributions], spec)
+
+
+def sign(c: Contribution) -> Sign:
+    return Sign(c.stats.samples, c.health.norm, Flag.NOT_FINITE not in c.flags, Flag.SUSPECTED in c.flags)
