@@ -35,6 +35,7 @@ from mms_operator.cli import cluster_store
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(os.environ.get("MMS_RESULTS", ROOT / "benchmarks" / "results")) / "recovery.json"
 NAMESPACE = "bench-recovery"
+CORPUS = "s3://corpora/sotu/*.txt"
 KILLS = int(os.environ.get("KILLS", "30"))
 POD_KILLS = int(os.environ.get("POD_KILLS", "30"))
 REST_SECONDS = (1.5, 3.0)  # between a recovery and the next kill, at random: no kill meets the same moment of a step
@@ -73,7 +74,7 @@ if os.path.exists(path):
     model.load_state_dict(saved['model']); optimizer.load_state_dict(saved['optimizer']); step = saved['step']
 steps = torch.tensor([step]); dist.all_reduce(steps, dist.ReduceOp.MIN); step = int(steps)
 text = torch.tensor(list(open('/bench/text', 'rb').read()), dtype=torch.int64)
-saved_at, first = time.time(), True
+saved_at, told_at, first = time.time(), 0.0, True
 while True:
     start = torch.randint(0, len(text) - 65, (32,))
     samples = torch.stack([text[i:i + 65] for i in start])
@@ -83,7 +84,9 @@ while True:
     step += 1
     if first:
         print('STEPPING', time.time(), step, flush=True); first = False
-    if time.time() - saved_at > 10:
+    if time.time() - told_at > 1:
+        print('AT', time.time(), step, flush=True); told_at = time.time()
+    if time.time() - saved_at > float(os.environ['SAVE_SECONDS']):
         torch.save({'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'step': step}, path + '.tmp')
         os.replace(path + '.tmp', path); saved_at = time.time()
 """
@@ -141,7 +144,7 @@ def stepping(pod: str, after: float, members: int) -> float | None:
     return min(times) if times else None
 
 
-def ours(uri: str, samples: dict[str, list[float]]) -> None:
+def train(uri: str) -> None:
     kubectl("apply", "-f", "-", text=yaml.safe_dump({
         "apiVersion": "mms.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": "words"},
         "spec": {
@@ -153,6 +156,10 @@ def ours(uri: str, samples: dict[str, list[float]]) -> None:
         },
     }))  # fmt: skip
     until("training", lambda: status().get("progress", {}).get("step", 0) > 50)
+
+
+def ours(uri: str, samples: dict[str, list[float]]) -> None:
+    train(uri)
     for turn in range(KILLS + POD_KILLS):
         time.sleep(random.uniform(*REST_SECONDS))
         victim = turn % 2
@@ -173,15 +180,19 @@ def ours(uri: str, samples: dict[str, list[float]]) -> None:
     kubectl("delete", "mt/words")
 
 
-def peer(image: str, text: bytes, samples: dict[str, list[float]]) -> None:
+def torchrun(image: str, text: bytes, save_seconds: float = 10.0) -> None:
     kubectl("create", "configmap", "bench", f"--from-literal=ddp.py={DDP}", f"--from-literal=text={text.decode()}")
     kubectl("apply", "-f", "-", text=yaml.safe_dump({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "ddp"},
         "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"app": "ddp"}},
     }))  # fmt: skip
     for rank in range(2):
-        make_peer(image, rank)
+        make_peer(image, rank, save_seconds)
     until("torchrun", lambda: peer_stepping(0, 0.0), 300)
+
+
+def peer(image: str, text: bytes, samples: dict[str, list[float]]) -> None:
+    torchrun(image, text)
     for turn in range(KILLS + POD_KILLS):
         time.sleep(random.uniform(*REST_SECONDS))
         # The pod of rank 0 has the rendezvous: its loss ends the job for good, so pods are only taken from rank 1.
@@ -201,7 +212,7 @@ def peer(image: str, text: bytes, samples: dict[str, list[float]]) -> None:
         print(f"torchrun {kind} {turn}: {max(both) - killed:.3f} s", flush=True)
 
 
-def make_peer(image: str, rank: int) -> None:
+def make_peer(image: str, rank: int, save_seconds: float = 10.0) -> None:
     command = [
         PYTHON, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=1000",
         "--rdzv-backend=c10d",
@@ -217,7 +228,8 @@ def make_peer(image: str, rank: int) -> None:
             "containers": [{
                 "name": "ddp", "image": image, "command": command,
                 "resources": {"limits": LIMIT, "requests": {"cpu": "100m"}},
-                "env": [{"name": "TMPDIR", "value": "/scratch"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
+                "env": [{"name": "TMPDIR", "value": "/scratch"}, {"name": "OMP_NUM_THREADS", "value": "1"},
+                        {"name": "SAVE_SECONDS", "value": str(save_seconds)}],
                 "volumeMounts": [
                     {"name": "bench", "mountPath": "/bench"}, {"name": "scratch", "mountPath": "/scratch"},
                 ],
@@ -255,7 +267,8 @@ def lines(samples: dict[str, list[float]]) -> list[str]:
     return said
 
 
-def main() -> int:
+def prepare() -> tuple[str, bytes]:
+    """A cluster with the operator and a corpus, and a namespace; the image of workers and the corpus."""
     reporter = Reporter()
     cluster = provider.choose(reporter)
     cluster.up()
@@ -266,13 +279,18 @@ def main() -> int:
     whole = corpus.speeches(paths.cache_folder())
     cluster_store.put([whole], "s3://corpora/sotu/", namespace=install.NAMESPACE, release=install.RELEASE)
     kubectl("create", "namespace", NAMESPACE)
+    return cluster.images["worker"].reference, whole.read_bytes()[:200_000]
+
+
+def main() -> int:
+    image, text = prepare()
     samples: dict[str, list[float]] = {
         name: []
         for name in ("process-survivors", "process-all", "pod-survivors", "pod-all", "torchrun-process", "torchrun-pod")
     }
     try:
-        ours("s3://corpora/sotu/*.txt", samples)
-        peer(cluster.images["worker"].reference, whole.read_bytes()[:200_000], samples)
+        ours(CORPUS, samples)
+        peer(image, text, samples)
     finally:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(samples), encoding="utf-8")

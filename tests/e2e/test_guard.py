@@ -1,0 +1,135 @@
+"""Anomalies are injected into the pods of real trainings: they are found, corrected, and told in the status.
+
+The faults come with a ConfigMap that is mounted beside the program: the images are those that users get.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests import faults
+from tests.e2e.test_training import pod_of
+from tests.e2e.test_training_plane import incidents, language, progress
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Corpora
+    from tests.e2e.kube import Kube, Object
+
+pytestmark = pytest.mark.e2e
+
+MARGIN = 0.15  # bits per byte between a disturbed and an undisturbed run; a spoilt one is off by 0.5 and more
+PLACE = {"from": 40, "to": 41}
+OPTIMIZER = {"name": "AdamW", "learningRate": "0.005", "globalBatchSize": 32, "epochs": 1}
+
+
+@pytest.fixture
+def small(corpora: Corpora) -> str:
+    return corpora.small
+
+
+def guarded(kube: Kube, name: str, uri: str, *given: dict[str, Any], workers: int = 2, **spec: Any) -> None:
+    source = Path(faults.__file__).read_text(encoding="utf-8")
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "faults"},
+            "data": {"sitecustomize.py": f"{source}\n\ninstall()\n"},
+        }
+    )
+    container = {
+        "name": "worker",
+        "env": [
+            {"name": "PYTHONPATH", "value": "/faults"},
+            {"name": faults.VARIABLE, "value": json.dumps(given)},
+        ],
+        "volumeMounts": [{"name": "faults", "mountPath": "/faults"}],
+    }
+    volumes = [{"name": "faults", "configMap": {"name": "faults"}}]
+    template = {"spec": {"volumes": volumes, "containers": [container]}}
+    spec = {"optimizer": OPTIMIZER, "checkpoint": {"intervalSeconds": 1}, **spec}
+    kube.apply(language(name, uri, workers={"replicas": workers, "podTemplate": template}, **spec))
+
+
+def bits(done: Object) -> float:
+    return float(done["status"]["artifact"]["metrics"]["bitsPerByte"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, float]:
+    return {}
+
+
+def usual(kube: Kube, known: dict[str, float], uri: str) -> float:
+    if not known:
+        kube.apply(language("undisturbed", uri, workers={"replicas": 2}, optimizer=OPTIMIZER))
+        known["bits"] = bits(kube.wait_phase("undisturbed", "Complete", 240))
+    return known["bits"]
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("workers", "fault", "kind", "restarts"),
+    [
+        pytest.param(2, {"kind": "nan", "rank": 1, **PLACE}, "NonFinite", 0, id="nan"),
+        pytest.param(3, {"kind": "flip", "rank": 1, "once": True, **PLACE}, "Corruption", 1, id="flip", marks=SLOW),
+        pytest.param(2, {"kind": "wreck", "once": True, **PLACE}, "LossSpike", 0, id="loss", marks=SLOW),
+        pytest.param(
+            3, {"kind": "scale", "by": 1e4, "rank": 2, **PLACE}, "GradientOutlier", 0, id="outlier", marks=SLOW
+        ),
+        pytest.param(
+            2, {"kind": "slow", "seconds": 0.3, "rank": 1, "from": 5, "to": 60}, "Straggler", 0, id="slow", marks=SLOW
+        ),
+    ],
+)
+def test_an_anomaly(
+    kube: Kube, small: str, undisturbed: dict[str, float], *, workers: int, fault: Any, kind: str, restarts: int
+) -> None:
+    expected = usual(kube, undisturbed, small)
+    guarded(kube, kind.lower(), small, fault, workers=workers)
+    done = kube.wait_phase(kind.lower(), "Complete", 300)
+    assert kind in incidents(done), done["status"]["incidents"]
+    assert done["status"].get("restarts", 0) == restarts
+    assert bits(done) == pytest.approx(expected, abs=MARGIN)
+    assert kind in kube.run("describe", f"mt/{kind.lower()}"), "people see it"
+
+
+@SLOW
+def test_a_worker_that_is_stopped(kube: Kube, small: str) -> None:
+    """Its supervisor writes down where it stood and forks it again."""
+    kube.apply(language("stopped", small))
+    kube.wait("modeltraining", "stopped", lambda t: progress(t) >= 10, 120, "training")
+    pod = pod_of(kube, "stopped", "worker", 1)
+    script = "import os, signal; c = open('/proc/1/task/1/children').read().split(); os.kill(int(c[0]), signal.SIGSTOP)"
+    subprocess.run(
+        ["kubectl", "-n", kube.namespace, "exec", pod, "--", "/opt/venv/bin/python", "-c", script],
+        check=True,
+        capture_output=True,
+    )
+    found = kube.wait("modeltraining", "stopped", lambda t: "WorkerJoined" in incidents(t), 90, "whole again")
+    assert found["status"].get("restarts", 0) == 0
+    log = kube.run("logs", pod_of(kube, "stopped", "worker", 1))
+    assert "worker hangs and is killed" in log
+    assert "most recent call first" in log
+
+
+@SLOW
+def test_dead_data(kube: Kube, corpora: Corpora, tmp_path: Path) -> None:
+    dead = (b"a" * 79 + b"\n") * 10_000
+    uri = corpora.put("a.txt", corpora.text[:200_000] + dead, tmp_path / "dead")
+    kube.apply(language("dead", uri, optimizer=OPTIMIZER))
+    degraded = kube.wait(
+        "modeltraining",
+        "dead",
+        lambda t: any(c["reason"] == "DeadData" for c in t["status"].get("conditions", [])),
+        120,
+        "aware of it",
+    )
+    assert "DeadData" in incidents(degraded)
+    kube.wait_phase("dead", "Complete", 240)
