@@ -123,7 +123,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_then_rolled_back() -> Non
     (back,) = seen(watch, odd(usual(7), 1, BAD))
     assert isinstance(back, Rollback)
     assert (back.before, back.skip, back.rate_factor) == (5, frozenset({22}), RATE_FACTOR)
-    watch.restarted()
+    watch.restarted(4)
     assert seen(watch, usual(5)) == []
 
 
@@ -139,7 +139,7 @@ def test_rollbacks_come_to_an_end() -> None:
     found = []
     for step in range(MAX_ROLLBACKS + 1):
         found += seen(watch, odd(usual(step), 0, BAD))
-        watch.restarted()
+        watch.restarted(0)
     assert [type(measure) for measure in found] == [Rollback] * MAX_ROLLBACKS + [Fail]
     assert isinstance(found[-1], Fail)
     assert "learningRate" in found[-1].action
@@ -155,6 +155,17 @@ def test_a_loss_that_stays_high() -> None:
     assert back.before == LEARNED + 1, "the update before the first high loss may have done it"
     assert back.skip == {s.block for one in (usual(LEARNED + 1), high[0]) for each in one.slices for s in each}
     assert back.rate_factor == 1.0
+
+
+def test_after_going_back_the_loss_is_what_it_was_then() -> None:
+    """From the beginning, say: it is high again, and that is no spike."""
+    watch = Watch(Guard())
+    seen(watch, *(usual(i, loss=1.0) for i in range(LEARNED)))
+    watch.restarted(LEARNED - 1)
+    (back,) = seen(watch, *(usual(LEARNED + i, loss=9.0) for i in range(SPIKE_ROUNDS)))
+    assert isinstance(back, Rollback)
+    watch.restarted(0)
+    assert seen(watch, *(usual(i, loss=9.0) for i in range(LEARNED))) == []
 
 
 def test_loss_rules_that_are_off() -> None:

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from mms_workloads.contract import Golden, JobFile
+from mms_workloads.sync.layout import Table
 from mms_workloads.train.checkpoint import write_tensors
 from mms_workloads.train.communicator import Stats
-from mms_workloads.train.flat import FlatState
+from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mms_workloads.pod import Pod
@@ -57,6 +58,12 @@ class CountingLearner:
 
     def size(self, block: int) -> int:
         return block_size(block)
+
+    def tables(self) -> Sequence[Table]:
+        return [Table(TABLE, self.starts[-1])]
+
+    def rows(self, _: Sequence[Slice]) -> Mapping[str, torch.Tensor]:
+        return {}
 
     def dead(self, _: int) -> str | None:
         return None

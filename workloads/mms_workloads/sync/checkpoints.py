@@ -39,7 +39,16 @@ def file_entry(path: Path) -> FileEntry:
 
 def folder(step: int, lineage: str) -> str:
     """Of a checkpoint: the same name on all ranks, and another one for another state."""
-    return f"step-{step:010d}-{lineage[:8]}"
+    return f"step-{step:010d}-{short(lineage)}"
+
+
+def short(lineage: str) -> str:
+    return lineage[:8]
+
+
+def lineage_of(folder: str) -> str:
+    """As `short` gives it."""
+    return folder.rpartition("-")[2]
 
 
 def upload(target: Store, files: dict[str, Path]) -> dict[str, FileEntry]:
@@ -146,6 +155,11 @@ def prune(storage: Store, keep: int, newest: CheckpointRef) -> None:
     for one in older:
         if one < kept[-1]:
             stores.remove_folder(stores.child(storage, f"checkpoints/{one}"))
+
+
+def remove(storage: Store, checkpoint: CheckpointRef) -> None:
+    """Raises JobError. What a kill leaves of it does not match its manifest."""
+    stores.remove_folder(stores.at(storage, checkpoint.uri))
 
 
 def _folders(storage: Store) -> set[str]:

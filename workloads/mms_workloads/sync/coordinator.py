@@ -402,9 +402,7 @@ class Coordinator:
         if self.reloading or self.rollback or self.leases is None:
             return
         self.reloading = True
-        while self.checkpoints.newest and self.checkpoints.newest[0].step >= before:
-            self.checkpoints.damaged(self.checkpoints.newest[0].uri)
-            await self.checkpoints.reload()
+        await self.checkpoints.discard(before)
         self.reloading = False
         rate = self.leases.progress.rate_factor * factor
         skip = frozenset(skip) if len(skip) < len(self.leases.blocks) else frozenset()
@@ -441,6 +439,8 @@ class Coordinator:
 
     async def _commit_checkpoint(self, saving: Saving) -> None:
         ref = await self.checkpoints.commit(saving)
+        if ref is None:
+            return
         self.log.info("checkpoint", step=ref.step, uri=ref.uri)
         if saving.final and self.suspend:
             self._suspended(ref)
@@ -572,24 +572,26 @@ class Coordinator:
         held = [self.forming.ready[m.rank] for m in epoch.members]
         rollback, self.rollback = self.rollback, None
         begin = decide([] if rollback else held, self.checkpoints.newest, len(self.leases.progress.applied))
-        self._go_on_from(begin.progress, rollback)
-        self.step, self.forming.begun = begin.step, True
+        self._go_on_from(begin.step, begin.progress, rollback)
+        self.forming.begun = True
         self.exporting = self.leases.done()
         self.checkpoint_due = time.monotonic() + self.job.checkpoint.intervalSeconds
         self.speed.pause()
         # Members that were lost may go on from the same step on their own: what follows here is told apart from that.
-        fields = {"epoch": epoch.number, "lineage": secrets.token_hex(8), **begin.fields()}
+        lineage = self.checkpoints.lineage = secrets.token_hex(8)
+        fields = {"epoch": epoch.number, "lineage": lineage, **begin.fields()}
         self._tell_members(Message(wire.BEGIN, fields))
         if self.suspend:
             self._tell_members(Message(wire.SUSPEND))
 
-    def _go_on_from(self, progress: Progress, rollback: Restart | None) -> None:
+    def _go_on_from(self, step: int, progress: Progress, rollback: Restart | None) -> None:
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
         if rollback:
             progress.skip(rollback.skip, self.leases.epochs)
             progress.rate_factor = rollback.rate_factor
         self.leases.restore(progress)
-        self.watch.restarted()
+        self.step = step
+        self.watch.restarted(step)
 
     def _begin_with_shards(self, epoch: Epoch, shards: Shards) -> None:
         """What the shards hold counts; workers hold nothing that could be lost."""
@@ -597,14 +599,13 @@ class Coordinator:
         rollback, self.rollback = self.rollback, None
         forget = rollback is not None
         begin = shards.decide(len(self.leases.progress.applied), self.checkpoints.newest, forget=forget)
-        self._go_on_from(begin.progress, rollback)
-        self.step = begin.step
+        self._go_on_from(begin.step, begin.progress, rollback)
         self.exporting = self.leases.done()
         self.speed.pause()
         rest = set(begin.state) == {"keep"} and shards.agree(begin)
         save = self.save_wanted and rest
         final = save and self.suspend
-        lineage = secrets.token_hex(8)
+        lineage = self.checkpoints.lineage = secrets.token_hex(8)
         fields = {
             "epoch": epoch.number,
             "lineage": lineage,

@@ -38,6 +38,8 @@ class Checkpoints:
     newest: tuple[CheckpointRef, Progress] | None = None
     bad: frozenset[str] = frozenset()  # URIs
     savings: dict[str, Saving] = field(default_factory=dict)  # by folder
+    lineage: str = ""  # of the states of the present membership epoch
+    given_up: dict[str, int] = field(default_factory=dict)  # by lineage: the step from which on none is any good
 
     @classmethod
     def of(cls, job: JobFile, found: startup.Checkpointed | None) -> Checkpoints:
@@ -49,6 +51,8 @@ class Checkpoints:
 
     def add(self, fields: dict[str, Any]) -> Saving | None:
         """A part is durable. The checkpoint, when that was the last part that was missing."""
+        if self._given_up(fields["folder"], fields["step"]):
+            return None
         saving = self.savings.setdefault(fields["folder"], Saving(fields["folder"], fields["step"], fields["parts"]))
         if fields["part"] in saving.done:
             return None
@@ -57,10 +61,15 @@ class Checkpoints:
         saving.final = saving.final or fields["final"]
         return saving if len(saving.done) == saving.parts else None
 
-    async def commit(self, saving: Saving) -> CheckpointRef:
-        """Makes it valid; it is the newest unless a later step's was faster. Raises JobError."""
+    async def commit(self, saving: Saving) -> CheckpointRef | None:
+        """Makes it valid; it is the newest unless a later step's was faster. None: it was given up meanwhile. Raises
+        JobError.
+        """
         storage = self.job.storage
         ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, saving.files, saving.step)
+        if self._given_up(saving.folder, saving.step):
+            await asyncio.to_thread(checkpoints.remove, storage, ref)
+            return None
         self.savings = {name: one for name, one in self.savings.items() if one.step > saving.step}
         if self.newest is None or ref.step >= self.newest[0].step:
             document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
@@ -78,6 +87,20 @@ class Checkpoints:
         known = uri in self.bad
         self.bad |= {uri}
         return not known
+
+    async def discard(self, before: int) -> None:
+        """What was saved in the present epoch from step `before` on is worthless, also what is being written: without
+        that, whoever starts after all pods were lost would go on from it. Raises JobError.
+        """
+        self.given_up[checkpoints.short(self.lineage)] = before
+        while self.newest and self.newest[0].step >= before:
+            await asyncio.to_thread(checkpoints.remove, self.job.storage, self.newest[0])
+            self.damaged(self.newest[0].uri)
+            await self.reload()
+
+    def _given_up(self, folder: str, step: int) -> bool:
+        lineage = checkpoints.lineage_of(folder)
+        return lineage in self.given_up and step >= self.given_up[lineage]
 
     async def reload(self) -> None:
         """Takes the newest one that is not damaged. Raises JobError."""

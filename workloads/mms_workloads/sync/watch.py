@@ -99,8 +99,10 @@ class Watch:
             worst = self._rolled_back(worst)
         return [*out, worst] if worst else out
 
-    def restarted(self) -> None:
-        """Another membership epoch: places and parameters may have changed."""
+    def restarted(self, step: int) -> None:
+        """Another membership epoch, from a step: places have changed, and what was usual where it has gone back."""
+        if self.recent and step < self.recent[-1].step:
+            self.losses.values.clear()
         self.recent.clear()
         self.high = self.broken = 0
         self.streaks.clear()
