@@ -1,9 +1,14 @@
 """Faults that workers are given from outside of the product: by QuickRun, or as sitecustomize.py of a pod.
 
 MMS_TEST_FAULTS is JSON: a list of {"kind", "rank": absent means all, "from", "to": steps, "once": by process}. Kinds:
-nan, scale ("by"): of the gradient; wreck: the learning rate of a step is a thousandfold; flip: a bit of the parameters;
-slow ("seconds"): each round; poison ("block"): the gradient of samples of that block is not finite; unguarded: the ring
-as it would be without a guard.
+
+- nan, scale ("by"): of the gradient
+- poison ("block"): the gradient of samples of that block is not finite
+- wreck: the learning rate of a step is a thousandfold
+- flip: a bit of the parameters
+- flip-shard: a bit of what shard "rank" holds, not of its replica
+- slow ("seconds"): each round
+- unguarded: the ring as it would be without a guard
 """
 
 from __future__ import annotations
@@ -30,6 +35,8 @@ def install() -> None:
         return _Faulty(made(pod, *rest), mine)
 
     learner.make = make
+    if os.environ.get("MMS_ROLE") == "shard":
+        _flip_shard([f for f in faults if f["kind"] == "flip-shard" and str(f["rank"]) == os.environ["MMS_RANK"]])
     if any(fault["kind"] == "unguarded" for fault in faults):
         _take_guard_off()
     assert worker.learner is learner
@@ -81,6 +88,21 @@ class _Faulty:
                 fault["done"] = fault.get("once", False)
                 return fault
         return None
+
+
+def _flip_shard(faults: list[dict[str, Any]]) -> None:
+    from mms_workloads.sync.shard_state import ShardState
+
+    kept = ShardState.apply
+
+    def apply(self: ShardState, update: Any) -> None:
+        kept(self, update)
+        for fault in faults:
+            if self.step == fault["from"] and self.shard == fault["rank"] and not fault.get("done"):
+                fault["done"] = True
+                next(iter(self.dense.values())).current["parameters"].view(_int32())[3] ^= 1 << 22
+
+    ShardState.apply = apply  # type: ignore[method-assign]
 
 
 def _int32() -> Any:

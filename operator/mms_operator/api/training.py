@@ -224,8 +224,8 @@ class Guard(Model):
     )
     corruption: Literal["Repair", "Off"] = Field(
         default="Repair",
-        description="Workers of a ring that should hold the same parameters do not. Repair: those that are outvoted "
-        "are replaced; where there is no majority all go back to the last checkpoint.",
+        description="Workers of a ring that should hold the same parameters do not, or a shard and its copy. Repair: "
+        "those that are outvoted are replaced; where there is no majority all go back to the last checkpoint.",
     )
     straggler: Literal["Report", "Replace", "Off"] = Field(
         default="Report", description="A worker takes more than 2.5 times as long as the others for a sample."

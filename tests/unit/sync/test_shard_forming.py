@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mms_workloads.contract import CheckpointRef
 from mms_workloads.sync.leases import Progress
-from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, decide
+from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, corrupt, decide
 
 CHECKPOINT = (CheckpointRef(uri="file:///c", step=3, digest="sha256:0", time="t"), Progress([3]))
 EMPTY = HeldShard()
@@ -43,6 +43,22 @@ def test_all_hold_the_same() -> None:
     begin = decide(wanted(), {0: held(2, 7), 1: held(2, 7)}, CHECKPOINT)
     assert sources(begin) == (("keep", "keep"), ("keep", "keep"))
     assert (begin.step, begin.progress, begin.checkpoint) == (7, Progress([7]), None)
+
+
+def test_a_state_that_is_not_what_its_replica_is() -> None:
+    """Shard 1's replica is on shard 0 (of two), shard 0's on shard 1."""
+    equal = {
+        0: replace(held(2, 7), checksum="a", replica_checksum="b"),
+        1: replace(held(2, 7), checksum="b", replica_checksum="a"),
+    }
+    assert corrupt(equal) == []
+    assert corrupt({**equal, 1: replace(equal[1], checksum="x")}) == [1]
+    assert corrupt({**equal, 1: replace(equal[1], replica_checksum="x")}) == [0]
+    behind = replace(equal[1], replica_step=6, replica_checksum="x")
+    assert corrupt({**equal, 1: behind}) == [], "an earlier step"
+    assert corrupt({**equal, 1: replace(equal[1], lineage="other", checksum="x")}) == []
+    assert corrupt({0: equal[0], 1: EMPTY}) == []
+    assert corrupt({0: held(2, 7), 1: held(2, 7)}) == [], "not compared"
 
 
 def test_one_is_a_step_ahead() -> None:

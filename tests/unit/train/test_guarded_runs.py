@@ -23,6 +23,7 @@ MARGIN = 0.1  # bits per byte between a disturbed and an undisturbed run; betwee
 WRECKED = 3.0  # bits per byte of a model that an anomaly has spoilt: letters are told apart, no more
 SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4, 5))]
 SERVED = {"syncMode": "ParameterServer", "parameterServer": {"shards": 2}}
+COPIED = {"syncMode": "ParameterServer", "parameterServer": {"shards": 2, "replicas": 2}}
 PLACE = {"from": 120, "to": 121}
 
 
@@ -87,6 +88,7 @@ CASES = {
     "outlier-shards": Case(3, SERVED, {"kind": "scale", "by": 1e4, "rank": 1, **PLACE}, "GradientOutlier"),
     "loss-ring": Case(2, {}, {"kind": "wreck", "once": True, **PLACE}, "LossSpike"),
     "loss-shards": Case(2, SERVED, {"kind": "wreck", "once": True, **PLACE}, "LossSpike"),
+    "flip-of-a-shard": Case(2, COPIED, {"kind": "flip-shard", "rank": 1, "from": 120}, "Corruption"),
     "flip-of-two": Case(2, {}, {"kind": "flip", "rank": 1, "once": True, **PLACE}, "Corruption"),
 }
 

@@ -597,7 +597,10 @@ class Coordinator:
         """What the shards hold counts; workers hold nothing that could be lost."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
         rollback, self.rollback = self.rollback, None
-        forget = rollback is not None
+        if odd := shards.corrupt():
+            action = f"the rows of {_names(odd)} are not what their replicas are: all go back to the checkpoint"
+            self._incident("Corruption", odd[0], action)
+        forget = rollback is not None or bool(odd)
         begin = shards.decide(len(self.leases.progress.applied), self.checkpoints.newest, forget=forget)
         self._go_on_from(begin.step, begin.progress, rollback)
         self.exporting = self.leases.done()
@@ -709,6 +712,10 @@ class Coordinator:
         task = asyncio.get_running_loop().create_task(guarded())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+
+def _names(shards: list[int]) -> str:
+    return f"shard{'s' if len(shards) > 1 else ''} {', '.join(map(str, shards))}"
 
 
 def _served(job: JobFile) -> bool:

@@ -30,6 +30,8 @@ class HeldShard:
     progress: Progress = field(default_factory=lambda: Progress([]))
     replica_step: int = -1  # of the state of the shard before it; -1: it has none
     replica_progress: Progress = field(default_factory=lambda: Progress([]))
+    checksum: str = ""  # of the state, and of the replica; "": not compared
+    replica_checksum: str = ""
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> HeldShard:
@@ -45,6 +47,8 @@ class HeldShard:
             "progress": self.progress.document(),
             "replica_step": self.replica_step,
             "replica_progress": self.replica_progress.document(),
+            "checksum": self.checksum,
+            "replica_checksum": self.replica_checksum,
         }
 
 
@@ -78,6 +82,20 @@ def decide(
 ) -> ShardsBegin:
     """held: by rank, those of the layout before that are beyond the wanted number too."""
     return _from_holders(wanted, held) or _anew(wanted, checkpoint)
+
+
+def corrupt(held: Mapping[int, HeldShard]) -> list[int]:
+    """Shards whose state is not what its replica is, at the same step: nobody knows which of the two is right."""
+    found = []
+    for shard, primary in sorted(held.items()):
+        holder = replica_holder(shard, primary.layout) if primary.layout else None
+        copy = held.get(holder) if holder is not None else None
+        if copy is None or not primary.checksum or not copy.replica_checksum:
+            continue
+        same_state = (copy.layout, copy.lineage, copy.replica_step) == (primary.layout, primary.lineage, primary.step)
+        if same_state and copy.replica_checksum != primary.checksum:
+            found.append(shard)
+    return found
 
 
 def _anew(wanted: Wanted, checkpoint: tuple[CheckpointRef, Progress] | None) -> ShardsBegin:

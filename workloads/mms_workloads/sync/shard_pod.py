@@ -27,7 +27,7 @@ from mms_workloads.transport.channel import Fence, Listener, PeerLost, Refused, 
 
 if TYPE_CHECKING:
     from mms_workloads.sync.control import Inbox
-    from mms_workloads.sync.shard_parts import Part
+    from mms_workloads.sync.shard_parts import Part, Standing
     from mms_workloads.sync.shard_state import Snapshot
     from mms_workloads.train.learner import Learner
     from mms_workloads.train.pulse import Pulse
@@ -99,6 +99,7 @@ class ShardPod:
             standing.progress,
             standing.replica_step,
             standing.replica_progress,
+            *self._checksums(standing),
         )
         self.control.send(wire.READY, epoch=self.epoch, held=held.document())
         self.control.wait(lambda box: box.begin or box.stopping or self._newer(self.epoch))
@@ -110,6 +111,17 @@ class ShardPod:
         except (PeerLost, Refused, ValueError, Superseded) as error:
             logs.logger().info("epoch not begun", why=str(error))
             self._broken(str(error))
+
+    def _checksums(self, standing: Standing) -> tuple[str, str]:
+        """Of state and replica, where they are compared. An epoch begins with each checkpoint: it is of a state that
+        was found equal to its copy.
+        """
+        if self.spec.replicas == 1 or self.pod.job.guard.corruption == "Off":
+            return "", ""
+        return self._checksum("state", standing.step), self._checksum("replica", standing.replica_step)
+
+    def _checksum(self, part: Part, step: int) -> str:
+        return " ".join(self.server.shard.checksums(part)[1].values()) if step >= 0 else ""
 
     def _begin(self, announcement: Announcement, begin: dict[str, Any]) -> None:
         shard, job = self.server.shard, self.pod.job

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mms_workloads.sync import wire
 from mms_workloads.sync.membership import Membership
-from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, decide
+from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, corrupt, decide
 from mms_workloads.sync.wire import Message
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ class Shards:
         synchronous = self.spec.consistency == "Synchronous"
         wanted = Wanted(self.layout, self.spec.replicas, synchronous, blocks)
         return decide(wanted, {} if forget else self.ready, checkpoint)
+
+    def corrupt(self) -> list[int]:
+        """Shards whose state and replica differ."""
+        return corrupt(self.ready)
 
     def agree(self, begin: ShardsBegin) -> bool:
         """Whether the same samples are part of all shards' rows, so that together they are a checkpoint."""
