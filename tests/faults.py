@@ -1,6 +1,6 @@
 """Faults that workers are given from outside of the product: by QuickRun, or as sitecustomize.py of a pod.
 
-MMS_TEST_FAULTS is JSON: a list of {"kind", "rank": absent means all, "from", "to": steps, "once": by process}. Kinds:
+FAULTS is JSON: a list of {"kind", "rank": absent means all, "from", "to": steps, "once": by process}. Kinds:
 
 - nan, scale ("by"): of the gradient
 - poison ("block"): the gradient of samples of that block is not finite
@@ -19,7 +19,7 @@ import os
 import time
 from typing import Any
 
-VARIABLE = "MMS_TEST_FAULTS"
+VARIABLE = "FAULTS"
 
 
 def install() -> None:

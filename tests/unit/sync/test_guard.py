@@ -122,7 +122,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_then_rolled_back() -> Non
     assert seen(watch, odd(usual(6), 1, BAD)) == []
     (back,) = seen(watch, odd(usual(7), 1, BAD))
     assert isinstance(back, Rollback)
-    assert (back.before, back.skip, back.rate_factor) == (5, frozenset({22}), RATE_FACTOR)
+    assert (back.before, back.blocks, back.rate_factor) == (5, frozenset({22}), RATE_FACTOR)
     watch.restarted(4)
     assert seen(watch, usual(5)) == []
 
@@ -153,7 +153,7 @@ def test_a_loss_that_stays_high() -> None:
     (back,) = seen(watch, *high)
     assert isinstance(back, Rollback)
     assert back.before == LEARNED + 1, "the update before the first high loss may have done it"
-    assert back.skip == {s.block for one in (usual(LEARNED + 1), high[0]) for each in one.slices for s in each}
+    assert set(back.samples) == {s for one in (usual(LEARNED + 1), high[0]) for each in one.slices for s in each}
     assert back.rate_factor == 1.0
 
 

@@ -16,7 +16,7 @@ NOW = 10_000.0
     [
         (Signs(0, 0, 0, 0), None),
         (Signs(NOW - SILENT_SECONDS + 1, 0, 0, 0), None),
-        (Signs(NOW - SILENT_SECONDS - 1, 0, 0, 0), "no sign of life for 11 s"),
+        (Signs(NOW - SILENT_SECONDS - 1, 0, 0, 0), "no sign of life for 6 s"),
         (Signs(NOW, NOW - FLOOR_SECONDS + 1, 0.1, 3), None),
         (Signs(NOW, NOW - FLOOR_SECONDS - 1, 0.1, 3), "computation takes 11 s, the longest so far took 0.1 s"),
         (Signs(NOW, NOW - 3 * SLOWEST + 1, 3.0, 9), None),

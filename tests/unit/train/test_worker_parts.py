@@ -118,12 +118,22 @@ def test_no_lease_any_more(pod: Pod, answer: Message) -> None:
         leaser(pod, LEASED, answer).take(4)
 
 
+def test_samples_that_are_passed_over(pod: Pod) -> None:
+    """Six for the round, of those that are trained on; what lies between them is seen."""
+    fields = {"epoch": 1, "block": 7, "data_epoch": 4, "start": 0, "fraction": 0.0}
+    progress = Progress([0] * 8, passed_over=[Slice(3, 7, 0, 9, 10), Slice(4, 7, 2, 4, 10)])
+    one = Leaser(Deaf(pod, Message(wire.LEASED, fields)), 1, TenSamples(), Agreement(5, progress=progress))  # type: ignore[arg-type]
+    taken = one.take(6)
+    assert taken == (Slice(4, 7, 0, 2, 10), Slice(4, 7, 2, 4, 10), Slice(4, 7, 4, 8, 10))
+    assert one.live(taken) == (taken[0], taken[2])
+
+
 def test_a_dead_block_is_seen_and_not_trained_on(pod: Pod) -> None:
     fields = {"epoch": 1, "block": DEAD, "data_epoch": 4, "start": 0, "fraction": 0.0}
     one = leaser(pod, Message(wire.LEASED, fields))
     taken = one.take(6)
     assert taken[0] == Slice(4, DEAD, 0, 10, 10), "whole, and no sample of the round"
-    assert one.live((*taken, Slice(4, 1, 0, 6, 10))) == (Slice(4, 1, 0, 6, 10),)
+    assert one.live(taken[:1]) == ()
     control = one._control
     assert isinstance(control, Deaf)
     assert [m.fields for m in control.sent if m.kind == wire.ANOMALY] == [

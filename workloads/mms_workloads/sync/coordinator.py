@@ -392,26 +392,31 @@ class Coordinator:
                 self._incident(kind, rank, action)
                 if rank in self.links:
                     self.links[rank].send(Message(wire.EVICT, {"why": action}))
-            case Rollback(kind, before, skip, factor, action):
-                self._spawn(self._roll_back(before, skip, factor, kind, action))
+            case Rollback():
+                self._spawn(self._roll_back(measure))
             case Fail(action):
                 self.fail(JobError(Reason.TRAINING_DIVERGED, action))
 
-    async def _roll_back(self, before: int, skip: frozenset[int], factor: float, kind: str, action: str) -> None:
-        """The epoch ends; the next one starts from the last checkpoint of a step below `before`."""
+    async def _roll_back(self, wanted: Rollback) -> None:
+        """The epoch ends; the next one starts from the last checkpoint before what went wrong."""
         if self.reloading or self.rollback or self.leases is None:
             return
         self.reloading = True
-        await self.checkpoints.discard(before)
+        await self.checkpoints.discard(wanted.before)
         self.reloading = False
-        rate = self.leases.progress.rate_factor * factor
-        skip = frozenset(skip) if len(skip) < len(self.leases.blocks) else frozenset()
-        self.rollback = Restart(skip, rate)
+        rate = self.leases.progress.rate_factor * wanted.rate_factor
+        # A run that would have nothing left to train on goes on with all, more slowly.
+        blocks_ = wanted.blocks if len(wanted.blocks) < len(self.leases.blocks) else frozenset[int]()
+        self.rollback = Restart(blocks_, wanted.samples, rate)
         newest = self.checkpoints.newest
-        where = f"the checkpoint of step {newest[0].step}" if newest else "the beginning"
-        slower = f", at {rate:g} of the learning rate" if rate != 1 else ""
-        blocks_ = f", without blocks {', '.join(map(str, sorted(skip)))}" if skip else ""
-        self._incident(kind, None, f"{action}: back to {where}{slower}{blocks_}")
+        said = [f"{wanted.action}: back to {f'the checkpoint of step {newest[0].step}' if newest else 'the beginning'}"]
+        if rate != 1:
+            said.append(f"at {rate:g} of the learning rate")
+        if blocks_:
+            said.append(f"without blocks {', '.join(map(str, sorted(blocks_)))}")
+        if wanted.samples:
+            said.append(f"without {sum(s.stop - s.start for s in wanted.samples)} samples")
+        self._incident(wanted.kind, None, ", ".join(said))
         self.again_at, self.again_why = time.monotonic(), ""
         self.tick()
 
@@ -587,7 +592,9 @@ class Coordinator:
     def _go_on_from(self, step: int, progress: Progress, rollback: Restart | None) -> None:
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
         if rollback:
-            progress.skip(rollback.skip, self.leases.epochs)
+            known = self.leases.progress.passed_over
+            progress.skip(rollback.blocks, self.leases.epochs)
+            progress.passed_over = sorted({*known, *rollback.samples})
             progress.rate_factor = rollback.rate_factor
         self.leases.restore(progress)
         self.step = step

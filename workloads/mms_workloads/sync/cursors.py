@@ -73,6 +73,7 @@ def common(all_progress: Sequence[Progress]) -> Progress:
         result.applied[block] = least.applied[block]
         if block in least.partial:
             result.partial[block] = least.partial[block]
+    result.passed_over = list(first.passed_over)
     result.rate_factor = min(progress.rate_factor for progress in all_progress)
     return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.leases import Progress, Slice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,8 @@ class Begin:
 class Restart:
     """The guard wants the next epoch to start from the checkpoint, whatever the members hold."""
 
-    skip: frozenset[int]  # blocks that are not trained on any more
+    blocks: frozenset[int]  # that are not trained on any more
+    samples: tuple[Slice, ...]  # that are passed over
     rate_factor: float  # on the learning rate
 
 

@@ -40,12 +40,14 @@ class Slice:
 class Progress:
     """applied[b]: data epochs whose pass over block b is whole; partial[b]: (samples, size) of the one under way.
 
-    rate_factor: on the learning rate, lowered by the guard.
+    rate_factor: on the learning rate, lowered by the guard. passed_over: samples that count as seen without being
+    trained on, in the order of their blocks.
     """
 
     applied: list[int]
     partial: dict[int, tuple[int, int]] = field(default_factory=dict)
     rate_factor: float = 1.0
+    passed_over: list[Slice] = field(default_factory=list)
 
     @classmethod
     def none(cls, blocks: int) -> Progress:
@@ -79,7 +81,14 @@ class Progress:
         return (whole + parts) / (len(blocks) * epochs)
 
     def copy(self) -> Progress:
-        return Progress(list(self.applied), dict(self.partial), self.rate_factor)
+        return Progress(list(self.applied), dict(self.partial), self.rate_factor, list(self.passed_over))
+
+    def part(self, data_epoch: int, block: int, start: int, stop: int) -> tuple[int, bool]:
+        """Where the samples from `start` that are alike end, at most at `stop`, and whether they are trained on."""
+        for s in self.passed_over:
+            if (s.data_epoch, s.block) == (data_epoch, block) and s.stop > start and s.start < stop:
+                return (min(stop, s.stop), False) if s.start <= start else (s.start, True)
+        return stop, True
 
     def skip(self, blocks: Iterable[int], epochs: int) -> None:
         """Counts all passes over these blocks as made, so that nobody trains on them any more."""
@@ -93,13 +102,15 @@ class Progress:
             "applied": list(self.applied),
             "partial": [[b, *part] for b, part in sorted(self.partial.items())],
             "rate_factor": self.rate_factor,
+            "passed_over": [[s.data_epoch, s.block, s.start, s.stop, s.size] for s in self.passed_over],
         }
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Progress:
         """Raises KeyError, TypeError or ValueError when it is none."""
         partial = {int(b): (int(done), int(size)) for b, done, size in document["partial"]}
-        return cls([int(a) for a in document["applied"]], partial, float(document.get("rate_factor", 1.0)))
+        passed_over = [Slice(*map(int, one)) for one in document.get("passed_over", ())]
+        return cls([int(a) for a in document["applied"]], partial, float(document.get("rate_factor", 1.0)), passed_over)
 
 
 def order(sharding: str, seed: int, data_epoch: int, blocks: Sequence[int]) -> list[int]:

@@ -59,13 +59,14 @@ class Evict:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """Back to the last checkpoint of a step below `before`. skip: blocks that are not trained on any more."""
+    """Back to the last checkpoint of a step below `before`. blocks: not trained on any more; samples: not in this pass."""
 
     kind: str
     before: int
-    skip: frozenset[int]
     rate_factor: float
     action: str
+    blocks: frozenset[int] = frozenset()
+    samples: tuple[Slice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class Watch:
             return Fail(f"{what} at step {this.step}, and guard.nonFinite is Fail")
         if self.guard.nonFinite == "Rollback" or self.broken >= self.guard.patience:
             skip = frozenset(s.block for i in bad for s in this.slices[i])
-            return Rollback(Verdict.NOT_FINITE, this.step - self.broken + 1, skip, RATE_FACTOR, what)
+            return Rollback(Verdict.NOT_FINITE, this.step - self.broken + 1, RATE_FACTOR, what, blocks=skip)
         if self.broken > 1 and self.broken % SAID_EVERY:
             return None
         rank = ranks[0] if len(ranks) == 1 else None
@@ -158,8 +159,8 @@ class Watch:
             return Report("LossSpike", None, f"{what}; nothing is done")
         # The round before the first high loss made the update that did it, or the first one's own samples are bad.
         culprits = list(self.recent)[:2]
-        skip = frozenset(s.block for one in culprits for slices in one.slices for s in slices)
-        return Rollback("LossSpike", culprits[0].step, skip, 1.0 if not self.rollbacks else RATE_FACTOR, what)
+        skip = tuple(sorted(s for one in culprits for slices in one.slices for s in slices))
+        return Rollback("LossSpike", culprits[0].step, RATE_FACTOR if self.rollbacks else 1.0, what, samples=skip)
 
     def _rolled_back(self, one: Rollback) -> Measure:
         self.rollbacks += 1

@@ -38,7 +38,8 @@ class Leaser:
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
         self._alone = alone
         self._open: list[_Open] = []
-        self._dead: set[int] = set()  # blocks whose samples count as seen, but are not trained on
+        self._dead: set[int] = set()  # blocks that there is nothing to learn from
+        self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
         self._asked = False
         with control.changing() as box:
             box.leased.clear()
@@ -51,15 +52,21 @@ class Leaser:
         """
         slices: list[Slice] = []
         wanted = batch
+        self._seen.clear()
         while wanted and len(slices) < MAX_SLICES:
             if not self._open and not self._receive():
                 break
             current = self._open[0]
             lease = current.lease
-            dead = lease.block in self._dead
-            stop = current.size if dead else min(current.size, current.position + wanted)
+            stop, live = self._agreement.progress.part(lease.data_epoch, lease.block, current.position, current.size)
+            if lease.block in self._dead:
+                stop, live = current.size, False
+            if live:
+                stop = min(stop, current.position + wanted)
+                wanted -= stop - current.position
             slices.append(Slice(lease.data_epoch, lease.block, current.position, stop, current.size))
-            wanted -= 0 if dead else stop - current.position
+            if not live:
+                self._seen.add(slices[-1])
             current.position = stop
             if stop == current.size:
                 self._open.pop(0)
@@ -72,7 +79,7 @@ class Leaser:
 
     def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
         """Those that are worth training on."""
-        return tuple(s for s in slices if s.block not in self._dead)
+        return tuple(s for s in slices if s not in self._seen)
 
     def _ask(self) -> None:
         if not self._asked:

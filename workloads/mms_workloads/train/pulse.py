@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BEAT_SECONDS = 0.5
-SILENT_SECONDS = 10.0  # without a beat. The master gives up a silent worker earlier; this one ends its process
+# Without a beat. The master gives up the member after as long; its process is here again before the operator, which
+# waits some seconds more, would replace the pod.
+SILENT_SECONDS = 5.0
 # A computation that takes this many times the longest one so far, and at least the floor, hangs. Before LEARNED of them
 # are known the first reads of data and the first allocations are among them.
 SLOWEST = 20.0
