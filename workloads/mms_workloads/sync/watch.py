@@ -59,7 +59,10 @@ class Evict:
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """Back to the last checkpoint of a step below `before`. blocks: not trained on any more; samples: not in this pass."""
+    """Back to the last checkpoint of a step below `before`.
+
+    blocks are not trained on any more, samples not in this pass.
+    """
 
     kind: str
     before: int
