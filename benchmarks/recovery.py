@@ -39,6 +39,7 @@ CORPUS = "s3://corpora/sotu/*.txt"
 KILLS = int(os.environ.get("KILLS", "30"))
 POD_KILLS = int(os.environ.get("POD_KILLS", "30"))
 REST_SECONDS = (1.5, 3.0)  # between a recovery and the next kill, at random: no kill meets the same moment of a step
+SAMPLES = 8  # of a worker in a step, which is short: what is measured is the recovery
 LIMIT = {"cpu": "500m", "memory": "1Gi"}
 TASK = {"languageModel": {"dimensions": 64, "layers": 2, "heads": 2, "contextLength": 64}}
 PYTHON = "/opt/venv/bin/python"
@@ -76,7 +77,7 @@ steps = torch.tensor([step]); dist.all_reduce(steps, dist.ReduceOp.MIN); step = 
 text = torch.tensor(list(open('/bench/text', 'rb').read()), dtype=torch.int64)
 saved_at, told_at, first = time.time(), 0.0, True
 while True:
-    start = torch.randint(0, len(text) - 65, (32,))
+    start = torch.randint(0, len(text) - 65, (int(os.environ['SAMPLES']),))
     samples = torch.stack([text[i:i + 65] for i in start])
     optimizer.zero_grad()
     (cross_entropy(ddp, samples) / samples.numel()).backward()
@@ -149,7 +150,7 @@ def train(uri: str) -> None:
         "apiVersion": "mms.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": "words"},
         "spec": {
             "task": TASK, "data": {"uri": uri},
-            "optimizer": {"name": "AdamW", "learningRate": "0.001", "globalBatchSize": 64, "epochs": 10000},
+            "optimizer": {"name": "AdamW", "learningRate": "0.001", "globalBatchSize": 2 * SAMPLES, "epochs": 10000},
             "workers": {"replicas": 2, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": LIMIT}},
             "checkpoint": {"intervalSeconds": 10},
             "runPolicy": {"backoffLimit": 100},
@@ -181,7 +182,10 @@ def ours(uri: str, samples: dict[str, list[float]]) -> None:
 
 
 def torchrun(image: str, text: bytes, save_seconds: float = 10.0) -> None:
-    kubectl("create", "configmap", "bench", f"--from-literal=ddp.py={DDP}", f"--from-literal=text={text.decode()}")
+    kubectl("apply", "-f", "-", text=yaml.safe_dump({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bench"},
+        "data": {"ddp.py": DDP, "text": text.decode()},
+    }))  # fmt: skip
     kubectl("apply", "-f", "-", text=yaml.safe_dump({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "ddp"},
         "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"app": "ddp"}},
@@ -229,6 +233,7 @@ def make_peer(image: str, rank: int, save_seconds: float = 10.0) -> None:
                 "name": "ddp", "image": image, "command": command,
                 "resources": {"limits": LIMIT, "requests": {"cpu": "100m"}},
                 "env": [{"name": "TMPDIR", "value": "/scratch"}, {"name": "OMP_NUM_THREADS", "value": "1"},
+                        {"name": "SAMPLES", "value": str(SAMPLES)},
                         {"name": "SAVE_SECONDS", "value": str(save_seconds)}],
                 "volumeMounts": [
                     {"name": "bench", "mountPath": "/bench"}, {"name": "scratch", "mountPath": "/scratch"},

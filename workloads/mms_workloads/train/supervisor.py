@@ -21,21 +21,25 @@ from mms_workloads import logs
 from mms_workloads.contract import Outcome, Reason
 from mms_workloads.pod import termination_log, write_outcome
 from mms_workloads.train import cpu, process
-from mms_workloads.train.pulse import BEAT_SECONDS, Pulse
+from mms_workloads.train.pulse import BEAT_SECONDS, LEARNED, Pulse
 
 STACKS_SECONDS = 2.0  # that a hung worker has to write its stacks: it may be starved rather than stuck
-RESTARTS = 3  # in place, for a pod; a worker that crashes more often is a matter for the restart budget of the job
+# In place, one after another, of a process that got nowhere: it is then a matter for the restart budget of the job. One
+# that has made rounds, or has lived for a while, did get somewhere.
+RESTARTS = 3
+LIVED_SECONDS = 60.0
 _FORWARDED = {signal.SIGTERM, signal.SIGINT}
 # Held back and taken one by one: a signal that came between two steps of a handler's process could be lost or too late.
 _WATCHED = {*_FORWARDED, signal.SIGCHLD}
 
 
 def supervise(*, plain: bool) -> int:
-    """Runs the worker until it exits by itself, is told to stop, or has crashed RESTARTS + 1 times."""
+    """Runs the worker until it exits by itself, is told to stop, or has crashed RESTARTS + 1 times in a row."""
     log = logs.logger(role="supervisor")
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    for restart in range(RESTARTS + 1):
-        kills, pulse = cpu.memory_kills(), Pulse()
+    left = RESTARTS
+    while True:
+        kills, pulse, born = cpu.memory_kills(), Pulse(), time.monotonic()
         child = os.fork()
         if child == 0:
             _become_worker(pulse, plain=plain)
@@ -43,11 +47,13 @@ def supervise(*, plain: bool) -> int:
         if code >= 0:
             return code
         starved = cpu.memory_kills() > kills
-        log.warning("worker died", signal=-code, restarts_left=RESTARTS - restart, out_of_memory=starved)
-        if told or restart == RESTARTS:
+        if pulse.signs().count >= LEARNED or time.monotonic() - born > LIVED_SECONDS:
+            left = RESTARTS
+        log.warning("worker died", signal=-code, restarts_left=left, out_of_memory=starved)
+        if told or not left:
             _explain(-code, starved=starved)
             return 128 - code
-    raise AssertionError("the last restart returns")
+        left -= 1
 
 
 def _become_worker(pulse: Pulse, *, plain: bool) -> None:
