@@ -130,6 +130,5 @@ def monotonous(values: Tensor, name: str) -> str | None:
     values = values[values >= 0] if values.dtype != torch.uint8 else values
     if values.numel() < FEW:
         return None
-    _, counts = torch.unique(values, return_counts=True)
-    share = float(counts.max()) / values.numel()
+    share = float(torch.bincount(values).max()) / values.numel()
     return f"{share:.0%} of its {values.numel()} {name} are the same" if share > MONOTONOUS else None

@@ -106,7 +106,7 @@ class LanguageLearner:
             used.append(block)
             samples = _cut(self.corpus.bytes(block), self.task.contextLength)
             for batch in torch.split(samples, EVALUATION_BATCH):
-                total += float(cross_entropy(state.module, batch))
+                total += float(cross_entropy(state.module, batch.long()))
                 count += batch.shape[0] * self.task.contextLength
         loss = total / count if count else math.log(SYMBOLS)
         prefix = "" if self.held_out else "training"
@@ -143,8 +143,9 @@ class LanguageLearner:
         windows = _cut(self.corpus.bytes(s.block), self.task.contextLength)
         if self.job.data.sharding == "Random":
             seed = (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
-            windows = windows[torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))]
-        return windows[s.start : s.stop]
+            order = torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))
+            return windows[order[s.start : s.stop]].long()
+        return windows[s.start : s.stop].long()
 
 
 def share(job: JobFile, place: Place) -> int:
@@ -169,8 +170,8 @@ def _windows(text: Tensor, length: int) -> int:
 
 
 def _cut(text: Tensor, length: int) -> Tensor:
-    """int64 [windows, length + 1]: each window and the byte after it; what is left at the end is too short for one."""
+    """uint8 [windows, length + 1], a view: each window and the byte after it. What is left is too short for one."""
     count = _windows(text, length)
     if not count:
-        return torch.empty(0, length + 1, dtype=torch.int64)
-    return text[: count * length + 1].unfold(0, length + 1, length).long()
+        return torch.empty(0, length + 1, dtype=torch.uint8)
+    return text[: count * length + 1].unfold(0, length + 1, length)
