@@ -1,7 +1,8 @@
 """How much of its undisturbed rate a training keeps while its workers die: ours against torchrun elastic.
 
 Goodput is the steps that are part of the parameters at the end, over those that the same two workers would have made
-undisturbed in the same time. Both rates are measured in this run, of the same model in pods capped at half a core each.
+undisturbed in the same time. The undisturbed rate is the mean of that before and after, since machines drift; the pods
+of both train the same model and are capped at half a core each.
 For SECONDS a worker's process is killed every 30 s, and every two minutes a worker's pod is deleted instead.
 
 torchrun loses what it has done since its last checkpoint, so its interval is tuned: by Young's formula (1974), the
@@ -35,9 +36,7 @@ RESULTS = recovery.RESULTS.with_name("goodput.json")
 
 
 def goodput(step: Callable[[], int], kill: Callable[[int], None]) -> dict[str, float]:
-    began, first = time.monotonic(), step()
-    time.sleep(QUIET_SECONDS)
-    rate = (step() - first) / (time.monotonic() - began)
+    before = undisturbed(step)
     began, first = time.monotonic(), step()
     turn = 1
     while (left := began + SECONDS - time.monotonic()) > 0:
@@ -48,7 +47,15 @@ def goodput(step: Callable[[], int], kill: Callable[[int], None]) -> dict[str, f
             print(f"{time.monotonic() - began:.0f} s: step {step()}", flush=True)
     took = time.monotonic() - began
     done = step() - first
+    rate = (before + undisturbed(step)) / 2
     return {"rate": rate, "steps": done, "seconds": took, "kills": turn - 1, "goodput": done / (rate * took)}
+
+
+def undisturbed(step: Callable[[], int]) -> float:
+    """Steps per second."""
+    began, first = time.monotonic(), step()
+    time.sleep(QUIET_SECONDS)
+    return (step() - first) / (time.monotonic() - began)
 
 
 def process(pod: str, script: str) -> None:
