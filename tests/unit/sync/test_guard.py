@@ -168,6 +168,17 @@ def test_after_going_back_the_loss_is_what_it_was_then() -> None:
     assert seen(watch, *(usual(i, loss=9.0) for i in range(LEARNED))) == []
 
 
+def test_a_checkpoint_in_between_hides_nothing() -> None:
+    """Shards begin a membership epoch with each checkpoint, here right after the update that spoilt the parameters."""
+    watch = Watch(Guard())
+    seen(watch, *(usual(i) for i in range(LEARNED + 1)))
+    assert seen(watch, usual(LEARNED + 1, loss=9.0)) == []
+    watch.restarted(LEARNED + 1)
+    (back,) = seen(watch, *(usual(LEARNED + 2 + i, loss=9.0) for i in range(SPIKE_ROUNDS - 1)))
+    assert isinstance(back, Rollback)
+    assert back.before == LEARNED, "the checkpoint of step LEARNED + 1 is no good"
+
+
 def test_loss_rules_that_are_off() -> None:
     for mode, kinds in (("Off", []), ("Report", [Report])):
         watch = Watch(Guard.model_validate({"lossSpike": mode}))

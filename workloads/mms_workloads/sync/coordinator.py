@@ -583,7 +583,7 @@ class Coordinator:
         self.checkpoint_due = time.monotonic() + self.job.checkpoint.intervalSeconds
         self.speed.pause()
         # Members that were lost may go on from the same step on their own: what follows here is told apart from that.
-        lineage = self.checkpoints.lineage = secrets.token_hex(8)
+        lineage = self._new_lineage()
         fields = {"epoch": epoch.number, "lineage": lineage, **begin.fields()}
         self._tell_members(Message(wire.BEGIN, fields))
         if self.suspend:
@@ -615,7 +615,7 @@ class Coordinator:
         rest = set(begin.state) == {"keep"} and shards.agree(begin)
         save = self.save_wanted and rest
         final = save and self.suspend
-        lineage = self.checkpoints.lineage = secrets.token_hex(8)
+        lineage = self._new_lineage()
         fields = {
             "epoch": epoch.number,
             "lineage": lineage,
@@ -637,6 +637,11 @@ class Coordinator:
             "fresh": False,
             "checkpoint": None,
         }  # when all shards have begun
+
+    def _new_lineage(self) -> str:
+        lineage = secrets.token_hex(8)
+        self.checkpoints.lineages.append(lineage)
+        return lineage
 
     def _nothing_to_save(self, now: float) -> bool:
         """No worker holds parameters: nothing is lost by stopping at once."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from mms_workloads.sync.leases import Progress
 
 if TYPE_CHECKING:
     from mms_workloads.contract import JobFile
+
+
+LINEAGES = 16  # a part that is written while so many epochs begin is of one that was given up
 
 
 @dataclass(slots=True)
@@ -38,7 +42,7 @@ class Checkpoints:
     newest: tuple[CheckpointRef, Progress] | None = None
     bad: frozenset[str] = frozenset()  # URIs
     savings: dict[str, Saving] = field(default_factory=dict)  # by folder
-    lineage: str = ""  # of the states of the present membership epoch
+    lineages: deque[str] = field(default_factory=lambda: deque(maxlen=LINEAGES))  # of the last membership epochs
     given_up: dict[str, int] = field(default_factory=dict)  # by lineage: the step from which on none is any good
 
     @classmethod
@@ -89,10 +93,11 @@ class Checkpoints:
         return not known
 
     async def discard(self, before: int) -> None:
-        """What was saved in the present epoch from step `before` on is worthless, also what is being written: without
-        that, whoever starts after all pods were lost would go on from it. Raises JobError.
+        """What was saved from step `before` on is worthless, also what is being written.
+
+        It is removed: whoever starts after all pods were lost would go on from it. Raises JobError.
         """
-        self.given_up[checkpoints.short(self.lineage)] = before
+        self.given_up.update(dict.fromkeys(map(checkpoints.short, self.lineages), before))
         while self.newest and self.newest[0].step >= before:
             await asyncio.to_thread(checkpoints.remove, self.job.storage, self.newest[0])
             self.damaged(self.newest[0].uri)

@@ -104,11 +104,17 @@ class Watch:
         return [*out, worst] if worst else out
 
     def restarted(self, step: int) -> None:
-        """Another membership epoch, from a step: places have changed, and what was usual where it has gone back."""
-        if self.recent and step < self.recent[-1].step:
+        """Another membership epoch, from a step.
+
+        Where that is the last one seen, what was going on goes on: shards begin an epoch with each checkpoint. Where it
+        is an earlier one, what is usual was different then.
+        """
+        last = self.recent[-1].step if self.recent else step
+        if step < last:
             self.losses.values.clear()
-        self.recent.clear()
-        self.high = self.broken = 0
+        if step != last:
+            self.recent.clear()
+            self.high = self.broken = 0
         self.streaks.clear()
         self.slow.clear()
 
