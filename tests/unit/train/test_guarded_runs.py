@@ -156,14 +156,14 @@ def test_a_block_whose_samples_are_never_finite(
 
 
 def test_a_slow_rank_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fault = {"kind": "slow", "seconds": 0.05, "rank": 1, "from": 20, "to": 90}
+    fault = {"kind": "slow", "seconds": 0.3, "rank": 1, "from": 20, "to": 65}
     outcome, report, _ = run(tmp_path, job(tmp_path, 2), fault, patch=monkeypatch)
     assert outcome.result == "Complete"
     assert [i.rank for i in report.incidents if i.kind == "Straggler"] == [1]
 
 
 def test_a_slow_rank_is_replaced_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fault = {"kind": "slow", "seconds": 0.05, "rank": 1, "from": 20, "to": 100_000}
+    fault = {"kind": "slow", "seconds": 0.3, "rank": 1, "from": 20, "to": 100_000}
     training = job(tmp_path, 2, guard={"straggler": "Replace"})
     outcome, _, replaced = run(tmp_path, training, fault, patch=monkeypatch)
     assert (outcome.result, replaced) == ("Complete", 1)
