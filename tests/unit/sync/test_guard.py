@@ -44,6 +44,9 @@ def signs(*norms: float, suspected: frozenset[int] = frozenset()) -> list[Sign]:
         pytest.param(signs(1, 100, suspected=frozenset({1})), [GOOD, ODD], id="two, beyond its own history"),
         pytest.param(signs(100, 100, suspected=frozenset({0, 1})), [GOOD] * 2, id="two, both beyond"),
         pytest.param(signs(100, suspected=frozenset({0})), [GOOD], id="one alone"),
+        pytest.param([Sign(1, 7), Sign(900, 200), Sign(900, 190)], [GOOD] * 3, id="a short block"),
+        pytest.param([Sign(900, 900), Sign(1, 1), Sign(1, 1)], [GOOD] * 3, id="short blocks of the others"),
+        pytest.param([Sign(4, 0), Sign(4, 0), Sign(4, 1)], [GOOD] * 3, id="no change of most"),
         pytest.param([Sign(0, 0.0), *signs(1, 1, 100)], [GOOD, GOOD, GOOD, ODD], id="a rank without data"),
         pytest.param([*signs(1, 100, suspected=frozenset({1})), Sign(0, 0.0)], [GOOD, ODD, GOOD], id="two with data"),
         pytest.param(signs(math.inf, 1, 100, suspected=frozenset({2})), [BAD, GOOD, ODD], id="two that are finite"),
@@ -132,6 +135,12 @@ def test_gradients_that_are_not_finite_as_the_spec_says(mode: str, kind: type[Me
     watch = Watch(Guard.model_validate({"nonFinite": mode}))
     (measure,) = seen(watch, odd(usual(1), 0, BAD))
     assert isinstance(measure, kind)
+
+
+def test_rounds_on_the_way_to_a_rollback_are_no_others() -> None:
+    watch = Watch(Guard(nonFinite="Rollback"))
+    assert len(seen(watch, *(odd(usual(i), 0, BAD) for i in range(4)))) == 1
+    assert watch.rollbacks == 1
 
 
 def test_rollbacks_come_to_an_end() -> None:

@@ -41,7 +41,7 @@ class Sign:
     """What one rank's contribution to a step looks like."""
 
     samples: int
-    norm: float  # of its gradient, per sample
+    norm: float  # of its gradient, summed over its samples
     finite: bool = True
     suspected: bool = False  # by the rank itself: far beyond its own history
 
@@ -70,10 +70,23 @@ class History:
         return (value - median) / max(deviation, 1e-12)
 
 
-def suspicious(norms: History, norm: float) -> bool:
-    """norms: logarithms of the rank's own. Its part of the outlier rule."""
-    excess, median = norms.excess(_log(norm)), norms.median()
-    return excess is not None and median is not None and excess > DEVIATIONS and _log(norm) - median > _log(OUTLIER)
+def scales(norm: float, samples: int) -> tuple[float, float]:
+    """What norms of different numbers of samples are compared by, for at least one sample.
+
+    The sum of n gradients grows by n where they agree and by the root of n where they are noise. Only what is too large
+    by both is out of the ordinary: the last, short block of a file is too large by one of them.
+    """
+    return norm / samples, norm / math.sqrt(samples)
+
+
+def suspicious(histories: Sequence[History], norm: float, samples: int) -> bool:
+    """histories: of the logarithms of the rank's own `scales`. Its part of the outlier rule."""
+    return all(map(_far, histories, scales(norm, samples)))
+
+
+def _far(history: History, value: float) -> bool:
+    excess, median = history.excess(log(value)), history.median()
+    return excess is not None and median is not None and excess > DEVIATIONS and log(value) - median > log(OUTLIER)
 
 
 def judge(signs: Sequence[Sign], guard: Guard) -> list[Verdict]:
@@ -91,9 +104,18 @@ def judge(signs: Sequence[Sign], guard: Guard) -> list[Verdict]:
         odd = [i for i in there if signs[i].suspected]
         odd = odd if len(odd) == 1 else []
     else:
-        usual = statistics.median_high([signs[i].norm for i in there] or [0.0])
-        odd = [i for i in there if signs[i].norm > OUTLIER * usual]
+        odd = _beyond([scales(signs[i].norm, signs[i].samples) for i in there], there)
     return [Verdict.OUTLIER if i in odd else verdict for i, verdict in enumerate(verdicts)]
+
+
+def _beyond(values: Sequence[tuple[float, float]], positions: Sequence[int]) -> list[int]:
+    """Where nothing is usual, as the change of most is none at all, nothing is beyond it."""
+    usual = [statistics.median_high(each) for each in zip(*values, strict=True)]
+    return [
+        i
+        for i, value in zip(positions, values, strict=True)
+        if all(0 < OUTLIER * typical < one for typical, one in zip(usual, value, strict=True))
+    ]
 
 
 def included(verdict: Verdict, guard: Guard) -> bool:
@@ -126,5 +148,5 @@ def spiked(losses: History, loss: float) -> bool:
     return excess is not None and median is not None and excess > DEVIATIONS and loss - median > SPIKE * abs(median)
 
 
-def _log(value: float) -> float:
+def log(value: float) -> float:
     return math.log(max(value, 1e-30)) if math.isfinite(value) else math.inf

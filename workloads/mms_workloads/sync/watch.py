@@ -93,14 +93,17 @@ class Watch:
     slow: Counter[int] = field(default_factory=Counter)  # by rank: rounds that it was behind, less those it was not
     slow_said: set[int] = field(default_factory=set)
     rollbacks: int = 0
+    waiting: bool = False  # for the epoch that goes back: what is under way till then is of the same anomaly
 
     def observe(self, this: Round) -> list[Measure]:
         """What follows from a round: at most one of Rollback and Fail, as the last."""
+        if self.waiting:
+            return []
         self.recent.append(this)
         out: list[Measure] = [*self._gradients(this), *self._stragglers(this)]
         worst = self._not_finite(this) or self._loss(this)
         if isinstance(worst, Rollback):
-            worst = self._rolled_back(worst)
+            self.waiting, worst = True, self._rolled_back(worst)
         return [*out, worst] if worst else out
 
     def restarted(self, step: int) -> None:
@@ -109,6 +112,7 @@ class Watch:
         Where that is the last one seen, what was going on goes on: shards begin an epoch with each checkpoint. Where it
         is an earlier one, what is usual was different then.
         """
+        self.waiting = False
         last = self.recent[-1].step if self.recent else step
         if step < last:
             self.losses.values.clear()

@@ -49,7 +49,7 @@ NOTHING = Stats(0, 0.0, 0.0)
 class Health:
     """What the guard looks at."""
 
-    norm: float = 0.0  # of the rank's gradient or change, per sample
+    norm: float = 0.0  # of the rank's gradient or change, over all its samples
     seconds: float = 0.0  # its computation
     checksum: int = -1  # of all that it holds, before the round; -1: not in this round
 

@@ -35,17 +35,16 @@ class Guarding:
 
     def __init__(self, spec: Guard) -> None:
         self.spec = spec
-        self._norms = History()
+        self._norms = (History(), History())  # of the logarithms of `scales`
 
     def stamp(self, mine: Contribution, norm: float) -> Contribution:
         """Adds what the others need to know of this rank's gradient. norm: of it, over all its samples."""
-        mean = norm / mine.stats.samples if mine.stats.samples else 0.0
-        flags = mine.flags
-        if not math.isfinite(mean):
+        flags, samples = mine.flags, mine.stats.samples
+        if not math.isfinite(norm):
             flags |= Flag.NOT_FINITE
-        elif mine.stats.samples and rules.suspicious(self._norms, mean):
+        elif samples and rules.suspicious(self._norms, norm, samples):
             flags |= Flag.SUSPECTED
-        return replace(mine, flags=flags, health=replace(mine.health, norm=mean))
+        return replace(mine, flags=flags, health=replace(mine.health, norm=norm))
 
     def judge(self, contributions: Sequence[Contribution]) -> list[bool]:
         """Whose work goes into the parameters, by position."""
@@ -54,7 +53,8 @@ class Guarding:
     def learn(self, mine: Contribution) -> None:
         """The round is committed: what it was like is usual from now on, unless it was odd."""
         if mine.stats.samples and not mine.flags & (Flag.NOT_FINITE | Flag.SUSPECTED):
-            self._norms.add(math.log(max(mine.health.norm, 1e-30)))
+            for history, value in zip(self._norms, rules.scales(mine.health.norm, mine.stats.samples), strict=True):
+                history.add(rules.log(value))
 
     def compare(self, contributions: Sequence[Contribution], position: int) -> None:
         """Raises PartedError."""
