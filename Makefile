@@ -93,8 +93,8 @@ bench-sync-ring: setup ## All-reduce against gloo
 bench-train-step: setup ## Steps per second against DistributedDataParallel on gloo
 	PYTHONPATH=workloads $(PY) benchmarks/train_step.py
 
-bench-recovery: setup ## Deaths of processes and pods against torchrun elastic, on the cluster
-	PYTHONPATH=cluster:operator:workloads $(PY) benchmarks/recovery.py
+bench-recovery: setup ## Deaths of processes, pods, a node, the master, shards: against torchrun elastic, on the cluster
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/recovery.py
 
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py

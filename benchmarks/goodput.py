@@ -14,15 +14,24 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks import recovery
-from benchmarks.recovery import KILL_CHILD, KILL_WORKER, NAMESPACE, PYTHON, kubectl, status, until
+from benchmarks import torchrun
+from benchmarks.on_cluster import (
+    NAMESPACE,
+    RESULTS,
+    delete_pod,
+    kill_process,
+    kubectl,
+    pod,
+    prepare,
+    step,
+    train,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +41,7 @@ QUIET_SECONDS = float(os.environ.get("SECONDS_QUIET", "120"))
 EVERY = 30.0
 POD_EVERY = 4  # kills
 SAVE_SECONDS = 1.0
-RESULTS = recovery.RESULTS.with_name("goodput.json")
+FILE = RESULTS / "goodput.json"
 
 
 def goodput(step: Callable[[], int], kill: Callable[[int], None]) -> dict[str, float]:
@@ -58,53 +67,30 @@ def undisturbed(step: Callable[[], int]) -> float:
     return (step() - first) / (time.monotonic() - began)
 
 
-def process(pod: str, script: str) -> None:
-    subprocess.run(["kubectl", "-n", NAMESPACE, "exec", pod, "--", PYTHON, "-c", script], check=False)
-
-
-def our_step() -> int:
-    return int(status()["progress"]["step"])
-
-
 def kill_ours(turn: int) -> None:
-    pod = until("a pod", partial(recovery.worker, turn % 2))
-    if turn % POD_EVERY:
-        process(pod, KILL_CHILD)
-    else:
-        kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
-
-
-def their_step() -> int:
-    """What counts is what both have: the lower of the last that each has told."""
-    last = []
-    for rank in range(2):
-        lines = kubectl("logs", f"ddp-{rank}", "--tail=50", check=False)
-        last.append([int(m[1]) for m in re.finditer(r"(?:AT|STEPPING) [\d.]+ (\d+)", lines)])
-    return min((each[-1] for each in last if each), default=0)
+    name = until("a pod", partial(pod, "words", "worker", turn % 2))
+    (kill_process if turn % POD_EVERY else delete_pod)(name)
 
 
 def kill_theirs(image: str, turn: int) -> None:
-    """Of pods only that of rank 1: the other one has the rendezvous, and its loss ends the job for good."""
     if turn % POD_EVERY:
-        process(f"ddp-{turn % 2}", KILL_WORKER)
-        return
-    kubectl("delete", "pod", "ddp-1", "--grace-period=0", "--force", "--wait=false")
-    until("its end", partial(recovery.gone, "ddp-1"))
-    recovery.make_peer(image, 1, SAVE_SECONDS)
+        torchrun.kill_worker(turn % 2)
+    else:
+        torchrun.replace_pod(image, SAVE_SECONDS)
 
 
 def main() -> int:
-    image, text = recovery.prepare()
+    image, text = prepare()
     found: dict[str, dict[str, float]] = {}
     try:
-        recovery.train(recovery.CORPUS)
-        found["ours"] = goodput(our_step, kill_ours)
+        train("words")
+        found["ours"] = goodput(partial(step, "words"), kill_ours)
         kubectl("delete", "mt/words")
-        recovery.torchrun(image, text, SAVE_SECONDS)
-        found["torchrun"] = goodput(their_step, partial(kill_theirs, image))
+        torchrun.start(image, text, SAVE_SECONDS)
+        found["torchrun"] = goodput(torchrun.step, partial(kill_theirs, image))
     finally:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(found), encoding="utf-8")
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        FILE.write_text(json.dumps(found), encoding="utf-8")
         kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
     print(json.dumps(found, indent=1))
     ours, theirs = (found[name]["goodput"] for name in ("ours", "torchrun"))

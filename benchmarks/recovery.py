@@ -1,12 +1,20 @@
 """Seconds from a death to the next step, on real pods: ours against torchrun elastic with a checkpoint to reload.
 
 Both train the same small transformer with two workers in two pods, each capped at half a core by its cgroup, so that a
-survivor cannot take the dead one's share. KILLS times a worker's process is killed by SIGKILL, alternating between the
-two; then, POD_KILLS times, a worker's pod is deleted without grace.
+survivor cannot take the dead one's share. What dies, as often as KILLS says ("process=30 pod=30 ..."):
 
-- ours, survivors: until a worker that was not killed has finished a step again. all: until both have, together.
-- torchrun: until both have finished a step again: every worker is started anew and loads its last checkpoint (one every
-  ten seconds), so survivors and all are the same. A deleted pod is made again at once, as a Job would at best.
+- process: a worker's process by SIGKILL, of the two in turn.
+- pod: a worker's pod, deleted without grace.
+- node: the second of two nodes with a worker on it, at once and without a word (a cluster of our own only).
+- master: the master's pod. No peer: torchrun's job ends with the pod that has its rendezvous.
+- shard: a parameter shard's process; its rows and optimizer state come from the replica on the other shard, and are
+  compared with it, so that a difference would be an incident.
+- operator: both replicas of the operator. The figure is the rate of steps while they are away and come back, as a part
+  of the rate before.
+
+survivors: until a worker that was not killed has finished a step again. all: until both have, together. With torchrun
+every worker is started anew and loads its last checkpoint (one every ten seconds), so both are the same there; a pod
+that was deleted or was on the lost node is made again at once, as a Job would at best.
 
 All times are of one machine's clock, read inside the pods and from the time stamps of their logs.
 """
@@ -16,237 +24,166 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
-import statistics
 import subprocess
 import sys
 import time
-from datetime import datetime
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import yaml
+from benchmarks import torchrun
+from benchmarks.on_cluster import (
+    NAMESPACE,
+    RESULTS,
+    delete_pod,
+    kill_process,
+    kubectl,
+    machine,
+    pod,
+    prepare,
+    status,
+    step,
+    stepping,
+    train,
+    until,
+)
 
-from mms_cluster import corpus, images, install, paths, provider
-from mms_cluster.report import Reporter
-from mms_operator.cli import cluster_store
+from mms_cluster import install
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(os.environ.get("MMS_RESULTS", ROOT / "benchmarks" / "results")) / "recovery.json"
-NAMESPACE = "bench-recovery"
-CORPUS = "s3://corpora/sotu/*.txt"
-KILLS = int(os.environ.get("KILLS", "30"))
-POD_KILLS = int(os.environ.get("POD_KILLS", "30"))
+Samples = dict[str, list[float]]
+
+FILE = RESULTS / "recovery.json"
+KILLS = {"process": 30, "pod": 30, "node": 30, "master": 30, "shard": 30, "operator": 5}
+SAVE_SECONDS = 10.0
 REST_SECONDS = (1.5, 3.0)  # between a recovery and the next kill, at random: no kill meets the same moment of a step
-SAMPLES = 8  # of a worker in a step, which is short: what is measured is the recovery
-LIMIT = {"cpu": "500m", "memory": "1Gi"}
-TASK = {"languageModel": {"dimensions": 64, "layers": 2, "heads": 2, "contextLength": 64}}
-PYTHON = "/opt/venv/bin/python"
-KILL_CHILD = """
-import os, signal, time
-child = int(open('/proc/1/task/1/children').read().split()[0])
-print(time.time()); os.kill(child, signal.SIGKILL)
-"""
-KILL_WORKER = """
-import os, signal, time
-for pid in filter(str.isdigit, os.listdir('/proc')):
-    try:
-        line = open(f'/proc/{pid}/cmdline').read()
-    except OSError:
-        continue
-    if '/bench/ddp.py' in line and 'torch.distributed.run' not in line:
-        print(time.time()); os.kill(int(pid), signal.SIGKILL); break
-"""
-DDP = """
-import datetime, os, time, torch, torch.distributed as dist
-from mms_workloads.contract import LanguageModel
-from mms_workloads.language.learner import cross_entropy
-from mms_workloads.language.transformer import Transformer
-torch.set_num_threads(1)
-dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=20))
-task = LanguageModel(dimensions=64, layers=2, heads=2, contextLength=64)
-model = Transformer(task, 1)
-ddp = torch.nn.parallel.DistributedDataParallel(model)
-optimizer = torch.optim.AdamW(ddp.parameters(), 1e-3)
-step, path = 0, '/scratch/checkpoint.pt'
-if os.path.exists(path):
-    saved = torch.load(path)
-    model.load_state_dict(saved['model']); optimizer.load_state_dict(saved['optimizer']); step = saved['step']
-steps = torch.tensor([step]); dist.all_reduce(steps, dist.ReduceOp.MIN); step = int(steps)
-text = torch.tensor(list(open('/bench/text', 'rb').read()), dtype=torch.int64)
-saved_at, told_at, first = time.time(), 0.0, True
-while True:
-    start = torch.randint(0, len(text) - 65, (int(os.environ['SAMPLES']),))
-    samples = torch.stack([text[i:i + 65] for i in start])
-    optimizer.zero_grad()
-    (cross_entropy(ddp, samples) / samples.numel()).backward()
-    optimizer.step()
-    step += 1
-    if first:
-        print('STEPPING', time.time(), step, flush=True); first = False
-    if time.time() - told_at > 1:
-        print('AT', time.time(), step, flush=True); told_at = time.time()
-    if time.time() - saved_at > float(os.environ['SAVE_SECONDS']):
-        torch.save({'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'step': step}, path + '.tmp')
-        os.replace(path + '.tmp', path); saved_at = time.time()
-"""
+OPERATOR_SECONDS = 30.0
+HOME, AWAY = "mms-node-0", "mms-node-1"
+SERVED = {"mode": "ParameterServer", "parameterServer": {"shards": 2, "replicas": 2}}
 
 
-def kubectl(*arguments: str, text: str | None = None, check: bool = True) -> str:
-    command = ["kubectl", "--namespace", NAMESPACE, *arguments]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr}")
-    return done.stdout
+def wanted() -> dict[str, int]:
+    """Of KILLS in the environment; all of it where that is not set."""
+    if "KILLS" not in os.environ:
+        return KILLS
+    return {name: int(count) for name, _, count in (one.partition("=") for one in os.environ["KILLS"].split())}
 
 
-def until(what: str, look: Any, seconds: float = 180.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(what)
-        time.sleep(0.1)
-    return found
+def keep(samples: Samples, name: str, value: float, unit: str = "s") -> None:
+    samples.setdefault(name, []).append(value)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    FILE.write_text(json.dumps(samples), encoding="utf-8")
+    print(f"{name} {len(samples[name])}: {value:.3f} {unit}", flush=True)
 
 
-def status() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(kubectl("get", "mt/words", "-o", "json")).get("status", {})
-    return found
+def rest() -> None:
+    time.sleep(random.uniform(*REST_SECONDS))
 
 
-def reached(step: int) -> bool:
-    return bool(status().get("progress", {}).get("step", 0) >= step)
+def recovered(survivor: str, before: int, killed: float) -> tuple[float, float]:
+    """Seconds to the survivor's next step, and to its next one with the other. No finished step may be lost."""
+    alone, at = until("a survivor's step", partial(stepping, survivor, killed, 1))
+    together, _ = until("all ranks' step", partial(stepping, survivor, killed, 2))
+    if at <= before:
+        raise AssertionError(f"it was at step {before} and goes on with {at}")
+    return alone - killed, together - killed
 
 
-def gone(pod: str) -> bool:
-    return not kubectl("get", "pod", pod, "--ignore-not-found")
+def ring(samples: Samples, kills: dict[str, int]) -> None:
+    train("ring")
+    for kind in ("process", "pod", "node"):
+        for turn in range(kills.get(kind, 0)):
+            victim = 1 if kind == "node" else turn % 2
+            if kind == "node":
+                move_away(victim)
+            rest()
+            lost, survivor, before = pod("ring", "worker", victim), pod("ring", "worker", 1 - victim), step("ring")
+            alone, together = recovered(survivor, before, kill(kind, lost))
+            keep(samples, f"{kind}-survivors", alone)
+            keep(samples, f"{kind}-all", together)
+            if kind == "node":
+                boot()
+    for _ in range(kills.get("master", 0)):
+        rest()
+        survivor, before = pod("ring", "worker"), step("ring")
+        keep(samples, "master", recovered(survivor, before, delete_pod(pod("ring", "master")))[1])
+    for _ in range(kills.get("operator", 0)):
+        keep(samples, "operator", without_operator(), "of the rate before")
+    kubectl("delete", "mt/ring")
 
 
-def worker(rank: int) -> str:
-    labels = f"mms.dev/training=words,mms.dev/role=worker,mms.dev/rank={rank}"
-    pods = json.loads(kubectl("get", "pods", "-l", labels, "-o", "json"))
-    live = [
-        p for p in pods["items"] if not p["metadata"].get("deletionTimestamp") and p["status"]["phase"] == "Running"
-    ]
-    return str(live[-1]["metadata"]["name"]) if live else ""
+def kill(kind: str, name: str) -> float:
+    if kind == "process":
+        return kill_process(name)
+    if kind == "pod":
+        return delete_pod(name)
+    at = time.time()
+    machine("kill", AWAY)
+    return at
 
 
-def events(pod: str, kind: str) -> list[tuple[float, dict[str, Any]]]:
-    lines = kubectl("logs", pod, "--tail=400", check=False).splitlines()
-    found = [json.loads(line) for line in lines if line.startswith("{") and f'"{kind}"' in line]
-    return [(datetime.fromisoformat(e["timestamp"]).timestamp(), e) for e in found]
+def only(node: str) -> None:
+    """New pods go there. All but a worker of the node's loss is on HOME."""
+    kubectl("cordon", HOME if node == AWAY else AWAY)
+    kubectl("uncordon", node)
 
 
-def stepping(pod: str, after: float, members: int) -> float | None:
-    """When the pod first finished a step of an epoch of at least so many members, after that time."""
-    begun = {e["epoch"]: len(e["ranks"]) for _, e in events(pod, "epoch begins") if "ranks" in e}
-    times = [t for t, e in events(pod, "stepping") if t > after and begun.get(e["epoch"], 0) >= members]
-    return min(times) if times else None
+def move_away(rank: int) -> None:
+    only(AWAY)
+    survivor = pod("ring", "worker", 1 - rank)
+    until("the worker on its node", partial(stepping, survivor, delete_pod(pod("ring", "worker", rank)), 2))
+    only(HOME)
 
 
-def train(uri: str) -> None:
-    kubectl("apply", "-f", "-", text=yaml.safe_dump({
-        "apiVersion": "mms.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": "words"},
-        "spec": {
-            "task": TASK, "data": {"uri": uri},
-            "optimizer": {"name": "AdamW", "learningRate": "0.001", "globalBatchSize": 2 * SAMPLES, "epochs": 10000},
-            "workers": {"replicas": 2, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": LIMIT}},
-            "checkpoint": {"intervalSeconds": 10},
-            "runPolicy": {"backoffLimit": 100},
-        },
-    }))  # fmt: skip
-    until("training", lambda: status().get("progress", {}).get("step", 0) > 50)
+def boot() -> None:
+    machine("up")
+    kubectl("wait", "--for=condition=Ready", "--timeout=120s", f"node/{AWAY}")
 
 
-def ours(uri: str, samples: dict[str, list[float]]) -> None:
-    train(uri)
-    for turn in range(KILLS + POD_KILLS):
-        time.sleep(random.uniform(*REST_SECONDS))
-        victim = turn % 2
-        pod, survivor = worker(victim), worker(1 - victim)
-        step = status()["progress"]["step"]
-        if turn < KILLS:
-            killed, kind = float(kubectl("exec", pod, "--", PYTHON, "-c", KILL_CHILD).split()[0]), "process"
-        else:
-            killed, kind = time.time(), "pod"
-            kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false")
-        alone = until("a survivor's step", partial(stepping, survivor, killed, 1))
-        together = until("all ranks' step", partial(stepping, survivor, killed, 2))
-        samples[f"{kind}-survivors"].append(alone - killed)
-        samples[f"{kind}-all"].append(together - killed)
-        after = until("the status", partial(reached, step))
-        assert after, "a finished step was lost"
-        print(f"{kind} {turn}: survivors {alone - killed:.3f} s, all {together - killed:.3f} s", flush=True)
-    kubectl("delete", "mt/words")
+def without_operator() -> float:
+    began, first, epoch = time.monotonic(), step("ring"), status("ring")["progress"]["epoch"]
+    time.sleep(OPERATOR_SECONDS)
+    rate = (step("ring") - first) / (time.monotonic() - began)
+    began, first = time.monotonic(), step("ring")
+    of_operator = ("-n", install.NAMESPACE, "-l", "app.kubernetes.io/component=operator")
+    subprocess.run(["kubectl", "delete", "pod", "--grace-period=0", "--force", *of_operator], check=True)
+    time.sleep(OPERATOR_SECONDS)
+    until("the operator", lambda: step("ring") > first)  # it writes the status
+    during = (step("ring") - first) / (time.monotonic() - began)
+    if status("ring")["progress"]["epoch"] != epoch:
+        raise AssertionError("the workers have met again")
+    return during / rate
 
 
-def torchrun(image: str, text: bytes, save_seconds: float = 10.0) -> None:
-    kubectl("apply", "-f", "-", text=yaml.safe_dump({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bench"},
-        "data": {"ddp.py": DDP, "text": text.decode()},
-    }))  # fmt: skip
-    kubectl("apply", "-f", "-", text=yaml.safe_dump({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "ddp"},
-        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {"app": "ddp"}},
-    }))  # fmt: skip
-    for rank in range(2):
-        make_peer(image, rank, save_seconds)
-    until("torchrun", lambda: peer_stepping(0, 0.0), 300)
+def shards(samples: Samples, kills: dict[str, int]) -> None:
+    if not kills.get("shard"):
+        return
+    train("served", sync=SERVED)
+    for turn in range(kills["shard"]):
+        rest()
+        worker, before = pod("served", "worker"), step("served")
+        keep(samples, "shard", recovered(worker, before, kill_process(pod("served", "shard", turn % 2)))[1])
+    if [one for one in status("served").get("incidents", []) if one["kind"] == "Corruption"]:
+        raise AssertionError("a shard and its replica differ")
+    kubectl("delete", "mt/served")
 
 
-def peer(image: str, text: bytes, samples: dict[str, list[float]]) -> None:
-    torchrun(image, text)
-    for turn in range(KILLS + POD_KILLS):
-        time.sleep(random.uniform(*REST_SECONDS))
-        # The pod of rank 0 has the rendezvous: its loss ends the job for good, so pods are only taken from rank 1.
-        victim = turn % 2 if turn < KILLS else 1
-        if turn < KILLS:
-            killed, kind = (
-                float(kubectl("exec", f"ddp-{victim}", "--", PYTHON, "-c", KILL_WORKER).split()[0]),
-                "process",
-            )
-        else:
-            killed, kind = time.time(), "pod"
-            kubectl("delete", "pod", f"ddp-{victim}", "--grace-period=0", "--force", "--wait=false")
-            until("its end", partial(gone, f"ddp-{victim}"))
-            make_peer(image, victim)
-        both = [until("torchrun's step", partial(peer_stepping, rank, killed), 300) for rank in range(2)]
-        samples[f"torchrun-{kind}"].append(max(both) - killed)
-        print(f"torchrun {kind} {turn}: {max(both) - killed:.3f} s", flush=True)
-
-
-def make_peer(image: str, rank: int, save_seconds: float = 10.0) -> None:
-    command = [
-        PYTHON, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=1000",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=ddp-0.ddp:29500", "--rdzv-id=bench", "--rdzv-conf=last_call_timeout=1,join_timeout=300",
-        "--monitor-interval=0.1", "/bench/ddp.py",
-    ]  # fmt: skip
-    kubectl("apply", "-f", "-", text=yaml.safe_dump({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"ddp-{rank}", "labels": {"app": "ddp"}},
-        "spec": {
-            "hostname": f"ddp-{rank}", "subdomain": "ddp", "restartPolicy": "Always",
-            "terminationGracePeriodSeconds": 1,
-            "volumes": [{"name": "bench", "configMap": {"name": "bench"}}, {"name": "scratch", "emptyDir": {}}],
-            "containers": [{
-                "name": "ddp", "image": image, "command": command,
-                "resources": {"limits": LIMIT, "requests": {"cpu": "100m"}},
-                "env": [{"name": "TMPDIR", "value": "/scratch"}, {"name": "OMP_NUM_THREADS", "value": "1"},
-                        {"name": "SAMPLES", "value": str(SAMPLES)},
-                        {"name": "SAVE_SECONDS", "value": str(save_seconds)}],
-                "volumeMounts": [
-                    {"name": "bench", "mountPath": "/bench"}, {"name": "scratch", "mountPath": "/scratch"},
-                ],
-            }],
-        },
-    }))  # fmt: skip
-
-
-def peer_stepping(rank: int, after: float) -> float | None:
-    lines = kubectl("logs", f"ddp-{rank}", "--tail=200", check=False).splitlines()
-    times = [float(m[1]) for line in lines if (m := re.search(r"STEPPING ([\d.]+)", line)) and float(m[1]) > after]
-    return min(times) if times else None
+def peer(samples: Samples, kills: dict[str, int], image: str, text: bytes) -> None:
+    torchrun.start(image, text, SAVE_SECONDS)
+    for kind in ("process", "pod", "node"):
+        for turn in range(kills.get(kind, 0)):
+            if kind == "node":
+                only(AWAY)
+                torchrun.both_stepping(torchrun.replace_pod(image, SAVE_SECONDS))
+                only(HOME)
+            rest()
+            if kind == "process":
+                killed = torchrun.kill_worker(turn % 2)
+            elif kind == "pod":
+                killed = torchrun.replace_pod(image, SAVE_SECONDS)
+            else:
+                killed = kill("node", "")
+                torchrun.replace_pod(image, SAVE_SECONDS)
+            keep(samples, f"torchrun-{kind}", torchrun.both_stepping(killed) - killed)
+            if kind == "node":
+                boot()
 
 
 def quantile(values: list[float], part: float) -> float:
@@ -254,52 +191,48 @@ def quantile(values: list[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, round(part * (len(ordered) - 1)))]
 
 
-def lines(samples: dict[str, list[float]]) -> list[str]:
+def lines(samples: Samples) -> list[str]:
     """The RESULT lines, from the raw samples alone."""
     said = []
-    for kind, peers in (("process", "torchrun-process"), ("pod", "torchrun-pod")):
-        theirs = samples[peers]
-        if not theirs:
-            continue
+    for kind in ("process", "pod", "node"):
+        theirs = samples.get(f"torchrun-{kind}", [])
         for who in ("all", "survivors"):
-            mine = samples[f"{kind}-{who}"]
-            name = f"recovery-{kind}-{who}"
+            mine = samples.get(f"{kind}-{who}", [])
             for label, part in (("p99", 0.99), ("p50", 0.5)):
-                a, b = quantile(mine, part), quantile(theirs, part)
-                said.append(f"RESULT {name}-{label} {a:.3f} s vs torchrun {b:.3f} s: {b / a:.1f}x")
-        a, b = statistics.median(samples[f"{kind}-survivors"]), statistics.median(theirs)
-        said.append(f"RESULT recovery-{kind} {a:.3f} s vs torchrun {b:.3f} s: {b / a:.1f}x")
-    return said
+                said.append(_line(f"recovery-{kind}-{who}-{label}", mine, theirs, part))
+        said.append(_line(f"recovery-{kind}", samples.get(f"{kind}-survivors", []), theirs, 0.5))
+    for kind in ("master", "shard"):
+        for label, part in (("p99", 0.99), ("p50", 0.5)):
+            said.append(_line(f"recovery-{kind}-{label}", samples.get(kind, []), [], part))
+    if parts := samples.get("operator"):
+        said.append(f"RESULT recovery-operator {quantile(parts, 0.5):.3f} of the rate before")
+    return [line for line in said if line]
 
 
-def prepare() -> tuple[str, bytes]:
-    """A cluster with the operator and a corpus, and a namespace; the image of workers and the corpus."""
-    reporter = Reporter()
-    cluster = provider.choose(reporter)
-    cluster.up()
-    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-    os.environ["PATH"] = f"{cluster.tools()}:{os.environ['PATH']}"
-    cluster.load(images.build(("operator", "worker", "server", "store"), reporter))
-    install.install(cluster.images)
-    whole = corpus.speeches(paths.cache_folder())
-    cluster_store.put([whole], "s3://corpora/sotu/", namespace=install.NAMESPACE, release=install.RELEASE)
-    kubectl("create", "namespace", NAMESPACE)
-    return cluster.images["worker"].reference, whole.read_bytes()[:200_000]
+def _line(name: str, mine: list[float], theirs: list[float], part: float) -> str:
+    if not mine:
+        return ""
+    a = quantile(mine, part)
+    if not theirs:
+        return f"RESULT {name} {a:.3f} s"
+    b = quantile(theirs, part)
+    return f"RESULT {name} {a:.3f} s vs torchrun {b:.3f} s: {b / a:.1f}x"
 
 
 def main() -> int:
-    image, text = prepare()
-    samples: dict[str, list[float]] = {
-        name: []
-        for name in ("process-survivors", "process-all", "pod-survivors", "pod-all", "torchrun-process", "torchrun-pod")
-    }
+    kills = wanted()
+    image, text = prepare(nodes=2 if kills.get("node") else 1)
+    samples: Samples = {}
     try:
-        ours(CORPUS, samples)
-        peer(image, text, samples)
+        if kills.get("node"):
+            only(HOME)
+        ring(samples, kills)
+        shards(samples, kills)
+        peer(samples, kills, image, text)
     finally:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(samples), encoding="utf-8")
         kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+        if kills.get("node"):
+            kubectl("uncordon", HOME, AWAY, check=False)
     for line in lines(samples):
         print(line)
     return 0

@@ -229,7 +229,11 @@ class Activity(StrEnum):
 
 
 class Gone(Contract):
-    """A worker or shard whose connection to the master is lost and that has not come back."""
+    """A worker or shard whose connection to the master is lost and that has not come back.
+
+    Or that a master has never heard of since it began: then its incarnation is 0, for the master cannot know it. What
+    is said holds for a process that is older than the master.
+    """
 
     role: Literal["worker", "shard"]
     rank: NonNegativeInt

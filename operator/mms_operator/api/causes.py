@@ -25,6 +25,7 @@ class Cause(StrEnum):
     SILENT = "ProcessSilent"
     EVICTED = "PodEvicted"
     REJECTED = "PodRejected"
+    MASTER_SILENT = "MasterSilent"
     NODE_UNREACHABLE = "NodeUnreachable"
     NODE_LOST = "NodeLost"
     NODE_SHUTDOWN = "NodeShutdown"
@@ -52,6 +53,9 @@ RULES: dict[Cause, Rule] = {
     Cause.STALE: Rule("It was turned away as a pod of an earlier start.", Follows.REPLACED, counts=True),
     Cause.SILENT: Rule(
         "The master has not heard of it for 3 s, and hears of others on its node.", Follows.REPLACED, counts=True
+    ),
+    Cause.MASTER_SILENT: Rule(
+        "The master answered the operator, and then has not for 10 s.", Follows.REPLACED, counts=True
     ),
     Cause.EVICTED: Rule(
         "The kubelet evicted it, which takes pods that use more than they asked for.", Follows.REPLACED, counts=True

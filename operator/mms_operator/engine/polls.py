@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from mms_operator.engine.certificates import CA_CRT, OPERATOR_CRT, OPERATOR_KEY, authority_name
 from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.resources import SECRET, Key
-from mms_operator.plan.training.heartbeats import GONE_SECONDS
+from mms_operator.plan.training.heartbeats import GONE_SECONDS, MASTER_SILENT_SECONDS
 from mms_workloads.contract import MASTER_PORT, Desired, StatusReport
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ class _Followed:
     confirmed: Desired | None = None  # what it had confirmed when it gave the report
     shown: StatusReport | None = None  # what the planner was last woken for
     shown_at: float = 0.0
+    answered: bool = False  # this master has, once
     failing_since: float | None = None
+    failed_at: float = 0.0  # the last time
+    told_of_silence: bool = False  # the planner has been woken for one that had answered
     error: str = ""
     told_of_error: bool = False  # the planner has been woken for it
     busy: bool = False  # a call is under way
@@ -87,8 +90,8 @@ class Polls:
         if known is None or known.identity != identity:
             known = self._followed[key] = _Followed(plan.master, identity, self.clock())
         elif known.call.host != plan.master.host:
-            known.told, known.due = None, self.clock()
-            known.failing_since, known.told_of_error = None, False
+            known.told, known.due, known.answered = None, self.clock(), False
+            known.failing_since, known.told_of_error, known.told_of_silence = None, False, False
         if known.call.desired != plan.master.desired or known.due == float("inf"):
             known.due = self.clock()
         known.call = plan.master
@@ -113,6 +116,15 @@ class Polls:
         if followed is None or followed.identity != _identity(cr) or followed.due == float("inf"):
             return None
         return followed.error if followed.told_of_error else None
+
+    def silence(self, key: Key, cr: Object) -> float | None:
+        """Seconds for which a master that had answered has not; None while it does, or if it never has."""
+        followed = self._followed.get(key)
+        if followed is None or followed.identity != _identity(cr) or followed.due == float("inf"):
+            return None
+        if not followed.answered or followed.failing_since is None:
+            return None
+        return followed.failed_at - followed.failing_since
 
     async def run(self) -> None:
         """Calls until it is cancelled."""
@@ -167,7 +179,8 @@ class Polls:
         if followed.call.host != call.host:
             return  # it was another's answer: the master has been replaced meanwhile
         answers_again = followed.told_of_error
-        followed.failing_since, followed.told_of_error = None, False
+        followed.answered = True
+        followed.failing_since, followed.told_of_error, followed.told_of_silence = None, False, False
         news = followed.confirmed != followed.told
         followed.report, followed.confirmed = report, followed.told
         now = self.clock()
@@ -186,7 +199,10 @@ class Polls:
         if followed.failing_since is None:
             log.warning("master does not answer", key=str(key), error=error)
             followed.failing_since = now
-        followed.error = error
+        followed.error, followed.failed_at = error, now
+        if followed.answered and not followed.told_of_silence and now - followed.failing_since >= MASTER_SILENT_SECONDS:
+            followed.told_of_silence = True
+            self.wake(key)
         if not followed.told_of_error and now - followed.failing_since >= SILENT_SECONDS:
             followed.told_of_error = True
             self.wake(key)

@@ -120,6 +120,7 @@ class Reconciler:
             report=self.polls.report(key, cr),
             confirmed=self.polls.confirmed(key, cr),
             master_error=self.polls.error(key, cr),
+            master_silence=self.polls.silence(key, cr),
             storage_owner=self.cache.storage_owner(key),
             served=self.cache.artifacts(key.namespace),
         )

@@ -78,6 +78,7 @@ class Seen:
     ip: str | None
     node: str  # empty until the scheduler has found one
     runs: bool  # its own container does
+    started: str  # when that began, in UTC; empty while it does not run
     leaving: bool  # it is being deleted
     ended: Ended | None
     ended_before: bool  # it had ended when its deletion was asked for
@@ -112,6 +113,7 @@ def seen(pod: Object, container: str) -> Seen:
         ip=status.get("podIP"),
         node=(pod.get("spec") or {}).get("nodeName", ""),
         runs="running" in _state(status, container),
+        started=(_state(status, container).get("running") or {}).get("startedAt", ""),
         leaving="deletionTimestamp" in metadata,
         ended=ended,
         ended_before=ended is not None and _ended_before(metadata, status, container),

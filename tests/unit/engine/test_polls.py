@@ -219,6 +219,28 @@ async def test_a_master_that_stays_silent_is_told_once_and_taken_back(world: Wor
             await world.until(lambda: world.woken == [WORDS, WORDS])
 
 
+async def test_a_master_that_answered_and_answers_no_more_is_told_sooner(world: World) -> None:
+    now = 1000.0
+    world.polls.clock = lambda: now
+    async with world.polling():
+        async with world.serving() as master:
+            world.follow()
+            await world.until(lambda: master.asked == 1 and world.report() == REPORT)
+            assert world.polls.silence(WORDS, CR) is None
+        now += module.PERIOD
+        world.polls._changed.set()
+        await world.until(lambda: world.polls.silence(WORDS, CR) == 0.0)
+        woken, failing = len(world.woken), now
+        for silence in (module.MASTER_SILENT_SECONDS - 1, module.MASTER_SILENT_SECONDS, 15.0):
+            now = failing + silence
+            world.polls._changed.set()
+            await world.until(lambda silence=silence: world.polls.silence(WORDS, CR) == silence)
+            assert len(world.woken) - woken == (silence >= module.MASTER_SILENT_SECONDS)
+        assert world.polls.silence(WORDS, {**CR, "status": {"run": 1, "attempt": 2}}) is None
+        world.follow(host="localhost")
+        assert world.polls.silence(WORDS, CR) is None, "its successor has not answered yet"
+
+
 async def test_another_masters_address_is_another_master(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PERIOD", 3600.0)
     async with world.serving() as master, world.polling():

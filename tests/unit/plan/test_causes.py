@@ -109,13 +109,14 @@ def test_cause(case: str) -> None:
 
 
 def test_each_cause_that_a_pod_shows_has_a_case() -> None:
-    elsewhere = {Cause.SILENT, Cause.NODE_UNREACHABLE, Cause.OUTDATED}
+    elsewhere = {Cause.SILENT, Cause.MASTER_SILENT, Cause.NODE_UNREACHABLE, Cause.OUTDATED}
     assert {cause for _, cause in CASES.values() if cause} == set(Cause) - elsewhere
 
 
 def test_only_what_the_program_did_itself_counts() -> None:
     counted = {cause for cause, rule in RULES.items() if rule.counts}
     assert counted == {
-        Cause.RETRY, Cause.KILLED, Cause.OUT_OF_MEMORY, Cause.STALE, Cause.SILENT, Cause.EVICTED, Cause.REJECTED,
+        Cause.RETRY, Cause.KILLED, Cause.OUT_OF_MEMORY, Cause.STALE, Cause.SILENT, Cause.MASTER_SILENT,
+        Cause.EVICTED, Cause.REJECTED,
     }  # fmt: skip
     assert all(RULES[cause].follows is Follows.REPLACED for cause in counted)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from tests.unit.plan.world import CHECKPOINT, SUSPENDED, World, cr, spec
 
-from mms_workloads.contract import Activity, Desired
+from mms_operator.api import names
+from mms_workloads.contract import Activity, Desired, Gone
 
 # ---- workers that cannot run
 
@@ -136,6 +139,43 @@ def test_a_node_that_is_cut_off_costs_nothing_however_many_pods_were_on_it() -> 
     found.settle()
     assert {"words-worker-1-2", "words-shard-1-2"} <= found.live()
     assert (found.status["restarts"], found.status["incidentCounts"]) == (0, {"NodeUnreachable": 2})
+
+
+def test_a_master_that_answered_and_answers_no_more_is_replaced() -> None:
+    found = World(cr(**spec()))
+    found.training()
+    found.silent_master = ("words-master-0-1", 9.9)
+    found.settle()
+    assert found.status["phase"] == "Running"
+    found.silent_master = ("words-master-0-1", 10.0)
+    found.settle()
+    assert "words-master-0-2" in found.live()
+    assert found.status["phase"] == "Restarting"
+    assert (found.status["restarts"], found.status["incidentCounts"]) == (1, {"MasterSilent": 1})
+    service = next(o for o in found.others.values() if o["kind"] == "Service")
+    assert service["spec"]["selector"][names.LABEL_INCARNATION] == "2", "nobody finds the one that may come back"
+    found.run("words-master-0-2")
+    found.says(workersReady=1)
+    found.settle()
+    assert not [name for name in found.pods if name.startswith("words-master-0-3")]
+
+
+def test_what_a_new_master_has_never_heard_of_is_replaced_if_it_is_older() -> None:
+    found = World(cr(**spec()))
+    found.training()
+    found.now += timedelta(seconds=60)
+    del found.pods["words-master-0-1"]
+    found.settle()
+    found.run("words-master-0-2")
+    unheard = [Gone(role="worker", rank=rank, incarnation=0, seconds=12) for rank in (0, 1)]
+    found.says(workersReady=1, gone=unheard[1:])
+    found.settle()
+    assert "words-worker-1-2" in found.live()
+    found.run("words-worker-1-2")
+    found.now += timedelta(seconds=60)
+    found.says(workersReady=1, gone=unheard[1:])
+    found.settle()
+    assert not [name for name in found.pods if name.startswith("words-worker-1-3")], "it is younger than the master"
 
 
 def test_one_that_was_replaced_already_is_not_replaced_again() -> None:

@@ -145,9 +145,11 @@ class Training(RuleBasedStateMachine):
     def quota(self, refused: bool) -> None:
         self.world.refuse_pods = refused
 
-    @rule(error=st.sampled_from([None, "timeout"]))
-    def master_is_silent(self, error: str | None) -> None:
+    @rule(error=st.sampled_from([None, "timeout"]), seconds=st.sampled_from([1.0, 10.0, 60.0]))
+    def master_is_silent(self, error: str | None, seconds: float) -> None:
         self.world.master_error = error
+        masters = [name for name, pod in self.world.pods.items() if role_of(pod) == "master"]
+        self.world.silent_master = (masters[-1], seconds) if error and masters else None
 
     @rule(image=st.sampled_from(["registry/a:1", "registry/b:1"]))
     def image(self, image: str) -> None:

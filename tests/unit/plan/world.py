@@ -71,6 +71,7 @@ class World:
     storage_owner: str | None = None
     served: frozenset[str] = frozenset()
     master_error: str | None = None
+    silent_master: tuple[str, float] | None = None  # the pod that answered before, seconds since then
     refuse_pods: bool = False  # the API server does, and the engine says so in the conditions
     events: list[Any] = field(default_factory=list)
     names_used: set[str] = field(default_factory=set)
@@ -95,9 +96,17 @@ class World:
             report=report if current else None,
             confirmed=self.confirmed if current else None,
             master_error=self.master_error,
+            master_silence=self._silence(),
             storage_owner=self.storage_owner,
             served=self.served,
         )
+
+    def _silence(self) -> float | None:
+        """Of the master that the plan before has named: a successor's silence is not its predecessor's."""
+        name, seconds = self.silent_master or ("", 0.0)
+        call = self.plan.master if self.plan else None
+        asked = call and name in self.pods and self.pods[name]["status"].get("podIP") == call.host
+        return seconds if asked else None
 
     def step(self) -> Plan:
         before = copy.deepcopy(self.cr)
@@ -154,8 +163,10 @@ class World:
             self.pods[name]["spec"]["nodeName"] = node or f"node-of-{name}"
             self.pods[name]["status"] = {
                 "phase": "Running",
-                "podIP": f"10.0.0.{len(name)}",
-                "containerStatuses": [{"name": role_of(self.pods[name]), "state": {"running": {}}}],
+                "podIP": f"10.0.0.{len(self.names_used) + list(self.pods).index(name)}",
+                "containerStatuses": [
+                    {"name": role_of(self.pods[name]), "state": {"running": {"startedAt": self._time()}}}
+                ],
             }
 
     def end(self, name: str, code: int, outcome: Outcome | str = "", reason: str = "Error") -> None:
@@ -206,8 +217,10 @@ class World:
 
     def deleted(self) -> None:
         """By a user."""
-        time = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        self.cr = {**self.cr, "metadata": {**self.cr["metadata"], "deletionTimestamp": time}}
+        self.cr = {**self.cr, "metadata": {**self.cr["metadata"], "deletionTimestamp": self._time()}}
+
+    def _time(self) -> str:
+        return self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def training(self) -> None:
         """To the phase Running, with all pods."""

@@ -1,4 +1,7 @@
-"""Ranks of which the master hears no more: their pods may look well for as long as their node is not missed."""
+"""Ranks of which the master hears no more, and a master of which the operator hears no more.
+
+Their pods may look well for as long as their node is not missed.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 # A process that crashed is started again within its pod in less. The kubelet's node would be missed after 40 s.
 GONE_SECONDS = 3.0
+# A master that is slow to answer must not be taken for a lost one: its workers would meet again for nothing. One that
+# never answered is out of the operator's reach, which a successor would be, too.
+MASTER_SILENT_SECONDS = 10.0
 
 
 def silent(report: StatusReport | None, pods: Sequence[Seen]) -> dict[Incarnate, Loss]:
@@ -28,11 +34,28 @@ def silent(report: StatusReport | None, pods: Sequence[Seen]) -> dict[Incarnate,
         return {}
     seconds = {(str(one.role), one.rank, one.incarnation): one.seconds for one in report.gone}
     running = [pod for pod in pods if pod.runs and pod.live]
-    heard = {pod.node for pod in running if _place(pod) not in seconds}
-    return {
-        _place(pod): _loss(pod, seconds[_place(pod)], heard)
+    began = max((pod.started for pod in running if pod.role == Role.MASTER), default="")
+    missed = {
+        _place(pod): seconds.get(_place(pod)) or (seconds.get((pod.role, pod.rank, 0)) if pod.started < began else None)
         for pod in running
-        if seconds.get(_place(pod), 0.0) >= GONE_SECONDS
+    }
+    heard = {pod.node for pod in running if missed[_place(pod)] is None}
+    return {
+        _place(pod): _loss(pod, since, heard)
+        for pod in running
+        if (since := missed[_place(pod)]) is not None and since >= GONE_SECONDS
+    }
+
+
+def silent_master(seconds: float | None, pods: Sequence[Seen]) -> dict[Incarnate, Loss]:
+    """The master's pod that seems to run, where it answered the operator once and has not for so many seconds."""
+    if seconds is None or seconds < MASTER_SILENT_SECONDS:
+        return {}
+    said = f"has not answered the operator for {seconds:.0f} s ({Cause.MASTER_SILENT})"
+    return {
+        _place(pod): Loss(Role.MASTER, pod.rank, Cause.MASTER_SILENT, f"{said}, on node {pod.node or 'unknown'}")
+        for pod in pods
+        if pod.role == Role.MASTER and pod.runs and pod.live
     }
 
 

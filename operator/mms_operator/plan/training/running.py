@@ -18,10 +18,12 @@ from mms_operator.plan.training.status import State
 from mms_operator.plan.types import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mms_operator.api.training_status import IncidentStatus, TrainingStatus
     from mms_operator.plan.stores import SecretProblem
     from mms_operator.plan.training.job import Job
-    from mms_operator.plan.training.slots import Assignment
+    from mms_operator.plan.training.slots import Assignment, Known
     from mms_operator.plan.types import Plan
     from mms_workloads.contract import CheckpointRef
 
@@ -35,15 +37,16 @@ def carry_on(look: Look, events: tuple[Event, ...] = ()) -> Plan:
     live = any(pod.live for pod in look.pods)
     if refusal and not live:
         state = State(Phase.PENDING, refusal.reason, refusal.message, refusal)
-        return draft(look, look.status, state, deletions=delete(look.others), waves=())
+        return draft(look, _seen(look, look.status), state, deletions=delete(look.others), waves=())
     problem = accept.secret_problem(job, observed)
     if problem and not live:
         state = State(Phase.PENDING, problem.reason, problem.message)
-        return draft(look, look.status, state, deletions=delete(look.others), waves=(), requeue=SECRET_SECONDS)
+        status = _seen(look, look.status)
+        return draft(look, status, state, deletions=delete(look.others), waves=(), requeue=SECRET_SECONDS)
 
-    assignment = assign(look)
     if refusal or problem:
-        return _hold(look, assignment, refusal, problem)
+        return _hold(look, refusal, problem)
+    assignment = assign(look)
     counted = [loss for loss in assignment.losses if loss.counts]
     restarts, limit = look.status.restarts + len(counted), job.spec.runPolicy.backoffLimit
     if counted and restarts > limit:
@@ -67,13 +70,17 @@ def carry_on(look: Look, events: tuple[Event, ...] = ()) -> Plan:
     )
 
 
-def assign(look: Look) -> Assignment:
-    """The places of the attempt: all anew at its start, then each with its pod or the successor of a lost one."""
+def assign(look: Look, *, patient: bool = False) -> Assignment:
+    """The places of the attempt: all anew at its start, then each with its pod or the successor of a lost one.
+
+    patient: pods that seem to run and are not heard of are none that is lost.
+    """
     job = look.job
     wanted = Wanted(job.spec.workers.replicas, job.shards)
     if not any(attempt.number == job.attempt for attempt in look.status.attempts):
         return slots.start(wanted, look.known)
-    silent = heartbeats.silent(look.report, look.pods)
+    masters = heartbeats.silent_master(look.observed.master_silence, look.pods)
+    silent = {} if patient else heartbeats.silent(look.report, look.pods) | masters
     return slots.keep(wanted, look.known, look.pods, objects.template(job), silent, released=shards.released(look))
 
 
@@ -107,13 +114,14 @@ def deadline(look: Look) -> float | None:
     return limit - seconds_since(running.startTime, look.now)
 
 
-def _hold(look: Look, assignment: Assignment, refusal: accept.Refusal | None, problem: SecretProblem | None) -> Plan:
+def _hold(look: Look, refusal: accept.Refusal | None, problem: SecretProblem | None) -> Plan:
     """What runs goes on, and nothing is made until what is wrong has been put right. A loss is counted then."""
+    assignment = assign(look, patient=True)
     told = refusal or problem
     assert told is not None  # noqa: S101 - the caller has looked
     status = placed(look, replace(assignment, losses=()), look.status.restarts)
     present = sum(slot.pod is not None for slot in assignment.workers)
-    status = status.model_copy(update={"incarnations": look.status.incarnations, "replicas": present})
+    status = _seen(look, status).model_copy(update={"replicas": present})
     state = replace(standing.state(look, assignment), reason=told.reason, message=told.message, refusal=refusal)
     (objects_of_pods, _) = waves(look, assignment)
     return draft(
@@ -125,6 +133,11 @@ def _hold(look: Look, assignment: Assignment, refusal: accept.Refusal | None, pr
         master=master_call(look.job, assignment, suspend=False),
         requeue=SECRET_SECONDS if problem else None,
     )
+
+
+def _seen(look: Look, status: TrainingStatus) -> TrainingStatus:
+    """With no other places than before, of which some have had a process meanwhile."""
+    return status.model_copy(update={"incarnations": _incarnations(slots.seen(look.known, look.pods))})
 
 
 def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
@@ -142,11 +155,13 @@ def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
             "replicas": len(assignment.workers),
             "shards": status.shards or ShardsStatus() if job.shards else None,
             "selector": objects.selector(job.name, Role.WORKER),
-            "incarnations": [
-                Incarnation(pod=place, number=one.number, started=one.started) for place, one in sorted(kept.items())
-            ],
+            "incarnations": _incarnations(kept),
         }
     )
+
+
+def _incarnations(known: Mapping[str, Known]) -> list[Incarnation]:
+    return [Incarnation(pod=place, number=one.number, started=one.started) for place, one in sorted(known.items())]
 
 
 def _incidents(look: Look, assignment: Assignment) -> list[IncidentStatus]:

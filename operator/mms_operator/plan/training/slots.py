@@ -6,7 +6,7 @@ pods are made. A pod that the status names and that is not there has been lost i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mms_operator.api.causes import RULES, Cause, Follows
@@ -163,6 +163,12 @@ def remember(known: Mapping[str, Known], assignment: Assignment, pods: Sequence[
         ran = (slot.pod is not None and slot.pod.has_run) or (same and known[place].started)
         kept[place] = Known(slot.incarnation, ran)
     return kept
+
+
+def seen(known: Mapping[str, Known], pods: Sequence[Seen]) -> dict[str, Known]:
+    """The same places, with whether a process of each has existed by now."""
+    ran = {(key(pod.role, pod.rank), pod.incarnation) for pod in pods if pod.has_run}
+    return {place: replace(one, started=one.started or (place, one.number) in ran) for place, one in known.items()}
 
 
 def superfluous(pods: Iterable[Seen], assignment: Assignment) -> list[Seen]:
