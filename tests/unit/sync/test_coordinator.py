@@ -477,6 +477,27 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path, clock: Clock) -> None
     assert (begin["step"], begin["progress"], begin["source"]) == (8, document([1, 1, 0, 0]), 0)
 
 
+def test_a_new_master_tells_whom_of_the_old_ones_it_has_never_heard_of(tmp_path: Path, clock: Clock) -> None:
+    master = Master(tmp_path, clock)
+    survivor = Peer(master, 0, epoch=5, step=20)
+    clock.now += RECOVERY_GRACE_SECONDS - 1
+    survivor.say(wire.HEARTBEAT)
+    assert master.it.status().gone == [], "it may still come"
+    clock.now += 1
+    survivor.say(wire.HEARTBEAT)
+    (gone,) = master.it.status().gone
+    assert (gone.role, gone.rank, gone.incarnation, gone.seconds) == ("worker", 1, 0, RECOVERY_GRACE_SECONDS)
+    Peer(master, 1, incarnation=2)
+    assert master.it.status().gone == []
+
+
+def test_a_master_of_a_fresh_run_misses_nobody(tmp_path: Path, clock: Clock) -> None:
+    master = Master(tmp_path, clock)
+    Peer(master, 0)
+    clock.now += RECOVERY_GRACE_SECONDS
+    assert master.it.status().gone == [], "they are still starting"
+
+
 def test_a_new_master_takes_up_the_highest_step(tmp_path: Path, clock: Clock) -> None:
     master = Master(tmp_path, clock, checkpoint=checkpointed(8))
     peers = [Peer(master, rank, epoch=5, step=20 + rank) for rank in range(2)]

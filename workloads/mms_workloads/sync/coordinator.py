@@ -82,6 +82,8 @@ class Coordinator:
         self.suspend = False
         # Workers that trained under a master before this one come back within this time.
         self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS
+        self.unheard_since: float | None = None  # when this master took over from one whose workers should all be there
+        self.met: set[tuple[str, int]] = set()  # roles and ranks
         self.outcome: Outcome | None = None
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +112,7 @@ class Coordinator:
             old.close()
         if self.membership.recovering_until is None and answer.recovering_until is not None:
             self.step = max(self.step, peer.step or 0)
+            self.unheard_since = time.monotonic()
             self._incident("MasterRestarted", None, "the workers' state is taken up")
         elif self.membership.epoch:
             self._incident("WorkerJoined", peer.rank, "let in by the next membership epoch")
@@ -117,6 +120,7 @@ class Coordinator:
         link = Link(peer.rank, peer.incarnation, send, close, f["plan"])
         self.links[peer.rank] = link
         self.gone.pop(("worker", peer.rank), None)
+        self.met.add(("worker", peer.rank))
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
         if self.outcome:
             send(Message(wire.BYE, {"outcome": self.outcome.model_dump(mode="json")}))
@@ -141,6 +145,7 @@ class Coordinator:
         link = Link(peer.rank, peer.incarnation, send, close, plan, role="shard")
         shards.links[peer.rank] = link
         self.gone.pop(("shard", peer.rank), None)
+        self.met.add(("shard", peer.rank))
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
         if self.outcome:
             send(Message(wire.BYE, {"outcome": self.outcome.model_dump(mode="json")}))
@@ -676,9 +681,14 @@ class Coordinator:
 
     def _gone(self) -> list[Gone]:
         now = time.monotonic()
+        gone = {place: (number, now - since) for place, (number, since) in self.gone.items()}
+        if self.unheard_since is not None and now - self.unheard_since >= RECOVERY_GRACE_SECONDS:
+            places = [("worker", rank) for rank in range(self.membership.wanted)]
+            places += [("shard", rank) for rank in range(self.shards.wanted if self.shards else 0)]
+            gone |= {place: (0, now - self.unheard_since) for place in places if place not in self.met}
         return [
-            Gone.model_validate({"role": role, "rank": rank, "incarnation": number, "seconds": now - since})
-            for (role, rank), (number, since) in sorted(self.gone.items())
+            Gone.model_validate({"role": role, "rank": rank, "incarnation": number, "seconds": seconds})
+            for (role, rank), (number, seconds) in sorted(gone.items())
         ]
 
     def _activity(self) -> Activity:

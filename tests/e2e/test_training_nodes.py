@@ -1,0 +1,145 @@
+"""A training on a cluster of two nodes, one of which is cut off or lost: nothing waits for it, nothing of it counts.
+
+What a test wants on the second node it moves there: that node takes no other pods, and the first one none meanwhile.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.e2e.test_training import is_training
+from tests.e2e.test_training_plane import incidents, language, progress, served, steps_on
+
+from mms_cluster import images
+from mms_cluster.provider import Own, Provider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.e2e.conftest import Corpora
+    from tests.e2e.kube import Kube, Object
+
+pytestmark = pytest.mark.e2e
+
+HOME, AWAY = "mms-node-0", "mms-node-1"
+PLACES = (("worker", 1), ("shard", 1), ("master", 0))
+LOST_WITH_MASTER = 60  # its successor then waits for the others
+LOST_SECONDS = 30  # Kubernetes itself gives a node's pods up after 45 s
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nodes(installed: Provider) -> Iterator[None]:
+    if not isinstance(installed, Own):
+        pytest.skip("nodes fail on request in a cluster of our own only")
+    machine("up", "--nodes", "2")
+    installed.load(images.build(("worker",)))
+    kubectl("cordon", AWAY)
+    yield
+    machine("up", "--nodes", "1")
+
+
+def machine(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "mms_cluster", *arguments], check=True, capture_output=True)
+
+
+def kubectl(*arguments: str) -> None:
+    subprocess.run(["kubectl", *arguments], check=True, capture_output=True)
+
+
+@contextmanager
+def away() -> Iterator[None]:
+    """Pods that are made meanwhile run on the second node."""
+    kubectl("cordon", HOME)
+    kubectl("uncordon", AWAY)
+    try:
+        yield
+    finally:
+        kubectl("cordon", AWAY)
+        kubectl("uncordon", HOME)
+
+
+@contextmanager
+def without(verb: str) -> Iterator[None]:
+    """The second node is cut off ("partition") or lost ("kill")."""
+    machine(verb, AWAY)
+    try:
+        yield
+    finally:
+        machine(*(["heal", AWAY] if verb == "partition" else ["up"]))
+        kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"node/{AWAY}")
+
+
+def newest(kube: Kube, name: str, role: str, rank: int = 0) -> Object:
+    pods = kube.list("pods", f"mms.dev/training={name},mms.dev/role={role},mms.dev/rank={rank}")
+    return max(pods, key=lambda pod: int(pod["metadata"]["labels"]["mms.dev/incarnation"]))
+
+
+def move_away(kube: Kube, name: str, role: str, rank: int = 0) -> str:
+    """The pod's successor, once it trains."""
+    old = newest(kube, name, role, rank)["metadata"]
+    with away():
+        kube.delete("pod", old["name"], "--wait=false", "--grace-period=1")
+        kube.wait("modeltraining", name, lambda _: runs(newest(kube, name, role, rank), old["uid"]), 90, "moved")
+        kube.wait("modeltraining", name, is_whole, 90, "whole")
+        steps_on(kube, name, 3)
+    pod = newest(kube, name, role, rank)
+    assert pod["spec"]["nodeName"] == AWAY
+    return pod["metadata"]["name"]
+
+
+def runs(pod: Object, old: str) -> bool:
+    return pod["metadata"]["uid"] != old and pod["status"]["phase"] == "Running"
+
+
+def epoch(found: Object) -> int:
+    return found["status"]["workers"]["epoch"]
+
+
+def is_whole(found: Object) -> bool:
+    status = found["status"]
+    return is_training(found) and status["workers"]["ready"] == found["spec"]["workers"]["replicas"]
+
+
+def replaced(kube: Kube, name: str, role: str, rank: int, old: str) -> Callable[[Object], bool]:
+    return lambda found: is_whole(found) and newest(kube, name, role, rank)["metadata"]["name"] != old
+
+
+def test_a_node_that_is_cut_off_holds_nothing_up_and_changes_nothing_when_it_is_back(
+    kube: Kube, corpora: Corpora
+) -> None:
+    kube.apply(language("ring", corpora.small))
+    kube.wait("modeltraining", "ring", is_training, 120, "training")
+    old = move_away(kube, "ring", "worker", 1)
+    before = kube.get("modeltraining", "ring")
+    with without("partition"):
+        after = kube.wait("modeltraining", "ring", replaced(kube, "ring", "worker", 1, old), LOST_SECONDS, "whole")
+        assert progress(after) >= progress(before), "no step that was finished may be lost"
+        assert "NodeUnreachable" in incidents(after)
+        assert newest(kube, "ring", "worker", 1)["spec"]["nodeName"] == HOME
+        alone_and_whole = epoch(before) + 2
+        kube.wait("modeltraining", "ring", lambda t: epoch(t) >= alone_and_whole, 30, "together again")
+        settled = steps_on(kube, "ring", 20)
+    kube.run("wait", "--for=delete", "--timeout=90s", f"pod/{old}")
+    later = steps_on(kube, "ring", 20)
+    news = later["status"]["incidents"][len(settled["status"]["incidents"]) :]
+    assert (epoch(later), news) == (epoch(settled), []), "nobody took notice of it"
+    assert later["status"].get("restarts", 0) == 0, "a node's loss is not the program's failure"
+
+
+def test_a_node_is_lost_with_the_master_a_worker_and_a_shard(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(language("served", corpora.small, sync=served()))
+    kube.wait("modeltraining", "served", is_training, 120, "training")
+    old = {role: move_away(kube, "served", role, rank) for role, rank in PLACES}
+    before = kube.get("modeltraining", "served")
+    with without("kill"):
+        away = [replaced(kube, "served", role, rank, old[role]) for role, rank in PLACES]
+        after = kube.wait("modeltraining", "served", lambda t: all(one(t) for one in away), LOST_WITH_MASTER, "whole")
+        assert progress(after) >= progress(before), "the shards' replicas are on the other node"
+        assert {newest(kube, "served", role, rank)["spec"]["nodeName"] for role, rank in PLACES} == {HOME}
+        steps_on(kube, "served", 20)
+    kube.run("wait", "--for=delete", "--timeout=90s", *(f"pod/{name}" for name in old.values()))
+    steps_on(kube, "served", 20)
