@@ -89,7 +89,7 @@ def train(name: str, **spec: Any) -> None:
             "optimizer": {"name": "AdamW", "learningRate": "0.001", "globalBatchSize": 2 * SAMPLES, "epochs": 10000},
             "workers": {"replicas": 2, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": LIMIT}},
             "checkpoint": {"intervalSeconds": 10},
-            "runPolicy": {"backoffLimit": 1000},
+            "runPolicy": {"backoffLimit": 100},
             **spec,
         },
     })  # fmt: skip

@@ -11,6 +11,7 @@ import os
 import tempfile
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -94,6 +95,28 @@ def filesystem(store: Store) -> tuple[Any, str]:
     raise JobError(
         Reason.JOB_FILE_INVALID, f"{store.uri}: {what}: use s3://bucket/path, file:///path or https://host/path"
     )
+
+
+def warm(store: Store) -> None:
+    """Loads the code and the descriptions that clients of this store need, half a second of work, and no client yet: a
+    process that is forked afterwards need not do it.
+    """
+    if _scheme(store) != "s3":
+        return
+    fsspec.get_filesystem_class("s3")
+    loader = _session().get_component("data_loader")
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+
+
+@cache
+def _session() -> Any:
+    """What all clients of S3 in this process share: what is the same for all of them is loaded once."""
+    from aiobotocore.session import AioSession  # noqa: PLC0415 - many a process talks to no S3 at all
+
+    return AioSession()
 
 
 def child(store: Store, name: str) -> Store:
@@ -297,6 +320,7 @@ def _s3_options(store: Store) -> dict[str, Any]:
             **({"s3": {"addressing_style": "path"}} if store.endpoint else {}),
         },
         "use_listings_cache": False,
+        "session": _session(),
     }
     if store.credentials:
         options["key"] = _secret(store, contract.SECRET_ACCESS_KEY_ID)

@@ -139,6 +139,21 @@ def test_the_next_data_epoch_starts_while_the_last_blocks_are_held() -> None:
     assert leases.take(1) == Lease(1, 0)
 
 
+def test_a_rank_goes_on_with_its_block_and_leaves_the_others_theirs() -> None:
+    leases = start("Sequential", 2, 4)
+    first, second = leases.take(0), leases.take(1)
+    assert first is not None
+    assert second is not None
+    leases.give_back()
+    assert leases.take(1) == second
+    assert leases.take(0) == first
+    leases.commit([Slice(0, first.block, 0, 5, 5)])
+    leases.give_back()
+    third = leases.take(0)
+    assert third is not None
+    assert third.block not in {first.block, second.block}
+
+
 def test_a_commit_out_of_turn_is_refused() -> None:
     leases = start("Sequential", 3, 2)
     with pytest.raises(ValueError, match="does not follow"):

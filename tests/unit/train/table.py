@@ -9,6 +9,7 @@ import torch
 
 from mms_workloads.train.ring import Ring
 from mms_workloads.transport.channel import PeerLost
+from mms_workloads.transport.staged import StagedRing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,9 @@ class Table:
         self.barrier.wait()
         return all_of_them
 
-    def rings(self) -> list[Ring]:
-        return [Ring(seat) for seat in self.seats]  # type: ignore[arg-type]
+    def rings(self, staged: torch.device | None = None) -> list[Ring]:
+        """staged: for tensors there, which travel through memory of the host."""
+        return [Ring(StagedRing(seat, staged) if staged else seat) for seat in self.seats]  # type: ignore[arg-type]
 
 
 class Seat:

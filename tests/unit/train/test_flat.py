@@ -51,29 +51,36 @@ def reference(optimizer: Optimizer, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def work(state: FlatState, chosen: torch.Tensor, scale: float = 1.0) -> Stats:
-    x, y = data()
+    x, y = (tensor.to(state.parameters.device) for tensor in data())
     loss = scale * (state.module(x[chosen]) - y[chosen]).square().sum()
     if chosen.numel():
         loss.backward()  # type: ignore[no-untyped-call]
     return Stats(chosen.numel(), float(chosen.numel()), 0.0)
 
 
-def states(count: int, optimizer: Optimizer, bucket_bytes: int = 16) -> list[FlatState]:
-    made = [FlatState(network(), optimizer, bucket_bytes) for _ in range(count)]
+def states(
+    count: int, optimizer: Optimizer, bucket_bytes: int = 16, device: torch.device | None = None
+) -> list[FlatState]:
+    made = [FlatState(network().to(device), optimizer, bucket_bytes) for _ in range(count)]
     for state in made:
         agree(state, 0, "l", Progress.none(100))
     return made
 
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="takes a GPU")
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_gradient_descent_on_many_ranks_is_that_of_one_process(name: str, ranks: int) -> None:
+@pytest.mark.parametrize("staged", [None, "cpu", pytest.param("cuda", marks=GPU)])
+def test_gradient_descent_on_many_ranks_is_that_of_one_process(name: str, ranks: int, staged: str | None) -> None:
+    device = torch.device(staged) if staged else None
     optimizer = Optimizer.model_validate(OPTIMIZERS[name])
     alone = network()
     rule = reference(optimizer, alone)
     x, y = data()
-    members, table = states(ranks, optimizer), Table(ranks)
-    rings = table.rings()
+    members, table = states(ranks, optimizer, device=device), Table(ranks)
+    rings = table.rings(device)
     for ring, state in zip(rings, members, strict=True):
         ring.attach(state)
     for step in range(12):
@@ -94,7 +101,7 @@ def test_gradient_descent_on_many_ranks_is_that_of_one_process(name: str, ranks:
         assert all(isinstance(result, list) for result in results), results
     expected = torch.cat([p.detach().reshape(-1) for p in alone.parameters()])
     for state in members:
-        torch.testing.assert_close(state.parameters, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(state.parameters.cpu(), expected, rtol=1e-4, atol=1e-6)
         assert torch.equal(state.parameters, members[0].parameters)
         assert state.agreement.step == 12
         assert float(state.gradient.abs().sum()) == 0

@@ -15,6 +15,7 @@ from mms_workloads.data.corpus import ByteCorpus, monotonous
 from mms_workloads.language.transformer import SYMBOLS, Transformer
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
+from mms_workloads.train import device
 from mms_workloads.train.checkpoint import write_tensors
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
@@ -56,7 +57,7 @@ class LanguageLearner:
         return cls(job, task, corpus, trained_on, held_out)
 
     def start(self) -> FlatState:
-        return FlatState(Transformer(self.task, self.job.optimizer.seed), self.job.optimizer)
+        return FlatState(Transformer(self.task, self.job.optimizer.seed).to(device.chosen()), self.job.optimizer)
 
     def size(self, block: int) -> int:
         """Windows of contextLength bytes and the one after; a block that has none is one sample of nothing."""
@@ -90,7 +91,8 @@ class LanguageLearner:
         samples = torch.cat(windows) if windows else torch.empty(0, self.task.contextLength + 1, dtype=torch.int64)
         if not samples.numel():
             return NOTHING
-        loss = cross_entropy(state.module, samples) / self.task.contextLength  # of each window the mean; their sum
+        with device.precision(state.parameters.device):
+            loss = cross_entropy(state.module, samples) / self.task.contextLength  # of each window the mean; their sum
         loss.backward()  # type: ignore[no-untyped-call]
         count = samples.shape[0]
         return Stats(count, float(count * self.task.contextLength), float(loss.detach()) / count)
@@ -118,7 +120,10 @@ class LanguageLearner:
     @torch.no_grad()
     def write(self, state: State, folder: Path) -> Golden:
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
-        tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.module.state_dict().items()}
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True).contiguous()
+            for name, tensor in state.module.state_dict().items()
+        }
         if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
             raise JobError(
                 Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
@@ -160,8 +165,9 @@ def share(job: JobFile, place: Place) -> int:
 
 
 def cross_entropy(module: torch.nn.Module, samples: Tensor) -> Tensor:
-    """Summed over all bytes but the first of each sample. samples: int64 [B, L + 1]."""
-    logits = module(samples[:, :-1])
+    """Summed over all bytes but the first of each sample. samples: int64 [B, L + 1], on the CPU."""
+    samples = device.moved(samples, next(module.parameters()).device)
+    logits = module(samples[:, :-1]).float()
     return functional.cross_entropy(logits.reshape(-1, SYMBOLS), samples[:, 1:].reshape(-1), reduction="sum")
 
 

@@ -132,6 +132,7 @@ class Leases:
     progress: Progress
     held: dict[tuple[int, int], int] = field(default_factory=dict)  # (data epoch, block) -> rank
     _orders: dict[int, list[int]] = field(default_factory=dict)
+    _last: dict[int, tuple[int, int]] = field(default_factory=dict)  # rank -> its newest lease
 
     @classmethod
     def start(cls, data: Data, seed: int, epochs: int, blocks: Sequence[int], count: int) -> Leases:
@@ -140,20 +141,26 @@ class Leases:
     def take(self, rank: int) -> Lease | None:
         """The next lease: of the lowest data epoch that is not done, else of the one after it for blocks that are free.
 
-        None while all that may be taken is held by others, and at the end.
+        A rank goes on with the block that it had when its lease was given back: it has read that already. For the same
+        reason it takes what another one had only where there is nothing else. None while all that may be taken is held
+        by others, and at the end.
         """
         if self.done():
             return None
-        applied = self.progress.applied
-        current = min(applied[b] for b in self.blocks)
-        for data_epoch in (current, current + 1):
-            if data_epoch >= self.epochs:
-                return None
-            for block in self._order(data_epoch):
-                if applied[block] == data_epoch and (data_epoch, block) not in self.held:
-                    self.held[data_epoch, block] = rank
-                    return Lease(data_epoch, block, self.progress.start(block))
+        current = min(self.progress.applied[b] for b in self.blocks)
+        for data_epoch in range(current, min(current + 2, self.epochs)):
+            free = [(data_epoch, block) for block in self._order(data_epoch) if self._free(data_epoch, block)]
+            if not free:
+                continue
+            others = {lease for other, lease in self._last.items() if other != rank}
+            mine = self._last.get(rank)
+            lease = mine if mine in free else next((one for one in free if one not in others), free[0])
+            self.held[lease], self._last[rank] = rank, lease
+            return Lease(*lease, self.progress.start(lease[1]))
         return None
+
+    def _free(self, data_epoch: int, block: int) -> bool:
+        return self.progress.applied[block] == data_epoch and (data_epoch, block) not in self.held
 
     def give_back(self, ranks: Iterable[int] | None = None) -> None:
         """Uncommitted leases of the ranks, or of all, can be taken again."""

@@ -1,4 +1,4 @@
-"""Update rules with the semantics of torch.optim, on flat or row tensors: float32, contiguous, on the CPU.
+"""Update rules with the semantics of torch.optim, on flat or row tensors: float32, contiguous.
 
 A rule keeps nothing: parameters and slots are given and come back, in place or into other tensors. The arithmetic is
 that of torch's fused optimizers, one pass over memory. A shard updates out of place, so that it can go back a step: it
@@ -84,7 +84,7 @@ class Adagrad:
             [gradient],
             [slots["sum"]],
             [torch.tensor(float(step - 1))],  # torch counts before it updates
-            fused=True,
+            fused=parameters.device.type == "cpu",  # there is no such kernel for GPUs
             lr=rate,
             weight_decay=self.weight_decay,
             lr_decay=0.0,
@@ -110,7 +110,7 @@ class AdamW:
             [slots["exp_avg"]],
             [slots["exp_avg_sq"]],
             [],
-            [torch.tensor(float(step - 1))],  # torch counts before it updates
+            [torch.tensor(float(step - 1), device=parameters.device)],  # torch counts before it updates
             fused=True,
             amsgrad=False,
             beta1=BETAS[0],

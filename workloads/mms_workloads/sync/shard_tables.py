@@ -178,6 +178,6 @@ def checksum(tensor: Tensor) -> str:
     piece = 1 << 24
     for start in range(0, even, piece):
         sums = flat[start : min(start + piece, even)].view(torch.int64).view(-1, _CHECKSUM_COLUMNS).sum(0)
-        digest.update(sums.numpy().tobytes())
-    digest.update(flat[even:].contiguous().numpy().tobytes())
+        digest.update(sums.cpu().numpy().tobytes())
+    digest.update(flat[even:].cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -28,7 +28,9 @@ BUCKET_BYTES = 4 << 20  # large enough that a message's fixed cost is nothing, s
 
 
 class FlatState:
-    """parameters, gradient [P] float32. `gradient` holds the sum over the samples of a round, not their mean."""
+    """parameters, gradient [P] float32, where the module is. `gradient` holds the sum over the samples of a round, not
+    their mean.
+    """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer, bucket_bytes: int = BUCKET_BYTES) -> None:
         self.module = module
@@ -38,6 +40,9 @@ class FlatState:
         self.gradient = torch.zeros_like(self.parameters)
         self.rule = optimizers.of(optimizer)
         self.slots = {name: torch.zeros_like(self.parameters) for name in self.rule.slots}
+        # Where parameters that come from elsewhere are written before they count: on the CPU they need no other place.
+        on_cpu = self.parameters.device.type == "cpu"
+        self.inbox = self.parameters if on_cpu else torch.empty(self.parameters.numel(), pin_memory=True)
         self.buckets: list[slice] = []
         self.on_bucket: Callable[[int], None] = lambda _: None  # bucket number: its gradient is complete
         self._waiting: list[int] = []  # by bucket: parameters without a gradient in this round
@@ -58,6 +63,11 @@ class FlatState:
     def reset(self) -> None:
         self.gradient.zero_()
         self._waiting = list(self._sizes)
+
+    def received(self) -> None:
+        """The inbox is full."""
+        if self.inbox is not self.parameters:
+            self.parameters.copy_(self.inbox)
 
     def next_round(self) -> None:
         self.reset()

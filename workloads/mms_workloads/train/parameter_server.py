@@ -104,6 +104,8 @@ class ParameterServer:
                 for c, included in zip(answer.contributions, answer.included, strict=True)
                 if c is not None
             ]
+        if isinstance(state, FlatState):
+            state.received()
         self._pushes += 1
         if self._synchronous:
             state.agreement.progress.commit(s for c in contributions for s in c.slices)
@@ -144,7 +146,7 @@ class ParameterServer:
             if not mine.stats.samples or Flag.NOT_FINITE in mine.flags:
                 parts.append({})
                 continue
-            gradient = state.gradient[start:stop]
+            gradient = state.gradient[start:stop].cpu()
             if self._wire != "None" and self._errors[shard] is None:
                 self._errors[shard] = torch.zeros_like(gradient)
             parts.append({"gradients": {TABLE: compression.encode(gradient, self._wire, self._errors[shard])}})
@@ -171,7 +173,7 @@ class ParameterServer:
         if not isinstance(state, FlatState):
             return None
         start, stop = self._layout.bounds(TABLE, shard)
-        return {TABLE: state.parameters[start:stop]}
+        return {TABLE: state.inbox[start:stop]}
 
 
 def _write(mine: Contribution) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
@@ -28,13 +28,23 @@ if TYPE_CHECKING:
 
     from mms_workloads.sync.leases import Slice
     from mms_workloads.train.state import State, Tables
-    from mms_workloads.transport.ring import RingTransport
 
 Wire = Literal["None", "BF16", "Int8"]
 
 
+class Collectives(Protocol):
+    """As transport.ring.RingTransport has them, for the tensors of the state wherever they are."""
+
+    @property
+    def position(self) -> int: ...
+    def all_reduce(self, tensor: Tensor, wire: Wire = "None", error: Tensor | None = None) -> None: ...
+    def all_gather(self, tensor: Tensor) -> list[Tensor]: ...
+    def broadcast(self, tensor: Tensor, source: int) -> None: ...
+    def close(self) -> None: ...
+
+
 class Ring:
-    def __init__(self, transport: RingTransport, wire: Wire = "None", guard: Guarding | None = None) -> None:
+    def __init__(self, transport: Collectives, wire: Wire = "None", guard: Guarding | None = None) -> None:
         self._transport, self._wire = transport, wire
         self._guard = guard or Guarding(Guard())
         self._rounds: dict[int, _DenseRound] = {}
@@ -96,20 +106,20 @@ class Ring:
 class _DenseRound:
     """The reduction of one state's gradients, in a thread beside the backward pass, always in the buckets' order."""
 
-    def __init__(self, transport: RingTransport, state: FlatState, wire: Wire, guard: Guarding) -> None:
+    def __init__(self, transport: Collectives, state: FlatState, wire: Wire, guard: Guarding) -> None:
         self._transport, self._state, self._wire, self._guard = transport, state, wire, guard
-        self._error = torch.zeros_like(state.gradient) if wire != "None" else None
+        self._error = torch.zeros(state.gradient.shape) if wire != "None" else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ring")
         self._complete: set[int] = set()
         self._sent: list[Future[None]] = []
-        self._squares = 0.0  # of the rank's own gradient, bucket by bucket
+        self._squares = torch.zeros(())  # of the rank's own gradient, bucket by bucket; where that is
         state.on_bucket = self._bucket
 
     def finish(self, mine: Contribution, rate: float, again: Callable[[], object]) -> list[Contribution]:
         """Where a rank's gradient is left out, the sum that has it is thrown away, and the others make another one."""
         guard, position = self._guard, self._transport.position
         self._reduce()
-        norm, self._squares = math.sqrt(self._squares), 0.0
+        norm, self._squares = math.sqrt(self._squares), torch.zeros(())
         contributions = _told(guard, self._transport, mine, norm)
         good = guard.judge(contributions)
         there = [i for i, c in enumerate(contributions) if c.stats.samples]
@@ -118,7 +128,7 @@ class _DenseRound:
             if good[position] and mine.stats.samples:
                 again()
             self._reduce()
-            self._squares = 0.0
+            self._squares = torch.zeros(())
         samples = sum(contributions[i].stats.samples for i in there if good[i])
         # Sums of finite gradients may still overflow: on all ranks alike, as all have the same bits.
         if samples and bool(torch.isfinite(self._state.gradient.sum())):
@@ -156,12 +166,12 @@ class _DenseRound:
         while (following := len(self._sent)) in self._complete:
             window = self._state.buckets[following]
             gradient = self._state.gradient[window]
-            self._squares += float(gradient.dot(gradient))
+            self._squares = self._squares + gradient.dot(gradient)
             error = self._error[window] if self._error is not None else None
             self._sent.append(self._thread.submit(self._transport.all_reduce, gradient, self._wire, error))
 
 
-def _told(guard: Guarding, transport: RingTransport, mine: Contribution, norm: float) -> list[Contribution]:
+def _told(guard: Guarding, transport: Collectives, mine: Contribution, norm: float) -> list[Contribution]:
     """What all ranks say of the round. Raises PartedError."""
     contributions = [decode(row) for row in transport.all_gather(encode(guard.stamp(mine, norm)))]
     guard.compare(contributions, transport.position)

@@ -73,8 +73,13 @@ def agree(state: State, step: int, lineage: str, progress: Progress) -> None:
 
 
 def part(tables: Tables, index: int, count: int) -> Tables:
-    """Copies of the rows that are part `index` of `count`: of each table a contiguous range, sizes differ by one."""
+    """Copies on the CPU of the rows that are part `index` of `count`: of each table a contiguous range, sizes differ by
+    one.
+    """
     return {
-        name: {slot: tensor[slice(*bounds(tensor.shape[0], index, count))].clone() for slot, tensor in slots.items()}
+        name: {
+            slot: tensor[slice(*bounds(tensor.shape[0], index, count))].to("cpu", copy=True)
+            for slot, tensor in slots.items()
+        }
         for name, slots in tables.items()
     }

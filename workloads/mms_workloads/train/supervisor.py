@@ -1,9 +1,9 @@
 """PID 1 of a worker's or shard's pod: python -m mms_workloads.train.supervisor
 
-It imports torch once and forks the worker, so that a crash costs a fork instead of a container start. It runs no torch
-operation itself: a process that has used torch's threads cannot be forked safely. It passes SIGTERM on, reaps orphans,
-kills a worker that hangs after its stacks are in the log, and says in the termination log what a worker that died by a
-signal could not.
+It imports torch and what the store's client needs once, and forks the worker, so that a crash costs a fork instead of a
+container start. It runs no torch operation itself: a process that has used torch's threads cannot be forked safely. It
+passes SIGTERM on, reaps orphans, kills a worker that hangs after its stacks are in the log, and says in the termination
+log what a worker that died by a signal could not.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from mms_workloads import logs
+from mms_workloads import logs, store
 from mms_workloads.contract import Outcome, Reason
-from mms_workloads.pod import termination_log, write_outcome
+from mms_workloads.pod import read_pod, termination_log, write_outcome
+from mms_workloads.store import JobError
 from mms_workloads.train import cpu, process
 from mms_workloads.train.pulse import BEAT_SECONDS, LEARNED, Pulse
 
@@ -135,6 +137,10 @@ def main() -> int:
     arguments = parser.parse_args()
     faulthandler.enable()
     logs.configure()
+    with suppress(JobError):  # the process says what is wrong with the job file
+        job = read_pod().job
+        for one in (job.data.store, job.storage):
+            store.warm(one)
     return supervise(plain=arguments.plain_http)
 
 

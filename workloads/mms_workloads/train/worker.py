@@ -19,7 +19,7 @@ from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard_client import ShardClient
-from mms_workloads.train import checkpoint, learner, state
+from mms_workloads.train import checkpoint, device, learner, state
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.guarding import Guarding, PartedError
 from mms_workloads.train.learner import Place
@@ -29,6 +29,7 @@ from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.ring import Ring
 from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
 from mms_workloads.transport.ring import RingTransport
+from mms_workloads.transport.staged import StagedRing
 
 if TYPE_CHECKING:
     from mms_workloads.sync.control import Inbox
@@ -203,7 +204,9 @@ class Worker:
             abort=self.abort,
             timeout=FORMING_SECONDS,
         )
-        return Ring(transport, job.compression, self.guarding)
+        own = device.chosen()
+        collectives = transport if own == device.CPU else StagedRing(transport, own)
+        return Ring(collectives, job.compression, self.guarding)
 
     def _connect_to_shards(
         self, announcement: Announcement, fence: Fence, spec: contract.ParameterServer
