@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,8 +91,16 @@ class TenSamples:
         return "all the same" if block == DEAD else None
 
 
-def leaser(pod: Pod, *answers: Message) -> Leaser:
-    return Leaser(Deaf(pod, *answers), 1, TenSamples(), Agreement(5))  # type: ignore[arg-type]
+READER = ThreadPoolExecutor(1)
+
+
+def leaser(pod: Pod, *answers: Message, progress: Progress | None = None) -> Leaser:
+    return leaser_of(Deaf(pod, *answers), progress)
+
+
+def leaser_of(control: Deaf, progress: Progress | None = None) -> Leaser:
+    agreement = Agreement(5, progress=progress or Progress([]))
+    return Leaser(control, 1, TenSamples(), agreement, READER)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +131,7 @@ def test_samples_that_are_passed_over(pod: Pod) -> None:
     """Six for the round, of those that are trained on; what lies between them is seen."""
     fields = {"epoch": 1, "block": 7, "data_epoch": 4, "start": 0, "fraction": 0.0}
     progress = Progress([0] * 8, passed_over=[Slice(3, 7, 0, 9, 10), Slice(4, 7, 2, 4, 10)])
-    one = Leaser(Deaf(pod, Message(wire.LEASED, fields)), 1, TenSamples(), Agreement(5, progress=progress))  # type: ignore[arg-type]
+    one = leaser(pod, Message(wire.LEASED, fields), progress=progress)
     taken = one.take(6)
     assert taken == (Slice(4, 7, 0, 2, 10), Slice(4, 7, 2, 4, 10), Slice(4, 7, 4, 8, 10))
     assert one.live(taken) == (taken[0], taken[2])
@@ -143,7 +152,7 @@ def test_a_dead_block_is_seen_and_not_trained_on(pod: Pod) -> None:
 
 def test_a_round_goes_over_the_end_of_a_block(pod: Pod) -> None:
     control = Deaf(pod, LEASED)
-    one = Leaser(control, 1, TenSamples(), Agreement(5))  # type: ignore[arg-type]
+    one = leaser_of(control)
     assert one.take(6) == (Slice(4, 7, 2, 8, 10),)
     assert len(control.sent) == 2  # the next block is asked for before this one is used up
     control.answers = (Message(wire.LEASED, {"epoch": 1, "data_epoch": 4, "block": 8, "start": 0, "fraction": 0.1}),)
@@ -154,7 +163,31 @@ def test_a_round_goes_over_the_end_of_a_block(pod: Pod) -> None:
 def test_a_lease_of_the_epoch_before_is_not_taken(pod: Pod) -> None:
     control = Deaf(pod, NONE_NOW)
     file(control.inbox, LEASED)
-    assert Leaser(control, 1, TenSamples(), Agreement(5)).take(4) == ()  # type: ignore[arg-type]
+    assert leaser_of(control).take(4) == ()
+
+
+def test_the_next_block_is_read_while_the_one_before_it_is_trained_on(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    one.take(4)
+    control.answers = ()
+    assert one._reading is not None
+    assert one._reading[1].result(5).size == 10
+    assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
+    assert one.take(4) == (Slice(4, 7, 2, 6, 10),), "nothing more was asked: the answer was there"
+
+
+def test_that_there_was_no_block_ahead_of_time_is_asked_again_when_one_is_needed(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    control.answers = ()
+    file(control.inbox, LEASED)
+    one.take(2)
+    file(control.inbox, NONE_NOW)
+    one.take(2)
+    control.answers = (LEASED,)
+    assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
+    assert one.take(4) == (Slice(4, 7, 2, 6, 10),)
 
 
 def test_what_arrives_is_filed(pod: Pod) -> None:

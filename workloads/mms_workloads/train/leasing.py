@@ -1,4 +1,4 @@
-"""A worker's leases in one membership epoch: samples for each round, the next block asked for before it is needed."""
+"""A worker's leases in one membership epoch: samples for each round, the next block read before it is needed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ from mms_workloads.train.communicator import MAX_SLICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from concurrent.futures import Executor, Future
 
     from mms_workloads.train.learner import Learner
     from mms_workloads.train.state import Agreement
+
+
+AHEAD = 8  # rounds that the next block is asked for before it is needed: it may come from far away
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What is known of a block once it has been read."""
+
+    size: int  # samples
+    dead: str | None  # why there is nothing to learn from it
 
 
 @dataclass(slots=True)
@@ -28,9 +40,16 @@ class _Open:
 
 class Leaser:
     def __init__(
-        self, control: Control, epoch: int, learner: Learner, agreement: Agreement, *, alone: bool = False
+        self,
+        control: Control,
+        epoch: int,
+        learner: Learner,
+        agreement: Agreement,
+        beside: Executor,
+        *,
+        alone: bool = False,
     ) -> None:
-        """agreement: the state's, which grows with the rounds.
+        """agreement: the state's, which grows with the rounds. beside: one thread, to read in.
 
         alone: ranks do not step together. Then the master says how much is done, and a round has samples of one block
         only, so that whoever repeats it after a loss repeats the very same slices.
@@ -41,6 +60,8 @@ class Leaser:
         self._dead: set[int] = set()  # blocks that there is nothing to learn from
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
         self._asked = False
+        self._beside = beside
+        self._reading: tuple[int, Future[_Read]] | None = None  # the block that was leased and is not open yet
         with control.changing() as box:
             box.leased.clear()
 
@@ -73,8 +94,9 @@ class Leaser:
             if self._alone:
                 break
         left = sum(one.size - one.position for one in self._open)
-        if self._open and left < batch:
-            self._ask()  # so that the next round need not wait for the answer
+        if self._open and left < AHEAD * batch:
+            self._ask()
+            self._read_ahead()
         return tuple(slices)
 
     def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
@@ -104,14 +126,28 @@ class Leaser:
         if answer["epoch"] != epoch or answer["block"] is None:
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
-        self._look_at(lease.block)
-        self._open.append(_Open(lease, lease.start, self._learner.size(lease.block)))
+        reading, self._reading = self._reading, None
+        found = reading[1].result() if reading and reading[0] == lease.block else self._read(lease.block)
+        if found.dead and lease.block not in self._dead:
+            self._dead.add(lease.block)
+            self._control.send(wire.ANOMALY, anomaly="DeadData", rank=None, block=lease.block, action=found.dead)
+        self._open.append(_Open(lease, lease.start, found.size))
         return True
 
-    def _look_at(self, block: int) -> None:
+    def _read_ahead(self) -> None:
+        """Starts to read the block that was leased, while the one before it is trained on."""
+        with self._control.changing() as box:
+            answer = box.leased[0] if box.leased and not self._reading else None
+            if answer is None or answer["epoch"] != self._epoch:
+                return
+            if answer["block"] is None:  # there was none then: another rank may give one back
+                box.leased.popleft()
+                self._asked = False
+                return
+        self._reading = answer["block"], self._beside.submit(self._read, answer["block"])
+
+    def _read(self, block: int) -> _Read:
         """Raises store.JobError."""
-        if self._learner.job.guard.deadData == "Off" or block in self._dead:
-            return
-        if why := self._learner.dead(block):
-            self._dead.add(block)
-            self._control.send(wire.ANOMALY, anomaly="DeadData", rank=None, block=block, action=why)
+        watched = self._learner.job.guard.deadData != "Off"
+        dead = self._learner.dead(block) if watched and block not in self._dead else None
+        return _Read(self._learner.size(block), dead)

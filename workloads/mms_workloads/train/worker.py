@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -60,6 +61,7 @@ class Worker:
         self.control = Control(pod, f"{pod.ip}:{self.listener.port}", self._holds, beat=self.pulse.beat, plain=plain)
         self.control.on_over = self._break_connections
         self.guarding = Guarding(pod.job.guard)
+        self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self.saver = Checkpointer(pod.job, self.control, pod.scratch)
 
     def run(self) -> Outcome:
@@ -170,7 +172,7 @@ class Worker:
         own.agreement.told = 0.0 if alone else None
         communicator.attach(own)
         logs.logger().info("epoch begins", ranks=announcement.ranks, step=own.agreement.step)
-        leaser = Leaser(self.control, self.epoch, self.learner, own.agreement, alone=alone)
+        leaser = Leaser(self.control, self.epoch, self.learner, own.agreement, self.reader, alone=alone)
         leads = place.position == 0
         if alone:
             place = Place(0, job.workers)  # the same share whoever is there: see Leaser
