@@ -251,6 +251,7 @@ class StatusReport(Contract):
     activity: Activity
     epoch: NonNegativeInt = 0  # membership epoch
     workersReady: NonNegativeInt = 0
+    workersStandby: NonNegativeInt = 0  # connected beyond those that are wanted
     shardsReady: NonNegativeInt = 0  # shards that serve in the layout of the present epoch
     gone: list[Gone] = []
     step: NonNegativeInt = 0  # synchronisation rounds that are part of the parameters

@@ -186,6 +186,13 @@ class Workers(Model):
     maxReplicas: int | None = Field(
         default=None, ge=1, le=256, description="What replicas may be raised to. Absent: 256."
     )
+    standby: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="Pods beyond replicas that have started and wait: one takes the place of a worker that is lost, in "
+        "less than a second. Each asks for the resources of a worker.",
+    )
     resources: Resources = Field(
         default_factory=Resources, description="Of each worker's container, and of each shard's."
     )

@@ -26,6 +26,7 @@ class WorkersStatus(Model):
     """The workers, as the master sees them."""
 
     ready: int = Field(default=0, ge=0, description="Workers that are part of the training now.")
+    standby: int = Field(default=0, ge=0, description="Workers that wait to take the place of one that is lost.")
     epoch: int = Field(default=0, ge=0, description="Membership epoch: rises whenever a worker comes or goes.")
 
 

@@ -284,6 +284,7 @@ def _facts(report: StatusReport) -> tuple[object, ...]:
         report.checkpoint,
         report.outcome,
         report.workersReady,
+        report.workersStandby,
         report.shardsReady,
         report.incidents,
         [(one.role, one.rank, one.incarnation, one.seconds >= GONE_SECONDS) for one in report.gone],

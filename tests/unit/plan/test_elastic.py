@@ -12,6 +12,26 @@ from mms_workloads.contract import Activity, Desired, Gone
 # ---- workers that cannot run
 
 
+def test_a_pod_that_stands_by_makes_up_for_one_that_cannot_run() -> None:
+    found = World(cr(**spec(workers={"replicas": 2, "standby": 1})))
+    found.settle()
+    assert {name for name in found.pods if "worker" in name} == {f"words-worker-{rank}-1" for rank in range(3)}
+    found.run()
+    found.says(workersStandby=1)
+    plan = found.settle()
+    assert (found.status["replicas"], found.status["workers"]) == (2, {"ready": 2, "standby": 1, "epoch": 1})
+    assert "2 workers train, 1 stands by" in found.condition("Ready")["message"]
+    found.gone("words-worker-0-1")
+    found.settle()
+    found.waits("words-worker-0-2")
+    found.says(workersStandby=0)
+    plan = found.settle()
+    assert plan.master is not None
+    assert plan.master.desired.workers == 2
+    assert found.status["phase"] == "Running"
+    assert "2 workers train, 0 of 1 stand by" in found.condition("Degraded")["message"]
+
+
 def test_a_training_goes_on_with_those_that_can_run_and_grows_back() -> None:
     found = World(cr(**spec(workers={"replicas": 3, "minReplicas": 2})))
     found.settle()

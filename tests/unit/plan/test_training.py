@@ -98,7 +98,7 @@ def test_from_pending_to_complete() -> None:
     found.settle()
     assert found.status["progress"]["loss"] == "0.2500"
     assert found.status["checkpoint"]["step"] == 9
-    assert found.status["workers"] == {"ready": 2, "epoch": 1}
+    assert found.status["workers"] == {"ready": 2, "standby": 0, "epoch": 1}
     found.says(Activity.DONE, outcome=COMPLETE)
     found.settle()
     assert found.status["phase"] == "Complete"

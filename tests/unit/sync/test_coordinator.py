@@ -275,6 +275,7 @@ def test_a_connection_that_was_replaced_is_not_listened_to(master: Master) -> No
 def test_a_joiner_waits_until_the_members_have_met(master: Master) -> None:
     """Their ring is still being formed: an announcement now would take it from under them."""
     first, second = master.running()
+    master.it.desire(Desired(workers=3))
     joiner = Peer(master, 2)
     assert joiner.count(wire.EPOCH) == 0
     first.lease()
@@ -288,10 +289,26 @@ def test_a_joiner_waits_until_the_members_have_met(master: Master) -> None:
     }
 
 
+def test_one_that_stands_by_takes_a_lost_ones_place_at_once(master: Master) -> None:
+    first, second = master.running()
+    first.lease(), second.lease()
+    spare = Peer(master, 2)
+    report = master.it.status()
+    assert (spare.count(wire.EPOCH), report.workersReady, report.workersStandby) == (0, 2, 1)
+    second.vanish()
+    for peer in (first, spare):
+        assert (peer.last(wire.EPOCH)["urgent"], [m[0] for m in peer.last(wire.EPOCH)["members"]]) == (True, [0, 2])
+    assert spare.count(wire.PLAN) == 1
+    back = Peer(master, 1, incarnation=1)
+    assert back.count(wire.EPOCH) == 0
+    assert master.it.status().workersStandby == 1
+
+
 def test_a_lease_is_asked_for_after_the_next_epoch_was_announced(master: Master) -> None:
     """It is not answered: the worker sees the announcement and goes on without a block."""
     first, second = master.running()
     first.lease(), second.lease()
+    master.it.desire(Desired(workers=3))
     Peer(master, 2)
     first.say(wire.LEASE, epoch=1, step=0)
     assert first.count(wire.LEASED) == 1

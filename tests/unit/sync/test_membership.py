@@ -44,6 +44,7 @@ class Machine(RuleBasedStateMachine):
         self.highest: dict[int, int] = {}
         self.numbers = [0]
         self.changed: set[int] = set()  # ranks that joined or left since the last epoch
+        self.steps: dict[int, int] = {}  # that the present ones came with
 
     @rule(rank=RANKS, incarnation=st.integers(0, 3), epoch=st.integers(0, 5), step=st.none() | st.integers(0, 9))
     def hello(self, rank: int, incarnation: int, epoch: int, step: int | None) -> None:
@@ -57,6 +58,7 @@ class Machine(RuleBasedStateMachine):
         self.present[rank] = self.highest[rank] = incarnation
         self.heard[rank] = self.now
         self.changed.add(rank)
+        self.steps[rank] = -1 if step is None else step
         self.numbers[-1] = max(self.numbers[-1], epoch)
 
     @rule(fence=st.builds(Fence, st.sampled_from(["uid", "x"]), st.integers(1, 2), st.integers(1, 2)), rank=RANKS)
@@ -79,14 +81,28 @@ class Machine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
+    @rule(workers=st.integers(1, 4))
+    def want(self, workers: int) -> None:
+        self.membership = self.membership.want(workers)
+
     @precondition(lambda self: self.membership.ready(self.now))
     @rule()
     def advance(self) -> None:
+        before = {m.rank for m in self.membership.epoch.members} if self.membership.epoch else set()
+        stayed = (before & self.present.keys()) - self.changed
         self.membership = self.membership.advance()
         assert self.membership.epoch is not None
         self.numbers.append(self.membership.epoch.number)
         members = self.membership.epoch.members
-        assert {m.rank: m.incarnation for m in members} == self.present
+        inside = {m.rank for m in members}
+        assert {m.rank: m.incarnation for m in members}.items() <= self.present.items()
+        assert len(members) == min(len(self.present), self.membership.wanted)
+        assert stayed <= inside or inside <= stayed, "who trains goes on"
+        others = self.present.keys() - stayed
+        least = min((self.steps[r] for r in inside & others), default=-1)
+        assert all(self.steps[r] <= least for r in others - inside) or not inside & others, (
+            "who stands by holds no more"
+        )
         assert [m.joined for m in members] == sorted(m.joined for m in members)
         self.changed = set()
 
@@ -110,8 +126,8 @@ class Machine(RuleBasedStateMachine):
             return
         inside = {m.rank for m in epoch.members}
         assert self.membership.broken() == bool(self.changed & inside)
-        assert {m.rank for m in self.membership.joiners()} == self.changed & self.present.keys()
-        assert self.membership.ready(self.now) == bool(self.present and self.changed & (inside | self.present.keys()))
+        rests = not self.changed & inside and len(inside) == min(len(self.present), self.membership.wanted)
+        assert self.membership.ready(self.now) == (bool(self.present) and not rests)
 
 
 TestMachine = Machine.TestCase
@@ -167,8 +183,26 @@ def test_the_same_pod_with_another_process_breaks_the_epoch() -> None:
     assert [m.rank for m in again.advance().members] == [0, 1]
 
 
+def test_who_is_not_wanted_yet_stands_by_and_takes_a_lost_ones_place() -> None:
+    membership = join(join(Membership(FENCE, 2), *peers(0, 1)).advance(), *peers(2))
+    assert (membership.broken(), membership.ready(0)) == (False, False)
+    assert not membership.lose([2]).ready(0), "nobody waits for one that stands by"
+    lost = membership.lose([0])
+    assert lost.ready(0)
+    assert [m.rank for m in lost.chosen()] == [1, 2]
+    back = join(lost.advance(), *peers(0, incarnation=1))
+    assert not back.ready(0), "it stands by now"
+    assert [m.rank for m in back.want(3).chosen()] == [1, 2, 0]
+
+
+def test_whoever_brings_parameters_to_a_new_master_goes_before_one_that_stands_by() -> None:
+    survivors = [Hello(FENCE, rank, 0, "a", 7, 40) for rank in (1, 2)]
+    membership = join(Membership(FENCE, 2), *peers(0), *survivors)
+    assert [m.rank for m in membership.advance().epoch.members] == [1, 2]  # type: ignore[union-attr]
+
+
 def test_a_joiner_does_not_break_the_epoch() -> None:
-    membership = join(join(Membership(FENCE, 1), *peers(1)).advance(), *peers(0))
+    membership = join(join(Membership(FENCE, 1), *peers(1)).advance().want(2), *peers(0))
     assert (membership.broken(), membership.ready(0)) == (False, True)
     epoch = membership.advance().epoch
     assert epoch is not None

@@ -115,7 +115,9 @@ class Coordinator:
             self.unheard_since = time.monotonic()
             self._incident("MasterRestarted", None, "the workers' state is taken up")
         elif self.membership.epoch:
-            self._incident("WorkerJoined", peer.rank, "let in by the next membership epoch")
+            waits = peer.rank not in {m.rank for m in answer.chosen()}
+            action = "stands by for one that is lost" if waits else "let in by the next membership epoch"
+            self._incident("WorkerJoined", peer.rank, action)
         self.membership = answer
         link = Link(peer.rank, peer.incarnation, send, close, f["plan"])
         self.links[peer.rank] = link
@@ -252,7 +254,8 @@ class Coordinator:
             attempt=self.pod.attempt,
             activity=self._activity(),
             epoch=self.membership.epoch.number if self.membership.epoch else 0,
-            workersReady=len(self.links),
+            workersReady=min(len(self.links), self.membership.wanted),
+            workersStandby=max(0, len(self.links) - self.membership.wanted),
             shardsReady=len(self.forming.serving & set(self.shards.links)) if self.shards else 0,
             gone=self._gone(),
             step=self.step,

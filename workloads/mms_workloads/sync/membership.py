@@ -49,6 +49,7 @@ class Member:
     address: str
     joined: int  # rises with each join: the order of age
     deadline: float  # when it counts as lost unless it is heard of
+    step: int = -1  # rounds in the parameters that it came with; -1: it came with none
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Membership:
     """Immutable; each transition returns the next state."""
 
     fence: Fence
-    wanted: int  # members that the first epoch waits for
+    wanted: int  # members of an epoch at most, which the first one waits for; who is there beyond stands by
     least: int = 1  # with fewer nobody trains
     members: tuple[Member, ...] = ()
     incarnations: tuple[tuple[int, int], ...] = ()  # the highest incarnation seen of each rank
@@ -90,7 +91,9 @@ class Membership:
             return Refusal(
                 f"incarnation {known} of rank {hello.rank} is known, the peer is incarnation {hello.incarnation}"
             )
-        member = Member(hello.rank, hello.incarnation, hello.address, self.joins, now + HEARTBEAT_DEADLINE_SECONDS)
+        step = -1 if hello.step is None else hello.step
+        deadline = now + HEARTBEAT_DEADLINE_SECONDS
+        member = Member(hello.rank, hello.incarnation, hello.address, self.joins, deadline, step)
         others = tuple(m for m in self.members if m.rank != hello.rank)
         recovering = self.recovering_until
         if self.epoch is None and hello.step is not None and recovering is None:
@@ -132,10 +135,13 @@ class Membership:
         present = {(m.rank, m.joined) for m in self.members}
         return any((m.rank, m.joined) not in present for m in self.epoch.members)
 
-    def joiners(self) -> tuple[Member, ...]:
-        """Members that wait for the next epoch."""
-        inside = {(m.rank, m.joined) for m in self.epoch.members} if self.epoch else set()
-        return tuple(m for m in self.members if (m.rank, m.joined) not in inside)
+    def chosen(self) -> tuple[Member, ...]:
+        """Members of the next epoch, oldest first: those of this one, then who brings parameters, then who waits
+        longest.
+        """
+        inside = self._inside()
+        order = sorted(self.members, key=lambda m: ((m.rank, m.joined) not in inside, -m.step, m.joined))
+        return tuple(sorted(order[: self.wanted], key=lambda m: m.joined))
 
     def ready(self, now: float) -> bool:
         """Whether a next epoch should be made: for the first one all workers must be there, or the grace be over."""
@@ -144,13 +150,15 @@ class Membership:
         if self.epoch is None:
             graced = self.recovering_until is not None and now >= self.recovering_until
             return len(self.members) >= self.wanted or graced
-        return self.broken() or bool(self.joiners())
+        return self.broken() or {(m.rank, m.joined) for m in self.chosen()} != self._inside()
 
     def advance(self) -> Membership:
-        """The next epoch, of all present members."""
+        """The next epoch."""
         number = self.last_number + 1
-        members = tuple(sorted(self.members, key=lambda m: m.joined))
-        return replace(self, epoch=Epoch(number, members), last_number=number, recovering_until=None)
+        return replace(self, epoch=Epoch(number, self.chosen()), last_number=number, recovering_until=None)
+
+    def _inside(self) -> set[tuple[int, int]]:
+        return {(m.rank, m.joined) for m in self.epoch.members} if self.epoch else set()
 
 
 def _say(fence: Fence) -> str:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 _GAUGES = (
     ("mms_training_step", "Synchronisation rounds that are part of the parameters.", "step"),
     ("mms_training_epoch", "Membership epoch.", "epoch"),
-    ("mms_training_workers_ready", "Workers with a control connection.", "workersReady"),
+    ("mms_training_workers_ready", "Workers with a control connection, of those that are wanted.", "workersReady"),
+    ("mms_training_workers_standby", "Workers beyond those, with a control connection.", "workersStandby"),
     ("mms_training_percent", "Part of the training that is done.", "percent"),
     ("mms_training_loss", "Smoothed loss per pair.", "loss"),
     ("mms_training_samples_per_second", "Words per second of all workers.", "samplesPerSecond"),

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Strength:
-    """`able` workers run, or are on the way to. The others wait for what time alone does not bring, and stay so."""
+    """`able` workers run, or are on the way to. The others wait for what time alone does not bring, and stay so. Those
+    that stand by make up for them.
+    """
 
     wanted: int
     least: int
@@ -23,10 +25,11 @@ class Strength:
     @classmethod
     def of(cls, job: Job, assignment: Assignment) -> Strength:
         workers, places = job.spec.workers, (*assignment.workers, *assignment.shards)
+        able = workers.replicas + workers.standby - sum(slot.stuck for slot in assignment.workers)
         return cls(
             wanted=workers.replicas,
             least=workers.minReplicas,
-            able=workers.replicas - sum(slot.stuck for slot in assignment.workers),
+            able=min(able, workers.replicas),
             trouble=next((slot.pod.trouble for slot in places if slot.stuck and slot.pod), None),
         )
 

@@ -121,7 +121,7 @@ def pod(job: Job, role: Role, rank: int, incarnation: int, avoid: Iterable[str] 
     }
     if job.spec.runPolicy.priorityClassName:
         spec["priorityClassName"] = job.spec.runPolicy.priorityClassName
-    if {Role.WORKER: job.spec.workers.replicas, Role.SHARD: job.shards}.get(role, 1) > 1:
+    if {Role.WORKER: job.spec.workers.replicas + job.spec.workers.standby, Role.SHARD: job.shards}.get(role, 1) > 1:
         spec["topologySpreadConstraints"] = [
             {
                 "maxSkew": 1,

@@ -76,7 +76,7 @@ def assign(look: Look, *, patient: bool = False) -> Assignment:
     patient: pods that seem to run and are not heard of are none that is lost.
     """
     job = look.job
-    wanted = Wanted(job.spec.workers.replicas, job.shards)
+    wanted = Wanted(job.spec.workers.replicas + job.spec.workers.standby, job.shards)
     if not any(attempt.number == job.attempt for attempt in look.status.attempts):
         return slots.start(wanted, look.known)
     masters = heartbeats.silent_master(look.observed.master_silence, look.pods)
@@ -120,7 +120,7 @@ def _hold(look: Look, refusal: accept.Refusal | None, problem: SecretProblem | N
     told = refusal or problem
     assert told is not None  # noqa: S101 - the caller has looked
     status = placed(look, replace(assignment, losses=()), look.status.restarts)
-    present = sum(slot.pod is not None for slot in assignment.workers)
+    present = min(sum(slot.pod is not None for slot in assignment.workers), look.job.spec.workers.replicas)
     status = _seen(look, status).model_copy(update={"replicas": present})
     state = replace(standing.state(look, assignment), reason=told.reason, message=told.message, refusal=refusal)
     (objects_of_pods, _) = waves(look, assignment)
@@ -152,7 +152,7 @@ def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
             "startTime": status.startTime or rfc3339(look.now),
             "restarts": restarts,
             "attempts": attempts.begun(status, job.attempt, look.now),
-            "replicas": len(assignment.workers),
+            "replicas": min(len(assignment.workers), job.spec.workers.replicas),
             "shards": status.shards or ShardsStatus() if job.shards else None,
             "selector": objects.selector(job.name, Role.WORKER),
             "incarnations": _incarnations(kept),

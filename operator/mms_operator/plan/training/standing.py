@@ -24,7 +24,8 @@ _UNDER_WAY = (Phase.RUNNING, Phase.RESTARTING)
 def state(look: Look, assignment: Assignment) -> State:
     """Pending until the master reports work; Restarting from the loss of a pod until as many as can train do again."""
     report, strength = look.report, Strength.of(look.job, assignment)
-    whole = all(slot.runs for slot in assignment.slots if slot.role is not Role.WORKER or not slot.stuck)
+    others = all(slot.runs for slot in assignment.slots if slot.role is not Role.WORKER)
+    whole = others and sum(slot.runs for slot in assignment.workers) >= strength.target
     busy = report is not None and report.activity in _BUSY and report.workersReady > 0
     waits = _waits(assignment)
     if look.phase in _UNDER_WAY:
@@ -107,6 +108,9 @@ def _training(look: Look, strength: Strength) -> str:
         said = f"{ready} of {wanted} workers train"
     else:
         said = f"{wanted} workers train" if wanted > 1 else "1 worker trains"
+    if standby := look.job.spec.workers.standby:
+        there = report.workersStandby if report else standby
+        said += f", {there} of {standby} stand by" if there < standby else f", {standby} stand{'s' * (standby == 1)} by"
     if report and report.shardsReady != shards:
         said += f"; {report.shardsReady} shards hold the parameters, {shards} are to"
     return said

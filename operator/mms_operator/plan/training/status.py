@@ -103,7 +103,7 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
     known = status.model_copy(
         update={
             "progress": progress,
-            "workers": WorkersStatus(ready=report.workersReady, epoch=report.epoch),
+            "workers": WorkersStatus(ready=report.workersReady, standby=report.workersStandby, epoch=report.epoch),
             "shards": ShardsStatus(ready=report.shardsReady) if status.shards or report.shardsReady else None,
             "checkpoint": checkpoint(report.checkpoint) or status.checkpoint,
             "attempts": attempts.followed(status.attempts, report),
