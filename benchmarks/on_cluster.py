@@ -80,25 +80,34 @@ def machine(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "mms_cluster", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def train(name: str, **spec: Any) -> None:
-    """Starts it and waits until it steps."""
+def train(name: str, standby: int = 0, **spec: Any) -> None:
+    """Starts it and waits until it steps, and until those that stand by do."""
     apply({
         "apiVersion": "mms.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": name},
         "spec": {
             "task": TASK, "data": {"uri": CORPUS},
             "optimizer": {"name": "AdamW", "learningRate": "0.001", "globalBatchSize": 2 * SAMPLES, "epochs": 10000},
-            "workers": {"replicas": 2, "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": LIMIT}},
+            "workers": {
+                "replicas": 2, "standby": standby,
+                "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": LIMIT},
+            },
             "checkpoint": {"intervalSeconds": 10},
             "runPolicy": {"backoffLimit": 100},
             **spec,
         },
     })  # fmt: skip
-    until("training", lambda: step(name) > 50)
+    until("training", lambda: step(name) > 50 and ready(name) == (2, standby))
 
 
 def status(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(kubectl("get", f"mt/{name}", "-o", "json")).get("status", {})
     return found
+
+
+def ready(name: str) -> tuple[int, int]:
+    """Workers that train, and that stand by."""
+    workers = status(name).get("workers", {})
+    return workers.get("ready", 0), workers.get("standby", 0)
 
 
 def step(name: str) -> int:
@@ -113,6 +122,12 @@ def pod(name: str, role: str, rank: int = 0) -> str:
         p for p in found["items"] if not p["metadata"].get("deletionTimestamp") and p["status"]["phase"] == "Running"
     ]
     return str(live[-1]["metadata"]["name"]) if live else ""
+
+
+def inside(name: str) -> list[int]:
+    """Ranks of the membership epoch that was announced last, oldest first."""
+    ranks: list[int] = events(pod(name, "master"), "membership epoch")[-1][1]["ranks"]
+    return ranks
 
 
 def gone(name: str) -> bool:

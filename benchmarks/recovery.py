@@ -4,8 +4,9 @@ Both train the same small transformer with two workers in two pods, each capped 
 survivor cannot take the dead one's share. What dies, as often as KILLS says ("process=30 pod=30 ..."):
 
 - process: a worker's process by SIGKILL, of the two in turn.
-- pod: a worker's pod, deleted without grace.
-- node: the second of two nodes with a worker on it, at once and without a word (a cluster of our own only).
+- pod, pod-standby: a worker's pod, deleted without grace; and the same where a third pod stands by.
+- node, node-standby: the second of two nodes with a worker on it, at once and without a word (a cluster of our own
+  only).
 - master: the master's pod. No peer: torchrun's job ends with the pod that has its rendezvous.
 - shard: a parameter shard's process; its rows and optimizer state come from the replica on the other shard, and are
   compared with it, so that a difference would be an incident.
@@ -14,7 +15,7 @@ survivor cannot take the dead one's share. What dies, as often as KILLS says ("p
 
 survivors: until a worker that was not killed has finished a step again. all: until both have, together. With torchrun
 every worker is started anew and loads its last checkpoint (one every ten seconds), so both are the same there; a pod
-that was deleted or was on the lost node is made again at once, as a Job would at best.
+that was deleted or was on the lost node is made again at once, as a Job would at best; a third agent is its spare.
 
 All times are of one machine's clock, read inside the pods and from the time stamps of their logs.
 """
@@ -34,11 +35,14 @@ from benchmarks.on_cluster import (
     NAMESPACE,
     RESULTS,
     delete_pod,
+    events,
+    inside,
     kill_process,
     kubectl,
     machine,
     pod,
     prepare,
+    ready,
     status,
     step,
     stepping,
@@ -51,10 +55,12 @@ from mms_cluster import install
 Samples = dict[str, list[float]]
 
 FILE = RESULTS / "recovery.json"
-KILLS = {"process": 30, "pod": 30, "node": 30, "master": 30, "shard": 30, "operator": 5}
+WORKERS = ("process", "pod", "node", "pod-standby", "node-standby")
+KILLS = {**dict.fromkeys(WORKERS, 30), "master": 30, "shard": 30, "operator": 5}
 SAVE_SECONDS = 10.0
 REST_SECONDS = (1.5, 3.0)  # between a recovery and the next kill, at random: no kill meets the same moment of a step
 OPERATOR_SECONDS = 30.0
+SPARE_SECONDS = 20.0  # in which torchrun's spare, which says nothing, has started at half a core
 HOME, AWAY = "mms-node-0", "mms-node-1"
 SERVED = {"mode": "ParameterServer", "parameterServer": {"shards": 2, "replicas": 2}}
 
@@ -87,32 +93,52 @@ def recovered(survivor: str, before: int, killed: float) -> tuple[float, float]:
 
 
 def ring(samples: Samples, kills: dict[str, int]) -> None:
-    train("ring")
-    for kind in ("process", "pod", "node"):
-        for turn in range(kills.get(kind, 0)):
-            victim = 1 if kind == "node" else turn % 2
-            if kind == "node":
-                move_away(victim)
-            rest()
-            lost, survivor, before = pod("ring", "worker", victim), pod("ring", "worker", 1 - victim), step("ring")
-            alone, together = recovered(survivor, before, kill(kind, lost))
-            keep(samples, f"{kind}-survivors", alone)
-            keep(samples, f"{kind}-all", together)
-            if kind == "node":
-                boot()
+    for standby in (0, 1):
+        kinds = [kind for kind in WORKERS if kills.get(kind) and kind.endswith("standby") == bool(standby)]
+        if not kinds and standby:
+            return
+        train("ring", standby)
+        for kind in kinds:
+            for turn in range(kills[kind]):
+                alone, together = workers_die(kind, turn, standby)
+                keep(samples, f"{kind}-survivors", alone)
+                keep(samples, f"{kind}-all", together)
+        if not standby:
+            others(samples, kills)
+        kubectl("delete", "mt/ring")
+
+
+def workers_die(kind: str, turn: int, standby: int) -> tuple[float, float]:
+    of_node = kind.startswith("node")
+    if of_node:
+        move_away(standby)
+    until("all pods", lambda: ready("ring") == (2, standby) and len(inside("ring")) == 2)
+    rest()
+    ranks = sorted(inside("ring"))
+    victim = ranks[turn % 2]
+    if of_node:
+        victim = next(rank for rank in ranks if node(pod("ring", "worker", rank)) == AWAY)
+    (survivor,) = set(ranks) - {victim}
+    lost, survivor_pod, before = pod("ring", "worker", victim), pod("ring", "worker", survivor), step("ring")
+    found = recovered(survivor_pod, before, kill(kind, lost))
+    if of_node:
+        boot()
+    return found
+
+
+def others(samples: Samples, kills: dict[str, int]) -> None:
     for _ in range(kills.get("master", 0)):
         rest()
         survivor, before = pod("ring", "worker"), step("ring")
         keep(samples, "master", recovered(survivor, before, delete_pod(pod("ring", "master")))[1])
     for _ in range(kills.get("operator", 0)):
         keep(samples, "operator", without_operator(), "of the rate before")
-    kubectl("delete", "mt/ring")
 
 
 def kill(kind: str, name: str) -> float:
     if kind == "process":
         return kill_process(name)
-    if kind == "pod":
+    if kind.startswith("pod"):
         return delete_pod(name)
     at = time.time()
     machine("kill", AWAY)
@@ -125,11 +151,26 @@ def only(node: str) -> None:
     kubectl("uncordon", node)
 
 
-def move_away(rank: int) -> None:
+def node(name: str) -> str:
+    return kubectl("get", "pod", name, "-o", "jsonpath={.spec.nodeName}")
+
+
+def move_away(standby: int) -> None:
+    """One of the two that train to the other node. One that stands by is moved, then takes another's place."""
+    victims = sorted(inside("ring"))
     only(AWAY)
-    survivor = pod("ring", "worker", 1 - rank)
-    until("the worker on its node", partial(stepping, survivor, delete_pod(pod("ring", "worker", rank)), 2))
+    replace((set(range(3)) - set(victims)).pop() if standby else victims[1])
     only(HOME)
+    if standby:
+        replace(victims[1])
+
+
+def replace(rank: int) -> None:
+    """Waits until the successor is there, and trains or stands by."""
+    at = delete_pod(pod("ring", "worker", rank))
+    master = pod("ring", "master")
+    until("its successor", lambda: [e for t, e in events(master, "worker joined") if t > at and e["rank"] == rank])
+    until("all that train", lambda: len(inside("ring")) == 2)
 
 
 def boot() -> None:
@@ -138,7 +179,7 @@ def boot() -> None:
 
 
 def without_operator() -> float:
-    began, first, epoch = time.monotonic(), step("ring"), status("ring")["progress"]["epoch"]
+    began, first, epoch = time.monotonic(), step("ring"), status("ring")["workers"]["epoch"]
     time.sleep(OPERATOR_SECONDS)
     rate = (step("ring") - first) / (time.monotonic() - began)
     began, first = time.monotonic(), step("ring")
@@ -147,7 +188,7 @@ def without_operator() -> float:
     time.sleep(OPERATOR_SECONDS)
     until("the operator", lambda: step("ring") > first)  # it writes the status
     during = (step("ring") - first) / (time.monotonic() - began)
-    if status("ring")["progress"]["epoch"] != epoch:
+    if status("ring")["workers"]["epoch"] != epoch:
         raise AssertionError("the workers have met again")
     return during / rate
 
@@ -167,23 +208,41 @@ def shards(samples: Samples, kills: dict[str, int]) -> None:
 
 def peer(samples: Samples, kills: dict[str, int], image: str, text: bytes) -> None:
     torchrun.start(image, text, SAVE_SECONDS)
-    for kind in ("process", "pod", "node"):
+    for kind in WORKERS:
+        if kind.endswith("standby") and kills.get(kind):
+            torchrun.make_pod(image, 2, SAVE_SECONDS)
+            time.sleep(SPARE_SECONDS)
         for turn in range(kills.get(kind, 0)):
-            if kind == "node":
-                only(AWAY)
-                torchrun.both_stepping(torchrun.replace_pod(image, SAVE_SECONDS))
-                only(HOME)
-            rest()
-            if kind == "process":
-                killed = torchrun.kill_worker(turn % 2)
-            elif kind == "pod":
-                killed = torchrun.replace_pod(image, SAVE_SECONDS)
-            else:
-                killed = kill("node", "")
-                torchrun.replace_pod(image, SAVE_SECONDS)
-            keep(samples, f"torchrun-{kind}", torchrun.both_stepping(killed) - killed)
-            if kind == "node":
-                boot()
+            keep(samples, f"torchrun-{kind}", peers_die(kind, turn, image))
+
+
+def peers_die(kind: str, turn: int, image: str) -> float:
+    of_node, spare = kind.startswith("node"), kind.endswith("standby")
+    if of_node:
+        rank = 3 - torchrun.trains() if spare else 1
+        only(AWAY)
+        moved = torchrun.replace_pod(image, SAVE_SECONDS, rank)
+        if spare:
+            time.sleep(SPARE_SECONDS)
+        only(HOME)
+        if spare:
+            moved = torchrun.replace_pod(image, SAVE_SECONDS, 3 - rank)
+        torchrun.both_stepping(moved)
+    elif spare:
+        time.sleep(SPARE_SECONDS)
+    rest()
+    if kind == "process":
+        killed = torchrun.kill_worker(turn % 2)
+    elif of_node:
+        victim = torchrun.trains() if spare else 1
+        killed = kill("node", "")
+        torchrun.replace_pod(image, SAVE_SECONDS, victim)
+    else:
+        killed = torchrun.replace_pod(image, SAVE_SECONDS, torchrun.trains() if spare else 1)
+    took = torchrun.both_stepping(killed) - killed
+    if of_node:
+        boot()
+    return took
 
 
 def quantile(values: list[float], part: float) -> float:
@@ -194,7 +253,7 @@ def quantile(values: list[float], part: float) -> float:
 def lines(samples: Samples) -> list[str]:
     """The RESULT lines, from the raw samples alone."""
     said = []
-    for kind in ("process", "pod", "node"):
+    for kind in WORKERS:
         theirs = samples.get(f"torchrun-{kind}", [])
         for who in ("all", "survivors"):
             mine = samples.get(f"{kind}-{who}", [])
@@ -221,17 +280,18 @@ def _line(name: str, mine: list[float], theirs: list[float], part: float) -> str
 
 def main() -> int:
     kills = wanted()
-    image, text = prepare(nodes=2 if kills.get("node") else 1)
+    two = bool(kills.get("node") or kills.get("node-standby"))
+    image, text = prepare(nodes=2 if two else 1)
     samples: Samples = {}
     try:
-        if kills.get("node"):
+        if two:
             only(HOME)
         ring(samples, kills)
         shards(samples, kills)
         peer(samples, kills, image, text)
     finally:
         kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
-        if kills.get("node"):
+        if two:
             kubectl("uncordon", HOME, AWAY, check=False)
     for line in lines(samples):
         print(line)

@@ -53,7 +53,7 @@ while True:
 
 
 def start(image: str, text: bytes, save_seconds: float) -> None:
-    """Waits until it steps."""
+    """Waits until two pods step."""
     apply(
         {
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bench"},
@@ -66,7 +66,7 @@ def start(image: str, text: bytes, save_seconds: float) -> None:
     )  # fmt: skip
     for rank in range(2):
         make_pod(image, rank, save_seconds)
-    until("torchrun", lambda: stepping(0, 0.0), 300)
+    both_stepping(0.0)
 
 
 def make_pod(image: str, rank: int, save_seconds: float) -> None:
@@ -102,14 +102,14 @@ def kill_worker(rank: int) -> float:
     return kill_process(f"ddp-{rank}", _KILL_WORKER)
 
 
-def replace_pod(image: str, save_seconds: float) -> float:
-    """Deletes the pod of rank 1 and makes it again at once, as a Job would at best; when it was deleted.
+def replace_pod(image: str, save_seconds: float, rank: int = 1) -> float:
+    """Deletes a pod and makes it again at once, as a Job would at best; when it was deleted.
 
     The pod of rank 0 has the rendezvous: its loss ends the job for good.
     """
-    killed = delete_pod("ddp-1")
-    until("its end", partial(gone, "ddp-1"))
-    make_pod(image, 1, save_seconds)
+    killed = delete_pod(f"ddp-{rank}")
+    until("its end", partial(gone, f"ddp-{rank}"))
+    make_pod(image, rank, save_seconds)
     return killed
 
 
@@ -121,8 +121,25 @@ def stepping(rank: int, after: float) -> float | None:
 
 
 def both_stepping(after: float) -> float:
-    """Waits for it."""
-    return max(until("torchrun's step", partial(stepping, rank, after), 300) for rank in range(2))
+    """Waits until two pods do that have started a worker after that time; when the later one finished its first step.
+
+    A third pod, where there is one, is torchrun's spare.
+    """
+
+    def two() -> float | None:
+        times = sorted(time for rank in range(3) if (time := stepping(rank, after)))
+        return times[1] if len(times) > 1 else None
+
+    return until("torchrun's steps", two, 300)
+
+
+def trains() -> int:
+    """Which of the pods but the first one trains: the other is a spare."""
+    last = {}
+    for rank in (1, 2):
+        found = re.findall(r"(?:AT|STEPPING) ([\d.]+)", kubectl("logs", f"ddp-{rank}", "--tail=50", check=False))
+        last[float(found[-1]) if found else 0.0] = rank
+    return last[max(last)]
 
 
 def step() -> int:

@@ -686,7 +686,7 @@ def anomalous(peer: Peer, step: int, verdict: str, *, loss: float = 10.0, **chan
 async def test_gradients_out_of_hand_bring_all_back_to_the_checkpoint(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(master.it.watch, "guard", Guard(patience=2))
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=2))
     peers = master.running()
     for peer in peers:
         peer.lease()
@@ -710,7 +710,7 @@ async def test_gradients_out_of_hand_bring_all_back_to_the_checkpoint(
 
 
 async def test_without_a_checkpoint_they_start_again(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(master.it.watch, "guard", Guard(nonFinite="Rollback"))
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Rollback"))
     peers = master.running()
     anomalous(peers[0], 1, "NonFinite")
     await settled(master)
@@ -725,9 +725,9 @@ async def test_a_checkpoint_that_has_the_anomaly_is_passed_over(
 ) -> None:
     monkeypatch.setattr(startup, "last_checkpoint", lambda *_: checkpointed(1))
     master = Master(tmp_path, clock, checkpoint=checkpointed(3))
-    monkeypatch.setattr(master.it.watch, "guard", Guard(patience=3))
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=3))
     peers = master.running()
-    master.it.watch.broken = 2  # of steps 2 and 3, of which the checkpoint is
+    master.it.measures.watch.broken = 2  # of steps 2 and 3, of which the checkpoint is
     blocks = [[0, block, 0, 1, 1] for block, passes in enumerate(master.it.leases.progress.applied) if not passes]
     anomalous(peers[0], 4, "NonFinite", slices=[[], blocks[:1]])
     await settled(master)
@@ -737,7 +737,7 @@ async def test_a_checkpoint_that_has_the_anomaly_is_passed_over(
 
 
 async def test_a_worker_is_evicted(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(master.it.watch, "guard", Guard(patience=1))
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=1))
     peers = master.running()
     anomalous(peers[0], 1, "GradientOutlier")
     assert [peer.count(wire.EVICT) for peer in peers] == [0, 1]
@@ -745,7 +745,7 @@ async def test_a_worker_is_evicted(master: Master, monkeypatch: pytest.MonkeyPat
 
 
 async def test_the_run_fails_where_that_is_asked_for(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(master.it.watch, "guard", Guard(nonFinite="Fail"))
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Fail"))
     peers = master.running()
     anomalous(peers[0], 1, "NonFinite")
     outcome = master.it.outcome

@@ -19,8 +19,8 @@ import aiohttp
 
 from mms_workloads.contract import Outcome
 from mms_workloads.logs import logger
+from mms_workloads.sync import hosts, tls, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync import tls, wire
 from mms_workloads.sync.membership import HEARTBEAT_SECONDS
 from mms_workloads.sync.wire import Message
 
@@ -184,6 +184,7 @@ class Control:
                 backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
 
     async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        hosts.watch(socket.get_extra_info("socket"))
         await socket.send_bytes(wire.pack(Message(wire.HELLO, self._hello())))
         self._outbox = asyncio.Queue()
         sender = asyncio.create_task(self._send_all(socket, self._outbox))

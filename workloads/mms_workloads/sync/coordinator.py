@@ -17,7 +17,6 @@ from mms_workloads.contract import (
     ArtifactRef,
     CheckpointRef,
     Desired,
-    Gone,
     Incident,
     JobFile,
     Outcome,
@@ -31,11 +30,21 @@ from mms_workloads.pod import Pod, failed
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync import checkpoints, startup, wire
 from mms_workloads.sync import plan as plans
+from mms_workloads.sync.absences import Absences
 from mms_workloads.sync.counting import Counting
 from mms_workloads.sync.forming import Forming, Held, Restart, decide
 from mms_workloads.sync.leases import Leases, Progress, Slice
 from mms_workloads.sync.links import Link
-from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS, Epoch, Fence, Hello, Membership, Refusal
+from mms_workloads.sync.measures import Measures
+from mms_workloads.sync.membership import (
+    HEARTBEAT_DEADLINE_SECONDS,
+    RECOVERY_GRACE_SECONDS,
+    Epoch,
+    Fence,
+    Hello,
+    Membership,
+    Refusal,
+)
 from mms_workloads.sync.saving import Checkpoints, Saving
 from mms_workloads.sync.shards import Shards
 from mms_workloads.sync.speed import Speed
@@ -61,7 +70,7 @@ class Coordinator:
         self.links: dict[int, Link] = {}  # workers', by rank
         fence = self.membership.fence
         self.shards = Shards.of(job.parameterServer or ParameterServer(), fence) if _served(job) else None
-        self.gone: dict[tuple[str, int], tuple[int, float]] = {}  # role and rank: incarnation, when it was heard last
+        self.absences = Absences()
         self.plan: bytes | None = None
         self.leases: Leases | None = None
         self.files, self.counting = files, Counting.start(files) if files else None
@@ -75,15 +84,10 @@ class Coordinator:
         self.step, self.exporting = 0, False
         self.speed = Speed()
         self.incidents: deque[Incident] = deque(maxlen=KEPT_INCIDENTS)
-        self.watch = Watch(job.guard)
-        self.rollback: Restart | None = None  # what the next epoch starts from
-        self.quarantined: set[int] = set()  # blocks that are not trained on
-        self.parted_in = -1  # the epoch whose members were last found to differ
+        self.measures = Measures(Watch(job.guard), self.checkpoints)
         self.suspend = False
         # Workers that trained under a master before this one come back within this time.
         self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS
-        self.unheard_since: float | None = None  # when this master took over from one whose workers should all be there
-        self.met: set[tuple[str, int]] = set()  # roles and ranks
         self.outcome: Outcome | None = None
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -112,7 +116,7 @@ class Coordinator:
             old.close()
         if self.membership.recovering_until is None and answer.recovering_until is not None:
             self.step = max(self.step, peer.step or 0)
-            self.unheard_since = time.monotonic()
+            self.absences.took_over = time.monotonic()
             self._incident("MasterRestarted", None, "the workers' state is taken up")
         elif self.membership.epoch:
             waits = peer.rank not in {m.rank for m in answer.chosen()}
@@ -121,8 +125,7 @@ class Coordinator:
         self.membership = answer
         link = Link(peer.rank, peer.incarnation, send, close, f["plan"])
         self.links[peer.rank] = link
-        self.gone.pop(("worker", peer.rank), None)
-        self.met.add(("worker", peer.rank))
+        self.absences.came("worker", peer.rank)
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
         if self.outcome:
             send(Message(wire.BYE, {"outcome": self.outcome.model_dump(mode="json")}))
@@ -146,8 +149,7 @@ class Coordinator:
             old.close()
         link = Link(peer.rank, peer.incarnation, send, close, plan, role="shard")
         shards.links[peer.rank] = link
-        self.gone.pop(("shard", peer.rank), None)
-        self.met.add(("shard", peer.rank))
+        self.absences.came("shard", peer.rank)
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
         if self.outcome:
             send(Message(wire.BYE, {"outcome": self.outcome.model_dump(mode="json")}))
@@ -176,7 +178,7 @@ class Coordinator:
         if self._links(link.role).get(link.rank) is not link:
             return
         if not told:
-            self.gone[link.role, link.rank] = (link.incarnation, time.monotonic())
+            self.absences.left(link, self._heard(link))
         if link.role == "shard" and self.shards:
             self.shards.lost(link.rank)
         else:
@@ -257,7 +259,7 @@ class Coordinator:
             workersReady=min(len(self.links), self.membership.wanted),
             workersStandby=max(0, len(self.links) - self.membership.wanted),
             shardsReady=len(self.forming.serving & set(self.shards.links)) if self.shards else 0,
-            gone=self._gone(),
+            gone=self.absences.all(self._places(), time.monotonic()),
             step=self.step,
             percent=int(100 * fraction),
             loss=self.speed.loss,
@@ -265,7 +267,7 @@ class Coordinator:
             etaSeconds=left,
             checkpoint=self.checkpoints.reference,
             incidents=list(self.incidents),
-            quarantined=len(self.quarantined),
+            quarantined=len(self.measures.quarantined),
             outcome=self.outcome,
         )
 
@@ -387,7 +389,7 @@ class Coordinator:
         self.speed.add(time.monotonic(), self.leases.fraction(), f["samples"], f["weight"], f["loss"])
         self.exporting = self.leases.done()
         ranks = [m.rank for m in epoch.members] if self._together else [link.rank]
-        for measure in self.watch.observe(round_of(f, ranks, slices)):
+        for measure in self.measures.watch.observe(round_of(f, ranks, slices)):
             self._take(measure)
         self._answer_leases()
 
@@ -407,38 +409,20 @@ class Coordinator:
 
     async def _roll_back(self, wanted: Rollback) -> None:
         """The epoch ends; the next one starts from the last checkpoint before what went wrong."""
-        if self.reloading or self.rollback or self.leases is None:
+        if self.reloading or self.measures.restart or self.leases is None:
             return
         self.reloading = True
-        await self.checkpoints.discard(wanted.before)
+        said = await self.measures.roll_back(wanted, self.leases)
         self.reloading = False
-        rate = self.leases.progress.rate_factor * wanted.rate_factor
-        # A run that would have nothing left to train on goes on with all, more slowly.
-        blocks_ = wanted.blocks if len(wanted.blocks) < len(self.leases.blocks) else frozenset[int]()
-        self.rollback = Restart(blocks_, wanted.samples, rate)
-        newest = self.checkpoints.newest
-        said = [f"{wanted.action}: back to {f'the checkpoint of step {newest[0].step}' if newest else 'the beginning'}"]
-        if rate != 1:
-            said.append(f"at {rate:g} of the learning rate")
-        if blocks_:
-            said.append(f"without blocks {', '.join(map(str, sorted(blocks_)))}")
-        if wanted.samples:
-            said.append(f"without {sum(s.stop - s.start for s in wanted.samples)} samples")
-        self._incident(wanted.kind, None, ", ".join(said))
+        self._incident(wanted.kind, None, said)
         self.again_at, self.again_why = time.monotonic(), ""
         self.tick()
 
     def _anomaly(self, link: Link, message: Message) -> None:
         f = message.fields
-        block = f["block"]
-        if block is None:
-            if f.get("epoch") != self.parted_in:  # all members tell it
-                self.parted_in = f.get("epoch", 0)
-                self._incident(f["anomaly"], link.rank, f["action"])
-        elif block not in self.quarantined:
-            self.quarantined.add(block)
-            self._incident(f["anomaly"], f["rank"], f"block {block} is not trained on: {f['action']}")
-            if self.leases and self.quarantined >= set(self.leases.blocks):
+        if news := self.measures.found(f, link.rank):
+            self._incident(f["anomaly"], *news)
+            if self.leases and self.measures.quarantined >= set(self.leases.blocks):
                 self.fail(JobError(Reason.DATA_EMPTY, f"there is nothing to learn in any block: {f['action']}"))
 
     def _broken(self, link: Link, message: Message) -> None:
@@ -583,9 +567,9 @@ class Coordinator:
         """All members are out of the epoch before: decides whose parameters the new one starts from."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
         held = [self.forming.ready[m.rank] for m in epoch.members]
-        rollback, self.rollback = self.rollback, None
-        begin = decide([] if rollback else held, self.checkpoints.newest, len(self.leases.progress.applied))
-        self._go_on_from(begin.step, begin.progress, rollback)
+        restart = self.measures.take_restart()
+        begin = decide([] if restart else held, self.checkpoints.newest, len(self.leases.progress.applied))
+        self._go_on_from(begin.step, begin.progress, restart)
         self.forming.begun = True
         self.exporting = self.leases.done()
         self.checkpoint_due = time.monotonic() + self.job.checkpoint.intervalSeconds
@@ -597,27 +581,21 @@ class Coordinator:
         if self.suspend:
             self._tell_members(Message(wire.SUSPEND))
 
-    def _go_on_from(self, step: int, progress: Progress, rollback: Restart | None) -> None:
+    def _go_on_from(self, step: int, progress: Progress, restart: Restart | None) -> None:
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
-        if rollback:
-            known = self.leases.progress.passed_over
-            progress.skip(rollback.blocks, self.leases.epochs)
-            progress.passed_over = sorted({*known, *rollback.samples})
-            progress.rate_factor = rollback.rate_factor
-        self.leases.restore(progress)
+        self.measures.go_on_from(self.leases, step, progress, restart)
         self.step = step
-        self.watch.restarted(step)
 
     def _begin_with_shards(self, epoch: Epoch, shards: Shards) -> None:
         """What the shards hold counts; workers hold nothing that could be lost."""
         assert self.leases is not None  # noqa: S101 - an epoch is made only with a plan
-        rollback, self.rollback = self.rollback, None
+        restart = self.measures.take_restart()
         if odd := shards.corrupt():
             action = f"the rows of {_names(odd)} are not what their replicas are: all go back to the checkpoint"
             self._incident("Corruption", odd[0], action)
-        forget = rollback is not None or bool(odd)
+        forget = restart is not None or bool(odd)
         begin = shards.decide(len(self.leases.progress.applied), self.checkpoints.newest, forget=forget)
-        self._go_on_from(begin.step, begin.progress, rollback)
+        self._go_on_from(begin.step, begin.progress, restart)
         self.exporting = self.leases.done()
         self.speed.pause()
         rest = set(begin.state) == {"keep"} and shards.agree(begin)
@@ -682,17 +660,15 @@ class Coordinator:
     def _links(self, role: str) -> dict[int, Link]:
         return self.shards.links if role == "shard" and self.shards else self.links
 
-    def _gone(self) -> list[Gone]:
-        now = time.monotonic()
-        gone = {place: (number, now - since) for place, (number, since) in self.gone.items()}
-        if self.unheard_since is not None and now - self.unheard_since >= RECOVERY_GRACE_SECONDS:
-            places = [("worker", rank) for rank in range(self.membership.wanted)]
-            places += [("shard", rank) for rank in range(self.shards.wanted if self.shards else 0)]
-            gone |= {place: (0, now - self.unheard_since) for place in places if place not in self.met}
-        return [
-            Gone.model_validate({"role": role, "rank": rank, "incarnation": number, "seconds": seconds})
-            for (role, rank), (number, seconds) in sorted(gone.items())
-        ]
+    def _heard(self, link: Link) -> float:
+        """When a present member was heard of last."""
+        membership = self.shards.membership if link.role == "shard" and self.shards else self.membership
+        deadlines = (m.deadline - HEARTBEAT_DEADLINE_SECONDS for m in membership.members if m.rank == link.rank)
+        return next(deadlines, time.monotonic())
+
+    def _places(self) -> list[tuple[str, int]]:
+        workers = [("worker", rank) for rank in range(self.membership.wanted)]
+        return workers + [("shard", rank) for rank in range(self.shards.wanted if self.shards else 0)]
 
     def _activity(self) -> Activity:
         if self.outcome:

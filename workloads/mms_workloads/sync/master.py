@@ -33,7 +33,7 @@ from mms_workloads.contract import (
 )
 from mms_workloads.pod import Pod, failed, read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
-from mms_workloads.sync import metrics, startup, tls, wire
+from mms_workloads.sync import hosts, metrics, startup, tls, wire
 from mms_workloads.sync.coordinator import Coordinator
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class Master:
             raise web.HTTPServiceUnavailable(text="the storage has not answered yet")
         socket = web.WebSocketResponse(max_msg_size=wire.MAX_FRAME_BYTES, compress=False)
         await socket.prepare(request)
+        hosts.watch(request.get_extra_info("socket"))
         outbox: asyncio.Queue[Message | None] = asyncio.Queue()
         writer = asyncio.create_task(_write(socket, outbox))
         link: Link | None = None
