@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 RESULTS = Path(os.environ.get("MMS_RESULTS", Path(__file__).parent / "results"))
 NAMESPACE = "bench-training"
+HOME, AWAY = "mms-node-0", "mms-node-1"
 CORPUS = "s3://corpora/sotu/*.txt"
 PYTHON = "/opt/venv/bin/python"
 SAMPLES = 8  # of a worker in a step, which is short: what is measured is the recovery
@@ -67,12 +68,20 @@ def prepare(nodes: int = 1) -> tuple[str, bytes]:
         machine("up", "--nodes", str(nodes))
     os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
     os.environ["PATH"] = f"{cluster.tools()}:{os.environ['PATH']}"
+    if nodes > 1:
+        only(HOME)  # the operator and the store, too
     cluster.load(images.build(("operator", "worker", "server", "store"), reporter))
     install.install(cluster.images)
     whole = corpus.speeches(paths.cache_folder())
     cluster_store.put([whole], "s3://corpora/sotu/", namespace=install.NAMESPACE, release=install.RELEASE)
     kubectl("create", "namespace", NAMESPACE)
     return cluster.images["worker"].reference, whole.read_bytes()[:200_000]
+
+
+def only(node: str) -> None:
+    """New pods go there, of the two nodes."""
+    kubectl("cordon", HOME if node == AWAY else AWAY)
+    kubectl("uncordon", node)
 
 
 def machine(*arguments: str) -> None:

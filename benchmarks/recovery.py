@@ -32,6 +32,8 @@ from functools import partial
 
 from benchmarks import torchrun
 from benchmarks.on_cluster import (
+    AWAY,
+    HOME,
     NAMESPACE,
     RESULTS,
     delete_pod,
@@ -40,6 +42,7 @@ from benchmarks.on_cluster import (
     kill_process,
     kubectl,
     machine,
+    only,
     pod,
     prepare,
     ready,
@@ -61,7 +64,6 @@ SAVE_SECONDS = 10.0
 REST_SECONDS = (1.5, 3.0)  # between a recovery and the next kill, at random: no kill meets the same moment of a step
 OPERATOR_SECONDS = 30.0
 SPARE_SECONDS = 20.0  # in which torchrun's spare, which says nothing, has started at half a core
-HOME, AWAY = "mms-node-0", "mms-node-1"
 SERVED = {"mode": "ParameterServer", "parameterServer": {"shards": 2, "replicas": 2}}
 
 
@@ -143,12 +145,6 @@ def kill(kind: str, name: str) -> float:
     at = time.time()
     machine("kill", AWAY)
     return at
-
-
-def only(node: str) -> None:
-    """New pods go there. All but a worker of the node's loss is on HOME."""
-    kubectl("cordon", HOME if node == AWAY else AWAY)
-    kubectl("uncordon", node)
 
 
 def node(name: str) -> str:
@@ -284,14 +280,13 @@ def main() -> int:
     image, text = prepare(nodes=2 if two else 1)
     samples: Samples = {}
     try:
-        if two:
-            only(HOME)
         ring(samples, kills)
         shards(samples, kills)
         peer(samples, kills, image, text)
     finally:
         kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
         if two:
+            boot()  # what is on a lost node cannot be deleted
             kubectl("uncordon", HOME, AWAY, check=False)
     for line in lines(samples):
         print(line)

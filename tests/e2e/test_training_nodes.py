@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.test_training import is_training
-from tests.e2e.test_training_plane import incidents, language, progress, served, steps_on
+from tests.e2e.test_training_plane import epoch, incidents, language, progress, served, steps_on
 
 from mms_cluster import images
 from mms_cluster.provider import Own, Provider
@@ -93,10 +93,6 @@ def move_away(kube: Kube, name: str, role: str, rank: int = 0) -> str:
 
 def runs(pod: Object, old: str) -> bool:
     return pod["metadata"]["uid"] != old and pod["status"]["phase"] == "Running"
-
-
-def epoch(found: Object) -> int:
-    return found["status"]["workers"]["epoch"]
 
 
 def is_whole(found: Object) -> bool:

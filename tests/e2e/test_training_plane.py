@@ -89,6 +89,28 @@ def test_a_worker_process_and_a_worker_pod_die(kube: Kube, corpora: Corpora) -> 
     steps_on(kube, "ring", 20)
 
 
+def test_a_pod_that_stands_by_takes_a_lost_ones_place_at_once(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(language("ring", corpora.small, workers={"replicas": 2, "standby": 1}))
+    kube.wait("modeltraining", "ring", lambda t: is_training(t) and stand_by(t) == 1, 120, "training, with a spare")
+    before = steps_on(kube, "ring", 20)
+    kube.delete("pod", pod_of(kube, "ring", "worker", 0), "--wait=false", "--grace-period=0", "--force")
+    after = kube.wait("modeltraining", "ring", lambda t: "WorkerLost" in incidents(t), 30, "lost")
+    assert after["status"]["workers"] == {"ready": 2, "standby": 0, "epoch": epoch(before) + 1}, (
+        "in the very next epoch"
+    )
+    later = kube.wait("modeltraining", "ring", lambda t: stand_by(t) == 1, 60, "its successor stands by")
+    assert (epoch(later), later["status"]["replicas"]) == (epoch(after), 2)
+    assert progress(steps_on(kube, "ring", 20)) > progress(before)
+
+
+def stand_by(found: Object) -> int:
+    return found["status"]["workers"]["standby"]
+
+
+def epoch(found: Object) -> int:
+    return found["status"]["workers"]["epoch"]
+
+
 @pytest.mark.slow
 def test_workers_come_and_go_by_scale(kube: Kube, corpora: Corpora) -> None:
     kube.apply(language("scaled", corpora.small, workers={"replicas": 1, "maxReplicas": 3}))

@@ -51,6 +51,9 @@ class Polls:
     def error(self, *_: Any) -> None:
         return None
 
+    def silence(self, *_: Any) -> None:
+        return None
+
     def report(self, *_: Any) -> None:
         return None
 
