@@ -243,7 +243,7 @@ TRAINING_STATUS: Object = {
     ],
     "replicas": 3,
     "selector": "mms.dev/training=words,mms.dev/role=worker",
-    "workers": {"ready": 3, "epoch": 7},
+    "workers": {"ready": 3, "standby": 1, "epoch": 7},
     "shards": {"ready": 2},
     "progress": {
         "activity": "Training",

@@ -72,7 +72,7 @@ def corpora(installed: provider.Provider, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def kube(installed: provider.Provider, request: pytest.FixtureRequest) -> Iterator[Kube]:
     """A namespace of its own, under the restricted pod security standard; gone after the test."""
-    name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50]
+    name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].rstrip("-")
     namespace = {
         "apiVersion": "v1",
         "kind": "Namespace",

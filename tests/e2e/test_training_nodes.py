@@ -126,6 +126,7 @@ def test_a_node_that_is_cut_off_holds_nothing_up_and_changes_nothing_when_it_is_
     assert later["status"].get("restarts", 0) == 0, "a node's loss is not the program's failure"
 
 
+@pytest.mark.slow
 def test_a_node_is_lost_with_the_master_a_worker_and_a_shard(kube: Kube, corpora: Corpora) -> None:
     kube.apply(language("served", corpora.small, sync=served()))
     kube.wait("modeltraining", "served", is_training, 120, "training")

@@ -113,7 +113,7 @@ def seen(pod: Object, container: str) -> Seen:
         ip=status.get("podIP"),
         node=(pod.get("spec") or {}).get("nodeName", ""),
         runs="running" in _state(status, container),
-        started=(_state(status, container).get("running") or {}).get("startedAt", ""),
+        started=(_state(status, container).get("running") or {}).get("startedAt") or "",
         leaving="deletionTimestamp" in metadata,
         ended=ended,
         ended_before=ended is not None and _ended_before(metadata, status, container),

@@ -314,7 +314,7 @@ def test_a_lease_is_asked_for_after_the_next_epoch_was_announced(master: Master)
     assert first.count(wire.LEASED) == 1
     # The round in flight is finished by all members: their report of the new epoch holds it.
     for peer in (first, second):
-        peer.say(wire.PROGRESS, epoch=1, **round_of(1, (0, 0), (0, 1)))
+        peer.say(wire.PROGRESS, epoch=1, **round_of(1, (0, 0), (0, 1), members=2))
     assert master.it.step == 0
     for peer in (first, second):
         peer.ready(1, [1, 1, 0, 0])
@@ -681,6 +681,24 @@ def anomalous(peer: Peer, step: int, verdict: str, *, loss: float = 10.0, **chan
     leases = [(0, step - 1)] if step <= BLOCKS else []
     fields = round_of(step, *leases, members=2, verdicts=["Good", verdict], loss=loss, **changes)
     peer.say(wire.PROGRESS, epoch=peer.epoch, **fields)
+
+
+def test_an_anomaly_in_the_last_round_of_an_epoch_is_told(master: Master) -> None:
+    first, second = master.running()
+    first.lease(), second.lease()
+    fields = round_of(1, (0, 0), members=2, verdicts=["Good", "NonFinite"])
+    master.it.desire(Desired(workers=3))
+    Peer(master, 2)
+    assert first.epoch == 2
+    first.say(wire.PROGRESS, epoch=1, **fields)
+    assert (master.it.step, [i.kind for i in master.it.status().incidents if i.kind == "NonFinite"]) == (
+        0,
+        ["NonFinite"],
+    )
+    for peer in (first, second):
+        peer.ready(1, [1, 0, 0, 0])
+    first.say(wire.PROGRESS, epoch=1, **fields)
+    assert len([i for i in master.it.status().incidents if i.kind == "NonFinite"]) == 1
 
 
 async def test_gradients_out_of_hand_bring_all_back_to_the_checkpoint(

@@ -75,6 +75,7 @@ class Coordinator:
         self.leases: Leases | None = None
         self.files, self.counting = files, Counting.start(files) if files else None
         self.forming = Forming()
+        self.previous: Epoch | None = None  # the membership epoch before
         self.again_at: float | None = None  # when the epoch is given up although nobody was lost
         self.again_why = ""
         self.checkpoints = Checkpoints.of(job, checkpoint)
@@ -377,21 +378,29 @@ class Coordinator:
     def _progress(self, link: Link, message: Message) -> None:
         """The first member reports each round. What it could not say before it was lost, the others hold."""
         f, epoch = message.fields, self.membership.epoch
-        if not self._current(message) or self.leases is None or epoch is None:
+        if self.leases is None or epoch is None:
             return
         if not self._together:
             f = {**f, "step": self.step + 1}  # each worker counts its own
         if f["step"] != self.step + 1:
             return
         slices = [tuple(Slice(*one) for one in each) for each in f["slices"]]
+        if not self._current(message):
+            # The members hold the round and will say so. What the guard saw of it nobody would tell any more.
+            if self.previous and f["epoch"] == self.previous.number and not self.forming.begun:
+                self._watch(f, self.previous, link, slices)
+            return
         self.leases.commit(s for each in slices for s in each)
         self.step = f["step"]
         self.speed.add(time.monotonic(), self.leases.fraction(), f["samples"], f["weight"], f["loss"])
         self.exporting = self.leases.done()
-        ranks = [m.rank for m in epoch.members] if self._together else [link.rank]
-        for measure in self.measures.watch.observe(round_of(f, ranks, slices)):
-            self._take(measure)
+        self._watch(f, epoch, link, slices)
         self._answer_leases()
+
+    def _watch(self, fields: dict[str, Any], epoch: Epoch, link: Link, slices: list[tuple[Slice, ...]]) -> None:
+        ranks = [m.rank for m in epoch.members] if self._together else [link.rank]
+        for measure in self.measures.watch.observe(round_of(fields, ranks, slices)):
+            self._take(measure)
 
     def _take(self, measure: Measure) -> None:
         """Does what the guard asks for."""
@@ -544,6 +553,7 @@ class Coordinator:
                 "EpochRestarted", None, f"its members meet again, since an exchange failed: {self.again_why}"
             )
         urgent = broken or again or not self.forming.begun
+        self.previous = self.membership.epoch
         self.membership = self.membership.advance()
         self.forming, self.again_at = Forming(), None
         if self.shards:
