@@ -139,19 +139,18 @@ def test_the_next_data_epoch_starts_while_the_last_blocks_are_held() -> None:
     assert leases.take(1) == Lease(1, 0)
 
 
-def test_a_rank_goes_on_with_its_block_and_leaves_the_others_theirs() -> None:
-    leases = start("Sequential", 2, 4)
-    first, second = leases.take(0), leases.take(1)
-    assert first is not None
-    assert second is not None
+def test_a_rank_goes_on_with_its_blocks_and_leaves_the_others_theirs() -> None:
+    leases = start("Sequential", 2, 6)
+    first, second, ahead = leases.take(0), leases.take(1), leases.take(0)
+    assert (first, second, ahead) == (Lease(0, 0), Lease(0, 1), Lease(0, 2))
+    leases.commit([Slice(0, 0, 0, 2, SIZE)])
     leases.give_back()
+    assert [leases.take(0) for _ in range(2)] == [Lease(0, 0, 2), Lease(0, 2)], "the one that it was at, first"
+    assert leases.take(0) == Lease(0, 4), "one that nobody has read"
     assert leases.take(1) == second
-    assert leases.take(0) == first
-    leases.commit([Slice(0, first.block, 0, 5, 5)])
+    leases.commit([Slice(0, 0, 2, SIZE, SIZE)])
     leases.give_back()
-    third = leases.take(0)
-    assert third is not None
-    assert third.block not in {first.block, second.block}
+    assert [leases.take(0) for _ in range(4)] == [Lease(0, 2), Lease(0, 4), Lease(0, 5), second], "at last another's"
 
 
 def test_a_commit_out_of_turn_is_refused() -> None:

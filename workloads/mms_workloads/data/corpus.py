@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +48,25 @@ def count(
 
 
 class Cache:
-    """Encoded blocks on the scratch volume, up to CACHE_BYTES. folder: for one plan alone."""
+    """Encoded blocks on the scratch volume, up to CACHE_BYTES. folder: for one plan alone. For any thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._encoding = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._bytes = sum(f.stat().st_size for f in folder.iterdir())
 
     def get(self, block: int, encode: Callable[[int], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """`encode(block)`, from the cache where it is there. Raises JobError."""
         path = self._folder / f"{block}.npy"
-        if path.exists():
-            kept: np.ndarray[Any, Any] = np.load(path)
-            return kept
-        encoded = encode(block)
+        if not path.exists():
+            with self._encoding:
+                if not path.exists():  # another thread may have encoded it meanwhile
+                    return self._keep(path, encode(block))
+        kept: np.ndarray[Any, Any] = np.load(path)
+        return kept
+
+    def _keep(self, path: Path, encoded: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self._bytes + encoded.nbytes <= CACHE_BYTES:
             partial = path.with_suffix(".partial")
             try:

@@ -132,7 +132,7 @@ class Leases:
     progress: Progress
     held: dict[tuple[int, int], int] = field(default_factory=dict)  # (data epoch, block) -> rank
     _orders: dict[int, list[int]] = field(default_factory=dict)
-    _last: dict[int, tuple[int, int]] = field(default_factory=dict)  # rank -> its newest lease
+    _readers: dict[tuple[int, int], int] = field(default_factory=dict)  # (data epoch, block) -> rank that had it last
 
     @classmethod
     def start(cls, data: Data, seed: int, epochs: int, blocks: Sequence[int], count: int) -> Leases:
@@ -141,7 +141,7 @@ class Leases:
     def take(self, rank: int) -> Lease | None:
         """The next lease: of the lowest data epoch that is not done, else of the one after it for blocks that are free.
 
-        A rank goes on with the block that it had when its lease was given back: it has read that already. For the same
+        A rank goes on with a block that it had when its leases were given back: it has read that already. For the same
         reason it takes what another one had only where there is nothing else. None while all that may be taken is held
         by others, and at the end.
         """
@@ -152,10 +152,10 @@ class Leases:
             free = [(data_epoch, block) for block in self._order(data_epoch) if self._free(data_epoch, block)]
             if not free:
                 continue
-            others = {lease for other, lease in self._last.items() if other != rank}
-            mine = self._last.get(rank)
-            lease = mine if mine in free else next((one for one in free if one not in others), free[0])
-            self.held[lease], self._last[rank] = rank, lease
+            mine = (one for one in free if self._readers.get(one) == rank)
+            fresh = (one for one in free if one not in self._readers)
+            lease = next(mine, None) or next(fresh, free[0])
+            self.held[lease] = self._readers[lease] = rank
             return Lease(*lease, self.progress.start(lease[1]))
         return None
 
@@ -174,6 +174,7 @@ class Leases:
         for s in slices:
             if s.stop >= s.size:
                 self.held.pop((s.data_epoch, s.block), None)
+                self._readers.pop((s.data_epoch, s.block), None)
 
     def restore(self, progress: Progress) -> None:
         """Progress as a survivor or a checkpoint holds it; nothing is held any more."""

@@ -211,7 +211,7 @@ async def _linger(master: Master) -> None:
 
     async def gone() -> None:
         await master.outcome_read.wait()
-        while master.coordinator and master.coordinator.links:  # noqa: ASYNC110 - a second, once: not worth an event
+        while master.coordinator and master.coordinator.workers.links:  # noqa: ASYNC110 - a second, once: not worth an event
             await asyncio.sleep(TICK_SECONDS / 5)
 
     with contextlib.suppress(TimeoutError):

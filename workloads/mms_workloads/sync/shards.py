@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from mms_workloads.sync import wire
 from mms_workloads.sync.membership import Membership
+from mms_workloads.sync.peers import Peers
 from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, corrupt, decide
 from mms_workloads.sync.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mms_workloads.contract import CheckpointRef, ParameterServer
     from mms_workloads.sync.leases import Progress
     from mms_workloads.sync.links import Link
-    from mms_workloads.sync.membership import Epoch, Fence, Hello, Refusal
+    from mms_workloads.sync.membership import Epoch, Fence
 
 
 @dataclass(slots=True)
@@ -24,54 +25,53 @@ class Shards:
     """wanted: shards of the next epoch. Ring mode has no such object."""
 
     spec: ParameterServer
-    membership: Membership
-    links: dict[int, Link] = field(default_factory=dict)
+    peers: Peers
     called: tuple[tuple[int, int], ...] = ()  # rank and join of those that the epoch was announced to
     layout: int = 0  # shards of the epoch that was announced
     ready: dict[int, HeldShard] = field(default_factory=dict)
+    save_wanted: bool = False  # a checkpoint is written between two epochs, when all rest at the same step
 
     @classmethod
     def of(cls, spec: ParameterServer, fence: Fence) -> Shards:
-        return cls(spec, Membership(fence, spec.shards))
+        return cls(spec, Peers("shard", Membership(fence, spec.shards)))
 
     @property
     def wanted(self) -> int:
-        return self.membership.wanted
+        return self.peers.membership.wanted
 
-    def hello(self, peer: Hello, now: float) -> Refusal | None:
-        answer = self.membership.hello(peer, now)
-        if not isinstance(answer, Membership):
-            return answer
-        self.membership = answer
-        return None
-
-    def lost(self, rank: int) -> None:
-        self.links.pop(rank, None)
-        self.membership = self.membership.lose([rank])
+    @property
+    def synchronous(self) -> bool:
+        """All workers step at the same time."""
+        return self.spec.consistency == "Synchronous"
 
     def complete(self) -> bool:
         """All that an epoch needs are there."""
-        return {m.rank for m in self.membership.members} >= set(range(self.wanted))
+        return {m.rank for m in self.peers.membership.members} >= set(range(self.wanted))
 
     def broken(self) -> bool:
         """A shard that the epoch was announced to is gone, or is another process."""
-        present = {(m.rank, m.joined) for m in self.membership.members}
+        present = {(m.rank, m.joined) for m in self.peers.membership.members}
         return not set(self.called) <= present
 
     def changes(self) -> bool:
         """The next epoch has another number of shards."""
         return bool(self.called) and self.layout != self.wanted
 
+    def all_among(self, ranks: set[int]) -> bool:
+        """Whether all of the epoch's layout are."""
+        return ranks >= set(range(self.layout))
+
     def serve(self) -> None:
         """All have begun the epoch: those that are not in its layout may go."""
         self.called = tuple((rank, joined) for rank, joined in self.called if rank < self.layout)
 
     def addresses(self) -> list[str]:
-        return [m.address for m in sorted(self.membership.members, key=lambda m: m.rank) if m.rank < self.wanted]
+        members = sorted(self.peers.membership.members, key=lambda m: m.rank)
+        return [m.address for m in members if m.rank < self.wanted]
 
-    def call(self, epoch: Epoch, plan: bytes, digest: str) -> None:
+    def call(self, epoch: Epoch, send_plan: Callable[[Iterable[Link]], None]) -> None:
         """Announces the epoch: all its workers are out of the one before."""
-        members = sorted(self.membership.members, key=lambda m: m.rank)
+        members = sorted(self.peers.membership.members, key=lambda m: m.rank)
         self.called, self.layout = tuple((m.rank, m.joined) for m in members), self.wanted
         self.ready = {}
         fields = {
@@ -80,12 +80,8 @@ class Shards:
             "members": [[m.rank, m.incarnation, m.address] for m in epoch.members],
             "shards": [m.address for m in members],
         }
-        for member in members:
-            link = self.links[member.rank]
-            if link.plan != digest:
-                link.send(Message(wire.PLAN, {}, plan))
-                link.plan = digest
-            link.send(Message(wire.EPOCH, fields))
+        send_plan(self.peers.links[m.rank] for m in members)
+        self.peers.tell(Message(wire.EPOCH, fields), [m.rank for m in members])
 
     def heard(self, rank: int, held: dict[str, Any]) -> bool:
         """What a shard holds has arrived. Whether that was the last of them."""
@@ -96,20 +92,25 @@ class Shards:
         self, blocks: int, checkpoint: tuple[CheckpointRef, Progress] | None, *, forget: bool = False
     ) -> ShardsBegin:
         """forget: what they hold does not count."""
-        synchronous = self.spec.consistency == "Synchronous"
-        wanted = Wanted(self.layout, self.spec.replicas, synchronous, blocks)
+        wanted = Wanted(self.layout, self.spec.replicas, self.synchronous, blocks)
         return decide(wanted, {} if forget else self.ready, checkpoint)
 
     def corrupt(self) -> list[int]:
         """Shards whose state and replica differ."""
         return corrupt(self.ready)
 
-    def agree(self, begin: ShardsBegin) -> bool:
-        """Whether the same samples are part of all shards' rows, so that together they are a checkpoint."""
-        return begin.settle or all(h.progress == begin.progress for h in self.ready.values())
-
-    def begin(self, begin: ShardsBegin, fields: dict[str, Any]) -> None:
-        """fields: the epoch's number and lineage, and whether a checkpoint is to be written."""
+    def begin(self, begin: ShardsBegin, epoch: Epoch, lineage: str, *, suspend: bool) -> bool:
+        """Tells each what it starts from. Whether that is the end: what remains is to write the run's checkpoint."""
+        save = self.save_wanted and set(begin.state) == {"keep"} and self._agree(begin)
+        final = save and suspend
+        self.save_wanted = suspend and not save
+        fields = {
+            "epoch": epoch.number,
+            "lineage": lineage,
+            "save": save,
+            "final": final,
+            "members": [[m.rank, m.incarnation] for m in epoch.members],
+        }
         checkpoint = begin.checkpoint.model_dump(mode="json") if begin.checkpoint else None
         for rank, _ in self.called:
             inside = rank < len(begin.state)
@@ -126,11 +127,9 @@ class Shards:
                 "checkpoint": checkpoint,
                 "fills": any(one != "keep" for one in (*begin.state, *begin.replica) if one),
             }
-            self.links[rank].send(Message(wire.BEGIN, {**fields, **mine}))
+            self.peers.links[rank].send(Message(wire.BEGIN, {**fields, **mine}))
+        return final
 
-    def tell(self, message: Message) -> None:
-        for link in self.links.values():
-            link.send(message)
-
-    def overdue(self, now: float) -> Iterable[int]:
-        return self.membership.overdue(now)
+    def _agree(self, begin: ShardsBegin) -> bool:
+        """Whether the same samples are part of all shards' rows, so that together they are a checkpoint."""
+        return begin.settle or all(h.progress == begin.progress for h in self.ready.values())

@@ -35,10 +35,8 @@ def silent(report: StatusReport | None, pods: Sequence[Seen]) -> dict[Incarnate,
     seconds = {(str(one.role), one.rank, one.incarnation): one.seconds for one in report.gone}
     running = [pod for pod in pods if pod.runs and pod.live]
     began = max((pod.started for pod in running if pod.role == Role.MASTER), default="")
-    missed = {
-        _place(pod): seconds.get(_place(pod)) or (seconds.get((pod.role, pod.rank, 0)) if pod.started < began else None)
-        for pod in running
-    }
+    older = {_place(pod): seconds.get((pod.role, pod.rank, 0)) for pod in running if pod.started < began}
+    missed = {_place(pod): seconds.get(_place(pod), older.get(_place(pod))) for pod in running}
     heard = {pod.node for pod in running if missed[_place(pod)] is None}
     return {
         _place(pod): _loss(pod, since, heard)

@@ -1,0 +1,245 @@
+"""Membership epochs as the master makes them: who is told what, whose state counts, who may have which block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, document, round_of
+
+from mms_workloads.contract import Desired
+from mms_workloads.sync import wire
+from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
+from mms_workloads.sync.membership import HEARTBEAT_DEADLINE_SECONDS
+from mms_workloads.sync.shard_forming import HeldShard
+from mms_workloads.sync.wire import Message
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_block_that_a_finished_round_frees(master: Master) -> None:
+    """The second worker asks before the first has told of the round that both have finished."""
+    first, second = master.running()
+    for _ in range(BLOCKS - 1):
+        first.lease()
+    second.lease()
+    second.say(wire.LEASE, epoch=1, step=1)
+    assert second.count(wire.LEASED) == 1
+    first.progress(1, (0, 0))
+    assert (second.last(wire.LEASED)["data_epoch"], second.last(wire.LEASED)["block"]) == (1, 0)
+
+
+def test_a_round_is_counted_once(master: Master) -> None:
+    peers = master.running()
+    peers[0].lease()
+    for peer in peers:
+        peer.progress(1, (0, 0))
+    peers[1].progress(5, (0, 1))
+    assert master.it.dispatcher.leases is not None
+    assert (master.it.dispatcher.step, master.it.dispatcher.leases.progress.applied) == (1, [1, 0, 0, 0])
+
+
+def test_a_lost_worker(master: Master) -> None:
+    first, second = master.running()
+    assert (first.lease(), second.lease()) == (0, 1)
+    second.vanish()
+    assert first.last(wire.EPOCH)["urgent"]
+    assert first.last(wire.EPOCH)["members"] == [[0, 0, "10.0.0.0"]]
+    first.ready(0, [0] * BLOCKS)
+    # Its own again; the lost worker's, which that will find in its cache if it is back, can be had last.
+    assert [first.lease() for _ in range(BLOCKS)] == [0, 2, 3, 1]
+    assert master.kinds() == ["WorkerLost"]
+
+
+def test_a_worker_that_is_not_heard_of(master: Master) -> None:
+    first, second = master.running()
+    master.clock.now += HEARTBEAT_DEADLINE_SECONDS - 1
+    first.say(wire.HEARTBEAT)
+    master.clock.now += 1
+    master.it.tick()
+    assert (first.closed, second.closed) == (False, True)
+    assert first.last(wire.EPOCH)["members"] == [[0, 0, "10.0.0.0"]]
+
+
+def test_a_connection_that_was_replaced_is_not_listened_to(master: Master) -> None:
+    old = master.running()[1]
+    new = Peer(master, 1)
+    assert old.closed
+    old.say(wire.FAILED, reason="DataNotFound", message="x", retryable=False)
+    old.vanish()
+    assert master.it.outcome is None
+    assert master.it.workers.links[1] is new.link
+
+
+def test_a_joiner_waits_until_the_members_have_met(master: Master) -> None:
+    """Their ring is still being formed: an announcement now would take it from under them."""
+    first, second = master.running()
+    master.it.desire(Desired(workers=3))
+    joiner = Peer(master, 2)
+    assert joiner.count(wire.EPOCH) == 0
+    first.lease()
+    assert joiner.count(wire.EPOCH) == 0
+    second.lease()
+    assert joiner.last(wire.EPOCH) == {
+        "epoch": 2,
+        "urgent": False,
+        "members": [[r, 0, f"10.0.0.{r}"] for r in (0, 1, 2)],
+        "shards": [],
+    }
+
+
+def test_one_that_stands_by_takes_a_lost_ones_place_at_once(master: Master) -> None:
+    first, second = master.running()
+    first.lease(), second.lease()
+    spare = Peer(master, 2)
+    report = master.it.status()
+    assert (spare.count(wire.EPOCH), report.workersReady, report.workersStandby) == (0, 2, 1)
+    second.vanish()
+    for peer in (first, spare):
+        assert (peer.last(wire.EPOCH)["urgent"], [m[0] for m in peer.last(wire.EPOCH)["members"]]) == (True, [0, 2])
+    assert spare.count(wire.PLAN) == 1
+    back = Peer(master, 1, incarnation=1)
+    assert back.count(wire.EPOCH) == 0
+    assert master.it.status().workersStandby == 1
+
+
+def test_a_lease_is_asked_for_after_the_next_epoch_was_announced(master: Master) -> None:
+    """It is not answered: the worker sees the announcement and goes on without a block."""
+    first, second = master.running()
+    first.lease(), second.lease()
+    master.it.desire(Desired(workers=3))
+    Peer(master, 2)
+    first.say(wire.LEASE, epoch=1, step=0)
+    assert first.count(wire.LEASED) == 1
+    # The round in flight is finished by all members: their report of the new epoch holds it.
+    for peer in (first, second):
+        peer.say(wire.PROGRESS, epoch=1, **round_of(1, (0, 0), (0, 1), members=2))
+    assert master.it.dispatcher.step == 0
+    for peer in (first, second):
+        peer.ready(1, [1, 1, 0, 0])
+    list(master.it.workers.links.values())
+    assert master.it.dispatcher.step == 0  # the joiner is not ready yet
+    master.it.received(
+        master.it.workers.links[2], Message(wire.READY, {"epoch": 2, "step": None, "progress": None, "lineage": None})
+    )
+    assert master.it.dispatcher.step == 1
+    assert first.last(wire.BEGIN)["equal"] is False
+
+
+@pytest.mark.parametrize(
+    ("states", "source", "step", "equal"),
+    [
+        ([(5, "a"), (5, "a")], 0, 5, True),
+        ([(4, "a"), (5, "a")], 1, 5, False),
+        ([(5, "a"), (5, "b")], 0, 5, False),
+        ([(None, ""), (5, "a")], 1, 5, False),
+        ([(0, "a"), (None, "")], 0, 0, False),
+        ([(None, ""), (None, "")], 0, 0, True),
+    ],
+    ids=["same", "one round behind", "same step of another history", "a joiner", "start lost", "nothing"],
+)
+def test_whose_state_counts(
+    master: Master, states: list[tuple[int | None, str]], source: int, step: int, equal: bool
+) -> None:
+    peers = [Peer(master, rank) for rank in range(2)]
+    for peer, (held, lineage) in zip(peers, states, strict=True):
+        peer.ready(held, None if held is None else [1, 0, 0, held], lineage)
+    begin = peers[0].last(wire.BEGIN)
+    assert (begin["source"], begin["step"], begin["equal"]) == (source, step, equal)
+    assert begin["progress"] == document([0] * BLOCKS if states[source][0] is None else [1, 0, 0, step])
+    assert begin["lineage"]
+    assert begin == peers[1].last(wire.BEGIN)
+
+
+def test_lineages_of_two_epochs_differ(master: Master) -> None:
+    first, second = master.running()
+    before = first.last(wire.BEGIN)["lineage"]
+    second.vanish()
+    first.ready(0, [0] * BLOCKS)
+    assert first.last(wire.BEGIN)["lineage"] != before
+
+
+def test_a_collective_that_fails_without_a_loss(master: Master) -> None:
+    """Nobody is missing, so nothing but the workers' word can end the epoch."""
+    first, second = master.running()
+    first.say(wire.BROKEN, epoch=1, why="connection reset")
+    master.clock.now += BROKEN_GRACE_SECONDS / 2
+    second.say(wire.BROKEN, epoch=1, why="connection reset")
+    assert first.epoch == 1
+    master.clock.now += BROKEN_GRACE_SECONDS / 2
+    master.it.tick()
+    assert (first.epoch, first.last(wire.EPOCH)["urgent"]) == (2, True)
+    assert master.kinds() == ["EpochRestarted"]
+    first.say(wire.BROKEN, epoch=1, why="late")
+    master.clock.now += BROKEN_GRACE_SECONDS
+    for peer in (first, second):
+        peer.say(wire.HEARTBEAT)
+    master.it.tick()
+    assert first.epoch == 2
+
+
+def test_a_collective_that_fails_because_of_a_loss(master: Master) -> None:
+    first, second = master.running()
+    first.say(wire.BROKEN, epoch=1, why="connection reset")
+    second.vanish()
+    assert first.epoch == 2
+    master.clock.now += BROKEN_GRACE_SECONDS
+    first.say(wire.HEARTBEAT)
+    master.it.tick()
+    assert first.epoch == 2
+    assert master.kinds() == ["WorkerLost"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_workers_are_lost(tmp_path: Path, clock: Clock, workers: int) -> None:
+    master = Master(tmp_path, clock, workers=workers)
+    for peer in master.running(workers):
+        peer.vanish()
+    clock.now += 1000  # checkpoints have been due meanwhile, and there is nobody to write them
+    master.it.tick()
+    alone = Peer(master, 1, incarnation=1)
+    assert alone.epoch == workers + 1
+    alone.ready()
+    assert alone.last(wire.BEGIN)["step"] == 0
+
+
+def test_a_worker_is_lost_while_it_waits_for_a_block_and_no_epoch_can_follow(master: Master) -> None:
+    first, second = master.running()
+    master.it.desire(Desired(workers=2, minWorkers=2))
+    first.lease()
+    second.say(wire.LEASE, epoch=1, step=1)  # answered when round 1 is known
+    second.vanish()
+    first.progress(1, (0, 0))
+    assert (master.it.dispatcher.step, first.epoch) == (1, 1)
+    assert Peer(master, 1, incarnation=1).count(wire.LEASED) == 0
+
+
+def test_a_worker_is_lost_after_it_was_ready_and_no_epoch_can_follow(master: Master) -> None:
+    first, second = Peer(master, 0), Peer(master, 1)
+    master.it.desire(Desired(workers=2, minWorkers=2))
+    second.ready()
+    second.vanish()
+    first.ready()
+    assert first.count(wire.BEGIN) == 0
+    third = Peer(master, 1, incarnation=1)
+    for peer in (first, third):
+        peer.ready()
+    assert [peer.last(wire.BEGIN)["epoch"] for peer in (first, third)] == [2, 2]
+
+
+def test_a_shard_is_lost_after_it_was_ready(tmp_path: Path, clock: Clock) -> None:
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 2})
+    shards = [Peer(master, rank, role="shard") for rank in range(2)]
+    worker = Peer(master, 0)
+    worker.ready()
+    held = HeldShard().document()
+    shards[0].say(wire.READY, epoch=1, held=held)
+    shards[0].vanish()
+    shards[1].say(wire.READY, epoch=1, held=held)
+    assert shards[1].count(wire.BEGIN) == 0
+    shards[0] = Peer(master, 0, role="shard", incarnation=1)
+    worker.ready()
+    for shard in shards:
+        shard.say(wire.READY, epoch=2, held=held)
+    assert [shard.last(wire.BEGIN)["epoch"] for shard in shards] == [2, 2]

@@ -1,0 +1,127 @@
+"""What the master does about anomalies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, reference, round_of, settled
+
+from mms_workloads.contract import Desired, Guard, Reason
+from mms_workloads.sync import startup, wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def anomalous(peer: Peer, step: int, verdict: str, *, loss: float = 10.0, **changes: Any) -> None:
+    """A round of two members, whose second has had an anomaly."""
+    leases = [(0, step - 1)] if step <= BLOCKS else []
+    fields = round_of(step, *leases, members=2, verdicts=["Good", verdict], loss=loss, **changes)
+    peer.say(wire.PROGRESS, epoch=peer.epoch, **fields)
+
+
+def test_an_anomaly_in_the_last_round_of_an_epoch_is_told(master: Master) -> None:
+    first, second = master.running()
+    first.lease(), second.lease()
+    fields = round_of(1, (0, 0), members=2, verdicts=["Good", "NonFinite"])
+    master.it.desire(Desired(workers=3))
+    Peer(master, 2)
+    assert first.epoch == 2
+    first.say(wire.PROGRESS, epoch=1, **fields)
+    assert (master.it.dispatcher.step, [i.kind for i in master.it.status().incidents if i.kind == "NonFinite"]) == (
+        0,
+        ["NonFinite"],
+    )
+    for peer in (first, second):
+        peer.ready(1, [1, 0, 0, 0])
+    first.say(wire.PROGRESS, epoch=1, **fields)
+    assert len([i for i in master.it.status().incidents if i.kind == "NonFinite"]) == 1
+
+
+async def test_gradients_out_of_hand_bring_all_back_to_the_checkpoint(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=2))
+    peers = master.running()
+    for peer in peers:
+        peer.lease()
+    anomalous(peers[0], 1, "Good")
+    for part in (0, 1):
+        peers[part].saved(1, 1, *[0] * (BLOCKS - 1), part=part)
+    await settled(master)
+    anomalous(peers[0], 2, "NonFinite")
+    assert master.kinds() == ["NonFinite"]
+    anomalous(peers[0], 3, "NonFinite", slices=[[], [[0, 2, 0, 1, 1]]])
+    await settled(master)
+    assert [peer.last(wire.EPOCH)["urgent"] for peer in peers] == [True, True]
+    for peer in peers:
+        peer.ready(step=3, applied=[1, 1, 1, *[0] * (BLOCKS - 3)])
+    begin = peers[0].last(wire.BEGIN)
+    assert (begin["step"], begin["checkpoint"]["step"], begin["equal"]) == (1, 1, False), "what they hold is forgotten"
+    assert begin["progress"]["rate_factor"] == 0.5
+    assert begin["progress"]["applied"][:3] == [1, 0, 2], "block 2 is left out in all data epochs"
+    assert "step 1" in master.it.incidents[-1].action
+    assert master.it.status().step == 1
+
+
+async def test_without_a_checkpoint_they_start_again(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Rollback"))
+    peers = master.running()
+    anomalous(peers[0], 1, "NonFinite")
+    await settled(master)
+    for peer in peers:
+        peer.ready(step=1, applied=[1, *[0] * (BLOCKS - 1)])
+    begin = peers[0].last(wire.BEGIN)
+    assert (begin["step"], begin["fresh"], begin["checkpoint"]) == (0, True, None)
+
+
+async def test_a_checkpoint_that_has_the_anomaly_is_passed_over(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "last_checkpoint", lambda *_: checkpointed(1))
+    master = Master(tmp_path, clock, checkpoint=checkpointed(3))
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=3))
+    peers = master.running()
+    master.it.measures.watch.broken = 2  # of steps 2 and 3, of which the checkpoint is
+    blocks = [
+        [0, block, 0, 1, 1] for block, passes in enumerate(master.it.dispatcher.leases.progress.applied) if not passes
+    ]
+    anomalous(peers[0], 4, "NonFinite", slices=[[], blocks[:1]])
+    await settled(master)
+    for peer in peers:
+        peer.ready(step=4, applied=[1] * BLOCKS)
+    assert peers[0].last(wire.BEGIN)["checkpoint"]["uri"] == reference(1).uri
+
+
+async def test_a_worker_is_evicted(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=1))
+    peers = master.running()
+    anomalous(peers[0], 1, "GradientOutlier")
+    assert [peer.count(wire.EVICT) for peer in peers] == [0, 1]
+    assert "replaced" in peers[1].last(wire.EVICT)["why"]
+
+
+async def test_the_run_fails_where_that_is_asked_for(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Fail"))
+    peers = master.running()
+    anomalous(peers[0], 1, "NonFinite")
+    outcome = master.it.outcome
+    assert outcome is not None
+    assert (outcome.result, outcome.reason) == ("Failed", Reason.TRAINING_DIVERGED)
+
+
+def test_members_that_differ_are_told_once(master: Master) -> None:
+    peers = master.running()
+    for peer in peers:
+        peer.say(wire.ANOMALY, anomaly="Corruption", rank=None, block=None, action="x", epoch=1)
+    assert master.kinds() == ["Corruption"]
+
+
+def test_blocks_are_quarantined_once(master: Master) -> None:
+    peers = master.running()
+    for peer in peers:
+        peer.say(wire.ANOMALY, anomaly="DeadData", rank=None, block=1, action="all the same")
+    assert master.it.status().quarantined == 1
+    assert master.it.incidents[-1].action == "block 1 is not trained on: all the same"

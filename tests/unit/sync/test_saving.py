@@ -1,0 +1,120 @@
+"""The master's checkpoints: when they are wanted, which count, which are damaged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.unit.sync.masters import Clock, Master, Peer, checkpointed, document, reference, settled
+
+from mms_workloads.contract import Reason
+from mms_workloads.sync import startup, wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+async def test_all_members_save_when_it_is_time(master: Master) -> None:
+    first, second = master.running()
+    master.it.tick()
+    assert first.count(wire.CHECKPOINT) == 0
+    for _ in range(70):
+        master.clock.now += 1
+        first.say(wire.HEARTBEAT)
+        second.say(wire.HEARTBEAT)
+        master.it.tick()
+    assert (first.count(wire.CHECKPOINT), second.count(wire.CHECKPOINT)) == (1, 1)
+    first.saved(3, 1, 0, 0, 0)
+    await settled(master)
+    assert master.it.status().checkpoint is None  # without the second part it is none
+    second.saved(3, part=1)
+    await settled(master)
+    saved = master.it.status().checkpoint
+    assert saved is not None
+    assert (saved.step, saved.uri.rpartition("/")[2]) == (3, "step-0000000003-a")
+    first.vanish()
+    second.vanish()
+    again = Peer(master, 0, incarnation=1)
+    again.ready()
+    begin = again.last(wire.BEGIN)
+    assert (begin["step"], begin["progress"], begin["checkpoint"]["uri"]) == (3, document([1, 0, 0, 0]), saved.uri)
+    assert begin["equal"] is False
+
+
+async def test_parts_of_two_checkpoints_make_none(master: Master) -> None:
+    first, second = master.running()
+    first.saved(3, 1, 0, 0, 0, folder="a")
+    second.saved(3, part=1, folder="b")
+    await settled(master)
+    assert master.it.status().checkpoint is None
+
+
+async def test_an_older_checkpoint_that_is_complete_later_does_not_count(master: Master) -> None:
+    first, second = master.running()
+    first.saved(2, 1, 0, 0, 0, folder="a")
+    for part, peer in enumerate((first, second)):
+        peer.saved(4, 1, 1, 0, 0, folder="b", part=part)
+    await settled(master)
+    second.saved(2, folder="a", part=1)
+    await settled(master)
+    saved = master.it.status().checkpoint
+    assert saved is not None
+    assert saved.step == 4
+
+
+async def test_a_damaged_checkpoint(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before is used, although a worker is lost and another joins while it is looked for."""
+    asked: list[frozenset[str]] = []
+
+    def older(_: object, excluded: frozenset[str]) -> startup.Checkpointed:
+        asked.append(excluded)
+        return checkpointed(3)
+
+    monkeypatch.setattr(startup, "last_checkpoint", older)
+    master = Master(tmp_path, clock, checkpoint=checkpointed(8))
+    first, second = master.running()
+    for peer in (first, first):
+        peer.say(wire.CHECKPOINT_INVALID, uri=reference(8).uri, message="damaged")
+    second.vanish()
+    joiner = Peer(master, 2)
+    assert first.epoch == 1
+    for task in list(master.it.tasks):
+        await task
+    assert asked == [frozenset({reference(8).uri})]
+    assert first.epoch == joiner.epoch == 2
+    assert first.last(wire.EPOCH)["urgent"]
+    first.ready()
+    joiner.ready()
+    assert first.last(wire.BEGIN)["checkpoint"]["uri"] == reference(3).uri
+    assert "CheckpointInvalid" in master.kinds()
+
+
+async def test_a_damaged_checkpoint_and_nobody_left(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "last_checkpoint", lambda *_: None)
+    master = Master(tmp_path, clock, checkpoint=checkpointed(8))
+    peers = master.running()
+    peers[0].say(wire.CHECKPOINT_INVALID, uri=reference(8).uri, message="damaged")
+    for peer in peers:
+        peer.vanish()
+    for task in list(master.it.tasks):
+        await task
+    again = Peer(master, 0, incarnation=1)
+    again.ready()
+    assert (again.last(wire.BEGIN)["step"], again.last(wire.BEGIN)["checkpoint"]) == (0, None)
+
+
+async def test_looking_for_a_checkpoint_fails(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(startup, "last_checkpoint", fail)
+    master = Master(tmp_path, clock, checkpoint=checkpointed(8))
+    master.running()[0].say(wire.CHECKPOINT_INVALID, uri=reference(8).uri, message="damaged")
+    for task in list(master.it.tasks):
+        await task
+    outcome = master.it.outcome
+    assert outcome is not None
+    assert (outcome.reason, outcome.retryable) == (Reason.INTERNAL, True)

@@ -1,0 +1,163 @@
+"""The data side of a run: what is trained on, who has which part of it, and how far the run has come.
+
+First workers count the words of the data set, of which the plan is made. Then they lease its blocks, and their rounds
+become part of the parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mms_workloads.data import blocks, vocabulary
+from mms_workloads.logs import logger
+from mms_workloads.sync import plan as plans
+from mms_workloads.sync import wire
+from mms_workloads.sync.counting import Counting
+from mms_workloads.sync.leases import Leases, Slice
+from mms_workloads.sync.speed import Speed
+from mms_workloads.sync.watch import Round, round_of
+from mms_workloads.sync.wire import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mms_workloads.contract import JobFile
+    from mms_workloads.store import Found
+    from mms_workloads.sync.links import Link
+    from mms_workloads.sync.startup import Checkpointed
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """plan, leases: None until the data set is counted."""
+
+    job: JobFile
+    counting: Counting | None = None
+    plan: bytes | None = None
+    leases: Leases | None = None
+    step: int = 0  # rounds that are part of the parameters
+    exporting: bool = False  # nothing is left to train on
+    speed: Speed = field(default_factory=Speed)
+
+    @classmethod
+    def start(cls, job: JobFile, files: Sequence[Found] | None, checkpoint: Checkpointed | None) -> Dispatcher:
+        """files: the data set, where no checkpoint says what it is."""
+        it = cls(job, Counting.start(files) if files else None)
+        if checkpoint:
+            it._adopt(checkpoint.plan).restore(checkpoint.progress)
+            it.step = checkpoint.ref.step
+        return it
+
+    # The plan
+
+    def count(self, links: Iterable[Link]) -> bool:
+        """Deals out what is to be counted. Whether all is, and there is a plan. Raises JobError."""
+        if self.counting is None:
+            return False
+        if self.counting.complete():
+            plan = self.counting.plan(self.job.task.wordEmbedding, self.job.data.blockBytes)
+            logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary))
+            self._adopt(plans.pack(plan))
+            return True
+        for link in links:
+            number = None if link.counts else self.counting.take(link.rank)
+            if number is not None:
+                link.counts = True
+                segments = [[s.file, s.start, s.end] for s in self.counting.tasks[number]]
+                uris = {s.file: self.counting.files[s.file].uri for s in self.counting.tasks[number]}
+                link.send(Message(wire.COUNT, {"task": number, "segments": segments, "uris": uris}))
+        return False
+
+    def counted(self, link: Link, message: Message) -> None:
+        link.counts = False
+        if self.counting is None:
+            return
+        sizes = {int(k): v for k, v in message.fields["sizes"].items()}
+        counts = vocabulary.unpack_counts(message.data)
+        task = self.job.task.wordEmbedding
+        limit = vocabulary.counter_limit(task) if task else 0
+        self.counting.add(message.fields["task"], counts, sizes, limit)
+
+    def adopt(self, plan: bytes) -> None:
+        """The plan of the run, from a peer that has it from a master before this one."""
+        if self.plan is None:
+            self._adopt(plan)
+
+    def send_plan(self, links: Iterable[Link]) -> None:
+        """To those that do not have it."""
+        assert self.plan is not None  # noqa: S101 - an epoch is made only with a plan
+        digest = plans.digest(self.plan)
+        for link in links:
+            if link.plan != digest:
+                link.send(Message(wire.PLAN, {}, self.plan))
+                link.plan = digest
+
+    # Leases and rounds
+
+    def lease(self, rank: int, step: int) -> dict[str, Any] | None:
+        """The answer to a rank at this step that asks for a block: one, if any is free.
+
+        None while rounds that it has finished are not known here: they may free blocks for it.
+        """
+        if step > self.step:
+            return None
+        lease = self.leases.take(rank) if self.leases else None
+        answer: dict[str, Any] = {"block": None, "fraction": self.fraction()}
+        if lease:
+            answer |= {"data_epoch": lease.data_epoch, "block": lease.block, "start": lease.start}
+        return answer
+
+    def release(self, rank: int) -> None:
+        """It is gone: others may have what it had."""
+        if self.leases:
+            self.leases.give_back([rank])
+        if self.counting:
+            self.counting.give_back(rank)
+
+    def next_round(self, fields: dict[str, Any], ranks: Sequence[int]) -> Round | None:
+        """The round of a progress message; None where it does not follow the last one: it was told before."""
+        if self.leases is None or fields["step"] != self.step + 1:
+            return None
+        return round_of(fields, ranks, [tuple(Slice(*one) for one in each) for each in fields["slices"]])
+
+    def commit(self, fields: dict[str, Any], ranks: Sequence[int], now: float) -> Round | None:
+        """As `next_round`, which is part of the parameters. Raises ValueError when samples would be applied twice."""
+        this = self.next_round(fields, ranks)
+        if this is None or self.leases is None:
+            return None
+        self.leases.commit(s for each in this.slices for s in each)
+        self.step = this.step
+        self.speed.add(now, self.leases.fraction(), fields["samples"], fields["weight"], fields["loss"])
+        self.exporting = self.leases.done()
+        return this
+
+    def pause(self) -> None:
+        """The membership epoch ends: what is not part of the parameters is leased again."""
+        if self.leases:
+            self.leases.give_back()
+
+    def resume(self, step: int) -> None:
+        """The next one begins with parameters of this step."""
+        self.step = step
+        self.exporting = self.leases is not None and self.leases.done()
+        self.speed.pause()
+
+    # How far it has come
+
+    def fraction(self) -> float:
+        return self.leases.fraction() if self.leases else 0.0
+
+    def samples_per_second(self) -> int | None:
+        return None if self.exporting else self.speed.samples_per_second()
+
+    def seconds_left(self) -> int | None:
+        return None if self.exporting else self.speed.seconds_left(self.fraction())
+
+    def _adopt(self, data: bytes) -> Leases:
+        count = len(plans.unpack(data).blocks())
+        optimizer = self.job.optimizer
+        self.plan, self.counting = data, None
+        trained_on, _ = blocks.split(count, self.job.evaluation.split)
+        self.leases = Leases.start(self.job.data, optimizer.seed, optimizer.epochs, trained_on, count)
+        return self.leases

@@ -1,0 +1,273 @@
+"""The membership epochs of a run: when the next one is due, who is in it, what it starts from, who is told what.
+
+An epoch is announced to its members. When they are out of the one before, they say what they hold, and it begins: in
+Ring mode with the newest parameters that a member holds. In ParameterServer mode the shards hold them; those are called
+when all workers are ready, and workers begin when all shards have.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mms_workloads.logs import logger
+from mms_workloads.sync import wire
+from mms_workloads.sync.forming import Begin, Forming, Held, Restart, decide
+from mms_workloads.sync.leases import Leases, Progress
+from mms_workloads.sync.wire import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mms_workloads.sync.dispatcher import Dispatcher
+    from mms_workloads.sync.links import Link
+    from mms_workloads.sync.measures import Measures
+    from mms_workloads.sync.membership import Epoch
+    from mms_workloads.sync.peers import Peers
+    from mms_workloads.sync.saving import Checkpoints
+    from mms_workloads.sync.shards import Shards
+    from mms_workloads.sync.watch import Round
+
+# A collective that failed without the loss of a member is tried again in a next epoch. A member's death is noticed by
+# its neighbours and by us at about the same time: this is left for us.
+BROKEN_GRACE_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Epochs:
+    """suspending: members are to save once more, and then nobody trains. Callers say what time it is."""
+
+    workers: Peers
+    shards: Shards | None
+    dispatcher: Dispatcher
+    checkpoints: Checkpoints
+    measures: Measures
+    save_seconds: float  # from one checkpoint to the next
+    incident: Callable[[str, int | None, str], None]  # kind, rank, action
+    suspending: bool = False
+    forming: Forming = field(default_factory=Forming)
+    _previous: Epoch | None = None  # its last round may be told after the next one was announced
+    _again: tuple[float, str] | None = None  # when and why the epoch is given up although nobody was lost
+    _save_at: float = 0.0
+
+    @property
+    def current(self) -> Epoch | None:
+        return self.workers.membership.epoch
+
+    def shards_ready(self) -> int:
+        return len(self.forming.serving & self.shards.peers.links.keys()) if self.shards else 0
+
+    # What is due
+
+    def due(self, now: float) -> bool:
+        """A loss does not wait. A joiner waits until the members of the epoch that is being formed have met."""
+        membership, shards = self.workers.membership, self.shards
+        if not membership.members:
+            return False
+        if self._again and now >= self._again[0]:
+            return True
+        if shards and not shards.complete():
+            return False
+        epoch = membership.epoch
+        lost = bool(shards and shards.broken())
+        met = epoch is None or membership.broken() or lost or self.forming.started >= {m.rank for m in epoch.members}
+        waits = bool(shards and epoch and (lost or shards.changes() or shards.save_wanted))
+        return met and (membership.ready(now) or (waits and membership.enough()))
+
+    def advance(self) -> None:
+        """Announces the next epoch."""
+        shards, again = self.shards, self._again
+        broken = self.workers.membership.broken() or bool(shards and shards.broken())
+        if again and again[1] and not broken:
+            self.incident("EpochRestarted", None, f"its members meet again, since an exchange failed: {again[1]}")
+        urgent = broken or again is not None or not self.forming.begun
+        self._previous, epoch = self.current, self.workers.advance()
+        self.forming, self._again = Forming(), None
+        if shards:
+            shards.called = ()
+        self.dispatcher.pause()
+        ranks = [m.rank for m in epoch.members]
+        logger().info("membership epoch", epoch=epoch.number, ranks=ranks, urgent=urgent)
+        fields = {
+            "epoch": epoch.number,
+            "urgent": urgent,
+            "members": [[m.rank, m.incarnation, m.address] for m in epoch.members],
+            "shards": shards.addresses() if shards else [],
+        }
+        self.dispatcher.send_plan(self.workers.links[rank] for rank in ranks)
+        self._tell(Message(wire.EPOCH, fields))
+
+    def restart(self, at: float, why: str = "") -> None:
+        """The epoch is given up at this time, unless a loss ends it before. why: where that is an incident."""
+        self._again = at, why
+
+    def call_shards(self) -> None:
+        """When all workers are out of the epoch before, and all shards that this one needs are there."""
+        epoch, shards = self.current, self.shards
+        if epoch is None or shards is None or self.forming.called:
+            return
+        if self._all_ready(epoch) and shards.complete():
+            self.forming.called = True
+            shards.call(epoch, self.dispatcher.send_plan)
+
+    def save_due(self, now: float) -> bool:
+        running = self.forming.begun and not self.workers.membership.broken() and not self.dispatcher.exporting
+        return running and now >= self._save_at
+
+    def save(self, now: float) -> None:
+        self._save_at = now + self.save_seconds
+        if self.shards:
+            self.shards.save_wanted = True  # in the next epoch's beginning, when all shards rest at the same step
+        else:
+            self._tell(Message(wire.CHECKPOINT))
+
+    def suspend(self) -> None:
+        self.suspending = True
+        if self.shards:
+            self.shards.save_wanted = True
+        elif self.forming.begun:
+            self._tell(Message(wire.SUSPEND))
+
+    # What members say
+
+    def ready(self, link: Link, message: Message, now: float) -> None:
+        epoch, f = self.current, message.fields
+        if epoch is None or f["epoch"] != epoch.number or self.forming.begun:
+            return
+        progress = Progress.read(f["progress"]) if f["progress"] else None
+        self.forming.ready[link.rank] = Held(f["step"], f["lineage"], progress)
+        if self.shards is None and self._all_ready(epoch):
+            self._begin(epoch, now)
+
+    def shard_ready(self, link: Link, message: Message, now: float) -> None:
+        epoch, shards = self.current, self.shards
+        if epoch is None or shards is None or message.fields["epoch"] != epoch.number or self.forming.begun:
+            return
+        if shards.heard(link.rank, message.fields["held"]) and not shards.broken():
+            self._begin_with_shards(epoch, shards, now)
+
+    def shard_filled(self, link: Link, message: Message) -> None:
+        if self.shards is None or not self._is_of_current(message):
+            return
+        self.forming.filled.add(link.rank)
+        if self.shards.all_among(self.forming.filled):
+            self.shards.peers.tell(Message(wire.GO, {"epoch": message.fields["epoch"]}))
+
+    def shard_started(self, link: Link, message: Message) -> None:
+        if self.shards is None or not self._is_of_current(message):
+            return
+        self.forming.serving.add(link.rank)
+        if self.shards.all_among(self.forming.serving):
+            self.shards.serve()
+            self._tell(Message(wire.BEGIN, self.forming.told))
+
+    def lease(self, link: Link, message: Message) -> None:
+        if self._is_of_current(message):
+            self.forming.started.add(link.rank)
+            self.forming.asking.append((link.rank, message.fields["step"]))
+            self.answer_leases()
+
+    def release(self, rank: int) -> None:
+        """The worker is gone: others may have what it had, and it waits for nothing more."""
+        self.dispatcher.release(rank)
+        self.forming.asking = [one for one in self.forming.asking if one[0] != rank]
+
+    def answer_leases(self) -> None:
+        """Those that can be answered by now."""
+        asking, self.forming.asking = self.forming.asking, []
+        for rank, step in asking:
+            answer = self.dispatcher.lease(rank, step)
+            if answer is None:
+                self.forming.asking.append((rank, step))
+            else:
+                answer["epoch"] = self.workers.membership.last_number
+                self.workers.links[rank].send(Message(wire.LEASED, answer))
+
+    def progress(self, link: Link, message: Message, now: float) -> Round | None:
+        """A round, for the guard to see. Of this epoch it becomes part of the parameters.
+
+        The first member reports each round. What it could not say before it was lost, the others hold.
+        """
+        f, of_this = message.fields, self._is_of_current(message)
+        epoch = self.current if of_this else self._previous
+        if epoch is None or f["epoch"] != epoch.number:
+            return None
+        ranks = [m.rank for m in epoch.members]
+        if self.shards and not self.shards.synchronous:  # each worker counts its own
+            f, ranks = {**f, "step": self.dispatcher.step + 1}, [link.rank]
+        if of_this:
+            return self.dispatcher.commit(f, ranks, now)
+        # The members hold the round and will say so. What the guard saw of it nobody would tell any more.
+        return None if self.forming.begun else self.dispatcher.next_round(f, ranks)
+
+    def broken(self, link: Link, message: Message, now: float) -> None:
+        """A collective has failed."""
+        epoch, f = self.current, message.fields
+        if epoch and f["epoch"] == epoch.number and self._again is None:
+            self.restart(now + BROKEN_GRACE_SECONDS, f["why"])
+            logger().info("collective failed", rank=link.rank, why=f["why"])
+
+    # How an epoch begins
+
+    def _begin(self, epoch: Epoch, now: float) -> None:
+        """All members are out of the epoch before: decides whose parameters the new one starts from."""
+        leases, restart = self._leases(), self.measures.take_restart()
+        held = [self.forming.ready[m.rank] for m in epoch.members]
+        begin = decide([] if restart else held, self.checkpoints.newest, len(leases.progress.applied))
+        self._go_on_from(begin, restart, now)
+        self.forming.begun = True
+        self._tell(Message(wire.BEGIN, {"epoch": epoch.number, "lineage": self._new_lineage(), **begin.fields()}))
+        if self.suspending:
+            self._tell(Message(wire.SUSPEND))
+
+    def _begin_with_shards(self, epoch: Epoch, shards: Shards, now: float) -> None:
+        """What the shards hold counts; workers hold nothing that could be lost."""
+        leases, restart = self._leases(), self.measures.take_restart()
+        if odd := shards.corrupt():
+            action = f"the rows of {_names(odd)} are not what their replicas are: all go back to the checkpoint"
+            self.incident("Corruption", odd[0], action)
+        forget = restart is not None or bool(odd)
+        of_shards = shards.decide(len(leases.progress.applied), self.checkpoints.newest, forget=forget)
+        begin = Begin(of_shards.step, of_shards.progress)
+        self._go_on_from(begin, restart, now)
+        lineage = self._new_lineage()
+        if shards.begin(of_shards, epoch, lineage, suspend=self.suspending):
+            return
+        self.forming.begun = True
+        # When all shards have begun.
+        self.forming.told = {"epoch": epoch.number, "lineage": lineage, **begin.fields()}
+
+    def _go_on_from(self, begin: Begin, restart: Restart | None, now: float) -> None:
+        self.measures.go_on_from(self._leases(), begin.step, begin.progress, restart)
+        self.dispatcher.resume(begin.step)
+        self._save_at = now + self.save_seconds
+
+    def _new_lineage(self) -> str:
+        """Members that were lost may go on from the same step on their own: what follows here is told apart."""
+        lineage = secrets.token_hex(8)
+        self.checkpoints.lineages.append(lineage)
+        return lineage
+
+    # Small things
+
+    def _leases(self) -> Leases:
+        assert self.dispatcher.leases is not None  # noqa: S101 - an epoch is made only with a plan
+        return self.dispatcher.leases
+
+    def _all_ready(self, epoch: Epoch) -> bool:
+        """And all are still there: else it never begins, and another one follows."""
+        return len(self.forming.ready) == len(epoch.members) and not self.workers.membership.broken()
+
+    def _is_of_current(self, message: Message) -> bool:
+        """And that one has begun."""
+        epoch = self.current
+        return epoch is not None and message.fields["epoch"] == epoch.number and self.forming.begun
+
+    def _tell(self, message: Message) -> None:
+        if epoch := self.current:
+            self.workers.tell(message, [m.rank for m in epoch.members])
+
+
+def _names(shards: list[int]) -> str:
+    return f"shard{'s' if len(shards) > 1 else ''} {', '.join(map(str, shards))}"
