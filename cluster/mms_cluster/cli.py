@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from mms_cluster import faults, paths, provider, settings, up
@@ -71,7 +70,7 @@ def _up(arguments: argparse.Namespace, report: Reporter) -> bool:
     if not 1 <= wanted.get("nodes", 1) <= settings.MOST_NODES:
         raise ClusterError(f"A cluster has 1 to {settings.MOST_NODES} nodes, not {wanted['nodes']}: correct --nodes.")
     if isinstance(cluster, provider.Own) and wanted:
-        cluster.wanted = replace(settings.load(Layout(paths.state_folder())) or Settings(), **wanted)
+        cluster.want(**wanted)
     elif wanted:
         raise ClusterError(
             f"Ports and nodes are chosen for a cluster of our own, and this is {cluster.description}: leave them out."
@@ -101,7 +100,7 @@ def _fault(arguments: argparse.Namespace, report: Reporter) -> bool:
         raise ClusterError(
             f"Only nodes of a cluster of our own can fail on request, and this is {cluster.description}."
         )
-    arguments.fault(Layout(paths.state_folder()), arguments.node, report)
+    cluster.inject(arguments.fault, arguments.node)
     return True
 
 

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +28,8 @@ from mms_cluster.settings import Layout, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from mms_cluster.faults import Fault
 
 NAME = "mms"
 
@@ -146,8 +148,16 @@ class Own:
         self.kubeconfig = layout.kubeconfig
         self._layout, self._report, self.wanted = layout, report, wanted
 
+    def want(self, **changes: int) -> None:
+        """What the next `up` is to change of the settings that there are."""
+        self.wanted = replace(settings.load(self._layout) or Settings(), **changes)
+
     def up(self) -> None:
         bringing_up.up(self._layout, self.wanted, self._report)
+
+    def inject(self, fault: Fault, node: str) -> None:
+        """Raises ClusterError when there is no such node, or none that can fail so."""
+        fault(self._layout, node, self._report)
 
     def down(self) -> None:
         taking_down.down(self._layout, self._report)

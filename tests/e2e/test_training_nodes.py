@@ -6,7 +6,6 @@ What a test wants on the second node it moves there: that node takes no other po
 from __future__ import annotations
 
 import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import pytest
 from tests.e2e.test_training import is_training
 from tests.e2e.test_training_plane import epoch, incidents, language, progress, served, steps_on
 
-from mms_cluster import images
+from mms_cluster import faults, images
 from mms_cluster.provider import Own, Provider
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import Corpora
     from tests.e2e.kube import Kube, Object
+
+    from mms_cluster.faults import Fault
 
 pytestmark = pytest.mark.e2e
 
@@ -32,18 +33,19 @@ LOST_SECONDS = 30  # Kubernetes itself gives a node's pods up after 45 s
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nodes(installed: Provider) -> Iterator[None]:
+def nodes(installed: Provider) -> Iterator[Own]:
     if not isinstance(installed, Own):
         pytest.skip("nodes fail on request in a cluster of our own only")
-    machine("up", "--nodes", "2")
+    resize(installed, 2)
     installed.load(images.build(("worker",)))
     kubectl("cordon", AWAY)
-    yield
-    machine("up", "--nodes", "1")
+    yield installed
+    resize(installed, 1)
 
 
-def machine(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "mms_cluster", *arguments], check=True, capture_output=True)
+def resize(cluster: Own, nodes: int) -> None:
+    cluster.want(nodes=nodes)
+    cluster.up()
 
 
 def kubectl(*arguments: str) -> None:
@@ -63,13 +65,13 @@ def away() -> Iterator[None]:
 
 
 @contextmanager
-def without(verb: str) -> Iterator[None]:
-    """The second node is cut off ("partition") or lost ("kill")."""
-    machine(verb, AWAY)
+def without(cluster: Own, fault: Fault) -> Iterator[None]:
+    """The second node is cut off or lost."""
+    cluster.inject(fault, AWAY)
     try:
         yield
     finally:
-        machine(*(["heal", AWAY] if verb == "partition" else ["up"]))
+        cluster.up()  # mends a link, and boots a node
         kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"node/{AWAY}")
 
 
@@ -105,13 +107,13 @@ def replaced(kube: Kube, name: str, role: str, rank: int, old: str) -> Callable[
 
 
 def test_a_node_that_is_cut_off_holds_nothing_up_and_changes_nothing_when_it_is_back(
-    kube: Kube, corpora: Corpora
+    kube: Kube, corpora: Corpora, nodes: Own
 ) -> None:
     kube.apply(language("ring", corpora.small))
     kube.wait("modeltraining", "ring", is_training, 120, "training")
     old = move_away(kube, "ring", "worker", 1)
     before = kube.get("modeltraining", "ring")
-    with without("partition"):
+    with without(nodes, faults.partition):
         after = kube.wait("modeltraining", "ring", replaced(kube, "ring", "worker", 1, old), LOST_SECONDS, "whole")
         assert progress(after) >= progress(before), "no step that was finished may be lost"
         assert "NodeUnreachable" in incidents(after)
@@ -127,12 +129,12 @@ def test_a_node_that_is_cut_off_holds_nothing_up_and_changes_nothing_when_it_is_
 
 
 @pytest.mark.slow
-def test_a_node_is_lost_with_the_master_a_worker_and_a_shard(kube: Kube, corpora: Corpora) -> None:
+def test_a_node_is_lost_with_the_master_a_worker_and_a_shard(kube: Kube, corpora: Corpora, nodes: Own) -> None:
     kube.apply(language("served", corpora.small, sync=served()))
     kube.wait("modeltraining", "served", is_training, 120, "training")
     old = {role: move_away(kube, "served", role, rank) for role, rank in PLACES}
     before = kube.get("modeltraining", "served")
-    with without("kill"):
+    with without(nodes, faults.kill):
         away = [replaced(kube, "served", role, rank, old[role]) for role, rank in PLACES]
         after = kube.wait("modeltraining", "served", lambda t: all(one(t) for one in away), LOST_WITH_MASTER, "whole")
         assert progress(after) >= progress(before), "the shards' replicas are on the other node"
