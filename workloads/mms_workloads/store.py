@@ -98,7 +98,7 @@ def filesystem(store: Store) -> tuple[Any, str]:
 
 
 def warm(store: Store) -> None:
-    """Loads the code and the descriptions that clients of this store need, half a second of work, and no client yet: a
+    """Loads the code and the descriptions that clients of this store need, and no client yet: a
     process that is forked afterwards need not do it.
     """
     if _scheme(store) != "s3":

@@ -191,7 +191,7 @@ class Workers(Model):
         ge=0,
         le=16,
         description="Pods beyond replicas that have started and wait: one takes the place of a worker that is lost, in "
-        "less than a second. Each asks for the resources of a worker.",
+        "the membership epoch that the loss begins. Each asks for the resources of a worker.",
     )
     resources: Resources = Field(
         default_factory=Resources, description="Of each worker's container, and of each shard's."

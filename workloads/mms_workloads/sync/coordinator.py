@@ -39,7 +39,7 @@ from mms_workloads.sync.watch import Evict, Fail, Measure, Report, Rollback, Wat
 from mms_workloads.sync.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 KEPT_INCIDENTS = 50
 
@@ -58,7 +58,8 @@ class Coordinator:
         self.absences = Absences()
         self.dispatcher = Dispatcher.start(job, files, checkpoint)
         self.checkpoints = Checkpoints.of(job, checkpoint)
-        self.reloading = 0  # searches for a checkpoint to go back to that are under way
+        self.searches = 0  # for a checkpoint to go back to: under way, one after the other
+        self.search = asyncio.Lock()
         self.measures = Measures(Watch(job.guard), self.checkpoints)
         self.epochs = Epochs(
             self.workers,
@@ -138,7 +139,7 @@ class Coordinator:
         if not self.outcome:
             self._incident("WorkerLost" if link.role == "worker" else "ShardLost", link.rank, why)
             epoch = self.workers.membership.last_number
-            self.log.warning("lost", role=link.role, rank=link.rank, why=why, epoch=epoch)
+            self.log.warning("lost", peer=link.role, rank=link.rank, why=why, epoch=epoch)
         self.tick()
 
     def desire(self, desired: Desired) -> None:
@@ -166,7 +167,7 @@ class Coordinator:
             self._suspended(self.checkpoints.reference)
         elif self.dispatcher.plan is None:
             self._count()
-        elif not self.reloading and self.epochs.due(now):
+        elif not self.searches and self.epochs.due(now):
             self.epochs.advance()
         elif self.epochs.save_due(now):
             self.epochs.save(now)
@@ -254,21 +255,16 @@ class Coordinator:
                 self._incident(kind, rank, action)
                 self.workers.tell(Message(wire.EVICT, {"why": action}), [rank])
             case Rollback():
-                self._spawn(self._roll_back(measure))
+                self._search(self._roll_back(measure))
             case Fail(action):
                 self.fail(JobError(Reason.TRAINING_DIVERGED, action))
 
     async def _roll_back(self, wanted: Rollback) -> None:
-        """The epoch ends; the next one starts from the last checkpoint before what went wrong."""
+        """The next epoch starts from the last checkpoint before what went wrong."""
         leases = self.dispatcher.leases
-        if self.reloading or self.measures.restart or leases is None:
-            return
-        self.reloading += 1
-        said = await self.measures.roll_back(wanted, leases)
-        self.reloading -= 1
-        self._incident(wanted.kind, None, said)
-        self.epochs.restart(time.monotonic())
-        self.tick()
+        if self.measures.restart or leases is None:
+            return  # another member's report had it done
+        self._incident(wanted.kind, None, await self.measures.roll_back(wanted, leases))
 
     def _anomaly(self, link: Link, message: Message) -> None:
         f, leases = message.fields, self.dispatcher.leases
@@ -292,16 +288,9 @@ class Coordinator:
 
     def _checkpoint_invalid(self, link: Link, message: Message) -> None:
         if self.checkpoints.damaged(message.fields["uri"]):
-            self.reloading += 1
             action = f"{message.fields['message']}; the one before it is used"
             self._incident("CheckpointInvalid", link.rank, action)
-            self._spawn(self._reload_checkpoint())
-
-    async def _reload_checkpoint(self) -> None:
-        await self.checkpoints.reload()
-        self.reloading -= 1
-        self.epochs.restart(time.monotonic())
-        self.tick()
+            self._search(self.checkpoints.reload())
 
     def _failed(self, link: Link, message: Message) -> None:
         f = message.fields
@@ -385,7 +374,19 @@ class Coordinator:
         step = self.dispatcher.step
         self.incidents.append(Incident(time=checkpoints.now(), kind=kind, rank=rank, step=step, action=action))
 
-    def _spawn(self, work: Any) -> None:
+    def _search(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has a checkpoint to go back to found. The epoch ends; the next one waits for it."""
+        self.searches += 1
+        self._spawn(self._in_turn(work))
+
+    async def _in_turn(self, work: Coroutine[Any, Any, None]) -> None:
+        async with self.search:
+            await work
+        self.searches -= 1
+        self.epochs.restart(time.monotonic())
+        self.tick()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
             try:
                 await work

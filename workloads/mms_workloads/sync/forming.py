@@ -68,7 +68,10 @@ class Restart:
 
 
 def decide(held: Sequence[Held], checkpoint: tuple[CheckpointRef, Progress] | None, blocks: int) -> Begin:
-    """held: by position. The highest step that any member holds, else the checkpoint's, else the beginning."""
+    """held: by position. The highest step that any member holds, else the checkpoint's, else the beginning.
+
+    The progress is the caller's to change.
+    """
     steps = [h.step for h in held if h.step is not None]
     if steps:
         highest = max(steps)
@@ -77,5 +80,5 @@ def decide(held: Sequence[Held], checkpoint: tuple[CheckpointRef, Progress] | No
         return Begin(highest, held[source].progress or Progress.none(blocks), source, equal)
     if checkpoint:
         reference, progress = checkpoint
-        return Begin(reference.step, progress, equal=False, checkpoint=reference)
+        return Begin(reference.step, progress.copy(), equal=False, checkpoint=reference)
     return Begin(0, Progress.none(blocks), fresh=True)

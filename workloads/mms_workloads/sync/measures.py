@@ -18,6 +18,7 @@ class Measures:
     watch: Watch
     checkpoints: Checkpoints
     quarantined: set[int] = field(default_factory=set)  # blocks that are not trained on
+    left_out: set[int] = field(default_factory=set)  # those that are not since a rollback
     restart: Restart | None = None  # what the next epoch starts from, whatever its members hold
     _parted_in: int = -1  # the epoch whose members were last found to differ
 
@@ -58,10 +59,11 @@ class Measures:
         return restart
 
     def go_on_from(self, leases: Leases, step: int, progress: Progress, restart: Restart | None) -> None:
-        """An epoch begins with this state; after a rollback without what is to be left out."""
-        if restart:
-            progress.skip(restart.blocks, leases.epochs)
-            progress.passed_over = sorted({*leases.progress.passed_over, *restart.samples})
-            progress.rate_factor = restart.rate_factor
+        """An epoch begins with this state; what a rollback leaves out is left out of an older checkpoint's, too."""
+        restart = restart or Restart(frozenset(), (), leases.progress.rate_factor)
+        self.left_out |= restart.blocks
+        progress.skip(self.left_out, leases.epochs)
+        progress.passed_over = sorted({*progress.passed_over, *leases.progress.passed_over, *restart.samples})
+        progress.rate_factor = min(progress.rate_factor, restart.rate_factor)
         leases.restore(progress)
         self.watch.restarted(step)

@@ -80,7 +80,10 @@ class Wanted:
 def decide(
     wanted: Wanted, held: Mapping[int, HeldShard], checkpoint: tuple[CheckpointRef, Progress] | None
 ) -> ShardsBegin:
-    """held: by rank, those of the layout before that are beyond the wanted number too."""
+    """held: by rank, those of the layout before that are beyond the wanted number too.
+
+    The progress is the caller's to change.
+    """
     return _from_holders(wanted, held) or _anew(wanted, checkpoint)
 
 
@@ -104,7 +107,7 @@ def _anew(wanted: Wanted, checkpoint: tuple[CheckpointRef, Progress] | None) -> 
     reference, progress = checkpoint or (None, Progress.none(wanted.blocks))
     return ShardsBegin(
         reference.step if reference else 0,
-        progress,
+        progress.copy(),
         (source,) * wanted.shards,
         (replica,) * wanted.shards,
         checkpoint=reference,

@@ -31,7 +31,7 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def precision(device: torch.device) -> AbstractContextManager[object]:
-    """The products of a forward pass in BF16 on a GPU, where that is several times as fast; parameters, gradients and
+    """The products of a forward pass in BF16 on a GPU, whose matrix units take that; parameters, gradients and
     sums stay float32. On the CPU all is float32.
     """
     return nullcontext() if device == CPU else torch.autocast(device.type, torch.bfloat16)
