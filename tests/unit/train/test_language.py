@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +18,7 @@ from tests.unit.train.runs import SECONDS, until_step
 
 from mms_workloads.contract import DataFile, Desired, JobFile, LanguageModel, Outcome
 from mms_workloads.data.vocabulary import Vocabulary
+from mms_workloads.language import transformer
 from mms_workloads.language.learner import LanguageLearner, share
 from mms_workloads.language.transformer import Transformer
 from mms_workloads.sync.leases import Progress, Slice
@@ -156,3 +160,26 @@ def test_the_learning_rate_scales_where_asked(tmp_path: Path) -> None:
         state = one.start()
         agree(state, 0, "l", Progress.none(len(one.corpus.blocks)))
         assert one.rate(state, 3) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"dimensions": 48, "layers": 3, "heads": 4, "contextLength": 40}])
+def test_how_many_numbers_a_model_is(changes: dict[str, int]) -> None:
+    task = LanguageModel.model_validate(TASK | changes)
+    assert transformer.parameters(task) == sum(p.numel() for p in Transformer(task, 1).parameters())
+
+
+def test_a_process_that_takes_a_dead_ones_place_imports_nothing_large() -> None:
+    """Before its first message: the supervisor has loaded all else before it forks."""
+    program = f"""
+import sys
+from types import SimpleNamespace
+from mms_workloads.contract import LanguageModel
+from mms_workloads.train import process
+before = set(sys.modules)
+from mms_workloads.language.learner import LanguageLearner
+LanguageLearner.tables(SimpleNamespace(task=LanguageModel.model_validate({TASK!r})))
+print(*sorted(name for name in set(sys.modules) - before if not name.startswith("mms_")))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

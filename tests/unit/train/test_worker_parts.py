@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,13 +36,12 @@ from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.communicator import WELL, Contribution, Stats
 from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
-from mms_workloads.train.pulse import Pulse
+from mms_workloads.train.pulse import LEARNED, Pulse
 from mms_workloads.train.state import Agreement, agree
 from mms_workloads.transport.channel import PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from mms_workloads.sync.control import Inbox
 
@@ -458,6 +458,18 @@ def _stop_and_wait(**_: object) -> int:
     return 5
 
 
+def _serve_and_die(log: str, pulse: Pulse) -> int:
+    """A shard that applies some updates and is killed, more often than one that gets nowhere may be."""
+    lives = Path(log).with_suffix(".lives")
+    with lives.open("a") as file:
+        file.write("x")
+    if lives.stat().st_size > 2 * supervisor.RESTARTS:
+        return 3
+    pulse.made(LEARNED)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
 def _supervise(how: str, log: str) -> None:
     os.environ["MMS_TERMINATION_LOG"] = log
     if how == "killed":
@@ -468,6 +480,8 @@ def _supervise(how: str, log: str) -> None:
         process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
     elif how == "bug":
         process.run = lambda **_: 1 // 0  # type: ignore[assignment]
+    elif how == "killed while it serves":
+        process.run = lambda *, pulse, **_: _serve_and_die(log, pulse)
     elif how == "told to stop":
         process.run = _stop_and_wait
     else:
@@ -482,6 +496,7 @@ def _supervise(how: str, log: str) -> None:
         ("out of memory", 128 + 9, "OutOfMemory"),
         ("bug", 70, "InternalError"),
         ("told to stop", 128 + 15, None),
+        ("killed while it serves", 3, None),
         ("exit", 3, None),
     ],
 )

@@ -12,6 +12,7 @@ from torch.nn import functional
 from mms_workloads.contract import Golden, GoldenCase, JobFile, LanguageModel, Reason
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import ByteCorpus, monotonous
+from mms_workloads.language import transformer
 from mms_workloads.language.transformer import SYMBOLS, Transformer
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
@@ -67,9 +68,7 @@ class LanguageLearner:
         return monotonous(self.corpus.bytes(block), "bytes")
 
     def tables(self) -> Sequence[Table]:
-        with torch.device("meta"):
-            module = Transformer(self.task, seed=None)
-        return [Table(TABLE, sum(p.numel() for p in module.parameters()))]
+        return [Table(TABLE, transformer.parameters(self.task))]
 
     def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
         del slices

@@ -48,18 +48,26 @@ class Block(nn.Module):
         return out
 
 
+def parameters(task: LanguageModel) -> int:
+    """How many numbers the model is. Building it on torch's meta device would say so after seconds of imports, which a
+    process that takes a dead one's place has not got.
+    """
+    d = task.dimensions
+    linear = [(d, 3 * d), (d, d), (d, _EXPANSION * d), (_EXPANSION * d, d)]
+    block = sum(inputs * outputs + outputs for inputs, outputs in linear) + 2 * 2 * d
+    return (SYMBOLS + task.contextLength) * d + task.layers * block + 2 * d
+
+
 class Transformer(nn.Module):
     """tokens int64 [B, L], L <= contextLength -> logits float32 [B, L, 256] of the byte that follows each."""
 
-    def __init__(self, task: LanguageModel, seed: int | None) -> None:
-        """Seed None: the weights are left as torch made them."""
+    def __init__(self, task: LanguageModel, seed: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(SYMBOLS, task.dimensions)
         self.positions = nn.Embedding(task.contextLength, task.dimensions)
         self.blocks = nn.ModuleList(Block(task.dimensions, task.heads) for _ in range(task.layers))
         self.norm = nn.LayerNorm(task.dimensions)
-        if seed is not None:
-            self._initialise(torch.Generator().manual_seed(seed))
+        self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]

@@ -76,6 +76,7 @@ class Shard:
         self._rule, self._mode, self._judge = rule, mode, judge
         self._snapshot_at, self._on_lost = snapshot_at, on_lost
         self.snapshots: SimpleQueue[Snapshot] = SimpleQueue()
+        self.updates = 0  # that were applied
         self._undo = mode.consistency == "Synchronous"
         # Whoever applies takes `_order` first, then `_lock`: updates are forwarded in the order of their application,
         # and readers wait for memory only, not for the replica.
@@ -315,6 +316,7 @@ class Shard:
             with self._changed:
                 if decided:
                     answer = epoch.mode.settle(state, decided)
+                    self.updates += 1
                     if self._snapshot_at(answer):
                         self.snapshots.put(state.snapshot())
                 self._changed.notify_all()

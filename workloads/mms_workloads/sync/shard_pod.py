@@ -45,8 +45,9 @@ class ShardPod:
         shard = Shard(
             optimizers.of(job.optimizer), job.parameterServer, partial(judge, job.guard), on_lost=self._broken
         )
+        self.pulse = pulse
         self.server = ShardServer(shard, listener, security, pod.rank, pod.incarnation)
-        self.control = Control(pod, f"{pod.ip}:{listener.port}", self._holds, beat=pulse.beat, plain=plain)
+        self.control = Control(pod, f"{pod.ip}:{listener.port}", self._holds, beat=self._beat, plain=plain)
         self.learner: Learner | None = None
         self.plan_digest = ""
         self.epoch = 0
@@ -246,6 +247,10 @@ class ShardPod:
 
     def _holds(self) -> tuple[int, int | None]:
         return self.epoch, self.server.shard.standing().step if self.layout else None
+
+    def _beat(self) -> None:
+        self.pulse.beat()
+        self.pulse.made(self.server.shard.updates)
 
     def _broken(self, why: str) -> None:
         self.control.send(wire.BROKEN, epoch=self.epoch, why=why)

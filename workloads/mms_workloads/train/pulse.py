@@ -1,4 +1,4 @@
-"""Signs of life of a worker process, in memory that it shares with its supervisor.
+"""Signs of life of a worker's or shard's process, in memory that it shares with its supervisor.
 
 A process that is stopped or starved gives none at all; one whose computation hangs still answers its master, but its
 round takes far longer than those before it. Time in an exchange is no sign: it is the peers' as well, and a peer that
@@ -28,7 +28,7 @@ FLOOR_SECONDS = 10.0
 LEARNED = 3
 UNKNOWN_SECONDS = 600.0
 
-_FIELDS = struct.Struct("4d")  # last beat, computing since (0: it does not), longest computation, how many
+_FIELDS = struct.Struct("4d")  # last beat, computing since (0: it does not), longest computation, rounds made
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,10 @@ class Pulse:
             self._count += 1
             self._put(2, self._longest)
             self._put(3, self._count)
+
+    def made(self, rounds: int) -> None:
+        """A shard computes nothing by itself: updates that it has applied."""
+        self._put(3, float(rounds))
 
     def signs(self) -> Signs:
         return Signs(*_FIELDS.unpack(self._memory[:]))
