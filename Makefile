@@ -11,7 +11,7 @@ export MMS_RESULTS ?= benchmarks/results
 
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
-        bench-train-step bench-checkpoint bench-recovery bench-goodput
+        bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench-train-step: setup ## Steps per second against DistributedDataParallel on g
 
 bench-recovery: setup ## Deaths of processes, pods, a node, the master, shards: against torchrun elastic, on the cluster
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/recovery.py
+
+bench-embedding: setup ## Word vectors: words per second and quality, against gensim
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/embedding.py
 
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py

@@ -25,7 +25,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 GLIBC = (2, 28)
 MACHINES = ("x86_64", "aarch64")
 # The sources in each folder of workloads/native become one library of the package.
-LIBRARIES = {"transport": "workloads/mms_workloads/transport/libmms_transport.so"}
+LIBRARIES = {
+    "transport": "workloads/mms_workloads/transport/libmms_transport.so",
+    "embedding": "workloads/mms_workloads/embedding/libmms_embedding.so",
+}
 # No C++ run-time library: the C library is all that it needs.
 FLAGS = [
     "-std=c++17",
@@ -68,7 +71,8 @@ def build(root: Path, name: str, machine: str) -> Path:
     if machine not in MACHINES:
         raise RuntimeError(f"the native libraries are for {' and '.join(MACHINES)}, not for {machine}")
     folder = root / "workloads" / "native" / name
-    sources = sorted(path for path in folder.iterdir() if path.suffix in {".cc", ".h", ".inc"})
+    both = (folder, folder.parent / "common")
+    sources = sorted(path for place in both for path in place.iterdir() if path.suffix in {".cc", ".h", ".inc"})
     target = "{}-linux-gnu.{}.{}".format(machine, *GLIBC)
     compiler = version("ziglang")
     total = hashlib.sha256("\0".join([compiler, target, *FLAGS]).encode())
@@ -82,7 +86,7 @@ def build(root: Path, name: str, machine: str) -> Path:
     units = [source.name for source in sources if source.suffix == ".cc"]
     with tempfile.TemporaryDirectory(dir=library.parent) as partial:
         output = Path(partial) / library.name
-        command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *FLAGS, *units, "-o", str(output)]
+        command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *FLAGS, *units, "-lm", "-o", str(output)]
         zig = str(cache() / "zig")
         environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -164,6 +164,15 @@ CASES = [
         bad={"default-heads": language(task={"dimensions": 126}), "three": language(task={"heads": 3})},
     ),
     *created(
+        "negatives",
+        "negatives is of objective NegativeSampling only",
+        good={
+            "sampling": {"spec": {"task": {"wordEmbedding": {"negatives": 7}}}},
+            "tree": {"spec": {"task": {"wordEmbedding": {"objective": "HierarchicalSoftmax", "model": "CBOW"}}}},
+        },
+        bad={"tree": {"spec": {"task": {"wordEmbedding": {"objective": "HierarchicalSoftmax", "negatives": 5}}}}},
+    ),
+    *created(
         "learning-rate",
         "learningRate must be above 0",
         good={"tiny": {"spec": {"optimizer": {"learningRate": "0.000000000001"}}}},

@@ -17,8 +17,8 @@ from mms_workloads import store as stores
 from mms_workloads.contract import ArtifactManifest, ArtifactRef, DataFile, EvaluationSpec, Gate, JobFile, Reason
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.embedding.learner import EmbeddingLearner
-from mms_workloads.embedding.skipgram import Parameters
 from mms_workloads.embedding.state import EmbeddingState
+from mms_workloads.embedding.word2vec import Parameters
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
 from mms_workloads.sync.plan import Plan

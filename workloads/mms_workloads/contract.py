@@ -77,9 +77,10 @@ class JobIdentity(Contract):
 
 
 class WordEmbedding(Contract):
-    """Skip-gram with negative sampling (Mikolov et al., 2013)."""
+    """Word vectors by skip-gram or CBOW, with negative sampling or hierarchical softmax (Mikolov et al., 2013)."""
 
-    model: Literal["SkipGram"] = "SkipGram"
+    model: Literal["SkipGram", "CBOW"] = "SkipGram"
+    objective: Literal["NegativeSampling", "HierarchicalSoftmax"] = "NegativeSampling"
     dimensions: PositiveInt = 100
     window: PositiveInt = 5
     negatives: PositiveInt = 5

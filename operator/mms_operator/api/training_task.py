@@ -12,12 +12,34 @@ BATCH_SIZE = 64  # samples of all workers in a step, where the spec does not say
 
 
 class WordEmbedding(Model):
-    """Word vectors by skip-gram with negative sampling (Mikolov et al., 2013)."""
+    """Word vectors by skip-gram or CBOW, with negative sampling or hierarchical softmax (Mikolov et al., 2013)."""
 
-    model: Literal["SkipGram"] = Field(default="SkipGram", description="How words and contexts predict each other.")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.negatives) || self.objective == 'NegativeSampling'",
+                "negatives is of objective NegativeSampling only: leave one of them out",
+            )
+        )
+    )
+    model: Literal["SkipGram", "CBOW"] = Field(
+        default="SkipGram",
+        description="SkipGram: each word near a word predicts it; better for rare words. CBOW: the mean of the words "
+        "near it does; faster.",
+    )
+    objective: Literal["NegativeSampling", "HierarchicalSoftmax"] = Field(
+        default="NegativeSampling",
+        description="NegativeSampling: a word is told apart from a few random ones. HierarchicalSoftmax: its way down "
+        "a Huffman tree of the vocabulary is predicted.",
+    )
     dimensions: int = Field(default=100, ge=2, le=4096, description="Length of a word's vector.")
     window: int = Field(default=5, ge=1, le=100, description="Words to each side of the centre, at most.")
-    negatives: int = Field(default=5, ge=1, le=100, description="Random words that each pair is told apart from.")
+    negatives: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="With NegativeSampling: random words that each pair is told apart from. Absent: 5.",
+    )
     minCount: int = Field(default=5, ge=1, le=1_000_000, description="Words that are rarer are left out.")
     maxVocabulary: int = Field(
         default=1_000_000, ge=2, le=50_000_000, description="The most frequent words that are kept."
@@ -86,7 +108,7 @@ class Optimizer(Model):
     )
     learningRate: str | None = decimal(
         "Step size. wordEmbedding: at the start; it falls linearly to zero. "
-        "Absent: 0.025 for wordEmbedding, 0.001 for languageModel.",
+        "Absent: 0.025 for wordEmbedding, 0.05 for one of model CBOW, 0.001 for languageModel.",
         default=None,
     )
     momentum: str | None = decimal(

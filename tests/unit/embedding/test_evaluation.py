@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.unit.embedding.test_skipgram import TOPICS, WORDS_OF_TOPIC, corpus, train
+from tests.unit.embedding.test_word2vec import TOPICS, WORDS_OF_TOPIC, corpus, train
 
-from mms_workloads.embedding import evaluation, skipgram
+from mms_workloads.contract import WordEmbedding
+from mms_workloads.embedding import evaluation, word2vec
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def trained() -> torch.Tensor:
 
 def auc(vectors: torch.Tensor, seed: int = 1) -> float:
     blocks, counts = corpus(seed=99, sentences=800)
-    return evaluation.context_auc(vectors, blocks, skipgram.distribution(counts, 0), 4, seed)
+    return evaluation.context_auc(vectors, blocks, word2vec.distribution(counts, WordEmbedding(subsample=0)), 4, seed)
 
 
 def test_trained_vectors(trained: torch.Tensor) -> None:
@@ -27,7 +28,7 @@ def test_trained_vectors(trained: torch.Tensor) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_vectors_that_know_nothing(trained: torch.Tensor, seed: int) -> None:
     size = TOPICS * WORDS_OF_TOPIC
-    untrained = skipgram.initial_parameters(size, 16, seed).vectors
+    untrained = word2vec.initial_parameters(size, 16, seed).vectors
     # The sample is some thousand pairs of only 60 words: random vectors are right or wrong by words, not by pairs.
     assert auc(untrained) == pytest.approx(0.5, abs=0.06)
     shuffled = trained[torch.randperm(size, generator=torch.Generator().manual_seed(seed))]
@@ -42,13 +43,15 @@ def test_frequency_alone_wins_nothing() -> None:
     tokens = torch.multinomial(weights, 40_000, replacement=True, generator=rng)
     counts = torch.bincount(tokens, minlength=200)
     vectors = torch.stack((weights.sqrt(), 0.01 * torch.randn(200, generator=rng)), 1)
-    found = evaluation.context_auc(vectors, [tokens], skipgram.distribution(counts, 1e-3), 5, 1)
+    found = evaluation.context_auc(
+        vectors, [tokens], word2vec.distribution(counts, WordEmbedding(subsample=1e-3)), 5, 1
+    )
     assert found == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("tokens", [[], [0, -1, 1, -1], [0, 0, 0]], ids=["empty", "single words", "one word"])
 def test_no_pair_to_compare(tokens: list[int]) -> None:
-    words = skipgram.distribution(torch.tensor([5, 5]), 0)
+    words = word2vec.distribution(torch.tensor([5, 5]), WordEmbedding(subsample=0))
     blocks = [torch.tensor(tokens, dtype=torch.long)]
     assert evaluation.context_auc(torch.eye(2), blocks, words, 5, 1) == 0.5
 

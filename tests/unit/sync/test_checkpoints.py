@@ -10,8 +10,8 @@ import torch
 
 from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointRef, JobFile, Reason, Store
-from mms_workloads.embedding.skipgram import Parameters
 from mms_workloads.embedding.state import EmbeddingState
+from mms_workloads.embedding.word2vec import Parameters
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints, startup
 from mms_workloads.sync.leases import Progress

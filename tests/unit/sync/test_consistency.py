@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mms_workloads.contract import Optimizer, ParameterServer
-from mms_workloads.embedding.skipgram import CURVATURE
+from mms_workloads.embedding.word2vec import CURVATURE
 from mms_workloads.sync import consistency, optimizers
 from mms_workloads.sync.compression import encode
 from mms_workloads.sync.consistency import Relaxed, Synchronous

@@ -22,7 +22,7 @@ from tests.unit.train.table import Table, at_once, nothing
 from mms_workloads.contract import DataFile, JobFile, Outcome, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
-from mms_workloads.embedding import skipgram
+from mms_workloads.embedding import word2vec
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
@@ -234,7 +234,7 @@ def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
 
 
 def states(count: int) -> list[EmbeddingState]:
-    made = [EmbeddingState.start(skipgram.initial_parameters(10, 4, 1)) for _ in range(count)]
+    made = [EmbeddingState.start(word2vec.initial_parameters(10, 4, 1)) for _ in range(count)]
     for state in made:
         agree(state, 0, "l", Progress.none(5))
     return made

@@ -82,7 +82,7 @@ class Cache:
 
 
 class Corpus:
-    """Blocks as tensors of word numbers, int64, -1 after each sentence; words outside the vocabulary are left out.
+    """Blocks as tensors of word numbers, int32, -1 after each sentence; words outside the vocabulary are left out.
 
     cache: a folder for this plan alone; files that were decompressed for the counting pass are beside it.
     """
@@ -97,7 +97,7 @@ class Corpus:
 
     def tokens(self, block: int) -> Tensor:
         """Raises JobError."""
-        return torch.from_numpy(self._cache.get(block, self._encode).astype(np.int64))
+        return torch.from_numpy(self._cache.get(block, self._encode))
 
     def _encode(self, block: int) -> np.ndarray[Any, Any]:
         number = self._numbers.get

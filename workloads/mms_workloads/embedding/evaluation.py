@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mms_workloads.embedding.skipgram import Distribution
+    from mms_workloads.embedding.word2vec import Distribution
 
 SHUFFLES = 20  # of the related pairs: few pairs need several draws
 LEAST_RELATED_PAIRS = 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from mms_workloads.contract import Golden, JobFile, Reason, WordEmbedding
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import Corpus, monotonous
-from mms_workloads.embedding import evaluation, skipgram
+from mms_workloads.embedding import evaluation, word2vec
 from mms_workloads.embedding.golden import golden
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
@@ -39,23 +39,21 @@ class EmbeddingLearner:
     task: WordEmbedding
     vocabulary: Vocabulary
     corpus: Corpus
-    words: skipgram.Distribution
+    words: word2vec.Distribution
     trained_on: Sequence[int]
     held_out: Sequence[int]
     kind: str = KIND
-    rng: torch.Generator = field(default_factory=torch.Generator)
-    drawn: tuple[Slice, skipgram.Drawn] | None = None  # the last one
 
     @classmethod
     def of(cls, job: JobFile, task: WordEmbedding, plan: Plan, cache: Path) -> EmbeddingLearner:
         corpus = Corpus(job.data.store, plan, task, cache)
-        words = skipgram.distribution(torch.tensor(plan.vocabulary.counts), task.subsample)
+        words = word2vec.distribution(torch.tensor(plan.vocabulary.counts), task)
         trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
         return cls(job, task, plan.vocabulary, corpus, words, trained_on, held_out)
 
     def start(self) -> EmbeddingState:
         size, dimensions, seed = len(self.vocabulary), self.task.dimensions, self.job.optimizer.seed
-        return EmbeddingState.start(skipgram.initial_parameters(size, dimensions, seed))
+        return EmbeddingState.start(word2vec.initial_parameters(size, dimensions, seed))
 
     def size(self, block: int) -> int:
         del block
@@ -81,7 +79,10 @@ class EmbeddingLearner:
             end = begin + place.members / (len(self.trained_on) * optimizer.epochs)
             initial = self._initial(state)
             rates = (decayed(initial, begin), decayed(initial, end))
-            done = skipgram.train_block(state.working, state.touches, self._draw(s), self.task, rates=rates)
+            tokens = self.corpus.tokens(s.block)
+            done = word2vec.train_block(
+                state.working, state.touches, tokens, self.words, self.task, rates=rates, **self._chance(s)
+            )
             total = Stats(total.samples + done.words, total.weight + done.pairs, done.loss)
         return total
 
@@ -120,15 +121,17 @@ class EmbeddingLearner:
     def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
         if not slices:
             return {}
-        vectors, contexts = zip(*(self._draw(s).rows() for s in slices), strict=True)
+        touched = [
+            word2vec.rows(len(self.vocabulary), self.corpus.tokens(s.block), self.words, self.task, **self._chance(s))
+            for s in slices
+        ]
+        vectors, contexts = zip(*touched, strict=True)
         return {"vectors": torch.unique(torch.cat(vectors)), "contexts": torch.unique(torch.cat(contexts))}
 
-    def _draw(self, s: Slice) -> skipgram.Drawn:
-        """What chance decides depends on the seed, the data epoch and the block only."""
-        if self.drawn is None or self.drawn[0] != s:
-            self.rng.manual_seed((self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block)
-            self.drawn = (s, skipgram.draw(self.corpus.tokens(s.block), self.words, self.task, self.rng))
-        return self.drawn[1]
+    def _chance(self, s: Slice) -> dict[str, int]:
+        """What chance decides depends on the seed, the data epoch, the block and the number of threads only."""
+        seed = (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
+        return {"seed": seed, "threads": torch.get_num_threads()}
 
     def _initial(self, state: State) -> float:
         return self.job.optimizer.learningRate * state.agreement.progress.rate_factor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mms_workloads.embedding.skipgram import Parameters, Touches, no_touches
+from mms_workloads.embedding.word2vec import Parameters, Touches, no_touches
 from mms_workloads.train.state import Agreement
 
 if TYPE_CHECKING:

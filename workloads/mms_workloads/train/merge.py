@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mms_workloads.embedding.skipgram import CURVATURE
+from mms_workloads.embedding.word2vec import CURVATURE
 
 
 def merge_scale(touches: Tensor, ranks: Tensor, rate: float) -> Tensor:

@@ -2,9 +2,7 @@
 
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
+#include "../common/cpu.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "what is on the wire is little endian");
 
@@ -46,23 +44,6 @@ namespace avx512 {
 MMS_KERNELS("avx512")
 }  // namespace avx512
 #pragma clang attribute pop
-
-struct Cpu {
-  bool avx2, avx512;
-};
-
-static Cpu examine() {
-  uint32_t a, b, c, d;
-  Cpu cpu = {};
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return cpu;
-  uint32_t low, high;
-  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));  // what the system saves of a thread's registers
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return cpu;
-  constexpr uint32_t WIDE = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-  cpu.avx2 = (low & 0x06) == 0x06 && (b & bit_AVX2) && (b & bit_BMI2) && (b & bit_BMI);
-  cpu.avx512 = cpu.avx2 && (low & 0xe6) == 0xe6 && (b & WIDE) == WIDE;
-  return cpu;
-}
 
 static const Kernels* find(const char* name) {
   Cpu cpu = examine();

@@ -31,7 +31,8 @@ class _Usual:
     learning_rate: float
 
 
-_EMBEDDING = _Usual("SGD", 0.025)  # word2vec's own for skip-gram
+_EMBEDDING = {"SkipGram": _Usual("SGD", 0.025), "CBOW": _Usual("SGD", 0.05)}  # word2vec's own
+NEGATIVES = 5
 _LANGUAGE = _Usual("AdamW", 0.001)
 
 
@@ -153,15 +154,15 @@ def _task(task: Task) -> contract.Task:
         return contract.Task(languageModel=contract.LanguageModel(**task.languageModel.model_dump()))
     if task.wordEmbedding is None:
         raise ValueError("spec.task: exactly one task must be set")
-    fields = task.wordEmbedding.model_dump()
-    return contract.Task(
-        wordEmbedding=contract.WordEmbedding(**{**fields, "subsample": float(task.wordEmbedding.subsample)})
-    )
+    given = task.wordEmbedding
+    fields = {**given.model_dump(), "subsample": float(given.subsample), "negatives": given.negatives or NEGATIVES}
+    return contract.Task(wordEmbedding=contract.WordEmbedding(**fields))
 
 
 def _optimizer(spec: TrainingSpec) -> contract.Optimizer:
     """What the spec leaves open is as the task has it."""
-    given, usual = spec.optimizer, _LANGUAGE if spec.task.languageModel else _EMBEDDING
+    given, embedding = spec.optimizer, spec.task.wordEmbedding
+    usual = _EMBEDDING[embedding.model] if embedding else _LANGUAGE
     return contract.Optimizer(
         name=given.name or usual.name,
         learningRate=float(given.learningRate) if given.learningRate else usual.learning_rate,

@@ -1,0 +1,51 @@
+"""Trains word vectors with our kernels: folder, kind, epochs, seed, and where the vectors go (or not)."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mms_workloads.contract import WordEmbedding
+from mms_workloads.embedding import word2vec
+from mms_workloads.train.learner import decayed
+
+THREADS = 2
+BLOCK = 1_000_000  # tokens: the learning rate falls linearly through all of them
+TASKS = {
+    "skip-gram": WordEmbedding(),
+    "cbow": WordEmbedding(model="CBOW"),
+    "hierarchical": WordEmbedding(objective="HierarchicalSoftmax"),
+}
+
+
+def main() -> None:
+    folder, kind, epochs, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    task = TASKS[kind]
+    lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
+    counts = torch.tensor([int(line.rpartition("\t")[2]) for line in lines])
+    tokens = torch.from_numpy(np.load(folder / "tokens.npy"))
+    words, touches = word2vec.distribution(counts, task), word2vec.no_touches(len(counts))
+    model = word2vec.initial_parameters(len(counts), task.dimensions, seed).clone()
+    blocks = tokens.split(BLOCK)
+    rate, total = 0.05 if task.model == "CBOW" else 0.025, epochs * len(blocks)
+    began, done = time.perf_counter(), 0
+    for turn in range(total):
+        rates = (decayed(rate, turn / total), decayed(rate, (turn + 1) / total))
+        block = blocks[turn % len(blocks)]
+        chance = {"seed": seed * 1_000_003 + turn, "threads": THREADS}
+        done += word2vec.train_block(model, touches, block, words, task, rates=rates, **chance).words
+    took = time.perf_counter() - began
+    if len(sys.argv) > 5:
+        np.save(sys.argv[5], model.vectors.numpy())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"words_per_second": done / took, "peak_mib": peak}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+// What mms_workloads.embedding calls by ctypes. Plain C; no call raises or keeps what it was given.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MMS_API extern "C" __attribute__((visibility("default")))
+
+namespace mms {
+
+enum Status : int32_t { OK = 0, NO_MEMORY = 1 };
+
+// Word vectors and how they are trained. Threads may train the same model at the same time, without locks, each on
+// other tokens (Recht et al., 2011): an update that is lost now and then does no harm.
+struct Words {
+  float* vectors;   // [words] rows of `stride` floats, of words as inputs
+  float* contexts;  // of words as outputs; for hierarchical softmax of the tree's inner nodes
+  // How often each row's gradient was added, or null.
+  float* vector_touches;
+  float* context_touches;
+  const float* keep;  // [words] probability that an occurrence is used
+  // Noise by the alias method (Walker, 1977; Vose, 1991): a column at random, then its word with probability
+  // share / 2^32, else the other one.
+  const uint32_t* noise_share;
+  const int32_t* noise_other;
+  // Hierarchical softmax: word w has the nodes tree_nodes[tree_starts[w] ... tree_starts[w + 1]), root first, and as
+  // many codes; null for negative sampling.
+  const int64_t* tree_starts;
+  const int32_t* tree_nodes;
+  const uint8_t* tree_codes;
+  int64_t words;
+  int64_t stride;  // floats of a row, a multiple of 16; those beyond the dimension are zero and stay so
+  int32_t window;  // words to each side of the centre, at most: how many is drawn for each centre
+  int32_t negatives;
+  int32_t bag;  // not 0: the mean of a window's words predicts its centre (CBOW); else each of them does (skip-gram)
+};
+
+// One way over some tokens.
+struct Pass {
+  const int32_t* tokens;  // below 0: the end of a sentence
+  int64_t count;
+  uint64_t seed;
+  float first_rate, last_rate;  // learning rate, linear in between
+  int32_t replay;               // not 0: draws the same, counts touches and leaves the rows alone
+  // What was done.
+  int64_t words;  // tokens, without ends of sentences and before subsampling
+  int64_t pairs;  // of a word with a word of its window; for a bag, centres
+  int64_t measured;  // pairs that `loss` is of
+  double loss;       // their sum of -log of the probabilities that should have been 1
+};
+
+}  // namespace mms
+
+MMS_API int32_t mms_embedding_abi_version();
+
+// The instructions in use: avx512, avx2, neon or scalar. Choosing returns false for those that this processor lacks.
+MMS_API const char* mms_embedding_kernels();
+MMS_API bool mms_embedding_kernels_choose(const char* name);
+
+MMS_API int32_t mms_embedding_train(const mms::Words* words, mms::Pass* pass);
