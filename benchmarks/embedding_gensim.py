@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 import warnings
@@ -14,6 +13,11 @@ from gensim.models import KeyedVectors, Word2Vec
 from gensim.test.utils import datapath
 
 THREADS = 2
+
+
+def peak_mib() -> float:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def train(folder: Path, kind: str, epochs: int, seed: int, vectors: Path | None) -> dict[str, float]:
@@ -33,8 +37,7 @@ def train(folder: Path, kind: str, epochs: int, seed: int, vectors: Path | None)
     if vectors:
         words = [line.rpartition("\t")[0] for line in (folder / "words.txt").read_text(encoding="utf-8").splitlines()]
         np.save(vectors, model.wv[words])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"words_per_second": model.corpus_total_words * epochs / took, "peak_mib": peak}
+    return {"words_per_second": model.corpus_total_words * epochs / took, "peak_mib": peak_mib()}
 
 
 def scores(folder: Path, vectors: Path) -> dict[str, float]:

@@ -33,7 +33,8 @@ CURVATURE = 0.25
 def matrix(rows: int, columns: int) -> Tensor:
     """Zeros, float32 [rows, columns], each row on cache lines of its own; in large pages where the system has them."""
     stride = -(-columns // LINE) * LINE
-    memory = mmap.mmap(-1, rows * stride * 4 + LARGE_PAGE)
+    # Private: shared memory is not given large pages.
+    memory = mmap.mmap(-1, rows * stride * 4 + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(memory, dtype=torch.float32)
