@@ -15,6 +15,7 @@ second.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -93,7 +94,8 @@ def kill_ours(turn: int) -> None:
 
 def kill_theirs(image: str, turn: int) -> None:
     if turn % POD_EVERY:
-        torchrun.kill_worker(torchrun.trains() if turn % 2 else 0)
+        with contextlib.suppress(RuntimeError):  # its container is just being started again: nothing is left to kill
+            torchrun.kill_worker(torchrun.trains() if turn % 2 else 0)
     else:
         torchrun.replace_pod(image, SAVE_SECONDS, torchrun.trains())
 
