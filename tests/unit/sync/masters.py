@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,5 +166,4 @@ def checkpointed(step: int) -> startup.Checkpointed:
 
 async def settled(master: Master) -> None:
     while tasks := list(master.it.tasks):
-        for task in tasks:
-            await task
+        await asyncio.gather(*tasks)  # lets the loop run, also where all are done: their callbacks take them off

@@ -143,3 +143,19 @@ async def test_what_one_rollback_leaves_out_stays_out_after_another(
     newest = master.it.checkpoints.newest
     assert newest is not None
     assert newest[1].applied == [1, 1, 0, 0], "the checkpoint is what it was"
+
+
+async def test_a_rollback_that_is_due_while_a_checkpoint_is_searched_for_is_done_after_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "last_checkpoint", lambda *_: checkpointed(1))
+    master = Master(tmp_path, clock, checkpoint=checkpointed(3))
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Rollback", patience=10))
+    peers = master.running()
+    peers[0].say(wire.CHECKPOINT_INVALID, uri=reference(3).uri, message="damaged")
+    anomalous(peers[0], 4, "NonFinite", slices=[[], [[0, 2, 0, 1, 1]]])
+    await settled(master)
+    assert master.kinds()[-2:] == ["CheckpointInvalid", "NonFinite"]
+    for peer in peers:
+        peer.ready(step=4, applied=[1] * BLOCKS)
+    assert peers[0].last(wire.BEGIN)["checkpoint"]["step"] == 1
