@@ -75,8 +75,8 @@ def goodput(step: Callable[[], int], kill: Callable[[int], None], *, along: bool
     return found
 
 
-def rest(until_: float, end: float) -> None:
-    time.sleep(max(0.0, min(until_, end) - time.monotonic()))
+def rest(moment: float, end: float) -> None:
+    time.sleep(max(0.0, min(moment, end) - time.monotonic()))
 
 
 def undisturbed(step: Callable[[], int]) -> float:

@@ -79,8 +79,7 @@ async def test_a_damaged_checkpoint(tmp_path: Path, clock: Clock, monkeypatch: p
     second.vanish()
     joiner = Peer(master, 2)
     assert first.epoch == 1
-    for task in list(master.it.tasks):
-        await task
+    await settled(master)
     assert asked == [frozenset({reference(8).uri})]
     assert first.epoch == joiner.epoch == 2
     assert first.last(wire.EPOCH)["urgent"]
@@ -99,8 +98,7 @@ async def test_a_damaged_checkpoint_and_nobody_left(
     peers[0].say(wire.CHECKPOINT_INVALID, uri=reference(8).uri, message="damaged")
     for peer in peers:
         peer.vanish()
-    for task in list(master.it.tasks):
-        await task
+    await settled(master)
     again = Peer(master, 0, incarnation=1)
     again.ready()
     assert (again.last(wire.BEGIN)["step"], again.last(wire.BEGIN)["checkpoint"]) == (0, None)
@@ -113,8 +111,7 @@ async def test_looking_for_a_checkpoint_fails(tmp_path: Path, clock: Clock, monk
     monkeypatch.setattr(startup, "last_checkpoint", fail)
     master = Master(tmp_path, clock, checkpoint=checkpointed(8))
     master.running()[0].say(wire.CHECKPOINT_INVALID, uri=reference(8).uri, message="damaged")
-    for task in list(master.it.tasks):
-        await task
+    await settled(master)
     outcome = master.it.outcome
     assert outcome is not None
     assert (outcome.reason, outcome.retryable) == (Reason.INTERNAL, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from mms_workloads.transport import native
 
 ROOT = Path(__file__).parents[3]
-SOURCES = ROOT / "workloads" / "native" / "transport"
+SOURCES = ROOT / "workloads" / "native"
 NO_PLACE = "/nowhere/libmms_transport.so"
 
 
@@ -28,17 +29,15 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     compiler.mkdir(exist_ok=True)
     (cache / "zig").symlink_to(compiler)
     monkeypatch.setattr(hatch_build, "cache", lambda: cache)
-    copy = tmp_path / "tree" / "workloads" / "native" / "transport"
-    copy.mkdir(parents=True)
-    for source in SOURCES.iterdir():
-        (copy / source.name).write_bytes(source.read_bytes())
+    shutil.copytree(SOURCES, tmp_path / "tree" / "workloads" / "native")
     return tmp_path / "tree"
 
 
 @pytest.mark.parametrize("machine", hatch_build.MACHINES)
-def test_library(tree: Path, machine: str) -> None:
+@pytest.mark.parametrize("name", hatch_build.LIBRARIES)
+def test_library(tree: Path, name: str, machine: str) -> None:
     """For both machines, from glibc 2.28 on, without a C++ library, and the same bytes wherever it is built."""
-    content = hatch_build.build(tree, "transport", machine).read_bytes()
+    content = hatch_build.build(tree, name, machine).read_bytes()
     assert content[:4] == b"\x7fELF"
     assert int.from_bytes(content[18:20], "little") == {"x86_64": 62, "aarch64": 183}[machine]
     needed = {tuple(map(int, version)) for version in re.findall(rb"GLIBC_(\d+)\.(\d+)", content)}
@@ -48,7 +47,8 @@ def test_library(tree: Path, machine: str) -> None:
     assert b"libc++" not in content
     assert str(tree).encode() not in content
     if machine == platform.machine():
-        assert content == native.LIBRARY.read_bytes(), "scripts/setup has not been run since the sources changed"
+        built = (ROOT / hatch_build.LIBRARIES[name]).read_bytes()
+        assert content == built, "scripts/setup has not been run since the sources changed"
 
 
 def test_build_is_done_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The native library (workloads/native/embedding), loaded by ctypes, whose calls release the interpreter's lock.
+"""The native library of word vectors (workloads/native/embedding).
 
 abi.h there is the reference: what is declared here has the same names.
 """
@@ -9,12 +9,10 @@ import ctypes
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
+from mms_workloads import libraries
+
 ABI_VERSION = 1
 LIBRARY = Path(__file__).with_name("libmms_embedding.so")
-REMEDY = (
-    "It is made with the project: run scripts/setup in a working tree, or install the project's wheel. "
-    "It exists for Linux on x86-64 and 64-bit ARM, with glibc 2.28 or later."
-)
 OK = 0
 
 
@@ -53,24 +51,17 @@ class Pass(Structure):
     )
 
 
-def load(path: Path) -> ctypes.CDLL:
-    """Raises ImportError with the remedy."""
-    try:
-        library = ctypes.CDLL(str(path))
-        library.mms_embedding_abi_version.restype = c_int32
-        library.mms_embedding_kernels.restype = c_char_p
-        library.mms_embedding_kernels_choose.restype = c_bool
-        library.mms_embedding_kernels_choose.argtypes = (c_char_p,)
-        library.mms_embedding_train.restype = c_int32
-        library.mms_embedding_train.argtypes = (POINTER(Words), POINTER(Pass))
-    except (OSError, AttributeError) as error:
-        raise ImportError(f"the native kernels of word vectors cannot be loaded: {error}. {REMEDY}") from error
-    if (version := library.mms_embedding_abi_version()) != ABI_VERSION:
-        raise ImportError(f"{path} has version {version} of the interface, and {ABI_VERSION} is needed. {REMEDY}")
-    return library
-
-
-lib = load(LIBRARY)
+lib = libraries.load(
+    LIBRARY,
+    "the native kernels of word vectors",
+    {
+        "mms_embedding_abi_version": (c_int32, ()),
+        "mms_embedding_kernels": (c_char_p, ()),
+        "mms_embedding_kernels_choose": (c_bool, (c_char_p,)),
+        "mms_embedding_train": (c_int32, (POINTER(Words), POINTER(Pass))),
+    },
+    version=ABI_VERSION,
+)
 
 
 def kernels() -> str:

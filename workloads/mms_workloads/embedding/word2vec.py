@@ -11,6 +11,7 @@ import itertools
 import mmap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -140,7 +141,10 @@ def train_block(
 
     Raises ValueError for matrices whose rows are not on cache lines, MemoryError.
     """
-    done = _run(parameters, touches, tokens, words, task, rates=rates, seed=seed, threads=threads)
+    model = _model(words, task, touches)
+    model.stride = _stride(parameters)
+    model.vectors, model.contexts = parameters.vectors.data_ptr(), parameters.contexts.data_ptr()
+    done = _run(model, _passes(tokens, rates, seed, threads))
     measured = sum(one.measured for one in done)
     loss = sum(one.loss for one in done) / measured if measured else 0.0
     return BlockStats(sum(one.words for one in done), float(sum(one.pairs for one in done)), loss)
@@ -151,22 +155,15 @@ def rows(
 ) -> tuple[Tensor, Tensor]:
     """The rows of vectors and of contexts that training on the block with this seed touches; int64, ascending."""
     touches = no_touches(vocabulary)
-    _run(None, touches, tokens, words, task, rates=(0.0, 0.0), seed=seed, threads=threads)
+    passes = _passes(tokens, (0.0, 0.0), seed, threads)
+    for one in passes:
+        one.replay = True
+    _run(_model(words, task, touches), passes)
     return touches.vectors.nonzero().squeeze(1), touches.contexts.nonzero().squeeze(1)
 
 
-def _run(
-    parameters: Parameters | None,
-    touches: Touches,
-    tokens: Tensor,
-    words: Distribution,
-    task: WordEmbedding,
-    *,
-    rates: tuple[float, float],
-    seed: int,
-    threads: int,
-) -> Sequence[native.Pass]:
-    """Parameters None: draws the same, and counts touches alone."""
+def _model(words: Distribution, task: WordEmbedding, touches: Touches) -> native.Words:
+    """As the kernels take it, without matrices."""
     model = native.Words(
         vector_touches=touches.vectors.data_ptr(),
         context_touches=touches.contexts.data_ptr(),
@@ -183,29 +180,33 @@ def _run(
         tree = words.tree
         model.tree_starts, model.tree_nodes = tree.starts.data_ptr(), tree.nodes.data_ptr()
         model.tree_codes = tree.codes.data_ptr()
-    if parameters is not None:
-        model.stride = _stride(parameters)
-        model.vectors, model.contexts = parameters.vectors.data_ptr(), parameters.contexts.data_ptr()
-    parts = max(1, min(threads, tokens.numel() // LEAST_TOKENS))
-    bounds = [tokens.numel() * i // parts for i in range(parts + 1)]
-    passes = []
-    for part, (start, stop) in enumerate(itertools.pairwise(bounds)):
-        first, last = (rates[0] + (rates[1] - rates[0]) * at / max(1, tokens.numel()) for at in (start, stop))
-        passes.append(
-            native.Pass(
-                tokens=tokens.data_ptr() + 4 * start,
-                count=stop - start,
-                seed=(seed * 0x9E3779B97F4A7C15 + part) % 2**64,
-                first_rate=first,
-                last_rate=last,
-                replay=parameters is None,
-            )
+    return model
+
+
+def _passes(tokens: Tensor, rates: tuple[float, float], seed: int, threads: int) -> list[native.Pass]:
+    """The block in parts, one for each thread that has enough to do."""
+    size = tokens.numel()
+    parts = max(1, min(threads, size // LEAST_TOKENS))
+    bounds = [size * i // parts for i in range(parts + 1)]
+    fall = (rates[1] - rates[0]) / max(1, size)
+    return [
+        native.Pass(
+            tokens=tokens.data_ptr() + tokens.element_size() * start,
+            count=stop - start,
+            seed=(seed * 0x9E3779B97F4A7C15 + part) % 2**64,
+            first_rate=rates[0] + fall * start,
+            last_rate=rates[0] + fall * stop,
         )
-    if parts == 1:
+        for part, (start, stop) in enumerate(itertools.pairwise(bounds))
+    ]
+
+
+def _run(model: native.Words, passes: Sequence[native.Pass]) -> Sequence[native.Pass]:
+    if len(passes) == 1:
         native.train(model, passes[0])
     else:
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(lambda one: native.train(model, one), passes))
+        with ThreadPoolExecutor(len(passes)) as pool:
+            list(pool.map(partial(native.train, model), passes))
     return passes
 
 

@@ -1,4 +1,4 @@
-"""The native library (workloads/native/transport), loaded by ctypes, whose calls release the interpreter's lock.
+"""The native library of the transport (workloads/native/transport).
 
 abi.h there is the reference: what is declared here has the same names.
 """
@@ -9,8 +9,9 @@ import ctypes
 from ctypes import POINTER, c_bool, c_char_p, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mms_workloads import libraries
 from mms_workloads.transport.errors import PeerLost, Refused
 
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 ABI_VERSION = 1
 LIBRARY = Path(__file__).with_name("libmms_transport.so")
-REMEDY = (
-    "It is made with the project: run scripts/setup in a working tree, or install the project's wheel. "
-    "It exists for Linux on x86-64 and 64-bit ARM, with glibc 2.28 or later."
-)
 
 
 class Status(IntEnum):
@@ -37,7 +34,7 @@ class Status(IntEnum):
     NO_MEMORY = 9
 
 
-_PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+_PROTOTYPES: libraries.Prototypes = {
     "mms_abi_version": (c_int32, ()),
     "mms_error": (c_char_p, ()),
     "mms_kernels": (c_char_p, ()),
@@ -70,16 +67,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 def load(path: Path) -> ctypes.CDLL:
     """Raises ImportError with the remedy."""
-    try:
-        library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in _PROTOTYPES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
-        raise ImportError(f"the native transport cannot be loaded: {error}. {REMEDY}") from error
-    if (version := library.mms_abi_version()) != ABI_VERSION:
-        raise ImportError(f"{path} has version {version} of the interface, and {ABI_VERSION} is needed. {REMEDY}")
-    return library
+    return libraries.load(path, "the native transport", _PROTOTYPES, version=ABI_VERSION)
 
 
 lib = load(LIBRARY)

@@ -2,11 +2,24 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#endif
 
 namespace mms {
+
+// The first that is there and has this name, or any: kernels are compiled for several processors, the best first.
+template <typename Kernels, int N>
+static inline const Kernels* first(const Kernels* const (&every)[N], const char* name) {
+  for (const Kernels* one : every) {
+    if (one && (!name || !strcmp(name, one->name))) return one;
+  }
+  return nullptr;
+}
+
+#if defined(__x86_64__)
 
 struct Cpu {
   bool avx2, avx512;  // with fused multiply-add, and the parts of AVX-512 that all servers have
@@ -25,6 +38,6 @@ static inline Cpu examine() {
   return cpu;
 }
 
-}  // namespace mms
-
 #endif
+
+}  // namespace mms

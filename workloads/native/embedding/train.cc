@@ -74,18 +74,13 @@ static const Kernels table = {"avx512", run};
 
 static const Kernels* find(const char* name) {
   Cpu cpu = examine();
-  const Kernels* every[] = {cpu.avx512 ? &avx512::table : nullptr, cpu.avx2 ? &avx2::table : nullptr, &narrow::table};
-  for (const Kernels* one : every) {
-    if (one && (!name || !strcmp(name, one->name))) return one;
-  }
-  return nullptr;
+  return first<Kernels, 3>({cpu.avx512 ? &avx512::table : nullptr, cpu.avx2 ? &avx2::table : nullptr, &narrow::table},
+                           name);
 }
 
 #else
 
-static const Kernels* find(const char* name) {
-  return !name || !strcmp(name, narrow::table.name) ? &narrow::table : nullptr;
-}
+static const Kernels* find(const char* name) { return first<Kernels, 1>({&narrow::table}, name); }
 
 #endif
 

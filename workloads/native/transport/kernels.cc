@@ -47,18 +47,13 @@ MMS_KERNELS("avx512")
 
 static const Kernels* find(const char* name) {
   Cpu cpu = examine();
-  const Kernels* all[] = {cpu.avx512 ? &avx512::table : nullptr, cpu.avx2 ? &avx2::table : nullptr, &scalar::table};
-  for (const Kernels* one : all) {
-    if (one && (!name || !strcmp(name, one->name))) return one;
-  }
-  return nullptr;
+  return first<Kernels, 3>({cpu.avx512 ? &avx512::table : nullptr, cpu.avx2 ? &avx2::table : nullptr, &scalar::table},
+                           name);
 }
 
 #else
 
-static const Kernels* find(const char* name) {
-  return !name || !strcmp(name, scalar::table.name) ? &scalar::table : nullptr;
-}
+static const Kernels* find(const char* name) { return first<Kernels, 1>({&scalar::table}, name); }
 
 #endif
 
