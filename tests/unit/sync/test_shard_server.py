@@ -147,6 +147,7 @@ def test_a_push_that_is_sent_again_over_another_connection():
         late.steps = [0]  # its answer was lost
         assert torch.equal(late.dense(gradient(0, 0), 2.0, 0.1)[0], other[0])
         assert job.steps() == [1]
+        assert server.shard.updates == 1
 
 
 # ---------------------------------------------------------------------- peers that die at any byte
