@@ -28,6 +28,7 @@ MACHINES = ("x86_64", "aarch64")
 LIBRARIES = {
     "transport": "workloads/mms_workloads/transport/libmms_transport.so",
     "embedding": "workloads/mms_workloads/embedding/libmms_embedding.so",
+    "text": "workloads/mms_workloads/data/libmms_text.so",
 }
 # No C++ run-time library: the C library is all that it needs.
 FLAGS = [

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
+from tests.unit.data import reference
 
-from mms_workloads.data.corpus import Cache
+from mms_workloads.contract import DataFile, Store, WordEmbedding
+from mms_workloads.data import corpus
+from mms_workloads.data.blocks import Segment
+from mms_workloads.data.corpus import Cache, Corpus
+from mms_workloads.data.vocabulary import Vocabulary
+from mms_workloads.sync.plan import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,3 +44,36 @@ def test_a_block_that_two_threads_want_is_encoded_once(tmp_path: Path) -> None:
     assert [one.tolist() for one in got] == [list(range(1000))] * 2
     assert cache.get(7, encode).tolist() == list(range(1000)), "and kept"
     assert encoded == [7]
+
+
+@pytest.mark.parametrize("tokenizer", ["Words", "Whitespace", "Characters"])
+def test_threads_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str) -> None:
+    plain = " ".join(f"W\u00f6rt{i % 17} don\u2019t{i % 5}" for i in range(500)).encode()
+    packed = " ".join(f"w\u00f6rt{i % 13}\n" for i in range(500))
+    (tmp_path / "a.txt").write_bytes(plain)
+    (tmp_path / "b.gz").write_bytes(gzip.compress(packed.encode()))
+    monkeypatch.setattr(corpus, "COUNTING_BYTES", 100)
+    task = WordEmbedding.model_validate({"tokenizer": tokenizer})
+    uris = {0: f"file://{tmp_path}/a.txt", 1: f"file://{tmp_path}/b.gz"}
+    segments = [Segment(0, 0, 4000), Segment(0, 4000, len(plain)), Segment(1, 0, None)]
+    expected = Counter(reference.tokens(plain.decode() + "\n" + packed, tokenizer))
+    for threads in (1, 3, 200):
+        words, sizes = corpus.count(
+            Store(uri=f"file://{tmp_path}"), uris, segments, task, tmp_path / str(threads), threads=threads
+        )
+        assert words.above(0) == expected
+        assert sizes == {1: len(packed.encode())}
+
+
+def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "text.gz"
+    path.write_bytes(gzip.compress(b"one two three four\n" * 50_000))
+    size = 19 * 50_000
+    plan = Plan((DataFile(uri=f"file://{path}", size=size),), size // 8 + 1, Vocabulary(("one", "two"), (2, 1)))
+    found = []
+    for attempt in range(3):
+        corpus = Corpus(Store(uri=f"file://{path}"), plan, WordEmbedding(), tmp_path / str(attempt) / "blocks")
+        with ThreadPoolExecutor(8) as pool:
+            found.append([tokens.tolist() for tokens in pool.map(corpus.tokens, range(8))])
+    assert found[0] == found[1] == found[2]
+    assert sum(len(tokens) for tokens in found[0]) >= 3 * 50_000

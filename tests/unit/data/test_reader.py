@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.unit.data import reference
 
 from mms_workloads.contract import DataFile, Reason, Store
-from mms_workloads.data import blocks, reader, text
+from mms_workloads.data import blocks, reader
 from mms_workloads.data.blocks import COUNTING_BYTES, Segment
 from mms_workloads.data.reader import Reader
+from mms_workloads.data.text import Words
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ PIECES = [
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=60).map("".join)
 
 
-def tokens_by_blocks(folder: Path, files: list[tuple[str, str]], block_bytes: int) -> list[list[str]]:
-    """files: (suffix, text). The tokens of every block."""
+def texts_by_blocks(folder: Path, files: list[tuple[str, str]], block_bytes: int) -> list[list[bytes]]:
+    """files: (suffix, text). The texts of every block."""
     uris = []
     for number, (suffix, content) in enumerate(files):
         path = folder / f"{number}{suffix}"
@@ -61,7 +63,7 @@ def tokens_by_blocks(folder: Path, files: list[tuple[str, str]], block_bytes: in
     data = Reader(Store(uri=f"file://{folder}"), uris, folder / "scratch")
     sizes = [data.size(number) for number in range(len(uris))]
     assert sizes == [len(content.encode()) for _, content in files]
-    return [[w for part in data.texts(b) for w in text.words(part)] for b in blocks.cut(sizes, block_bytes)]
+    return [data.texts(block) for block in blocks.cut(sizes, block_bytes)]
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(COMPRESS)), TEXTS), max_size=3), st.integers(1, 80))
@@ -69,19 +71,22 @@ def tokens_by_blocks(folder: Path, files: list[tuple[str, str]], block_bytes: in
 @example([(".txt", "\ufeff"), (".gz", "ab")], 2)
 def test_any_cutting_gives_the_same_tokens(files: list[tuple[str, str]], block_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        found = [word for block in tokens_by_blocks(Path(folder), files, block_bytes) for word in block]
-    assert found == [word for _, content in files for word in text.words(content)]
+        found = [part for block in texts_by_blocks(Path(folder), files, block_bytes) for part in block]
+    expected = [word for _, content in files for word in reference.words(content)]
+    assert [word for part in found for word in reference.words(part.decode())] == expected
+    words = Words()
+    for part in found:
+        words.count(part, "Words")
+    assert words.above(0) == Counter(reference.kept(expected))
 
 
 @pytest.mark.parametrize("block_bytes", [1000, reader.LONGEST_TOKEN_BYTES, 300_000])
 @pytest.mark.parametrize("character", ["x", "ö", "漢", "🦀"])
-def test_text_without_white_space_is_cut_between_characters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, character: str, block_bytes: int
-) -> None:
+def test_text_without_white_space_is_cut_between_characters(tmp_path: Path, character: str, block_bytes: int) -> None:
     """No token grows without bound, no character is split, none is lost or read twice."""
-    monkeypatch.setattr(text, "words", str.split)
     content = "start " + character * 200_000 + " end"
-    found = [word for block in tokens_by_blocks(tmp_path, [(".txt", content)], block_bytes) for word in block]
+    texts = texts_by_blocks(tmp_path, [(".txt", content)], block_bytes)
+    found = [word for block in texts for part in block for word in part.decode().split()]
     assert "".join(found) == content.replace(" ", "")
     assert (found[0], found[-1]) == ("start", "end")
     limit = reader.LONGEST_TOKEN_BYTES + block_bytes + 4
@@ -91,7 +96,7 @@ def test_text_without_white_space_is_cut_between_characters(
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfword next")
     data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a.txt"], tmp_path)
-    assert data.texts((Segment(0, 0, 5), Segment(0, 5, 12))) == ["word ", "next"]
+    assert data.texts((Segment(0, 0, 5), Segment(0, 5, 12))) == [b"word ", b"next"]
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".gz"])
@@ -163,7 +168,7 @@ def test_a_compressed_file_is_decompressed_once(tmp_path: Path) -> None:
     assert Reader(Store(uri="file:///x"), uris, tmp_path / "scratch").size(0) == 13
     path.unlink()
     again = Reader(Store(uri="file:///x"), uris, tmp_path / "scratch")
-    assert again.texts((Segment(0, 4, 13),)) == ["two three"]
+    assert again.texts((Segment(0, 4, 13),)) == [b"two three"]
 
 
 def test_pieces_cover_a_whole_compressed_file(tmp_path: Path) -> None:
@@ -171,25 +176,3 @@ def test_pieces_cover_a_whole_compressed_file(tmp_path: Path) -> None:
     data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a.gz"], tmp_path / "scratch")
     assert data.pieces((Segment(0, 0, None),), 10) == [Segment(0, 0, 10), Segment(0, 10, 20), Segment(0, 20, 25)]
     assert COUNTING_BYTES > 10
-
-
-def test_sentences() -> None:
-    content = "a b\n\n" + "c " * 2500
-    found = [len(sentence) for sentence in text.sentences(content, text.tokenizer("Whitespace"))]
-    assert found == [2, 1000, 1000, 500]
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("Don't STOP, o\u2019clock!", ["don't", "stop", "o'clock"]),
-        ("x_y 3.14", ["x", "y", "3", "14"]),
-        ("'quoted' words'", ["quoted", "words"]),
-        ("Größe ΟΔΟΣ", ["größe", "οδος"]),
-        ("...", []),
-    ],
-    ids=["apostrophes", "underscore and point", "quotes", "other scripts", "nothing"],
-)
-def test_words(line: str, expected: list[str]) -> None:
-    assert text.words(line) == expected
-    assert Counter(text.tokenizer("Words")(line)) == Counter(expected)

@@ -125,7 +125,7 @@ def test_a_data_epoch_holds_each_window_once(tmp_path: Path) -> None:
         whole = one._samples(Slice(0, 0, 0, size, size))
         parts = torch.cat([one._samples(Slice(0, 0, i, min(i + 7, size), size)) for i in range(0, size, 7)])
         assert torch.equal(parts, whole)
-        ordered = one.corpus.bytes(0)[: size * 16 + 1].unfold(0, 17, 16).long()
+        ordered = torch.from_numpy(one.corpus.bytes(0))[: size * 16 + 1].unfold(0, 17, 16).long()
         assert sorted(map(tuple, whole.tolist())) == sorted(map(tuple, ordered.tolist()))
         assert torch.equal(whole, ordered) == (sharding == "Sequential")
     again = one._samples(Slice(1, 0, 0, size, size))

@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mms_workloads.contract import Reason, Store, WordEmbedding
-from mms_workloads.data import text, vocabulary
+from mms_workloads.data import vocabulary
 from mms_workloads.data.blocks import COUNTING_BYTES, Segment
 from mms_workloads.data.reader import Reader
+from mms_workloads.data.text import Words
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from mms_workloads.sync.plan import Plan
 
-# Encoded blocks are kept on the scratch volume, since tokenising costs as much as training on it: later data epochs
-# read four bytes a word. Beyond this the rest is tokenised each time.
+# Encoded blocks are kept on the scratch volume: to read four bytes a word takes less than to tokenise. Beyond this the
+# rest is tokenised in each data epoch.
 CACHE_BYTES = 2 << 30
+LOCKS = 16
 
 
 def count(
-    store: Store, uris: dict[int, str], segments: list[Segment], task: WordEmbedding | None, scratch: Path
-) -> tuple[Counter[str], dict[int, int]]:
+    store: Store,
+    uris: dict[int, str],
+    segments: list[Segment],
+    task: WordEmbedding | None,
+    scratch: Path,
+    *,
+    threads: int = 1,
+) -> tuple[Words, dict[int, int]]:
     """A counting task: words with counts, and the decompressed sizes of files that it read whole. Raises JobError.
 
     task None: sizes alone; nothing is read but what must be decompressed.
     """
     names = [uris.get(i, "") for i in range(max(uris) + 1)]
     reader = Reader(store, names, scratch)
-    counts: Counter[str] = Counter()
+    words = Words()
     if task is not None:
-        split = text.tokenizer(task.tokenizer)
-        for piece in reader.pieces(tuple(segments), COUNTING_BYTES):
-            for sentence in text.sentences(reader.text(piece), split):
-                counts.update(sentence)
-            vocabulary.prune(counts, vocabulary.counter_limit(task))
+        pieces = reader.pieces(tuple(segments), COUNTING_BYTES)
+        threads = min(threads, len(pieces))
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                parts = [pieces[first::threads] for first in range(threads)]
+                for counted in pool.map(lambda part: _count(reader, part, task), parts):
+                    words.merge(counted)
+                    words.bound(vocabulary.counter_limit(task))
+        else:
+            words = _count(reader, pieces, task)
     sizes = {s.file: reader.size(s.file) for s in segments if s.end is None}
-    return counts, sizes
+    return words, sizes
+
+
+def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding) -> Words:
+    words = Words()
+    for piece in pieces:
+        words.count(reader.text(piece), task.tokenizer)
+        words.bound(vocabulary.counter_limit(task))
+    return words
 
 
 class Cache:
@@ -52,22 +73,26 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._encoding = threading.Lock()
+        self._encoding = [threading.Lock() for _ in range(LOCKS)]
+        self._counting = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
-        self._bytes = sum(f.stat().st_size for f in folder.iterdir())
+        self._kept = sum(f.stat().st_size for f in folder.iterdir())
 
-    def get(self, block: int, encode: Callable[[int], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    def get(self, block: int, encode: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
         """`encode(block)`, from the cache where it is there. Raises JobError."""
         path = self._folder / f"{block}.npy"
         if not path.exists():
-            with self._encoding:
+            with self._encoding[block % LOCKS]:
                 if not path.exists():  # another thread may have encoded it meanwhile
                     return self._keep(path, encode(block))
-        kept: np.ndarray[Any, Any] = np.load(path)
+        kept: NDArray[Any] = np.load(path)
         return kept
 
-    def _keep(self, path: Path, encoded: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if self._bytes + encoded.nbytes <= CACHE_BYTES:
+    def _keep(self, path: Path, encoded: NDArray[Any]) -> NDArray[Any]:
+        with self._counting:
+            room = self._kept + encoded.nbytes <= CACHE_BYTES
+            self._kept += encoded.nbytes if room else 0
+        if room:
             partial = path.with_suffix(".partial")
             try:
                 with partial.open("wb") as file:
@@ -77,36 +102,31 @@ class Cache:
                     Reason.INTERNAL, f"the scratch volume cannot be written ({error}): make it larger", retryable=True
                 ) from error
             partial.replace(path)
-            self._bytes += encoded.nbytes
         return encoded
 
 
 class Corpus:
-    """Blocks as tensors of word numbers, int32, -1 after each sentence; words outside the vocabulary are left out.
+    """Blocks as word numbers, int32, -1 after each sentence; words outside the vocabulary are left out.
 
     cache: a folder for this plan alone; files that were decompressed for the counting pass are beside it.
     """
 
     def __init__(self, store: Store, plan: Plan, task: WordEmbedding, cache: Path) -> None:
+        """Raises MemoryError."""
         self.blocks = plan.blocks()
         self._reader = Reader(store, [f.uri for f in plan.files], cache.parent)
         self._reader.expect(plan.files)
-        self._numbers = plan.vocabulary.numbers()
-        self._split = text.tokenizer(task.tokenizer)
+        self._words = Words.numbered(plan.vocabulary.words)
+        self._tokenizer = task.tokenizer
         self._cache = Cache(cache)
 
-    def tokens(self, block: int) -> Tensor:
+    def tokens(self, block: int) -> NDArray[np.int32]:
         """Raises JobError."""
-        return torch.from_numpy(self._cache.get(block, self._encode))
+        return self._cache.get(block, self._encode)
 
-    def _encode(self, block: int) -> np.ndarray[Any, Any]:
-        number = self._numbers.get
-        ids: list[int] = []
-        for part in self._reader.texts(self.blocks[block]):
-            for sentence in text.sentences(part, self._split):
-                ids += [i for word in sentence if (i := number(word)) is not None]
-                ids.append(-1)
-        return np.array(ids, dtype=np.int32)
+    def _encode(self, block: int) -> NDArray[np.int32]:
+        texts = self._reader.texts(self.blocks[block])
+        return np.concatenate([self._words.encode(part, self._tokenizer) for part in texts])
 
 
 class ByteCorpus:
@@ -118,23 +138,22 @@ class ByteCorpus:
         self._reader.expect(plan.files)
         self._cache = Cache(cache)
 
-    def bytes(self, block: int) -> Tensor:
+    def bytes(self, block: int) -> NDArray[np.uint8]:
         """Raises JobError."""
-        return torch.from_numpy(self._cache.get(block, self._encode))
+        return self._cache.get(block, self._encode)
 
-    def _encode(self, block: int) -> np.ndarray[Any, Any]:
-        content = "".join(self._reader.texts(self.blocks[block])).encode()
-        return np.frombuffer(content, dtype=np.uint8).copy()
+    def _encode(self, block: int) -> NDArray[np.uint8]:
+        return np.frombuffer(b"".join(self._reader.texts(self.blocks[block])), np.uint8).copy()
 
 
 MONOTONOUS = 0.9  # of a text the most frequent word is a twentieth, the most frequent byte a fifth
 FEW = 64
 
 
-def monotonous(values: Tensor, name: str) -> str | None:
+def monotonous(values: NDArray[Any], name: str) -> str | None:
     """Why a block teaches nothing: nearly all of it is the same. values: whole numbers [n], below 0 a separator."""
-    values = values[values >= 0] if values.dtype != torch.uint8 else values
-    if values.numel() < FEW:
+    values = values[values >= 0]
+    if values.size < FEW:
         return None
-    share = float(torch.bincount(values).max()) / values.numel()
-    return f"{share:.0%} of its {values.numel()} {name} are the same" if share > MONOTONOUS else None
+    share = float(np.bincount(values).max()) / values.size
+    return f"{share:.0%} of its {values.size} {name} are the same" if share > MONOTONOUS else None

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import lzma
 import shutil
+import threading
 import zlib
 from typing import IO, TYPE_CHECKING
 
@@ -39,6 +40,7 @@ class Reader:
         self._uris = list(uris)
         self._scratch = scratch
         self._sizes: dict[int, int] = {}
+        self._spooling = threading.Lock()
 
     def size(self, file: int) -> int:
         """Decompressed bytes. Raises JobError."""
@@ -53,8 +55,8 @@ class Reader:
         """The sizes that the counting pass found: a file that has others by now is reported by `texts`."""
         self._sizes = {i: f.size for i, f in enumerate(files)}
 
-    def texts(self, block: Block) -> list[str]:
-        """The text of each of its segments. Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable."""
+    def texts(self, block: Block) -> list[bytes]:
+        """Each of its segments, UTF-8. Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable."""
         return [self._text(segment) for segment in block]
 
     def pieces(self, block: Block, piece_bytes: int) -> list[Segment]:
@@ -68,10 +70,10 @@ class Reader:
             ]
         return out
 
-    def text(self, segment: Segment) -> str:
+    def text(self, segment: Segment) -> bytes:
         return self._text(segment)
 
-    def _text(self, segment: Segment) -> str:
+    def _text(self, segment: Segment) -> bytes:
         size = self.size(segment.file)
         end = size if segment.end is None else segment.end
         low = max(0, segment.start - 1)
@@ -85,13 +87,14 @@ class Reader:
             )
         first = cut_position(data, segment.start - low, at_start=segment.start == 0, left=size - segment.start)
         last = cut_position(data, end - low, at_start=end == 0, left=size - end)
-        return self._decode(segment.file, data[first:last], low + first)
+        return self._checked(segment.file, data[first:last], low + first)
 
-    def _decode(self, file: int, data: bytes, position: int) -> str:
+    def _checked(self, file: int, data: bytes, position: int) -> bytes:
         if position == 0 and data.startswith(_BOM):
             data, position = data[len(_BOM) :], len(_BOM)
         try:
-            return data.decode("utf-8")
+            if not data.isascii():
+                data.decode("utf-8")
         except UnicodeDecodeError as error:
             at = position + error.start
             raise JobError(
@@ -100,6 +103,7 @@ class Reader:
                 f"{' of the decompressed text' if compressed(self._uris[file]) else ''}. Convert the file, as with "
                 "iconv -f ISO-8859-1 -t UTF-8, or leave it out of the URI's pattern",
             ) from error
+        return data
 
     def _bytes(self, file: int, start: int, end: int) -> bytes:
         if start >= end:
@@ -114,7 +118,9 @@ class Reader:
         uri = self._uris[file]
         path = self._scratch / "spool" / hashlib.sha256(uri.encode()).hexdigest()
         if not path.exists():
-            decompress(stores.at(self._store, uri), path)
+            with self._spooling:
+                if not path.exists():  # another thread may have written it meanwhile
+                    decompress(stores.at(self._store, uri), path)
         return path
 
 

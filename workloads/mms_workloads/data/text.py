@@ -1,29 +1,187 @@
-"""Bytes to words. A word never spans ASCII white space, which is what makes cutting bytes anywhere possible."""
+"""Bytes to words, by the native library (workloads/native/text), whose abi.h is the reference.
+
+A word never spans ASCII white space, which is what makes cutting bytes anywhere possible. What is longer than 1,024
+bytes is no word.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import re
-from collections.abc import Callable, Iterator
+import weakref
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-# Runs of letters and digits of any script, with apostrophes inside: don't, o'clock.
-_WORDS = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+import numpy as np
+
+from mms_workloads import libraries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Tokenizer = Literal["Words", "Whitespace", "Characters"]
+
+ABI_VERSION = 1
+LIBRARY = Path(__file__).with_name("libmms_text.so")
+TOKENIZERS = {"Words": 0, "Whitespace": 1, "Characters": 2}
 ASCII_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]")
 SENTENCE_TOKENS = 1000  # as word2vec: text without newlines is cut into sentences of this length
 
-Tokenizer = Callable[[str], list[str]]
+LEAST = -(1 << 63)  # below any number
+CODE_POINTS, PAGE = 0x110000, 256
+LETTER, SPACE, LOWER = 1 << 31, 1 << 30, (1 << 21) - 1
+SURROGATES = slice(0xD800, 0xE000)
+# Letters whose lower case depends on what stands around them, or is more than one letter: Python knows.
+SIGMA, DOTTED = "\u03a3", "\u0130"
 
 
-def tokenizer(name: str) -> Tokenizer:
-    return words if name == "Words" else str.split
+class _Characters(Structure):
+    _fields_ = (("page", c_void_p), ("entries", c_void_p))
 
 
-def words(line: str) -> list[str]:
-    return _WORDS.findall(line.lower().replace("\u2019", "'"))
+_lib = libraries.load(
+    LIBRARY,
+    "the native tokenizer",
+    {
+        "mms_text_abi_version": (c_int32, ()),
+        "mms_text_words": (c_void_p, ()),
+        "mms_text_release": (None, (c_void_p,)),
+        "mms_text_length": (c_int64, (c_void_p,)),
+        "mms_text_size": (c_int64, (c_void_p, c_int64, POINTER(c_int64))),
+        "mms_text_list": (None, (c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
+        "mms_text_special": (c_bool, (c_char_p, c_int64)),
+        "mms_text_put": (c_int32, (c_void_p, c_char_p, c_void_p, c_void_p, c_int64)),
+        "mms_text_prune": (c_int32, (c_void_p, c_int64)),
+        "mms_text_count": (c_int32, (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64)),
+        "mms_text_encode": (
+            c_int64,
+            (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64, c_int32, c_void_p),
+        ),
+    },
+    version=ABI_VERSION,
+)
 
 
-def sentences(text: str, split: Tokenizer) -> Iterator[list[str]]:
-    """Sentences end at newlines or after SENTENCE_TOKENS tokens; empty ones are left out."""
-    for line in text.split("\n"):
-        tokens = split(line)
-        for start in range(0, len(tokens), SENTENCE_TOKENS):
-            yield tokens[start : start + SENTENCE_TOKENS]
+class Words:
+    """Words with a number each: counts, or places in a vocabulary. Memory is bounded by the words' bytes.
+
+    Not to be changed by two threads at once; any number may `encode`.
+    """
+
+    def __init__(self) -> None:
+        """Raises MemoryError."""
+        self._words = _lib.mms_text_words()
+        if not self._words:
+            raise MemoryError
+        weakref.finalize(self, _lib.mms_text_release, self._words)
+
+    @classmethod
+    def numbered(cls, words: Sequence[str]) -> Words:
+        """Each with its place. Raises MemoryError."""
+        made = cls()
+        made.add(words, np.arange(len(words)))
+        return made
+
+    def __len__(self) -> int:
+        return int(_lib.mms_text_length(self._words))
+
+    def add(self, words: Sequence[str], numbers: NDArray[np.int64]) -> None:
+        """Raises MemoryError."""
+        encoded = [word.encode() for word in words]
+        ends = np.cumsum([len(word) for word in encoded], dtype=np.int64)
+        self._put(b"".join(encoded), ends, np.ascontiguousarray(numbers, np.int64))
+
+    def count(self, data: bytes, tokenizer: Tokenizer) -> None:
+        """Adds one for each word of UTF-8 text. Raises MemoryError."""
+        data = _lowered(data, tokenizer)
+        table = ctypes.byref(_table().native)
+        self._check(_lib.mms_text_count(self._words, table, TOKENIZERS[tokenizer], data, len(data)))
+
+    def merge(self, other: Words) -> None:
+        """Adds the other's numbers. Raises MemoryError."""
+        self._put(*other._list(LEAST))
+
+    def bound(self, limit: int) -> None:
+        """Forgets words counted once, then twice, ... until half the limit is free. Raises MemoryError."""
+        floor = 0
+        while len(self) > (limit if not floor else limit // 2):
+            floor += 1
+            self._check(_lib.mms_text_prune(self._words, floor))
+
+    def above(self, floor: int) -> dict[str, int]:
+        """Words whose number is greater."""
+        content, ends, numbers = self._list(floor)
+        data, starts = content.raw, [0, *ends.tolist()]
+        return {
+            data[start:end].decode(): number
+            for (start, end), number in zip(itertools.pairwise(starts), numbers.tolist(), strict=True)
+        }
+
+    def encode(self, data: bytes, tokenizer: Tokenizer) -> NDArray[np.int32]:
+        """The numbers of the text's words, those that are not there left out; -1 ends a sentence.
+
+        A sentence is a line, or SENTENCE_TOKENS words of one; of one without words nothing is left. Raises MemoryError.
+        """
+        data = _lowered(data, tokenizer)
+        out = np.empty(len(data) + len(data) // SENTENCE_TOKENS + 2, np.int32)
+        table = ctypes.byref(_table().native)
+        kind = TOKENIZERS[tokenizer]
+        count = _lib.mms_text_encode(self._words, table, kind, data, len(data), SENTENCE_TOKENS, _at(out))
+        if count < 0:
+            raise MemoryError
+        return out[:count].copy()
+
+    def _list(self, floor: int) -> tuple[ctypes.Array[ctypes.c_char], NDArray[np.int64], NDArray[np.int64]]:
+        """Words whose number is greater: their bytes, where each ends, and the numbers."""
+        size = c_int64()
+        count = _lib.mms_text_size(self._words, floor, ctypes.byref(size))
+        content = ctypes.create_string_buffer(max(1, size.value))
+        ends, numbers = np.empty(count, np.int64), np.empty(count, np.int64)
+        _lib.mms_text_list(self._words, floor, content, _at(ends), _at(numbers))
+        return content, ends, numbers
+
+    def _put(self, content: Any, ends: NDArray[np.int64], numbers: NDArray[np.int64]) -> None:
+        self._check(_lib.mms_text_put(self._words, content, _at(ends), _at(numbers), len(ends)))
+
+    @staticmethod
+    def _check(status: int) -> None:
+        if status:
+            raise MemoryError
+
+
+class _Table:
+    """What each code point is, as this Python knows it."""
+
+    def __init__(self) -> None:
+        entries = np.zeros(CODE_POINTS, np.uint32)
+        code_points = np.delete(np.arange(CODE_POINTS, dtype="<u4"), SURROGATES)
+        letters = code_points.tobytes().decode("utf-32-le")
+        lower = letters.replace(SIGMA, " ").replace(DOTTED, " ").lower()  # these two are never looked up
+        entries[code_points] = (np.frombuffer(lower.encode("utf-32-le"), "<u4") - code_points) & LOWER
+        for pattern, bit in ((r"[^\W_]+", LETTER), (r"\s+", SPACE)):
+            for found in re.finditer(pattern, letters):
+                entries[code_points[found.start() : found.end()]] |= np.uint32(bit)
+        pages: dict[bytes, int] = {}
+        numbers = [pages.setdefault(page.tobytes(), len(pages)) for page in entries.reshape(-1, PAGE)]
+        self._page, self._entries = np.array(numbers, np.uint16), np.frombuffer(b"".join(pages), np.uint32)
+        self.native = _Characters(page=_at(self._page), entries=_at(self._entries))
+
+
+@cache
+def _table() -> _Table:
+    return _Table()
+
+
+def _lowered(data: bytes, tokenizer: Tokenizer) -> bytes:
+    if tokenizer != "Whitespace" and _lib.mms_text_special(data, len(data)):
+        return data.decode().lower().encode()
+    return data
+
+
+def _at(array: NDArray[Any]) -> int:
+    return int(array.ctypes.data)

@@ -62,7 +62,7 @@ class LanguageLearner:
 
     def size(self, block: int) -> int:
         """Windows of contextLength bytes and the one after; a block that has none is one sample of nothing."""
-        return max(1, _windows(self.corpus.bytes(block), self.task.contextLength))
+        return max(1, _windows(self._bytes(block), self.task.contextLength))
 
     def dead(self, block: int) -> str | None:
         return monotonous(self.corpus.bytes(block), "bytes")
@@ -105,7 +105,7 @@ class LanguageLearner:
             if count >= EVALUATION_BYTES:
                 break
             used.append(block)
-            samples = _cut(self.corpus.bytes(block), self.task.contextLength)
+            samples = _cut(self._bytes(block), self.task.contextLength)
             for batch in torch.split(samples, EVALUATION_BATCH):
                 total += float(cross_entropy(state.module, batch.long()))
                 count += batch.shape[0] * self.task.contextLength
@@ -117,7 +117,8 @@ class LanguageLearner:
         return Evaluation(metrics, report)
 
     @torch.no_grad()
-    def write(self, state: State, folder: Path) -> Golden:
+    def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
+        del evaluation
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
         tensors = {
             name: tensor.detach().to("cpu", copy=True).contiguous()
@@ -135,16 +136,19 @@ class LanguageLearner:
         """Texts with the bits per byte that the model gives them."""
         cases = []
         for block in list(self.held_out or self.trained_on)[:GOLDEN_CASES]:
-            text = bytes(self.corpus.bytes(block)[: self.task.contextLength].tolist()).decode(errors="ignore")
+            text = self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")
             data = torch.tensor(list(text.encode()), dtype=torch.int64)[None]
             if data.shape[1] > 1:
                 bits = float(cross_entropy(state.module, data)) / (data.shape[1] - 1) / math.log(2)
                 cases.append(GoldenCase(model="score", inputs={"TEXT": [text]}, outputs={"BITS_PER_BYTE": [bits]}))
         return Golden(cases=cases)
 
+    def _bytes(self, block: int) -> Tensor:
+        return torch.from_numpy(self.corpus.bytes(block))
+
     def _samples(self, s: Slice) -> Tensor:
         """int64 [stop - start, contextLength + 1] of the block, in the order of the data epoch."""
-        windows = _cut(self.corpus.bytes(s.block), self.task.contextLength)
+        windows = _cut(self._bytes(s.block), self.task.contextLength)
         if self.job.data.sharding == "Random":
             seed = (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
             order = torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))

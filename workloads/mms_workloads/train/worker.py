@@ -262,8 +262,8 @@ class Worker:
         fields, job = message.fields, self.pod.job
         uris = {int(k): v for k, v in fields["uris"].items()}
         segments = [Segment(*s) for s in fields["segments"]]
-        counts, sizes = corpus.count(job.data.store, uris, segments, job.task.wordEmbedding, self.pod.scratch)
-        self.control.send(wire.COUNTED, vocabulary.pack_counts(counts), task=fields["task"], sizes=sizes)
+        words, sizes = corpus.count(job.data.store, uris, segments, job.task.wordEmbedding, self.pod.scratch)
+        self.control.send(wire.COUNTED, vocabulary.pack_counts(words.above(0)), task=fields["task"], sizes=sizes)
 
     def _export(self, own: State, session: int) -> None:
         """session: of the connection over which the master asked for it; another one means that it has asked others."""

@@ -1,0 +1,51 @@
+"""The tokenizers in Python, line by line: what the native ones are checked by."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LONGEST_WORD_BYTES = 1024
+SENTENCE_TOKENS = 1000
+
+_WORDS = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+_CHARACTERS = re.compile(r"[^\W_]")
+
+
+def words(line: str) -> list[str]:
+    return _WORDS.findall(line.lower().replace("\u2019", "'"))
+
+
+def characters(line: str) -> list[str]:
+    return _CHARACTERS.findall(line.lower())
+
+
+SPLIT: dict[str, Callable[[str], list[str]]] = {"Words": words, "Whitespace": str.split, "Characters": characters}
+
+
+def kept(tokens: list[str]) -> list[str]:
+    return [token for token in tokens if len(token.encode()) <= LONGEST_WORD_BYTES]
+
+
+def sentences(text: str, tokenizer: str) -> Iterator[list[str]]:
+    """None of them empty."""
+    for line in text.split("\n"):
+        tokens = kept(SPLIT[tokenizer](line))
+        for start in range(0, len(tokens), SENTENCE_TOKENS):
+            yield tokens[start : start + SENTENCE_TOKENS]
+
+
+def tokens(text: str, tokenizer: str) -> list[str]:
+    return list(itertools.chain.from_iterable(sentences(text, tokenizer)))
+
+
+def encoded(text: str, tokenizer: str, vocabulary: list[str]) -> list[int]:
+    numbers = {word: number for number, word in enumerate(vocabulary)}
+    out = []
+    for sentence in sentences(text, tokenizer):
+        out += [*(numbers[word] for word in sentence if word in numbers), -1]
+    return out
