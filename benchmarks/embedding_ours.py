@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mms_workloads.contract import WordEmbedding
 from mms_workloads.embedding import word2vec
+from mms_workloads.embedding.distribution import distribution
+from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.train.learner import decayed
 
 THREADS = 2
@@ -33,21 +34,20 @@ def main() -> None:
     folder, kind, epochs, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     task = TASKS[kind]
     lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
-    counts = torch.tensor([int(line.rpartition("\t")[2]) for line in lines])
-    tokens = torch.from_numpy(np.load(folder / "tokens.npy"))
-    words, touches = word2vec.distribution(counts, task), word2vec.no_touches(len(counts))
-    model = word2vec.initial_parameters(len(counts), task.dimensions, seed).clone()
-    blocks = tokens.split(BLOCK)
+    counts = np.array([int(line.rpartition("\t")[2]) for line in lines])
+    tokens = np.load(folder / "tokens.npy")
+    words, model = distribution(counts, task), initial_parameters(len(counts), task.dimensions, seed)
+    blocks = np.split(tokens, range(BLOCK, len(tokens), BLOCK))
     rate, total = 0.05 if task.model == "CBOW" else 0.025, epochs * len(blocks)
     began, done = time.perf_counter(), 0
     for turn in range(total):
         rates = (decayed(rate, turn / total), decayed(rate, (turn + 1) / total))
         block = blocks[turn % len(blocks)]
         chance = {"seed": seed * 1_000_003 + turn, "threads": THREADS}
-        done += word2vec.train_block(model, touches, block, words, task, rates=rates, **chance).words
+        done += word2vec.train_block(model, block, words, task, rates=rates, **chance).words
     took = time.perf_counter() - began
     if len(sys.argv) > 5:
-        np.save(sys.argv[5], model.vectors.numpy())
+        np.save(sys.argv[5], model.vectors)
     print(json.dumps({"words_per_second": done / took, "peak_mib": peak_mib()}))
 
 

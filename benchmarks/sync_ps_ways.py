@@ -8,6 +8,7 @@ memory of its own is copied into them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
@@ -283,7 +284,12 @@ def rpc_worker(scenario: Scenario, port: int, worker: int) -> Exchange:
         for tensor, pulled in zip(parameters, rpc.rpc_sync("server", _pull), strict=True):
             tensor.copy_(pulled)
 
-    exchange.close = rpc.shutdown  # type: ignore[attr-defined]
+    def close() -> None:
+        # The server, which has the store, may be gone before a worker has read there that all have left.
+        with contextlib.suppress(distributed.DistNetworkError):
+            rpc.shutdown()
+
+    exchange.close = close  # type: ignore[attr-defined]
     return exchange
 
 

@@ -111,6 +111,10 @@ def language(task: Object | None = None, **parts: Object) -> Object:
     return {"spec": {"task": {"wordEmbedding": None, "languageModel": task or {}}, **parts}}
 
 
+def words(**block: Any) -> Object:
+    return {"spec": {"task": {"wordEmbedding": block}}}
+
+
 def sharded(**block: Any) -> Object:
     return {"spec": {"sync": {"mode": "ParameterServer", "parameterServer": block}}}
 
@@ -171,6 +175,24 @@ CASES = [
             "tree": {"spec": {"task": {"wordEmbedding": {"objective": "HierarchicalSoftmax", "model": "CBOW"}}}},
         },
         bad={"tree": {"spec": {"task": {"wordEmbedding": {"objective": "HierarchicalSoftmax", "negatives": 5}}}}},
+    ),
+    *created(
+        "softmax",
+        "objective Softmax compares each pair with all words",
+        good={"few words": words(objective="Softmax", maxVocabulary=50_000)},
+        bad={"by default": words(objective="Softmax"), "many": words(objective="Softmax", maxVocabulary=50_001)},
+    ),
+    *created(
+        "softmax-subwords",
+        "subwords are not of objective Softmax",
+        good={"tree": words(objective="HierarchicalSoftmax", subwords={})},
+        bad={"softmax": words(objective="Softmax", maxVocabulary=100, subwords={})},
+    ),
+    *created(
+        "subword-lengths",
+        "subwords.minLength must not be above maxLength",
+        good={"equal": words(subwords={"minLength": 4, "maxLength": 4})},
+        bad={"by default": words(subwords={"minLength": 7}), "two": words(subwords={"minLength": 3, "maxLength": 2})},
     ),
     *created(
         "learning-rate",

@@ -7,18 +7,28 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from tests.unit.test_contract import JOB_FILE
 
 from mms_workloads import artifact
 from mms_workloads import store as stores
-from mms_workloads.contract import ArtifactManifest, ArtifactRef, DataFile, EvaluationSpec, Gate, JobFile, Reason
+from mms_workloads.contract import (
+    ArtifactManifest,
+    ArtifactRef,
+    DataFile,
+    EvaluationSpec,
+    Gate,
+    JobFile,
+    Reason,
+    WordEmbedding,
+)
 from mms_workloads.data.vocabulary import Vocabulary
+from mms_workloads.embedding.distribution import Distribution
 from mms_workloads.embedding.learner import EmbeddingLearner
+from mms_workloads.embedding.parameters import Parameters
 from mms_workloads.embedding.state import EmbeddingState
-from mms_workloads.embedding.word2vec import Parameters
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
 from mms_workloads.sync.plan import Plan
@@ -35,7 +45,9 @@ class Learned:
     """A learner at the end of its run."""
 
     kind = "wordEmbedding"
-    vocabulary = PLAN.vocabulary
+    vocabulary, task = PLAN.vocabulary, WordEmbedding(dimensions=8)
+    words = Distribution(np.ones(300, np.float32))
+    losses = ((100, 3.0), (200, 2.5))
     write = EmbeddingLearner.write
 
     def evaluate(self, _: object) -> Evaluation:
@@ -54,8 +66,7 @@ def pod(tmp_path: Path) -> Pod:
 
 
 def parameters(seed: int = 0, size: int = 300) -> Parameters:
-    rng = torch.Generator().manual_seed(seed)
-    return Parameters(torch.randn(size, 8, generator=rng), torch.randn(size, 8, generator=rng))
+    return Parameters(*np.random.default_rng(seed).standard_normal((2, size, 8), np.float32))
 
 
 def test_publish(pod: Pod, tmp_path: Path) -> None:
@@ -74,8 +85,8 @@ def test_publish(pod: Pod, tmp_path: Path) -> None:
     assert manifest.provenance.jobFileDigest == "sha256:jj"
     assert manifest.provenance.data == list(PLAN.files)
     tensors = load_file(folder / "model.safetensors")
-    assert torch.equal(tensors["vectors"], trained.vectors)
-    assert torch.equal(tensors["contexts"], trained.contexts)
+    assert np.array_equal(tensors["vectors"], trained.vectors)
+    assert np.array_equal(tensors["contexts"], trained.contexts)
     assert (folder / "vocabulary.txt").read_text().splitlines()[1] == "wört1\t399"
     assert json.loads((folder / "evaluation.json").read_text())["heldOutBlocks"] == [1]
     assert not list(pod.scratch.iterdir())

@@ -96,7 +96,7 @@ def check_gate(gate: Gate, metrics: dict[str, float]) -> None:
 
 
 def _write_files(folder: Path, learner: Learner, state: State, evaluation: Evaluation) -> dict[str, Path]:
-    cases = learner.write(state, folder)
+    cases = learner.write(state, evaluation, folder)
     (folder / "golden.json").write_text(cases.model_dump_json(indent=1), encoding="utf-8")
     document = {"metrics": evaluation.metrics, **evaluation.report}
     (folder / "evaluation.json").write_text(json.dumps(document, indent=1), encoding="utf-8")

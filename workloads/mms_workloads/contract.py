@@ -76,18 +76,30 @@ class JobIdentity(Contract):
     run: PositiveInt
 
 
+class Subwords(Contract):
+    """N-grams of characters whose vectors are part of a word's (Bojanowski et al., 2017)."""
+
+    minLength: PositiveInt = 3
+    maxLength: PositiveInt = 6
+    buckets: PositiveInt = 500_000  # vectors that all n-grams share by their hash
+
+
 class WordEmbedding(Contract):
-    """Word vectors by skip-gram or CBOW, with negative sampling or hierarchical softmax (Mikolov et al., 2013)."""
+    """Word vectors by skip-gram or CBOW (Mikolov et al., 2013)."""
 
     model: Literal["SkipGram", "CBOW"] = "SkipGram"
-    objective: Literal["NegativeSampling", "HierarchicalSoftmax"] = "NegativeSampling"
+    objective: Literal["NegativeSampling", "HierarchicalSoftmax", "Softmax"] = "NegativeSampling"
     dimensions: PositiveInt = 100
     window: PositiveInt = 5
+    windowing: Literal["Dynamic", "Fixed"] = (
+        "Dynamic"  # Dynamic: each centre's window is 1 to `window` words, at random
+    )
     negatives: PositiveInt = 5
     minCount: PositiveInt = 5
     maxVocabulary: PositiveInt = 1_000_000
     subsample: Annotated[float, Field(ge=0)] = 1e-3  # 0 turns it off
-    tokenizer: Literal["Words", "Whitespace"] = "Words"
+    tokenizer: Literal["Words", "Whitespace", "Characters"] = "Words"
+    subwords: Subwords | None = None
 
 
 class LanguageModel(Contract):
@@ -347,7 +359,8 @@ class ArtifactManifest(Contract):
 
     Every artifact holds model.safetensors, golden.json (Golden) and evaluation.json (metrics, how they were measured).
     wordEmbedding: vectors [V, d] float32, contexts [V, d] float32; vocabulary.txt (UTF-8, one `word<TAB>count` a line,
-    in the order of the rows). languageModel: the transformer's parameters, float32; model.json (LanguageModel).
+    in the order of the rows); with subwords also ngrams [buckets, d] and subwords.json (Subwords); report.html, to be
+    looked at. languageModel: the transformer's parameters, float32; model.json (LanguageModel).
     """
 
     contractVersion: Literal[1] = CONTRACT_VERSION

@@ -11,15 +11,50 @@ from mms_operator.api.types import FRACTION_PATTERN, SIGNED_DECIMAL_PATTERN, Mod
 BATCH_SIZE = 64  # samples of all workers in a step, where the spec does not say
 
 
+SOFTMAX_WORDS = 50_000  # of a vocabulary that each pair is compared with
+
+
+class Subwords(Model):
+    """N-grams of characters have vectors, too: a word's is the mean of its own and of theirs (Bojanowski et al., 2017).
+
+    So rare words learn from others, and words that were never seen have a vector.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.minLength <= self.maxLength",
+                "subwords.minLength must not be above maxLength: change one of them",
+            )
+        )
+    )
+    minLength: int = Field(default=3, ge=1, le=20, description="Characters of the shortest n-grams.")
+    maxLength: int = Field(default=6, ge=1, le=20, description="Characters of the longest n-grams.")
+    buckets: int = Field(
+        default=500_000,
+        ge=1,
+        le=50_000_000,
+        description="Vectors that all n-grams share by their hash. More keep them apart, and take more memory.",
+    )
+
+
 class WordEmbedding(Model):
-    """Word vectors by skip-gram or CBOW, with negative sampling or hierarchical softmax (Mikolov et al., 2013)."""
+    """Word vectors by skip-gram or CBOW (Mikolov et al., 2013)."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
                 "!has(self.negatives) || self.objective == 'NegativeSampling'",
                 "negatives is of objective NegativeSampling only: leave one of them out",
-            )
+            ),
+            (
+                f"self.objective != 'Softmax' || self.maxVocabulary <= {SOFTMAX_WORDS}",
+                f"objective Softmax compares each pair with all words: set maxVocabulary to {SOFTMAX_WORDS} or less",
+            ),
+            (
+                "self.objective != 'Softmax' || !has(self.subwords)",
+                "subwords are not of objective Softmax: leave them out, or take another objective",
+            ),
         )
     )
     model: Literal["SkipGram", "CBOW"] = Field(
@@ -27,13 +62,19 @@ class WordEmbedding(Model):
         description="SkipGram: each word near a word predicts it; better for rare words. CBOW: the mean of the words "
         "near it does; faster.",
     )
-    objective: Literal["NegativeSampling", "HierarchicalSoftmax"] = Field(
+    objective: Literal["NegativeSampling", "HierarchicalSoftmax", "Softmax"] = Field(
         default="NegativeSampling",
         description="NegativeSampling: a word is told apart from a few random ones. HierarchicalSoftmax: its way down "
-        "a Huffman tree of the vocabulary is predicted.",
+        "a Huffman tree of the vocabulary is predicted. Softmax: it is told apart from all others, the exact model "
+        "that the two stand for, and slower by far.",
     )
     dimensions: int = Field(default=100, ge=2, le=4096, description="Length of a word's vector.")
     window: int = Field(default=5, ge=1, le=100, description="Words to each side of the centre, at most.")
+    windowing: Literal["Dynamic", "Fixed"] = Field(
+        default="Dynamic",
+        description="Dynamic: for each centre a size from 1 to window is drawn, so that near words count more. Fixed: "
+        "it is always window.",
+    )
     negatives: int | None = Field(
         default=None,
         ge=1,
@@ -47,10 +88,12 @@ class WordEmbedding(Model):
     subsample: str = decimal(
         "Frequent words are skipped at random: the frequency above which that begins. 0 turns it off.", default="0.001"
     )
-    tokenizer: Literal["Words", "Whitespace"] = Field(
+    tokenizer: Literal["Words", "Whitespace", "Characters"] = Field(
         default="Words",
-        description="Words: runs of letters and digits, lower-cased. Whitespace: split at white space, kept as is.",
+        description="Words: runs of letters and digits, lower-cased. Whitespace: split at white space, kept as is. "
+        "Characters: each letter or digit by itself, lower-cased, as for Chinese text that is not split.",
     )
+    subwords: Subwords | None = Field(default=None, description="Absent: a word has its own vector alone.")
 
 
 class LanguageModel(Model):
@@ -108,7 +151,7 @@ class Optimizer(Model):
     )
     learningRate: str | None = decimal(
         "Step size. wordEmbedding: at the start; it falls linearly to zero. "
-        "Absent: 0.025 for wordEmbedding, 0.05 for one of model CBOW, 0.001 for languageModel.",
+        "Absent: 0.025 for wordEmbedding, 0.05 for one of model CBOW or with subwords, 0.001 for languageModel.",
         default=None,
     )
     momentum: str | None = decimal(

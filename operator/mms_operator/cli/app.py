@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mms_operator.cli import cluster_store, forward
+from mms_operator.cli import cluster_store, embedding, forward
 from mms_workloads.contract import TRITON_GRPC_PORT
 from mms_workloads.serve import query
+from mms_workloads.store import JobError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 data = typer.Typer(no_args_is_help=True, help="The data sets in a store.")
@@ -57,6 +58,54 @@ def ask(
         scored = (f"{escape(other)} [dim]{score:.2f}[/]" for other, score in neighbours)
         table.add_row(f"[cyan]{escape(word)}[/]", "  ".join(scored))
     console.print(table)
+
+
+@app.command("embed")
+def embed(
+    corpus: Annotated[str, typer.Argument(help="A text file, or a URI such as s3://bucket/*.txt.xz; .gz, .xz, .bz2.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the files.")] = Path("vectors"),
+    *,
+    model: Annotated[str, typer.Option(help="SkipGram or CBOW.")] = "SkipGram",
+    objective: Annotated[
+        str, typer.Option(help="NegativeSampling, HierarchicalSoftmax or Softmax.")
+    ] = "NegativeSampling",
+    dimensions: Annotated[int, typer.Option("--dimensions", "-d", help="Length of a vector.")] = 100,
+    window: Annotated[int, typer.Option(help="Words to each side of the centre, at most.")] = 5,
+    windowing: Annotated[str, typer.Option(help="Dynamic: each window is 1 to --window words. Fixed.")] = "Dynamic",
+    negatives: Annotated[int, typer.Option(help="With NegativeSampling.")] = 5,
+    min_count: Annotated[int, typer.Option(help="Words that are rarer are left out.")] = 5,
+    max_vocabulary: Annotated[int, typer.Option(help="The most frequent words that are kept.")] = 1_000_000,
+    subsample: Annotated[
+        float, typer.Option(help="Frequency above which words are skipped at random; 0: none.")
+    ] = 1e-3,
+    tokenizer: Annotated[str, typer.Option(help="Words, Whitespace, or Characters as for Chinese.")] = "Words",
+    subwords: Annotated[
+        bool, typer.Option("--subwords", help="Vectors of n-grams, too: for words never seen.")
+    ] = False,
+    buckets: Annotated[int, typer.Option(help="With --subwords: vectors that n-grams share.")] = 500_000,
+    epochs: Annotated[int, typer.Option(min=1, help="How often the text is read.")] = 5,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="At the start. Absent: 0.025, with CBOW or subwords 0.05.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Start of every random choice.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Absent: one for each processor. 1: repeatable.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Write vectors.txt, too, in word2vec's text format.")] = False,
+) -> None:
+    """Train word vectors here, without a cluster."""
+    given = {
+        "model": model, "objective": objective, "dimensions": dimensions, "window": window, "windowing": windowing,
+        "negatives": negatives if objective == "NegativeSampling" else None, "minCount": min_count,
+        "maxVocabulary": max_vocabulary, "subsample": f"{subsample:.10f}".rstrip("0").rstrip("."),
+        "tokenizer": tokenizer, "subwords": {"buckets": buckets} if subwords else None,
+    }  # fmt: skip
+    how = embedding.How(epochs, learning_rate, seed, threads)
+    try:
+        result = embedding.run(corpus, given, how, output, errors)
+        if text:
+            embedding.write_text(result, output)
+    except (embedding.SettingsError, JobError, OSError) as error:
+        _fail(str(error))
+    console.print(embedding.summary(result, output), highlight=False)
 
 
 @data.command("put")

@@ -2,58 +2,63 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import pytest
-import torch
 from tests.unit.embedding.test_word2vec import TOPICS, WORDS_OF_TOPIC, corpus, train
 
 from mms_workloads.contract import WordEmbedding
-from mms_workloads.embedding import evaluation, word2vec
+from mms_workloads.embedding import evaluation
+from mms_workloads.embedding.distribution import distribution
+from mms_workloads.embedding.parameters import initial_parameters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module")
-def trained() -> torch.Tensor:
+def trained() -> NDArray[np.float32]:
     return train(*corpus(), seed=1).vectors
 
 
-def auc(vectors: torch.Tensor, seed: int = 1) -> float:
+def auc(vectors: NDArray[np.float32], seed: int = 1) -> float:
     blocks, counts = corpus(seed=99, sentences=800)
-    return evaluation.context_auc(vectors, blocks, word2vec.distribution(counts, WordEmbedding(subsample=0)), 4, seed)
+    return evaluation.context_auc(vectors, blocks, distribution(counts, WordEmbedding(subsample=0)), 4, seed)
 
 
-def test_trained_vectors(trained: torch.Tensor) -> None:
+def test_trained_vectors(trained: NDArray[np.float32]) -> None:
     assert auc(trained) > 0.85
     assert auc(trained) == auc(trained)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_vectors_that_know_nothing(trained: torch.Tensor, seed: int) -> None:
+def test_vectors_that_know_nothing(trained: NDArray[np.float32], seed: int) -> None:
     size = TOPICS * WORDS_OF_TOPIC
-    untrained = word2vec.initial_parameters(size, 16, seed).vectors
+    untrained = initial_parameters(size, 16, seed).vectors
     # The sample is some thousand pairs of only 60 words: random vectors are right or wrong by words, not by pairs.
     assert auc(untrained) == pytest.approx(0.5, abs=0.06)
-    shuffled = trained[torch.randperm(size, generator=torch.Generator().manual_seed(seed))]
+    shuffled = np.random.default_rng(seed).permutation(trained)
     assert auc(shuffled) == pytest.approx(0.5, abs=0.15)
-    assert auc(torch.zeros(size, 16)) == 0.5
+    assert auc(np.zeros((size, 16), np.float32)) == 0.5
 
 
 def test_frequency_alone_wins_nothing() -> None:
     """Vectors that are the more alike the more frequent both words are, in text without any order."""
-    rng = torch.Generator().manual_seed(1)
-    weights = 1 / torch.arange(1, 201).float()
-    tokens = torch.multinomial(weights, 40_000, replacement=True, generator=rng)
-    counts = torch.bincount(tokens, minlength=200)
-    vectors = torch.stack((weights.sqrt(), 0.01 * torch.randn(200, generator=rng)), 1)
-    found = evaluation.context_auc(
-        vectors, [tokens], word2vec.distribution(counts, WordEmbedding(subsample=1e-3)), 5, 1
-    )
+    rng = np.random.default_rng(1)
+    weights = 1 / np.arange(1, 201)
+    tokens = rng.choice(200, 40_000, p=weights / weights.sum()).astype(np.int32)
+    counts = np.bincount(tokens, minlength=200)
+    vectors = np.stack((np.sqrt(weights), 0.01 * rng.standard_normal(200)), 1).astype(np.float32)
+    found = evaluation.context_auc(vectors, [tokens], distribution(counts, WordEmbedding(subsample=1e-3)), 5, 1)
     assert found == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("tokens", [[], [0, -1, 1, -1], [0, 0, 0]], ids=["empty", "single words", "one word"])
 def test_no_pair_to_compare(tokens: list[int]) -> None:
-    words = word2vec.distribution(torch.tensor([5, 5]), WordEmbedding(subsample=0))
-    blocks = [torch.tensor(tokens, dtype=torch.long)]
-    assert evaluation.context_auc(torch.eye(2), blocks, words, 5, 1) == 0.5
+    words = distribution(np.array([5, 5]), WordEmbedding(subsample=0))
+    blocks = [np.array(tokens, np.int32)]
+    assert evaluation.context_auc(np.eye(2, dtype=np.float32), blocks, words, 5, 1) == 0.5
 
 
 def test_related_pairs_are_words() -> None:
@@ -67,7 +72,7 @@ def test_related_pairs_are_words() -> None:
 def test_related_auc() -> None:
     pairs = evaluation.related_pairs()
     words = sorted({word for pair in pairs for word in pair})
-    vectors = torch.randn(len(words), 40, generator=torch.Generator().manual_seed(1))
+    vectors = np.random.default_rng(1).standard_normal((len(words), 40), np.float32)
     assert evaluation.related_auc(vectors, words, 1) == pytest.approx(0.5, abs=0.1)
     for first, second in pairs:
         vectors[words.index(second)] = vectors[words.index(first)] + 0.1 * vectors[words.index(second)]
@@ -78,5 +83,6 @@ def test_related_auc() -> None:
 
 
 def test_unit_rows() -> None:
-    units = evaluation.unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
-    torch.testing.assert_close(units, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    units = evaluation.unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
+    assert units.dtype == np.float32
+    np.testing.assert_allclose(units, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import pytest
-import torch
 
 from mms_workloads.contract import Golden
 from mms_workloads.embedding import golden as module
 from mms_workloads.embedding.golden import GOLDEN_GAP
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 WORDS = tuple(f"wört{i}" for i in range(300))
 
 
-def random_vectors(size: int) -> torch.Tensor:
-    return torch.randn(size, 8, generator=torch.Generator().manual_seed(0))
+def random_vectors(size: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((size, 8), np.float32)
 
 
-def answer(vectors: torch.Tensor, words: tuple[str, ...], number: int, k: int) -> tuple[list[str], list[float]]:
+def answer(vectors: NDArray[np.float32], words: tuple[str, ...], number: int, k: int) -> tuple[list[str], list[float]]:
     """By the definition, in float64."""
-    units = torch.nn.functional.normalize(vectors.double(), dim=1)
+    units = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     scores = [(float(units[number] @ units[i]), i) for i in range(len(words)) if i != number]
     best = sorted(scores, reverse=True)[:k]
     return [words[i] for _, i in best], [s for s, _ in best]

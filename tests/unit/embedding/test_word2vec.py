@@ -6,17 +6,21 @@ import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from mms_workloads.contract import WordEmbedding
 from mms_workloads.embedding import evaluation, native, word2vec
-from mms_workloads.embedding.word2vec import Distribution, Parameters
+from mms_workloads.embedding.distribution import Distribution, Noise, alias, distribution, huffman
+from mms_workloads.embedding.parameters import BlockStats, Parameters, initial_parameters, no_touches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 TOPICS, WORDS_OF_TOPIC = 6, 10
 TASKS = {
@@ -39,12 +43,11 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     native.choose(best)
 
 
-def noise_of(word: int, size: int) -> tuple[Tensor, Tensor]:
+def noise_of(word: int, size: int) -> Noise:
     """Tables by which each negative is this word."""
-    weights = torch.zeros(size, dtype=torch.float64)
+    weights = np.zeros(size)
     weights[word] = 1.0
-    share, other = word2vec.alias(weights)
-    return share, other
+    return alias(weights)
 
 
 def loss_by_definition(
@@ -72,36 +75,37 @@ def loss_by_definition(
 @pytest.mark.parametrize(("dimensions", "negatives"), [(100, 5), (3, 1), (48, 17), (300, 6)])
 def test_gradients(kernels: str, task: dict[str, str], dimensions: int, negatives: int) -> None:
     """At a rate so small that the order does not matter, training is -rate times the gradient of the definition."""
-    rng = torch.Generator().manual_seed(3)
+    rng = np.random.default_rng(3)
     size, noise = 40, 39
     settings = WordEmbedding.model_validate(
         {**task, "dimensions": dimensions, "window": 1, "negatives": negatives, "subsample": 0}
     )
-    start = Parameters(*(torch.randn(size, dimensions, generator=rng) / dimensions**0.5 for _ in range(2)))
-    sentence = torch.randint(0, noise, (31,), generator=rng).tolist()
-    words = word2vec.distribution(torch.arange(size, 0, -1), settings)
+    start = Parameters(*(rng.standard_normal((2, size, dimensions), np.float32) / np.float32(dimensions**0.5)))
+    sentence = rng.integers(0, noise, 31).tolist()
+    words = distribution(np.arange(size, 0, -1), settings)
     if words.tree is None:
-        words = Distribution(words.keep, *noise_of(noise, size))
-    vectors, contexts = start.vectors.double().requires_grad_(), start.contexts.double().requires_grad_()
+        words = Distribution(words.keep, noise_of(noise, size))
+    vectors, contexts = (torch.from_numpy(one).double().requires_grad_() for one in (start.vectors, start.contexts))
     loss = loss_by_definition(vectors, contexts, sentence, task=settings, words=words, noise=noise)
     loss.backward()  # type: ignore[no-untyped-call]
-    moved, rate, touches = start.clone(), 1e-4, word2vec.no_touches(size)
-    tokens = torch.tensor(sentence, dtype=torch.int32)
-    stats = word2vec.train_block(moved, touches, tokens, words, settings, rates=(rate, rate), seed=1)
+    moved, rate = start.copy(), 1e-4
+    tokens = np.array(sentence, np.int32)
+    stats = word2vec.train_block(moved, tokens, words, settings, rates=(rate, rate), seed=1)
     assert (stats.words, stats.pairs) == (31, 31 if settings.model == "CBOW" else 60)
     for before, after, leaf in ((start.vectors, moved.vectors, vectors), (start.contexts, moved.contexts, contexts)):
         assert leaf.grad is not None
-        error = ((before - after).double() / rate - leaf.grad).norm(dim=1)
-        assert bool((error <= 0.01 * leaf.grad.norm(dim=1) + 0.01).all()), error.max()
+        gradient = leaf.grad.numpy()
+        error = np.linalg.norm((before - after).astype(np.float64) / rate - gradient, axis=1)
+        assert (error <= 0.01 * np.linalg.norm(gradient, axis=1) + 0.01).all(), error.max()
 
 
 def test_the_loss_is_that_of_the_definition() -> None:
     """Where nothing changes, it is the mean of all windows that are measured: here of equal ones."""
     task = WordEmbedding(dimensions=8, window=1, subsample=0)
-    start = Parameters(torch.full((3, 8), 0.3), torch.full((3, 8), 0.2))
-    words = Distribution(torch.ones(3), *noise_of(2, 3))
-    tokens = torch.tensor([0, 1] * 2000, dtype=torch.int32)
-    stats = word2vec.train_block(start.clone(), word2vec.no_touches(3), tokens, words, task, rates=(1e-9, 1e-9), seed=1)
+    start = Parameters(np.full((3, 8), 0.3, np.float32), np.full((3, 8), 0.2, np.float32))
+    words = Distribution(np.ones(3, np.float32), noise_of(2, 3))
+    tokens = np.array([0, 1] * 2000, np.int32)
+    stats = word2vec.train_block(start.copy(), tokens, words, task, rates=(1e-9, 1e-9), seed=1)
     score = torch.tensor(8 * 0.3 * 0.2)
     assert stats.loss == pytest.approx(
         float(-functional.logsigmoid(score) - 5 * functional.logsigmoid(-score)), rel=1e-3
@@ -111,9 +115,9 @@ def test_the_loss_is_that_of_the_definition() -> None:
 def test_frequent_words_are_skipped() -> None:
     """Every second one of 20,000 words is used once in four times: 12,500 words with a neighbour to each side."""
     task = WordEmbedding(dimensions=4, window=1)
-    words = Distribution(torch.tensor([0.25, 1.0, 1.0]), *noise_of(2, 3))
-    start, tokens = word2vec.initial_parameters(3, 4, 1).clone(), torch.tensor([0, 1] * 10_000, dtype=torch.int32)
-    stats = word2vec.train_block(start, word2vec.no_touches(3), tokens, words, task, rates=(0.01, 0.01), seed=1)
+    words = Distribution(np.array([0.25, 1.0, 1.0], np.float32), noise_of(2, 3))
+    start, tokens = initial_parameters(3, 4, 1), np.array([0, 1] * 10_000, np.int32)
+    stats = word2vec.train_block(start, tokens, words, task, rates=(0.01, 0.01), seed=1)
     assert stats.words == 20_000
     assert stats.pairs == pytest.approx(2 * 12_500, rel=0.02)
 
@@ -122,42 +126,43 @@ def test_frequent_words_are_skipped() -> None:
 def test_the_rate_falls_through_the_block(threads: int) -> None:
     """At rates so small that gradients stay the same, one that falls to zero moves the rows half as far."""
     task, size = WordEmbedding(dimensions=8, window=1, subsample=0), word2vec.LEAST_TOKENS
-    start = Parameters(torch.full((3, 8), 0.3), torch.full((3, 8), 0.2))
-    words, tokens = Distribution(torch.ones(3), *noise_of(2, 3)), torch.tensor([0, 1, -1] * size, dtype=torch.int32)
+    start = Parameters(np.full((3, 8), 0.3, np.float32), np.full((3, 8), 0.2, np.float32))
+    words, tokens = Distribution(np.ones(3, np.float32), noise_of(2, 3)), np.array([0, 1, -1] * size, np.int32)
     moved = []
     for last in (5e-7, 0.0):
-        rows, touches = start.clone(), word2vec.no_touches(3)
-        rates = (5e-7, last)
-        word2vec.train_block(rows, touches, tokens, words, task, rates=rates, seed=1, threads=threads)
-        moved.append(float((rows.vectors[0] - start.vectors[0]).norm()))
+        rows = start.copy()
+        word2vec.train_block(rows, tokens, words, task, rates=(5e-7, last), seed=1, threads=threads)
+        moved.append(float(np.linalg.norm(rows.vectors[0] - start.vectors[0])))
     assert moved[1] == pytest.approx(moved[0] / 2, rel=0.15), "rounding and curvature aside"
 
 
-def corpus(seed: int = 0, sentences: int = 1500) -> tuple[list[Tensor], Tensor]:
+def corpus(seed: int = 0, sentences: int = 1500) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
     """Blocks of sentences whose words are of one topic each; word number = topic * WORDS_OF_TOPIC + place."""
     rng = random.Random(seed)
     numbers: list[int] = []
     for _ in range(sentences):
         topic = rng.randrange(TOPICS)
         numbers += [topic * WORDS_OF_TOPIC + rng.randrange(WORDS_OF_TOPIC) for _ in range(8)] + [-1]
-    tokens = torch.tensor(numbers, dtype=torch.int32)
-    counts = torch.bincount(tokens[tokens >= 0], minlength=TOPICS * WORDS_OF_TOPIC)
-    return list(tokens.split(3000)), counts
+    tokens = np.array(numbers, np.int32)
+    counts = np.bincount(tokens[tokens >= 0], minlength=TOPICS * WORDS_OF_TOPIC)
+    return np.split(tokens, range(3000, len(tokens), 3000)), counts
 
 
 def train(
-    blocks: list[Tensor], counts: Tensor, seed: int, epochs: int = 8, start: int | None = None, **task: Any
+    blocks: list[NDArray[np.int32]],
+    counts: NDArray[np.int64],
+    seed: int,
+    epochs: int = 8,
+    start: int | None = None,
+    **task: Any,
 ) -> Parameters:
     """start: the seed of the parameters, where it is not that of all else."""
     settings = WordEmbedding.model_validate({"dimensions": 16, "window": 4, "subsample": 0, **task})
-    words = word2vec.distribution(counts, settings)
-    parameters = word2vec.initial_parameters(
-        counts.numel(), settings.dimensions, seed if start is None else start
-    ).clone()
-    touches = word2vec.no_touches(counts.numel())
+    words = distribution(counts, settings)
+    parameters = initial_parameters(len(counts), settings.dimensions, seed if start is None else start)
     for epoch, (number, block) in itertools.product(range(epochs), enumerate(blocks)):
         word2vec.train_block(
-            parameters, touches, block, words, settings, rates=(0.05, 0.05), seed=seed * 10_000 + epoch * 100 + number
+            parameters, block, words, settings, rates=(0.05, 0.05), seed=seed * 10_000 + epoch * 100 + number
         )
     return parameters
 
@@ -165,19 +170,20 @@ def train(
 @every_task
 def test_related_words_come_together(kernels: str, task: dict[str, str]) -> None:
     units = evaluation.unit_rows(train(*corpus(), seed=1, **task).vectors)
-    scores = (units @ units.T).fill_diagonal_(-2)
-    best = scores.topk(WORDS_OF_TOPIC - 1).indices // WORDS_OF_TOPIC
-    topic = torch.arange(units.shape[0]) // WORDS_OF_TOPIC
-    assert float((best == topic[:, None]).float().mean()) > 0.95
+    scores = units @ units.T
+    np.fill_diagonal(scores, -2)
+    best = np.argsort(-scores)[:, : WORDS_OF_TOPIC - 1] // WORDS_OF_TOPIC
+    topic = np.arange(len(units)) // WORDS_OF_TOPIC
+    assert (best == topic[:, None]).mean() > 0.95
 
 
 @every_task
 def test_the_same_seed_gives_the_same_bits(task: dict[str, str]) -> None:
     blocks, counts = corpus(sentences=300)
     first, again, other = (train(blocks, counts, seed, epochs=1, start=7, **task) for seed in (1, 1, 2))
-    assert torch.equal(first.vectors, again.vectors)
-    assert torch.equal(first.contexts, again.contexts)
-    assert not torch.equal(first.vectors, other.vectors)
+    assert np.array_equal(first.vectors, again.vectors)
+    assert np.array_equal(first.contexts, again.contexts)
+    assert not np.array_equal(first.vectors, other.vectors)
 
 
 def test_all_processors_learn_the_same() -> None:
@@ -191,19 +197,16 @@ def test_all_processors_learn_the_same() -> None:
         found.append(train(blocks, counts, 1, epochs=1).vectors)
     native.choose(best)
     for one in found:
-        torch.testing.assert_close(one, found[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(one, found[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_several_threads_share_a_block(threads: int) -> None:
     blocks, counts = corpus(sentences=12_000)
-    block = torch.cat(blocks)
+    block = np.concatenate(blocks)
     settings = WordEmbedding(dimensions=16, window=4, subsample=0)
-    words, touches = word2vec.distribution(counts, settings), word2vec.no_touches(counts.numel())
-    parameters = word2vec.initial_parameters(counts.numel(), 16, 1).clone()
-    stats = word2vec.train_block(
-        parameters, touches, block, words, settings, rates=(0.05, 0.01), seed=1, threads=threads
-    )
+    words, parameters = distribution(counts, settings), initial_parameters(len(counts), 16, 1)
+    stats = word2vec.train_block(parameters, block, words, settings, rates=(0.05, 0.01), seed=1, threads=threads)
     assert stats.words == 12_000 * 8
     assert stats.loss < 6 * 0.69, "what it knew at the start"
     assert evaluation.context_auc(parameters.vectors, corpus(seed=9)[0], words, 4, 1) > 0.85
@@ -212,41 +215,43 @@ def test_several_threads_share_a_block(threads: int) -> None:
 def test_pairs_stay_inside_sentences() -> None:
     """Words of one-word sentences have no context: nothing is learnt from them."""
     task = WordEmbedding(dimensions=4, window=5, subsample=0)
-    start = word2vec.initial_parameters(3, 4, 1)
-    moved, touches = start.clone(), word2vec.no_touches(3)
-    tokens = torch.tensor([0, -1, 1, -1, 2, -1] * 50, dtype=torch.int32)
-    words = word2vec.distribution(torch.tensor([5, 5, 5]), task)
-    stats = word2vec.train_block(moved, touches, tokens, words, task, rates=(0.1, 0.1), seed=1)
+    start = initial_parameters(3, 4, 1)
+    moved, touches = start.copy(), no_touches(3)
+    tokens = np.array([0, -1, 1, -1, 2, -1] * 50, np.int32)
+    words = distribution(np.array([5, 5, 5]), task)
+    stats = word2vec.train_block(moved, tokens, words, task, rates=(0.1, 0.1), seed=1, touches=touches)
     assert (stats.words, stats.pairs) == (150, 0)
-    assert torch.equal(moved.vectors, start.vectors)
+    assert np.array_equal(moved.vectors, start.vectors)
     assert float(touches.vectors.sum() + touches.contexts.sum()) == 0
 
 
 @pytest.mark.parametrize("tokens", [[], [-1, -1], [-1]], ids=["nothing", "empty sentences", "end"])
 def test_a_block_without_words(tokens: list[int]) -> None:
     task = WordEmbedding(dimensions=4)
-    words = word2vec.distribution(torch.tensor([5, 5]), task)
-    start = word2vec.initial_parameters(2, 4, 1).clone()
-    block = torch.tensor(tokens, dtype=torch.int32)
-    stats = word2vec.train_block(start, word2vec.no_touches(2), block, words, task, rates=(0.1, 0.1), seed=1)
-    assert stats == word2vec.BlockStats(0, 0.0, 0.0)
+    start, words = initial_parameters(2, 4, 1), distribution(np.array([5, 5]), task)
+    stats = word2vec.train_block(start, np.array(tokens, np.int32), words, task, rates=(0.1, 0.1), seed=1)
+    assert stats == BlockStats(0, 0.0, 0.0)
 
 
 @every_task
 def test_touches_say_which_rows_changed(task: dict[str, str]) -> None:
     """Rows without a touch do not travel between ranks: they must not have changed."""
     blocks, counts = corpus(sentences=5)
-    counts = torch.cat((counts, torch.ones(400, dtype=counts.dtype)))
+    counts = np.concatenate((counts, np.ones(400, counts.dtype)))
     settings = WordEmbedding.model_validate({**task, "dimensions": 8, "window": 2, "subsample": 0})
-    start = Parameters(torch.rand(counts.numel(), 8), torch.rand(counts.numel(), 8))
-    moved, touches = start.clone(), word2vec.no_touches(counts.numel())
-    words = word2vec.distribution(counts, settings)
-    stats = word2vec.train_block(moved, touches, blocks[0], words, settings, rates=(0.1, 0.1), seed=5)
-    told = word2vec.rows(counts.numel(), blocks[0], words, settings, seed=5)
+    start = Parameters(*np.random.default_rng(1).random((2, len(counts), 8), np.float32))
+    moved, touches = start.copy(), no_touches(len(counts))
+    words = distribution(counts, settings)
+    stats = word2vec.train_block(moved, blocks[0], words, settings, rates=(0.1, 0.1), seed=5, touches=touches)
+    untold = start.copy()
+    word2vec.train_block(untold, blocks[0], words, settings, rates=(0.1, 0.1), seed=5)
+    assert np.array_equal(untold.vectors, moved.vectors)
+    assert np.array_equal(untold.contexts, moved.contexts)
+    told = word2vec.rows(blocks[0], words, settings, seed=5)
     pairs = ((moved.vectors, start.vectors), (moved.contexts, start.contexts))
     for (after, before), found, rows in zip(pairs, (touches.vectors, touches.contexts), told, strict=True):
-        assert torch.equal((after != before).any(1), found > 0)
-        assert torch.equal(found.nonzero().squeeze(1), rows)
+        assert np.array_equal((after != before).any(1), found > 0)
+        assert np.array_equal(np.flatnonzero(found), rows)
         assert (found == 0).any()
     if words.tree is None:
         assert float(touches.contexts.sum()) <= stats.pairs * (1 + settings.negatives)
@@ -255,38 +260,46 @@ def test_touches_say_which_rows_changed(task: dict[str, str]) -> None:
 
 def test_the_largest_settings() -> None:
     task = WordEmbedding(dimensions=4096, window=100, negatives=100, subsample=0)
-    words = word2vec.distribution(torch.tensor([5] * 300), task)
-    parameters = word2vec.initial_parameters(300, 4096, 1).clone()
-    tokens = torch.arange(300, dtype=torch.int32)
-    word2vec.train_block(parameters, word2vec.no_touches(300), tokens, words, task, rates=(0.01, 0.01), seed=1)
-    assert torch.isfinite(parameters.vectors).all()
-    assert bool((parameters.contexts != 0).any())
+    words = distribution(np.array([5] * 300), task)
+    parameters, tokens = initial_parameters(300, 4096, 1), np.arange(300, dtype=np.int32)
+    word2vec.train_block(parameters, tokens, words, task, rates=(0.01, 0.01), seed=1)
+    assert np.isfinite(parameters.vectors).all()
+    assert (parameters.contexts != 0).any()
 
 
 def test_rows_that_are_not_on_cache_lines_are_refused() -> None:
     task = WordEmbedding(dimensions=5)
-    words = word2vec.distribution(torch.tensor([5, 5]), task)
-    start, tokens = word2vec.initial_parameters(2, 5, 1), torch.tensor([0, 1], dtype=torch.int32)
-    with pytest.raises(ValueError, match="cache lines"):
-        word2vec.train_block(start, word2vec.no_touches(2), tokens, words, task, rates=(0.1, 0.1), seed=1)
+    words, tokens = distribution(np.array([5, 5]), task), np.array([0, 1], np.int32)
+    good, packed = initial_parameters(2, 5, 1), np.zeros((2, 5), np.float32)
+    beside = initial_parameters(2, 32, 1).vectors[:, 1:6]
+    for start in (
+        Parameters(packed, packed),
+        Parameters(good.vectors, packed),
+        Parameters(packed, good.contexts),
+        Parameters(good.vectors, beside),
+    ):
+        with pytest.raises(ValueError, match="cache lines"):
+            word2vec.train_block(start, tokens, words, task, rates=(0.1, 0.1), seed=1)
+    word2vec.train_block(Parameters(packed, packed).copy(), tokens, words, task, rates=(0.1, 0.1), seed=1)
 
 
 def test_distribution() -> None:
-    counts = torch.tensor([1_000_000, 1000, 1])
-    words = word2vec.distribution(counts, WordEmbedding(subsample=1e-3))
+    counts = np.array([1_000_000, 1000, 1])
+    words = distribution(counts, WordEmbedding(subsample=1e-3))
     ratio = 1e-3 * 1_001_001 / 1_000_000
     assert float(words.keep[0]) == pytest.approx(ratio**0.5 + ratio, rel=1e-6)
     assert words.keep[1:].tolist() == [1.0, 1.0]
-    assert word2vec.distribution(counts, WordEmbedding(subsample=0)).keep.tolist() == [1.0, 1.0, 1.0]
-    weights = counts.double().pow(0.75)
+    assert distribution(counts, WordEmbedding(subsample=0)).keep.tolist() == [1.0, 1.0, 1.0]
+    weights = counts**0.75
     assert implied(words) == pytest.approx((weights / weights.sum()).tolist(), abs=1e-8)
 
 
 def implied(words: Distribution) -> list[float]:
     """The probability with which each word is the noise, by its tables."""
-    size = words.keep.numel()
+    assert words.noise is not None
+    size = len(words.keep)
     found = [0.0] * size
-    for word, (share, other) in enumerate(zip(words.share.tolist(), words.other.tolist(), strict=True)):
+    for word, (share, other) in enumerate(zip(words.noise.share.tolist(), words.noise.other.tolist(), strict=True)):
         found[word] += share / 2**32 / size
         found[other] += (1 - share / 2**32) / size
     return found
@@ -295,21 +308,20 @@ def implied(words: Distribution) -> list[float]:
 def test_the_noise_is_drawn_by_its_weights() -> None:
     """By the kernel: of so many draws the part of each word is within five standard deviations."""
     task = WordEmbedding(dimensions=2, window=1, subsample=0)
-    counts = torch.tensor([4000, 1000, 200, 50, 1, 1])
-    words = word2vec.distribution(counts, task)
-    tokens = torch.tensor([4, 5] * 20_000, dtype=torch.int32)
-    touches, start = word2vec.no_touches(6), word2vec.initial_parameters(6, 2, 1).clone()
-    word2vec.train_block(start, touches, tokens, words, task, rates=(1e-3, 1e-3), seed=1)
-    drawn, weights = touches.contexts[:4].double(), counts[:4].double().pow(0.75)
+    counts = np.array([4000, 1000, 200, 50, 1, 1])
+    words, tokens = distribution(counts, task), np.array([4, 5] * 20_000, np.int32)
+    touches, start = no_touches(6), initial_parameters(6, 2, 1)
+    word2vec.train_block(start, tokens, words, task, rates=(1e-3, 1e-3), seed=1, touches=touches)
+    drawn, weights = touches.contexts[:4].astype(np.float64), counts[:4] ** 0.75
     expected = weights / weights.sum()
-    independent = float(drawn.sum()) / 2 / 8  # a pair counts twice, and a row of the pool is drawn eight times
-    deviation = (expected * (1 - expected) / independent).sqrt()
-    assert bool(((drawn / drawn.sum() - expected).abs() < 5 * deviation).all())
+    independent = drawn.sum() / 2 / 8  # a pair counts twice, and a row of the pool is drawn eight times
+    deviation = np.sqrt(expected * (1 - expected) / independent)
+    assert (np.abs(drawn / drawn.sum() - expected) < 5 * deviation).all()
 
 
 def test_tree() -> None:
     """Huffman's: the more frequent a word, the shorter its code, and no code begins with another."""
-    tree = word2vec.huffman(torch.tensor([50, 20, 20, 6, 3, 1]))
+    tree = huffman(np.array([50, 20, 20, 6, 3, 1]))
     codes = ["".join(map(str, tree.path(word)[1])) for word in range(6)]
     assert [len(code) for code in codes] == [1, 3, 3, 3, 4, 4] or [len(code) for code in codes] == [1, 2, 3, 4, 5, 5]
     assert all(not b.startswith(a) for a, b in itertools.permutations(codes, 2))

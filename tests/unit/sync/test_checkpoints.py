@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
 from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointRef, JobFile, Reason, Store
+from mms_workloads.embedding.parameters import Parameters
 from mms_workloads.embedding.state import EmbeddingState
-from mms_workloads.embedding.word2vec import Parameters
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints, startup
 from mms_workloads.sync.leases import Progress
@@ -41,7 +42,7 @@ def scratch(tmp_path: Path) -> Path:
 
 def save(storage: Store, scratch: Path, step: int, keep: int = 2, parts: int = 2) -> CheckpointRef:
     """As the ranks and the master do it together."""
-    state = EmbeddingState.start(Parameters(torch.full((3, 2), float(step)), torch.full((3, 2), -float(step))))
+    state = EmbeddingState.start(Parameters(np.full((3, 2), step, np.float32), np.full((3, 2), -step, np.float32)))
     progress = Progress([step, 0], {1: (1, 4)})
     name = checkpoints.folder(step, "lineage")
     target = stores.child(storage, f"checkpoints/{name}")
@@ -234,7 +235,7 @@ def test_parts_are_put_together(storage: Store, scratch: Path, parts: int) -> No
 
 
 def test_a_checkpoint_without_one_of_its_parts(storage: Store, scratch: Path) -> None:
-    state = EmbeddingState.start(Parameters(torch.ones(3, 2), torch.ones(3, 2)))
+    state = EmbeddingState.start(Parameters(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)))
     target = stores.child(storage, "checkpoints/step-0000000001-x")
     entries = checkpoint.write_part(target, part(state.tables(), 1, 2), Place(1, 2), {}, scratch)
     reference = checkpoints.commit(storage, "step-0000000001-x", entries, 1)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mms_workloads.contract import Optimizer, ParameterServer
-from mms_workloads.embedding.word2vec import CURVATURE
 from mms_workloads.sync import consistency, optimizers
 from mms_workloads.sync.compression import encode
 from mms_workloads.sync.consistency import Relaxed, Synchronous
@@ -18,7 +17,7 @@ from mms_workloads.sync.layout import Layout, Table
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.push import Delta, Push
 from mms_workloads.sync.shard_state import ShardState, Update
-from mms_workloads.train.merge import merge_scale
+from mms_workloads.train.merge import CURVATURE, merge_scale
 
 TABLES = (Table("dense", 2000), Table("vectors", 12, 3, sparse=True))
 SGD = optimizers.of(Optimizer(name="SGD"))

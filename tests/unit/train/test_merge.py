@@ -9,11 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mms_workloads.embedding import word2vec
+from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
-from mms_workloads.embedding.word2vec import CURVATURE
 from mms_workloads.sync.leases import Progress, Slice
-from mms_workloads.train.merge import merge_scale
+from mms_workloads.train.merge import CURVATURE, merge_scale
 from mms_workloads.train.state import agree, part
 
 
@@ -54,7 +53,7 @@ def test_the_merged_change_is_what_one_process_would_have_made(ranks: int) -> No
 
 
 def state(*applied: int) -> EmbeddingState:
-    held = EmbeddingState.start(word2vec.initial_parameters(6, 3, 1))
+    held = EmbeddingState.start(initial_parameters(6, 3, 1))
     agree(held, 3, "l", Progress(list(applied)))
     return held
 
@@ -109,4 +108,4 @@ def test_a_part_stays_as_it_was() -> None:
 
 
 def test_a_state_that_nothing_was_agreed_on() -> None:
-    assert not EmbeddingState.start(word2vec.initial_parameters(2, 2, 1)).agreement.holds
+    assert not EmbeddingState.start(initial_parameters(2, 2, 1)).agreement.holds

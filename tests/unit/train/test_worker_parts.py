@@ -22,7 +22,7 @@ from tests.unit.train.table import Table, at_once, nothing
 from mms_workloads.contract import DataFile, JobFile, Outcome, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
-from mms_workloads.embedding import word2vec
+from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
@@ -234,7 +234,7 @@ def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
 
 
 def states(count: int) -> list[EmbeddingState]:
-    made = [EmbeddingState.start(word2vec.initial_parameters(10, 4, 1)) for _ in range(count)]
+    made = [EmbeddingState.start(initial_parameters(10, 4, 1)) for _ in range(count)]
     for state in made:
         agree(state, 0, "l", Progress.none(5))
     return made
@@ -406,9 +406,9 @@ def test_corpus(tmp_path: Path) -> None:
         WordEmbedding(minCount=1, maxVocabulary=3),
         f"file://{tmp_path}/a.txt",
     )
-    counts, sizes = corpus.count(store, {0: uri}, [Segment(0, 0, len(content))], task, tmp_path)
-    assert (dict(counts), sizes) == ({"a": 3, "b": 2, "c": 1, "zz": 1}, {})
-    words = vocabulary.cut(counts, task)
+    counted, sizes = corpus.count(store, {0: uri}, [Segment(0, 0, len(content))], task, tmp_path)
+    assert (counted.above(0), sizes) == ({"a": 3, "b": 2, "c": 1, "zz": 1}, {})
+    words = vocabulary.cut(counted.above(0), task)
     plan = plans.Plan((DataFile(uri=uri, size=len(content)),), 8, words)
     text = corpus.Corpus(store, plan, task, tmp_path / "cache")
     assert [text.tokens(b).tolist() for b in range(2)] == [[0, 1, 2, 0, -1], [1, 0, -1]]

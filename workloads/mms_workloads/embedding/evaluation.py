@@ -9,18 +9,20 @@ relatedAUC: the same question for pairs of English words that are related in mea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mms_workloads.embedding.word2vec import Distribution
+    from numpy.typing import NDArray
+
+    from mms_workloads.embedding.distribution import Distribution
 
 SHUFFLES = 20  # of the related pairs: few pairs need several draws
 LEAST_RELATED_PAIRS = 20
+PAIRS_AT_ONCE = 8192
 MAX_BLOCKS = 40  # some million pairs: the error is below a thousandth by then
 
 _RELATED = """
@@ -43,49 +45,74 @@ def related_pairs() -> list[tuple[str, str]]:
     return [(first, second) for first, second in pairs]
 
 
-def unit_rows(vectors: Tensor) -> Tensor:
+def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of length 1; a row of zeros stays."""
-    lengths: Tensor = vectors.norm(dim=1, keepdim=True)
-    return vectors / lengths.clamp(min=1e-12)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: NDArray[np.float32] = vectors / np.maximum(lengths, 1e-12)
+    return units
 
 
-def context_auc(vectors: Tensor, blocks: Iterable[Tensor], words: Distribution, window: int, seed: int) -> float:
+def measured(
+    vectors: NDArray[np.float32],
+    vocabulary: Sequence[str],
+    blocks: Iterable[NDArray[np.int32]],
+    words: Distribution,
+    window: int,
+    *,
+    seed: int,
+    held_out: bool,
+) -> dict[str, float]:
+    """The metrics by name; held_out: whether the blocks were not trained on."""
+    metrics = {"contextAUC" if held_out else "trainingContextAUC": context_auc(vectors, blocks, words, window, seed)}
+    related = related_auc(vectors, vocabulary, seed)
+    return metrics if related is None else {**metrics, "relatedAUC": related}
+
+
+def context_auc(
+    vectors: NDArray[np.float32], blocks: Iterable[NDArray[np.int32]], words: Distribution, window: int, seed: int
+) -> float:
     """Vectors [V, d]; blocks: word numbers with -1 between sentences. 0.5 when there is no pair to compare."""
     units = unit_rows(vectors)
-    rng = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     wins = total = 0.0
     for tokens in blocks:
-        sentence = (tokens < 0).cumsum(0)
-        used = (tokens >= 0) & (torch.rand(tokens.numel(), generator=rng) < words.keep[tokens.clamp(min=0)])
+        sentence = np.cumsum(tokens < 0)
+        used = (tokens >= 0) & (rng.random(len(tokens)) < words.keep[np.maximum(tokens, 0)])
         ids, sentence = tokens[used], sentence[used]
         for distance in range(1, window + 1):
             left, right = ids[:-distance], ids[distance:]
             pairs = (sentence[:-distance] == sentence[distance:]) & (left != right)
             left, right = left[pairs], right[pairs]
-            other = right[torch.randperm(right.numel(), generator=rng)]
+            other = rng.permutation(right)
             fair = other != left
             score = _wins(units, left[fair], right[fair], other[fair])
             wins, total = wins + score, total + int(fair.sum())
     return wins / total if total else 0.5
 
 
-def related_auc(vectors: Tensor, vocabulary: Sequence[str], seed: int) -> float | None:
+def related_auc(vectors: NDArray[np.float32], vocabulary: Sequence[str], seed: int) -> float | None:
     """None when fewer than LEAST_RELATED_PAIRS pairs are in the vocabulary."""
     numbers = {word: number for number, word in enumerate(vocabulary)}
     pairs = [(numbers[a], numbers[b]) for a, b in related_pairs() if a in numbers and b in numbers]
     if len(pairs) < LEAST_RELATED_PAIRS:
         return None
     units = unit_rows(vectors)
-    rng = torch.Generator().manual_seed(seed)
-    left, right = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    rng = np.random.default_rng(seed)
+    left, right = np.array(pairs).T
     wins = total = 0.0
     for _ in range(SHUFFLES):
-        other = right[torch.randperm(right.numel(), generator=rng)]
+        other = rng.permutation(right)
         fair = (other != right) & (other != left)
         wins, total = wins + _wins(units, left[fair], right[fair], other[fair]), total + int(fair.sum())
     return wins / total
 
 
-def _wins(units: Tensor, left: Tensor, right: Tensor, other: Tensor) -> float:
-    near, far = (units[left] * units[right]).sum(1), (units[left] * units[other]).sum(1)
-    return float((near > far).sum() + 0.5 * (near == far).sum())
+def _wins(units: NDArray[np.float32], left: NDArray[Any], right: NDArray[Any], other: NDArray[Any]) -> float:
+    """How often left is nearer to right than to other; in parts, since memory must not grow with the block."""
+    wins = 0.0
+    for first in range(0, len(left), PAIRS_AT_ONCE):
+        part = slice(first, first + PAIRS_AT_ONCE)
+        from_, to, away = units[left[part]], units[right[part]], units[other[part]]
+        near, far = np.einsum("nd,nd->n", from_, to), np.einsum("nd,nd->n", from_, away)
+        wins += float((near > far).sum() + 0.5 * (near == far).sum())
+    return wins

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mms_workloads.contract import Golden, GoldenCase
 from mms_workloads.embedding.evaluation import unit_rows
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
 GOLDEN_NEIGHBOURS = 8  # cases of `neighbours`
 GOLDEN_VECTORS = 4  # cases of `vectors`: two by word, two by number
@@ -17,7 +19,7 @@ GOLDEN_K = 10
 GOLDEN_GAP = 1e-4
 
 
-def golden(vectors: Tensor, words: tuple[str, ...]) -> Golden:
+def golden(vectors: NDArray[np.float32], words: tuple[str, ...]) -> Golden:
     """Requests with their right answers: neighbours of frequent and of rarer words, vectors by word and by number."""
     units = unit_rows(vectors)
     cases: list[GoldenCase] = []
@@ -41,14 +43,16 @@ def golden(vectors: Tensor, words: tuple[str, ...]) -> Golden:
     return Golden(cases=cases)
 
 
-def _neighbours(units: Tensor, words: tuple[str, ...], number: int, *, by_number: bool) -> GoldenCase | None:
+def _neighbours(
+    units: NDArray[np.float32], words: tuple[str, ...], number: int, *, by_number: bool
+) -> GoldenCase | None:
     """None when the order of the answer hangs by rounding."""
     k = min(GOLDEN_K, len(words) - 1)
     scores = units @ units[number]
     scores[number] = -2.0  # a word is not its own neighbour
-    best = scores.topk(min(k + 1, len(words)))
-    gaps = best.values[:-1] - best.values[1:]
-    if bool((gaps < GOLDEN_GAP).any()):
+    best = np.argpartition(-scores, min(k, len(words) - 1))[: k + 1]
+    best = best[np.argsort(-scores[best])]
+    if (np.diff(-scores[best]) < GOLDEN_GAP).any():
         return None
     inputs: dict[str, list[str] | list[int] | list[float]] = (
         {"IDS": [number]} if by_number else {"WORDS": [words[number]]}
@@ -56,5 +60,5 @@ def _neighbours(units: Tensor, words: tuple[str, ...], number: int, *, by_number
     return GoldenCase(
         model="neighbours",
         inputs={**inputs, "K": [k]},
-        outputs={"WORDS": [words[i] for i in best.indices[:k].tolist()], "SCORES": best.values[:k].tolist()},
+        outputs={"WORDS": [words[i] for i in best[:k].tolist()], "SCORES": scores[best[:k]].tolist()},
     )

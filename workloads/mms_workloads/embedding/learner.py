@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from mms_workloads.contract import Golden, JobFile, Reason, WordEmbedding
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import Corpus, monotonous
-from mms_workloads.embedding import evaluation, word2vec
+from mms_workloads.embedding import evaluation, files, report, training
+from mms_workloads.embedding.distribution import Distribution, distribution
 from mms_workloads.embedding.golden import golden
+from mms_workloads.embedding.parameters import initial_parameters, need
 from mms_workloads.embedding.state import EmbeddingState
-from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
-from mms_workloads.train.checkpoint import write_tensors
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.learner import Evaluation, Place, decayed
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from mms_workloads.contract import Golden, JobFile, WordEmbedding
     from mms_workloads.data.vocabulary import Vocabulary
     from mms_workloads.sync.leases import Slice
     from mms_workloads.sync.plan import Plan
@@ -39,21 +40,24 @@ class EmbeddingLearner:
     task: WordEmbedding
     vocabulary: Vocabulary
     corpus: Corpus
-    words: word2vec.Distribution
+    words: Distribution
     trained_on: Sequence[int]
     held_out: Sequence[int]
     kind: str = KIND
+    losses: list[tuple[int, float]] = field(default_factory=list)  # of this worker's rounds, after so many words of all
 
     @classmethod
     def of(cls, job: JobFile, task: WordEmbedding, plan: Plan, cache: Path) -> EmbeddingLearner:
+        # base and working, and the words' own vectors when they are published
+        need(len(plan.vocabulary), task.dimensions, task.subwords.buckets if task.subwords else 0, copies=2)
         corpus = Corpus(job.data.store, plan, task, cache)
-        words = word2vec.distribution(torch.tensor(plan.vocabulary.counts), task)
+        words = distribution(np.array(plan.vocabulary.counts, np.int64), task, plan.vocabulary.words)
         trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
         return cls(job, task, plan.vocabulary, corpus, words, trained_on, held_out)
 
     def start(self) -> EmbeddingState:
         size, dimensions, seed = len(self.vocabulary), self.task.dimensions, self.job.optimizer.seed
-        return EmbeddingState.start(word2vec.initial_parameters(size, dimensions, seed))
+        return EmbeddingState.start(initial_parameters(size, dimensions, seed, self._buckets()))
 
     def size(self, block: int) -> int:
         del block
@@ -80,21 +84,34 @@ class EmbeddingLearner:
             initial = self._initial(state)
             rates = (decayed(initial, begin), decayed(initial, end))
             tokens = self.corpus.tokens(s.block)
-            done = word2vec.train_block(
-                state.working, state.touches, tokens, self.words, self.task, rates=rates, **self._chance(s)
+            done = training.train_block(
+                state.working.parameters(),
+                tokens,
+                self.words,
+                self.task,
+                rates=rates,
+                touches=state.touches.touches(),
+                **self._chance(s),
             )
             total = Stats(total.samples + done.words, total.weight + done.pairs, done.loss)
+            words = int(end * optimizer.epochs * sum(self.vocabulary.counts))
+            self.losses.append((words, done.loss))
         return total
 
     def evaluate(self, state: State) -> Evaluation:
-        vectors, seed = state.tables()["vectors"]["parameters"], self.job.optimizer.seed
+        assert isinstance(state, EmbeddingState)  # noqa: S101 - made by `start`
+        vectors = files.words_of(state.base.parameters(), self.words)
         chosen = list(self.held_out or self.trained_on)[: evaluation.MAX_BLOCKS]
         tokens = (self.corpus.tokens(block) for block in chosen)
-        name = "contextAUC" if self.held_out else "trainingContextAUC"
-        metrics = {name: evaluation.context_auc(vectors, tokens, self.words, self.task.window, seed)}
-        related = evaluation.related_auc(vectors, self.vocabulary.words, seed)
-        if related is not None:
-            metrics["relatedAUC"] = related
+        metrics = evaluation.measured(
+            vectors,
+            self.vocabulary.words,
+            tokens,
+            self.words,
+            self.task.window,
+            seed=self.job.optimizer.seed,
+            held_out=bool(self.held_out),
+        )
         report = {
             "vocabulary": len(self.vocabulary),
             "words": sum(self.vocabulary.counts),
@@ -104,29 +121,32 @@ class EmbeddingLearner:
         }
         return Evaluation(metrics, report)
 
-    def write(self, state: State, folder: Path) -> Golden:
-        tensors = {name: slots["parameters"].contiguous() for name, slots in state.tables().items()}
-        if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
-            raise JobError(
-                Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
-            )
-        write_tensors(tensors, folder / "model.safetensors")
-        (folder / "vocabulary.txt").write_text(self.vocabulary.text(), encoding="utf-8")
-        return golden(tensors["vectors"], self.vocabulary.words)
+    def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
+        assert isinstance(state, EmbeddingState)  # noqa: S101 - made by `start`
+        parameters = state.base.parameters()
+        vectors = files.words_of(parameters, self.words)
+        files.write(folder, parameters, vectors, self.vocabulary, self.task.subwords)
+        page = report.page(self.vocabulary, vectors, evaluation.metrics, self.losses, self.task)
+        (folder / files.REPORT).write_text(page, encoding="utf-8")
+        return golden(vectors, self.vocabulary.words)
 
     def tables(self) -> Sequence[Table]:
-        rows, columns = len(self.vocabulary), self.task.dimensions
-        return [Table(name, rows, columns, sparse=True) for name in ("vectors", "contexts")]
+        words, columns = len(self.vocabulary), self.task.dimensions
+        rows = {"vectors": words + self._buckets(), "contexts": words}
+        return [Table(name, count, columns, sparse=True) for name, count in rows.items()]
 
     def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
         if not slices:
             return {}
-        touched = [
-            word2vec.rows(len(self.vocabulary), self.corpus.tokens(s.block), self.words, self.task, **self._chance(s))
-            for s in slices
-        ]
+        touched = [training.rows(self.corpus.tokens(s.block), self.words, self.task, **self._chance(s)) for s in slices]
         vectors, contexts = zip(*touched, strict=True)
-        return {"vectors": torch.unique(torch.cat(vectors)), "contexts": torch.unique(torch.cat(contexts))}
+        return {
+            "vectors": torch.from_numpy(np.unique(np.concatenate(vectors))),
+            "contexts": torch.from_numpy(np.unique(np.concatenate(contexts))),
+        }
+
+    def _buckets(self) -> int:
+        return self.task.subwords.buckets if self.task.subwords else 0
 
     def _chance(self, s: Slice) -> dict[str, int]:
         """What chance decides depends on the seed, the data epoch, the block and the number of threads only."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mms_workloads import libraries
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY = Path(__file__).with_name("libmms_embedding.so")
 OK = 0
 
@@ -22,6 +22,8 @@ class Words(Structure):
         ("contexts", c_void_p),
         ("vector_touches", c_void_p),
         ("context_touches", c_void_p),
+        ("subword_starts", c_void_p),
+        ("subwords", c_void_p),
         ("keep", c_void_p),
         ("noise_share", c_void_p),
         ("noise_other", c_void_p),
@@ -31,6 +33,7 @@ class Words(Structure):
         ("words", c_int64),
         ("stride", c_int64),
         ("window", c_int32),
+        ("fixed", c_int32),
         ("negatives", c_int32),
         ("bag", c_int32),
     )

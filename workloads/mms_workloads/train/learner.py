@@ -70,8 +70,8 @@ class Learner(Protocol):
     def evaluate(self, state: State) -> Evaluation:
         """Raises store.JobError."""
 
-    def write(self, state: State, folder: Path) -> Golden:
-        """Writes the model's files; returns its golden set. Raises store.JobError."""
+    def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
+        """Writes the model's files, which may tell its evaluation; returns its golden set. Raises store.JobError."""
 
 
 def decayed(initial: float, progress: float) -> float:

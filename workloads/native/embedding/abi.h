@@ -13,11 +13,15 @@ enum Status : int32_t { OK = 0, NO_MEMORY = 1 };
 // Word vectors and how they are trained. Threads may train the same model at the same time, without locks, each on
 // other tokens (Recht et al., 2011): an update that is lost now and then does no harm.
 struct Words {
-  float* vectors;   // [words] rows of `stride` floats, of words as inputs
+  float* vectors;   // [words] rows of `stride` floats, of words as inputs; with subwords more
   float* contexts;  // of words as outputs; for hierarchical softmax of the tree's inner nodes
   // How often each row's gradient was added, or null.
   float* vector_touches;
   float* context_touches;
+  // Word w is the mean of the vectors subwords[subword_starts[w] ... subword_starts[w + 1]), its own among them
+  // (Bojanowski et al., 2017); null: its own alone.
+  const int64_t* subword_starts;
+  const int32_t* subwords;
   const float* keep;  // [words] probability that an occurrence is used
   // Noise by the alias method (Walker, 1977; Vose, 1991): a column at random, then its word with probability
   // share / 2^32, else the other one.
@@ -30,7 +34,8 @@ struct Words {
   const uint8_t* tree_codes;
   int64_t words;
   int64_t stride;  // floats of a row, a multiple of 16; those beyond the dimension are zero and stay so
-  int32_t window;  // words to each side of the centre, at most: how many is drawn for each centre
+  int32_t window;  // words to each side of the centre, at most
+  int32_t fixed;   // not 0: as many for each centre; else how many is drawn
   int32_t negatives;
   int32_t bag;  // not 0: the mean of a window's words predicts its centre (CBOW); else each of them does (skip-gram)
 };

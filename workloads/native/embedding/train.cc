@@ -90,7 +90,7 @@ __attribute__((constructor)) static void choose() { kernels = find(nullptr); }
 
 }  // namespace mms
 
-int32_t mms_embedding_abi_version() { return 1; }
+int32_t mms_embedding_abi_version() { return 2; }
 
 const char* mms_embedding_kernels() { return mms::kernels->name; }
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Role
 from mms_operator.api.training import ParameterServer
-from mms_operator.api.training_task import BATCH_SIZE
-from mms_operator.plan import stores
+from mms_operator.plan import stores, tasks
 from mms_operator.plan.objects import Owner
 from mms_workloads import contract
 
@@ -16,24 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mms_operator.api.training import Sync, TrainingSpec
-    from mms_operator.api.training_task import Evaluation, Task
     from mms_operator.plan.stores import Location
     from mms_operator.plan.types import DefaultStore, Object, Settings
 
 UID_DIGITS = 8
-
-
-@dataclass(frozen=True)
-class _Usual:
-    """The optimizer of a task whose spec does not say."""
-
-    name: Literal["SGD", "AdamW"]
-    learning_rate: float
-
-
-_EMBEDDING = {"SkipGram": _Usual("SGD", 0.025), "CBOW": _Usual("SGD", 0.05)}  # word2vec's own
-NEGATIVES = 5
-_LANGUAGE = _Usual("AdamW", 0.001)
 
 
 @dataclass(frozen=True)
@@ -122,10 +107,10 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
         raise ValueError("a training that was not accepted has no job file")
     return contract.JobFile(
         job=contract.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=job.run),
-        task=_task(spec.task),
+        task=tasks.task(spec.task),
         data=contract.Data(store=job.data.store, sharding=spec.data.sharding),
-        optimizer=_optimizer(spec),
-        evaluation=_evaluation(spec.evaluation),
+        optimizer=tasks.optimizer(spec.optimizer, spec.task),
+        evaluation=tasks.evaluation(spec.evaluation),
         syncMode=spec.sync.mode,
         compression=spec.sync.compression,
         transport=spec.sync.transport,
@@ -147,46 +132,6 @@ def _runs_of(folder: str, artifacts: Iterable[str]) -> list[int]:
     """Runs whose artifacts these are: <folder><run>/..."""
     below = (uri.removeprefix(folder).split("/", 1)[0] for uri in artifacts if uri.startswith(folder))
     return sorted({int(run) for run in below if run.isdecimal() and int(run) > 0})
-
-
-def _task(task: Task) -> contract.Task:
-    if task.languageModel is not None:
-        return contract.Task(languageModel=contract.LanguageModel(**task.languageModel.model_dump()))
-    if task.wordEmbedding is None:
-        raise ValueError("spec.task: exactly one task must be set")
-    given = task.wordEmbedding
-    fields = {**given.model_dump(), "subsample": float(given.subsample), "negatives": given.negatives or NEGATIVES}
-    return contract.Task(wordEmbedding=contract.WordEmbedding(**fields))
-
-
-def _optimizer(spec: TrainingSpec) -> contract.Optimizer:
-    """What the spec leaves open is as the task has it."""
-    given, embedding = spec.optimizer, spec.task.wordEmbedding
-    usual = _EMBEDDING[embedding.model] if embedding else _LANGUAGE
-    return contract.Optimizer(
-        name=given.name or usual.name,
-        learningRate=float(given.learningRate) if given.learningRate else usual.learning_rate,
-        momentum=float(given.momentum or 0),
-        weightDecay=float(given.weightDecay or 0),
-        globalBatchSize=given.globalBatchSize or BATCH_SIZE,
-        epochs=given.epochs,
-        whenWorkersChange=given.whenWorkersChange or "KeepGlobalBatch",
-        seed=given.seed,
-    )
-
-
-def _evaluation(given: Evaluation) -> contract.EvaluationSpec:
-    gate = given.gate
-    if gate is None:
-        return contract.EvaluationSpec(split=float(given.split))
-    return contract.EvaluationSpec(
-        split=float(given.split),
-        gate=contract.Gate(
-            metric=gate.metric,
-            atLeast=None if gate.atLeast is None else float(gate.atLeast),
-            atMost=None if gate.atMost is None else float(gate.atMost),
-        ),
-    )
 
 
 def parameter_server(sync: Sync) -> contract.ParameterServer | None:

@@ -1,0 +1,111 @@
+"""`mms embed`: its settings, and what it says while it works."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from rich.markup import escape
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from mms_operator.api.training_task import WordEmbedding
+from mms_operator.plan import tasks
+from mms_workloads.contract import Store
+from mms_workloads.embedding import files, local
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mms_workloads.embedding.local import Progress, Result
+
+PRECISION = 1e-6  # of a fraction that is written as decimals
+
+
+class SettingsError(ValueError):
+    """An option that is out of its bounds; the message has the remedy."""
+
+
+@dataclass(frozen=True)
+class How:
+    epochs: int
+    learning_rate: float | None  # None: as the model has it
+    seed: int
+    threads: int | None  # None: one for each processor
+
+
+def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Console) -> Result:
+    """given: the fields of task.wordEmbedding as the API has them. Raises SettingsError, store.JobError, OSError."""
+    try:
+        task = WordEmbedding.model_validate(given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_said(one) for one in error.errors())) from error
+    usual = tasks.usual_embedding(task).learning_rate
+    settings = local.Settings(
+        data=Store(uri=corpus if "://" in corpus else f"file://{Path(corpus).absolute()}"),
+        task=tasks.word_embedding(task),
+        epochs=how.epochs,
+        learning_rate=how.learning_rate or usual,
+        seed=how.seed,
+        threads=how.threads or len(os.sched_getaffinity(0)),
+    )
+    with tempfile.TemporaryDirectory(prefix="mms-embed-") as scratch, _Bar(console) as bar:
+        return local.embed(settings, output, Path(scratch), bar.tell)
+
+
+def write_text(result: Result, output: Path) -> None:
+    files.word2vec_text(output / "vectors.txt", result.words, result.vectors)
+
+
+def summary(result: Result, output: Path) -> str:
+    rate = result.trained / max(PRECISION, result.seconds["training"]) / 1e6
+    metrics = ", ".join(f"{name} {value:.3f}" for name, value in result.metrics.items())
+    return (
+        f"{len(result.words):,} words of {result.vectors.shape[1]} dimensions in {sum(result.seconds.values()):.1f} s "
+        f"({rate:.2f} million words/s while training): {metrics}\n"
+        f"{escape(str(output))}: {', '.join(sorted(path.name for path in output.iterdir()))}"
+    )
+
+
+def _said(error: Any) -> str:
+    field = ".".join(map(str, error["loc"]))
+    return f"{field}: {error['msg'].lower()}, not {error['input']!r}"
+
+
+class _Bar(Bars):
+    """A bar for each phase; that of the training has words per second and the loss."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[said]}"),
+            console=console,
+        )
+        self._phase, self._began = "", 0.0
+
+    def tell(self, now: Progress) -> None:
+        if self._phase != now.phase:
+            self._finish()
+            self._phase, self._began = now.phase, time.perf_counter()
+            self.add_task(now.phase, total=1.0, said="")
+        said = ""
+        if now.words and now.loss is not None:
+            rate = now.words / max(PRECISION, time.perf_counter() - self._began)
+            said = f"{rate / 1e6:.2f} million words/s, loss {now.loss:.3f}"
+        self.update(self.task_ids[-1], completed=now.done, said=said)
+
+    def stop(self) -> None:
+        self._finish()
+        super().stop()
+
+    def _finish(self) -> None:
+        if self.task_ids:
+            self.update(self.task_ids[-1], completed=1.0)

@@ -1,0 +1,125 @@
+"""A whole run in this process, from compressed text to files."""
+
+from __future__ import annotations
+
+import lzma
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from mms_workloads import memory
+from mms_workloads.contract import Reason, Store, WordEmbedding
+from mms_workloads.embedding import local
+from mms_workloads.embedding.local import Progress, Settings
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOPICS = [[f"{topic}{i}" for i in range(12)] for topic in ("ship", "farm", "court")]
+
+
+def settings(path: Path, *, threads: int = 1, epochs: int = 8, **task: Any) -> Settings:
+    fields = {"dimensions": 16, "subsample": 0, "minCount": 1, **task}
+    return Settings(Store(uri=f"file://{path}"), WordEmbedding.model_validate(fields), epochs, 0.05, 1, threads)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    lines = [" ".join(rng.choice(TOPICS[i % 3], 10)).title() for i in range(3000)]
+    path = tmp_path / "corpus.txt.xz"
+    path.write_bytes(lzma.compress("\n".join(lines).encode()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {},
+        {"model": "CBOW"},
+        {"objective": "HierarchicalSoftmax"},
+        {"objective": "Softmax", "maxVocabulary": 1000},
+        {"subwords": {"buckets": 2000}},
+    ],
+    ids=["skip-gram", "cbow", "tree", "softmax", "subwords"],
+)
+def test_from_text_to_vectors(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, task: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(local, "BLOCK_BYTES", 40_000)  # several blocks
+    told: list[Progress] = []
+    result = local.embed(settings(corpus, threads=2, **task), tmp_path / "out", tmp_path / "scratch", told.append)
+    assert sorted(result.words) == sorted(word for topic in TOPICS for word in topic)
+    units = result.vectors / np.linalg.norm(result.vectors, axis=1, keepdims=True)
+    of = np.array([next(i for i, topic in enumerate(TOPICS) if word in topic) for word in result.words])
+    scores = units @ units.T - 3 * np.eye(len(units))
+    assert (of[np.argsort(-scores)[:, :11]] == of[:, None]).mean() > 0.95
+    assert result.trained == 8 * 30_000
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {
+        "model.safetensors", "vocabulary.txt", "vectors.bin", "report.html",
+    }  # fmt: skip
+    phases = list(dict.fromkeys(one.phase for one in told))
+    assert phases == ["counting", "encoding", "training", "writing"] == list(result.seconds)
+    training = [one for one in told if one.phase == "training" and one.loss is not None]
+    assert [one.done for one in training] == sorted(one.done for one in training)
+    assert training[-1].done == 1.0
+    assert training[-1].loss < training[0].loss  # type: ignore[operator]
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path, corpus: Path) -> None:
+    first, again = (
+        local.embed(settings(corpus, epochs=1), tmp_path / "out", tmp_path / f"scratch-{i}", lambda _: None)
+        for i in range(2)
+    )
+    assert np.array_equal(first.vectors, again.vectors)
+
+
+def test_chinese_by_characters(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("机器学习是人工智能的一个分支。GPT-4\n机器学习很有用\n" * 50, encoding="utf-8")
+    task = {"tokenizer": "Characters", "minCount": 100}
+    result = local.embed(settings(path, epochs=1, **task), tmp_path / "out", tmp_path / "s", lambda _: None)
+    assert set(result.words) == set("机器学习")
+
+
+@pytest.mark.parametrize(
+    ("content", "task", "reason", "said"),
+    [
+        (b"", {}, Reason.DATA_EMPTY, "empty"),
+        (b" \n ... \n", {}, Reason.DATA_EMPTY, "no word"),
+        (b"one two three", {"minCount": 5}, Reason.VOCABULARY_TOO_SMALL, "lower minCount"),
+        (b"one two \xff three", {}, Reason.DATA_UNREADABLE, "not UTF-8: byte 0xff at offset 8"),
+        (b"one two two", {"subwords": {"buckets": 10**12}}, Reason.OUT_OF_MEMORY, "lower dimensions"),
+    ],
+    ids=["empty", "no word", "only rare words", "not UTF-8", "too large"],
+)
+def test_refusals(tmp_path: Path, content: bytes, task: dict[str, Any], reason: Reason, said: str) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(content)
+    with pytest.raises(JobError, match=said) as raised:
+        local.embed(settings(path, **task), tmp_path / "out", tmp_path / "scratch", lambda _: None)
+    assert raised.value.reason == reason
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_line_without_an_end_is_bounded_work(tmp_path: Path) -> None:
+    """A token of 40 MB is no word; what stands around it is."""
+    path = tmp_path / "text"
+    path.write_bytes(b"one two " * 100 + b"x" * (40 << 20) + b" one two" * 100)
+    result = local.embed(settings(path, epochs=1), tmp_path / "out", tmp_path / "scratch", lambda _: None)
+    assert set(result.words) <= {"one", "two"} | {word for word in result.words if set(word) == {"x"}}
+    assert {"one", "two"} <= set(result.words)
+
+
+def test_memory_that_is_free(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\n")
+    assert memory.available(tmp_path, meminfo) == 50 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available(tmp_path, meminfo) == 50 * 1024
+    (tmp_path / "memory.max").write_text("30000\n")
+    (tmp_path / "memory.current").write_text("10000\n")
+    assert memory.available(tmp_path, meminfo) == 20_000
+    assert memory.available(tmp_path / "none", tmp_path / "none") is None

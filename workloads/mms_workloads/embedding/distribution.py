@@ -1,0 +1,124 @@
+"""What is the same for all blocks: which occurrences are used, what noise is, the tree, what words are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mms_workloads.embedding.subwords import Pieces, pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.contract import WordEmbedding
+
+NOISE_POWER = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Words in proportion to count^0.75, by the alias method (Walker, 1977; Vose, 1991).
+
+    A column is drawn at random: its word is the column's number with probability share / 2^32, else the other one.
+    """
+
+    share: NDArray[np.uint32]  # [V]
+    other: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Huffman's, for the hierarchical softmax (Morin and Bengio, 2005).
+
+    The way from the root to word w has the inner nodes nodes[starts[w]:starts[w + 1]]; the code says which way each is
+    left.
+    """
+
+    starts: NDArray[np.int64]  # [V + 1]
+    nodes: NDArray[np.int32]
+    codes: NDArray[np.uint8]
+
+    def path(self, word: int) -> tuple[list[int], list[int]]:
+        window = slice(int(self.starts[word]), int(self.starts[word + 1]))
+        return self.nodes[window].tolist(), self.codes[window].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    keep: NDArray[np.float32]  # [V] the probability that an occurrence is used
+    noise: Noise | None = None  # of negative sampling
+    tree: Tree | None = None  # of the hierarchical softmax
+    pieces: Pieces | None = None  # of words that are made of subwords
+
+
+def distribution(counts: NDArray[np.int64], task: WordEmbedding, words: Sequence[str] = ()) -> Distribution:
+    """counts: [V]; words: where they are made of subwords. The formulas are word2vec.c's."""
+    keep = np.ones(len(counts), np.float32)
+    if task.subsample > 0:
+        ratio = task.subsample * counts.sum() / counts
+        keep = np.minimum(np.sqrt(ratio) + ratio, 1.0).astype(np.float32)
+    return Distribution(
+        keep,
+        alias(counts.astype(np.float64) ** NOISE_POWER) if task.objective == "NegativeSampling" else None,
+        huffman(counts) if task.objective == "HierarchicalSoftmax" else None,
+        pieces(words, task.subwords) if task.subwords else None,
+    )
+
+
+def alias(weights: NDArray[np.float64]) -> Noise:
+    """Vose's tables for drawing words with these weights [V]."""
+    size = len(weights)
+    scaled = (weights * (size / weights.sum())).tolist()
+    share, other = [1.0] * size, list(range(size))
+    small = [i for i, weight in enumerate(scaled) if weight < 1]
+    large = [i for i, weight in enumerate(scaled) if weight >= 1]
+    while small and large:
+        low, high = small.pop(), large[-1]
+        share[low], other[low] = scaled[low], high
+        scaled[high] -= 1 - scaled[low]
+        if scaled[high] < 1:
+            small.append(large.pop())
+    shares = np.minimum(np.array(share) * 2**32, 2**32 - 1)
+    return Noise(shares.astype(np.uint32), np.array(other, np.int32))
+
+
+def huffman(counts: NDArray[np.int64]) -> Tree:
+    """counts: [V]. By two queues (van Leeuwen, 1976): words, and nodes in the order of their making."""
+    size = len(counts)
+    order = np.argsort(-counts, kind="stable").tolist()
+    weights = counts.tolist()
+    word, node = size - 1, 0  # heads of the queues; words by their place in `order`
+    made: list[int] = []
+    parents, bits = [0] * (2 * size - 1), [0] * (2 * size - 1)
+    for parent in range(size - 1):
+        total = 0
+        for bit in (0, 1):
+            if word >= 0 and (node >= len(made) or weights[order[word]] <= made[node]):
+                child, weight = order[word], weights[order[word]]
+                word -= 1
+            else:
+                child, weight = size + node, made[node]
+                node += 1
+            parents[child], bits[child] = parent, bit
+            total += weight
+        made.append(total)
+    return _paths(np.array(parents, np.int32), np.array(bits, np.uint8), size)
+
+
+def _paths(parents: NDArray[np.int32], bits: NDArray[np.uint8], size: int) -> Tree:
+    """All words go up to the root together, one node at a time."""
+    at, depth, ways = np.arange(size), np.zeros(size, np.int64), []
+    while len(climbing := np.flatnonzero(at != 2 * size - 2)):
+        child = at[climbing]
+        ways.append((climbing, parents[child], bits[child]))
+        depth[climbing] += 1
+        at[climbing] = size + parents[child]
+    starts = np.concatenate(([0], np.cumsum(depth)))
+    nodes, codes = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint8)
+    for step, (climbing, node, bit) in enumerate(ways, 1):  # the last node first
+        nodes[starts[climbing + 1] - step], codes[starts[climbing + 1] - step] = node, bit
+    return Tree(starts, nodes, codes)

@@ -1,0 +1,105 @@
+"""The files of trained word vectors: of an artifact, and those that other tools read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mms_workloads.contract import Reason
+from mms_workloads.embedding.subwords import composed
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.contract import Subwords
+    from mms_workloads.data.vocabulary import Vocabulary
+    from mms_workloads.embedding.distribution import Distribution
+    from mms_workloads.embedding.parameters import Parameters
+
+WEIGHTS, VOCABULARY, SUBWORDS = "model.safetensors", "vocabulary.txt", "subwords.json"
+REPORT = "report.html"
+ROWS_AT_ONCE = 4096
+
+
+def words_of(parameters: Parameters, words: Distribution) -> NDArray[np.float32]:
+    """The words' vectors [V, d]."""
+    return parameters.vectors if words.pieces is None else composed(parameters.vectors, words.pieces)
+
+
+def write(
+    folder: Path,
+    parameters: Parameters,
+    vectors: NDArray[np.float32],
+    vocabulary: Vocabulary,
+    subwords: Subwords | None,
+) -> None:
+    """vocabulary.txt, and model.safetensors: vectors [V, d], contexts [V, d].
+
+    With subwords: also ngrams [buckets, d], and subwords.json. vectors: as words_of gives them. Raises JobError when a
+    number is not finite, OSError.
+    """
+    tensors = {"vectors": vectors, "contexts": parameters.contexts}
+    if subwords:
+        (folder / SUBWORDS).write_text(subwords.model_dump_json(indent=1), encoding="utf-8")
+        tensors["ngrams"] = parameters.vectors[len(vocabulary) :]
+    if not all(np.isfinite(part).all() for one in tensors.values() for part in _parts(one)):
+        raise JobError(
+            Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
+        )
+    _safetensors(folder / WEIGHTS, tensors)
+    (folder / VOCABULARY).write_text(vocabulary.text(), encoding="utf-8")
+
+
+def _safetensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """In parts: the library takes copies of all tensors, and there is memory for the model once.
+
+    The format: 8 bytes of header length, little-endian; a JSON header with each tensor's dtype, shape and place in the
+    bytes that follow (huggingface/safetensors, README).
+    """
+    entries, end = {}, 0
+    for name, one in tensors.items():
+        begin, end = end, end + 4 * one.size
+        entries[name] = {"dtype": "F32", "shape": list(one.shape), "data_offsets": [begin, end]}
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for one in tensors.values():
+            for part in _parts(one):
+                file.write(np.ascontiguousarray(part, "<f4").data)
+
+
+def word2vec_text(path: Path, words: Sequence[str], vectors: NDArray[np.float32]) -> None:
+    """As word2vec.c writes it: how many words and dimensions, then a word and its vector a line."""
+
+    def line(word: bytes, row: NDArray[np.float32]) -> bytes:
+        return word + b" " + " ".join(map(repr, row.tolist())).encode() + b"\n"
+
+    _write(path, words, vectors, line)
+
+
+def word2vec_binary(path: Path, words: Sequence[str], vectors: NDArray[np.float32]) -> None:
+    """As word2vec.c writes it with -binary 1: float32, little-endian."""
+    _write(path, words, vectors, lambda word, row: word + b" " + row.astype("<f4").tobytes() + b"\n")
+
+
+def _write(
+    path: Path,
+    words: Sequence[str],
+    vectors: NDArray[np.float32],
+    line: Callable[[bytes, NDArray[np.float32]], bytes],
+) -> None:
+    with path.open("wb") as file:
+        file.write(f"{len(vectors)} {vectors.shape[1]}\n".encode())
+        for word, row in zip(words, vectors, strict=True):
+            file.write(line(word.encode(), row))
+
+
+def _parts(matrix: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [matrix[first : first + ROWS_AT_ONCE] for first in range(0, len(matrix), ROWS_AT_ONCE)]

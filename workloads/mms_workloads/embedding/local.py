@@ -1,0 +1,164 @@
+"""Word vectors on this machine, in this process: the same reading, kernels and files as a worker's, no cluster."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mms_workloads import store as stores
+from mms_workloads.contract import DataFile, Reason
+from mms_workloads.data import blocks, corpus, vocabulary
+from mms_workloads.data.corpus import Corpus
+from mms_workloads.embedding import evaluation, files, report, training
+from mms_workloads.embedding.distribution import distribution
+from mms_workloads.embedding.parameters import initial_parameters, need
+from mms_workloads.store import JobError
+from mms_workloads.sync.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.contract import Store, WordEmbedding
+    from mms_workloads.data.vocabulary import Vocabulary
+    from mms_workloads.embedding.distribution import Distribution
+    from mms_workloads.embedding.parameters import Parameters
+
+BLOCK_BYTES = 4 << 20
+EVALUATED_TOKENS = 200_000
+LEAST_RATE = 1e-4  # part of the learning rate, as word2vec
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    data: Store
+    task: WordEmbedding
+    epochs: int
+    learning_rate: float
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    phase: str  # counting, encoding, training, writing
+    done: float  # part of the phase, 0 to 1
+    words: int = 0  # trained on, over all epochs
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    words: tuple[str, ...]
+    vectors: NDArray[np.float32]  # [V, d]
+    metrics: dict[str, float]
+    trained: int  # words, over all epochs
+    seconds: dict[str, float]  # of each phase
+
+
+def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progress], None]) -> Result:
+    """Writes the artifact's files, vectors.bin and report.html into `output`, a folder. Raises JobError, OSError."""
+    clock = _Clock(tell)
+    clock.enter("counting")
+    plan = _plan(settings, scratch)
+    clock.enter("encoding")
+    data = Corpus(settings.data, plan, settings.task, scratch / "blocks")
+    _encode(data, settings.threads, tell)
+    clock.enter("training")
+    losses, parameters, words = _train(settings, plan.vocabulary, data, tell)
+    clock.enter("writing")
+    vectors = files.words_of(parameters, words)
+    sample = data.tokens(len(data.blocks) // 2)[:EVALUATED_TOKENS]
+    metrics = evaluation.measured(
+        vectors,
+        plan.vocabulary.words,
+        [sample],
+        words,
+        settings.task.window,
+        seed=settings.seed,
+        held_out=False,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    files.write(output, parameters, vectors, plan.vocabulary, settings.task.subwords)
+    files.word2vec_binary(output / "vectors.bin", plan.vocabulary.words, vectors)
+    page = report.page(plan.vocabulary, vectors, metrics, losses, settings.task)
+    (output / files.REPORT).write_text(page, encoding="utf-8")
+    clock.enter("")
+    return Result(plan.vocabulary.words, vectors, metrics, losses[-1][0] if losses else 0, clock.seconds)
+
+
+def _plan(settings: Settings, scratch: Path) -> Plan:
+    found = stores.glob(settings.data)
+    uris = dict(enumerate(file.uri for file in found))
+    tasks = blocks.counting_tasks([f.uri for f in found], [f.size for f in found])
+    segments = [segment for task in tasks for segment in task]
+    if not segments:
+        raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty")
+    counted, sizes = corpus.count(settings.data, uris, segments, settings.task, scratch, threads=settings.threads)
+    sizes = {i: f.size for i, f in enumerate(found)} | sizes
+    plan_files = tuple(DataFile(uri=f.uri, size=sizes[i], etag=f.etag) for i, f in enumerate(found))
+    # Of the rare words only a refusal tells.
+    kept = counted.above(settings.task.minCount - 1)
+    chosen = vocabulary.cut(kept if len(kept) > 1 else counted.above(0), settings.task)
+    return Plan(plan_files, BLOCK_BYTES, chosen)
+
+
+def _encode(data: Corpus, threads: int, tell: Callable[[Progress], None]) -> None:
+    """Fills the cache of encoded blocks."""
+    count = len(data.blocks)
+    with ThreadPoolExecutor(threads) as pool:
+        for done, _ in enumerate(pool.map(lambda block: len(data.tokens(block)), range(count)), 1):
+            tell(Progress("encoding", done / count))
+
+
+def _train(
+    settings: Settings, words: Vocabulary, data: Corpus, tell: Callable[[Progress], None]
+) -> tuple[list[tuple[int, float]], Parameters, Distribution]:
+    """The loss after so many words, the parameters, and what words are made of."""
+    task = settings.task
+    buckets = task.subwords.buckets if task.subwords else 0
+    need(len(words), task.dimensions, buckets)
+    known = distribution(np.array(words.counts, np.int64), task, words.words)
+    parameters = initial_parameters(len(words), task.dimensions, settings.seed, buckets)
+    total = max(1, settings.epochs * sum(words.counts))
+    trained, losses = 0, list[tuple[int, float]]()
+    for epoch in range(settings.epochs):
+        for block in range(len(data.blocks)):
+            tokens = data.tokens(block)
+            ahead = trained + int((tokens >= 0).sum())
+            rates = (_rate(settings, trained / total), _rate(settings, ahead / total))
+            seed = (settings.seed * 1_000_003 + epoch) * 1_000_003 + block
+            stats = training.train_block(
+                parameters, tokens, known, task, rates=rates, seed=seed, threads=settings.threads
+            )
+            trained = ahead
+            losses.append((trained, stats.loss))
+            tell(Progress("training", min(1.0, trained / total), trained, stats.loss))
+    return losses, parameters, known
+
+
+def _rate(settings: Settings, done: float) -> float:
+    return settings.learning_rate * max(LEAST_RATE, 1 - done)
+
+
+class _Clock:
+    """Seconds of each phase, which it tells when it begins."""
+
+    def __init__(self, tell: Callable[[Progress], None]) -> None:
+        self._tell, self._phase, self._began = tell, "", time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def enter(self, phase: str) -> None:
+        """Phase "": none."""
+        now = time.perf_counter()
+        if self._phase:
+            self.seconds[self._phase] = now - self._began
+        self._phase, self._began = phase, now
+        if phase:
+            self._tell(Progress(phase, 0.0))

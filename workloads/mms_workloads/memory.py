@@ -1,0 +1,37 @@
+"""How much memory this process may still take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mms_workloads.contract import Reason
+from mms_workloads.store import JobError
+
+CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
+
+
+def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int | None:
+    """Bytes: the system's, or what the container's limit leaves. None where neither is told."""
+    found = []
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        if limit != "max":
+            found.append(int(limit) - int((cgroup / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
+
+
+def need(size: int, what: str, remedy: str) -> None:
+    """size: bytes. Raises JobError OutOfMemory when they are not there: before the kernel kills for want of them."""
+    there = available()
+    if there is not None and size > there:
+        raise JobError(
+            Reason.OUT_OF_MEMORY,
+            f"{what} takes {size / 2**30:.2f} GiB of memory and {max(0, there) / 2**30:.2f} GiB are free: {remedy}",
+        )
