@@ -1,9 +1,13 @@
-"""Word vectors: words trained in a second and what they are worth, ours against gensim.
+"""Word vectors: words trained in a second and what they are worth, ours against gensim, fastText and torch.
 
 Both train on the same words, in the same settings (dimensions 100, window 5, five negatives or a Huffman tree,
-subsampling 0.001), with two threads, in turn: PAIRS times each kind, for EPOCHS epochs; the figure is the median of the
-ratios of a pair. Then the quality of both after QUALITY_EPOCHS, for SEEDS seeds: Spearman's rho on WordSim-353 and
-SimLex-999, and the part of the analogies (vocabulary cut at 30,000) that is right. KINDS chooses some of them.
+subsampling 0.001, for subwords n-grams of 3 to 6 in 2,000,000 buckets), with two threads, in turn: PAIRS times each
+kind, for EPOCHS epochs; the figure is the median of the ratios of a pair. Then the quality of both after
+QUALITY_EPOCHS, for SEEDS seeds: Spearman's rho on WordSim-353 and SimLex-999, and the part of the analogies (vocabulary
+cut at 30,000) that is right. KINDS chooses some of them.
+
+file-to-vectors: from the compressed corpus to vectors in word2vec's binary format, start of the program included, after
+FILE_EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py).
 
 The corpus is ../shared/data/wiki.txt.xz where that is, else the speeches of the demo. gensim gets it as a file of one
 sentence a line, which is its fastest way to read.
@@ -19,6 +23,8 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 import venv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,19 +40,23 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(os.environ.get("MMS_RESULTS", Path(__file__).parent / "results"))
 PAIRS, EPOCHS = int(os.environ.get("PAIRS", "5")), int(os.environ.get("EPOCHS", "1"))
 SEEDS, QUALITY_EPOCHS = int(os.environ.get("SEEDS", "3")), int(os.environ.get("QUALITY_EPOCHS", "5"))
-KINDS = os.environ.get("KINDS", "skip-gram cbow hierarchical").split()
+FILE_EPOCHS = int(os.environ.get("FILE_EPOCHS", "5"))
+KINDS = os.environ.get("KINDS", "skip-gram cbow hierarchical subword softmax file-to-vectors").split()
 MIN_COUNT = 5
-PEERS = ("gensim==4.4.0",)
+PEERS = ("gensim==4.4.0", "fasttext==0.9.3")  # fastText is compiled: it needs a C++ compiler
 SCORES = ("wordsim", "simlex", "analogies")
 
 
-def text() -> Iterator[str]:
+def source() -> Path:
     wiki = ROOT.parent / "shared" / "data" / "wiki.txt.xz"
-    if wiki.exists():
-        with lzma.open(wiki, "rt", encoding="utf-8", errors="replace") as file:
-            yield from file
-    else:
-        yield from corpus.speeches(paths.cache_folder()).read_text(encoding="utf-8").splitlines()
+    return wiki if wiki.exists() else corpus.speeches(paths.cache_folder())
+
+
+def text() -> Iterator[str]:
+    path = source()
+    opened: Any = lzma.open if path.suffix == ".xz" else open
+    with opened(path, "rt", encoding="utf-8", errors="replace") as file:
+        yield from file
 
 
 def prepare(folder: Path) -> None:
@@ -79,11 +89,14 @@ def peers() -> str:
     return str(python)
 
 
+def environment() -> dict[str, str]:
+    path = os.pathsep.join(str(one) for one in (ROOT, ROOT / "workloads", ROOT / "operator"))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 def run(python: str, script: str, *arguments: object) -> dict[str, Any]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "workloads")])
     command = [python, str(Path(__file__).parent / script), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -92,7 +105,7 @@ def speed(kind: str, folder: Path, python: str) -> tuple[list[float], list[float
     ours, theirs = [], []
     for pair in range(PAIRS):
         mine = run(sys.executable, "embedding_ours.py", folder, kind, EPOCHS, pair)
-        peer = run(python, "embedding_gensim.py", folder, kind, EPOCHS, pair)
+        peer = run(python, "embedding_peers.py", folder, kind, EPOCHS, pair)
         ours.append(mine["words_per_second"])
         theirs.append(peer["words_per_second"])
         print(
@@ -105,16 +118,73 @@ def speed(kind: str, folder: Path, python: str) -> tuple[list[float], list[float
 
 def quality(kind: str, folder: Path, python: str) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
-    scripts = {"ours": (sys.executable, "embedding_ours.py"), "gensim": (python, "embedding_gensim.py")}
+    scripts = {"ours": (sys.executable, "embedding_ours.py"), peer_of(kind): (python, "embedding_peers.py")}
     for seed in range(SEEDS):
         for name, (interpreter, script) in scripts.items():
             vectors = folder / f"{name}.npy"
             run(interpreter, script, folder, kind, QUALITY_EPOCHS, seed, vectors)
-            scores = run(python, "embedding_gensim.py", folder, "scores", 0, 0, vectors)
+            scores = run(python, "embedding_peers.py", folder, "scores", 0, 0, vectors)
             for score in SCORES:
                 found.setdefault(name, {}).setdefault(score, []).append(scores[score])
             print(f"{kind} {name}, seed {seed}: {scores}", flush=True)
     return found
+
+
+def peer_of(kind: str) -> str:
+    return "fasttext" if kind == "subword" else "gensim"
+
+
+def compared(kind: str, folder: Path, python: str) -> tuple[dict[str, Any], list[str]]:
+    ours, theirs = speed(kind, folder, python)
+    kept = {"ours": ours, "peer": theirs, "quality": quality(kind, folder, python) if SEEDS else {}}
+    said = []
+    for score in SCORES if SEEDS else ():
+        mine, peer = (kept["quality"][name][score] for name in ("ours", peer_of(kind)))
+        said.append(
+            f"quality {kind} {score}: {statistics.mean(mine):.3f} ({min(mine):.3f}-{max(mine):.3f}) vs {peer_of(kind)} "
+            f"{statistics.mean(peer):.3f} ({min(peer):.3f}-{max(peer):.3f})"
+        )
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    a, b = statistics.median(ours) / 1e6, statistics.median(theirs) / 1e6
+    said.append(f"RESULT {kind} {a:.2f} million words/s vs {peer_of(kind)} {b:.3f} million words/s: {ratio:.1f}x")
+    return kept, said
+
+
+def softmax(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    found = [run(sys.executable, "embedding_softmax.py", folder, pair) for pair in range(PAIRS)]
+    ratio = statistics.median(one["ours"] / one["torch"] for one in found)
+    a, b = (statistics.median(one[name] for one in found) for name in ("ours", "torch"))
+    worst = max(one["difference"] for one in found)
+    said = f"softmax: losses of the same steps differ by at most {worst:.1e} of themselves"
+    return {"softmax": found}, [said, f"RESULT softmax {a:.0f} pairs/s vs torch {b:.0f} pairs/s: {ratio:.1f}x"]
+
+
+def file_to_vectors(python: str) -> tuple[dict[str, Any], list[str]]:
+    """Seconds of the whole programs, in turn."""
+    corpus = source()
+    found: dict[str, list[float]] = {"ours": [], "gensim": []}
+    with tempfile.TemporaryDirectory() as folder:
+        mine = [
+            sys.executable, "-c", "from mms_operator.cli import app; app()", "embed", str(corpus), "-o", f"{folder}/ours",
+            "--epochs", str(FILE_EPOCHS), "--threads", "2",
+        ]  # fmt: skip
+        peer = [
+            python, str(Path(__file__).parent / "embedding_peers.py"), str(corpus), "file-to-vectors",
+            str(FILE_EPOCHS), "1", f"{folder}/vectors.bin",
+        ]  # fmt: skip
+        for pair in range(PAIRS):
+            for name, command in (("ours", mine), ("gensim", peer)):
+                began = time.perf_counter()
+                subprocess.run(
+                    command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True
+                )
+                found[name].append(time.perf_counter() - began)
+            print(
+                f"file-to-vectors {pair + 1}: {found['ours'][-1]:.1f} against {found['gensim'][-1]:.1f} s", flush=True
+            )
+    ratio = statistics.median(b / a for a, b in zip(found["ours"], found["gensim"], strict=True))
+    a, b = statistics.median(found["ours"]), statistics.median(found["gensim"])
+    return dict(found), [f"RESULT file-to-vectors {a:.1f} s vs gensim {b:.1f} s: {ratio:.1f}x"]
 
 
 def main() -> int:
@@ -122,17 +192,13 @@ def main() -> int:
     prepare(folder)
     said, kept = [], {}
     for kind in KINDS:
-        ours, theirs = speed(kind, folder, python)
-        kept[kind] = {"ours": ours, "gensim": theirs, "quality": quality(kind, folder, python) if SEEDS else {}}
-        for score in SCORES if SEEDS else ():
-            mine, peer = (kept[kind]["quality"][name][score] for name in ("ours", "gensim"))
-            said.append(
-                f"quality {kind} {score}: {statistics.mean(mine):.3f} ({min(mine):.3f}-{max(mine):.3f}) vs gensim "
-                f"{statistics.mean(peer):.3f} ({min(peer):.3f}-{max(peer):.3f})"
-            )
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        a, b = statistics.median(ours) / 1e6, statistics.median(theirs) / 1e6
-        said.append(f"RESULT {kind} {a:.2f} million words/s vs gensim {b:.3f} million words/s: {ratio:.1f}x")
+        if kind == "softmax":
+            kept[kind], lines = softmax(folder)
+        elif kind == "file-to-vectors":
+            kept[kind], lines = file_to_vectors(python)
+        else:
+            kept[kind], lines = compared(kind, folder, python)
+        said += lines
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "embedding.json").write_text(json.dumps(kept), encoding="utf-8")
     print("\n".join(said))

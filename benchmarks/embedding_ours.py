@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mms_workloads.contract import WordEmbedding
-from mms_workloads.embedding import word2vec
+from mms_workloads.contract import Subwords, WordEmbedding
+from mms_workloads.embedding import files, training
 from mms_workloads.embedding.distribution import distribution
 from mms_workloads.embedding.parameters import initial_parameters
-from mms_workloads.train.learner import decayed
 
 THREADS = 2
 BLOCK = 1_000_000  # tokens: the learning rate falls linearly through all of them
@@ -21,7 +20,9 @@ TASKS = {
     "skip-gram": WordEmbedding(),
     "cbow": WordEmbedding(model="CBOW"),
     "hierarchical": WordEmbedding(objective="HierarchicalSoftmax"),
+    "subword": WordEmbedding(subwords=Subwords(buckets=2_000_000)),
 }
+RATES = {"cbow": 0.05, "subword": 0.05}
 
 
 def peak_mib() -> float:
@@ -34,20 +35,21 @@ def main() -> None:
     folder, kind, epochs, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     task = TASKS[kind]
     lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
-    counts = np.array([int(line.rpartition("\t")[2]) for line in lines])
+    vocabulary, numbers = zip(*(line.split("\t") for line in lines), strict=True)
     tokens = np.load(folder / "tokens.npy")
-    words, model = distribution(counts, task), initial_parameters(len(counts), task.dimensions, seed)
+    words = distribution(np.array(numbers, np.int64), task, vocabulary)
+    buckets = task.subwords.buckets if task.subwords else 0
+    model = initial_parameters(len(vocabulary), task.dimensions, seed, buckets)
     blocks = np.split(tokens, range(BLOCK, len(tokens), BLOCK))
-    rate, total = 0.05 if task.model == "CBOW" else 0.025, epochs * len(blocks)
+    rate, total = RATES.get(kind, 0.025), epochs * len(blocks)
     began, done = time.perf_counter(), 0
     for turn in range(total):
-        rates = (decayed(rate, turn / total), decayed(rate, (turn + 1) / total))
-        block = blocks[turn % len(blocks)]
+        rates = (rate * (1 - turn / total), rate * max(1e-4, 1 - (turn + 1) / total))
         chance = {"seed": seed * 1_000_003 + turn, "threads": THREADS}
-        done += word2vec.train_block(model, block, words, task, rates=rates, **chance).words
+        done += training.train_block(model, blocks[turn % len(blocks)], words, task, rates=rates, **chance).words
     took = time.perf_counter() - began
     if len(sys.argv) > 5:
-        np.save(sys.argv[5], model.vectors)
+        np.save(sys.argv[5], files.words_of(model, words))
     print(json.dumps({"words_per_second": done / took, "peak_mib": peak_mib()}))
 
 

@@ -84,6 +84,6 @@ class CountingLearner:
     def evaluate(self, _: State) -> Evaluation:
         return Evaluation({"none": 0.0}, {})
 
-    def write(self, state: State, folder: Path) -> Golden:
+    def write(self, state: State, _: Evaluation, folder: Path) -> Golden:
         write_tensors({"counts": state.tables()["dense"]["parameters"].clone()}, folder / "model.safetensors")
         return Golden(cases=[])
