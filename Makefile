@@ -11,7 +11,7 @@ export MMS_RESULTS ?= benchmarks/results
 
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
-        bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding
+        bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench-recovery: setup ## Deaths of processes, pods, a node, the master, shards: 
 
 bench-embedding: setup ## Word vectors: words per second and quality, against gensim
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/embedding.py
+
+bench-neighbours: setup ## Time to the nearest neighbours of a word, against gensim
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/neighbours.py
 
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py

@@ -165,8 +165,8 @@ def file_to_vectors(python: str) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, list[float]] = {"ours": [], "gensim": []}
     with tempfile.TemporaryDirectory() as folder:
         mine = [
-            sys.executable, "-c", "from mms_operator.cli import app; app()", "embed", str(corpus), "-o", f"{folder}/ours",
-            "--epochs", str(FILE_EPOCHS), "--threads", "2",
+            sys.executable, "-c", "from mms_operator.cli import app; app()", "embed", str(corpus),
+            "-o", f"{folder}/ours", "--epochs", str(FILE_EPOCHS), "--threads", "2",
         ]  # fmt: skip
         peer = [
             python, str(Path(__file__).parent / "embedding_peers.py"), str(corpus), "file-to-vectors",

@@ -3,7 +3,7 @@
 Both search the same 100,000 random vectors of 100 numbers for the ten nearest by cosine, in a process each, on the same
 core, with one thread, in turn: ROUNDS times PART questions each, so that what else the machine does meets both. The
 answers are compared. An answer reads all vectors once, 40 MB, which bounds it from below: the time of that alone, by
-numpy's sum, is told, too.
+numpy's max, is told, too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def prepare(folder: Path) -> None:
 def ours(folder: Path) -> Callable[[str], list[str]]:
     from mms_workloads.serve import embedding, vectors_file  # noqa: PLC0415 - not in the peer's environment
 
-    vectors_file.write_unit_vectors(folder)
+    vectors_file.prepare(folder)
     model = vectors_file.load(folder, unit=True)
     k = np.array([[K]], np.int32)
 

@@ -359,7 +359,7 @@ class ArtifactManifest(Contract):
 
     Every artifact holds model.safetensors, golden.json (Golden) and evaluation.json (metrics, how they were measured).
     wordEmbedding: vectors [V, d] float32, contexts [V, d] float32; vocabulary.txt (UTF-8, one `word<TAB>count` a line,
-    in the order of the rows); with subwords also ngrams [buckets, d] and subwords.json (Subwords); report.html, to be
+    in the order of the rows); with subwords also ngrams [buckets, d]; model.json (WordEmbedding); report.html, to be
     looked at. languageModel: the transformer's parameters, float32; model.json (LanguageModel).
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,13 +16,21 @@ from mms_workloads.contract import TRITON_GRPC_PORT
 from mms_workloads.serve import query
 from mms_workloads.store import JobError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Answer = TypeVar("Answer")
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 data = typer.Typer(no_args_is_help=True, help="The data sets in a store.")
 app.add_typer(data, name="data")
 console = Console()
 errors = Console(stderr=True)
 
+Service = Annotated[str, typer.Argument(help="Name of the ModelService.")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The ModelService's namespace.")]
+Url = Annotated[str | None, typer.Option(help="host:port of its gRPC endpoint. Absent: a port-forward.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -32,32 +40,65 @@ def main() -> None:
 
 @app.command("query")
 def ask(
-    service: Annotated[str, typer.Argument(help="Name of the ModelService.")],
+    service: Service,
     words: Annotated[list[str], typer.Argument(help="The words to ask for.")],
     *,
     namespace: Namespace = "default",
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 5,
-    url: Annotated[str | None, typer.Option(help="host:port of its gRPC endpoint. Absent: a port-forward.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
     """The nearest neighbours of words, asked of Triton."""
-    try:
-        if url:
-            answers = query.neighbours(url, words, k)
-        else:
-            with forward.port_forward(namespace, f"svc/{service}", TRITON_GRPC_PORT) as address:
-                answers = query.neighbours(address, words, k)
-    except (forward.ForwardError, query.QueryError) as error:
-        _fail(str(error))
+    answers = _ask(lambda address: query.neighbours(address, words, k), service, namespace, url)
     found = {answer.word: list(zip(answer.words, answer.scores, strict=True)) for answer in answers}
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     table = Table("word", "nearest neighbours (cosine)", box=None, header_style="bold")
     for word, neighbours in found.items():
-        scored = (f"{escape(other)} [dim]{score:.2f}[/]" for other, score in neighbours)
-        table.add_row(f"[cyan]{escape(word)}[/]", "  ".join(scored))
+        table.add_row(f"[cyan]{escape(word)}[/]", _scored(neighbours))
     console.print(table)
+
+
+@app.command("analogy")
+def analogy(
+    service: Service,
+    a: Annotated[str, typer.Argument(help="A is to B")],
+    b: Annotated[str, typer.Argument(help="as")],
+    c: Annotated[str, typer.Argument(help="C is to what?")],
+    *,
+    namespace: Namespace = "default",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 5,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is to C as B is to A, asked of Triton."""
+    (answer,) = _ask(lambda address: query.analogies(address, [(a, b, c)], k), service, namespace, url)
+    found = list(zip(answer.words, answer.scores, strict=True))
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    table = Table("analogy", "answers (cosine)", box=None, header_style="bold")
+    table.add_row(f"[cyan]{escape(a)} : {escape(b)} = {escape(c)} : ?[/]", _scored(found))
+    console.print(table)
+
+
+@app.command("similarity")
+def similarity(
+    service: Service,
+    text: Annotated[str, typer.Argument(help="A text.")],
+    other: Annotated[str, typer.Argument(help="A text to compare it with.")],
+    *,
+    namespace: Namespace = "default",
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """How near two texts are, -1 to 1: the cosine of their words' means, asked of Triton."""
+    (score,) = _ask(lambda address: query.similarity(address, [(text, other)]), service, namespace, url)
+    if as_json:
+        typer.echo(json.dumps(score))
+        return
+    console.print(f"{score:.2f}", highlight=False)
 
 
 @app.command("embed")
@@ -124,6 +165,21 @@ def put(
         console.print(f"{escape(target)}  {size / 1e6:.1f} MB", highlight=False)
 
 
-def _fail(message: str) -> None:
+def _ask(question: Callable[[str], Answer], service: str, namespace: str, url: str | None) -> Answer:
+    """The answer at `url`, else through a port-forward to the service."""
+    try:
+        if url:
+            return question(url)
+        with forward.port_forward(namespace, f"svc/{service}", TRITON_GRPC_PORT) as address:
+            return question(address)
+    except (forward.ForwardError, query.QueryError) as error:
+        _fail(str(error))
+
+
+def _scored(words: Iterable[tuple[str, float]]) -> str:
+    return "  ".join(f"{escape(word)} [dim]{score:.2f}[/]" for word, score in words)
+
+
+def _fail(message: str) -> NoReturn:
     errors.print(f"[red]{escape(message)}[/]", highlight=False)
     raise typer.Exit(1)

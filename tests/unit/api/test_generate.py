@@ -138,7 +138,7 @@ def test_rows() -> None:
     for row in (
         "| `data.uri` | string | required | at most 1,024 characters, `s3://`, `http://`, `https://` or `file://` |",
         "| `task.wordEmbedding.dimensions` | integer | `100` | from 2 to 4,096 | Length of a word's vector. |",
-        "| `task.wordEmbedding.tokenizer` | string | `Words` | `Words`, `Whitespace` or `Characters` |",
+        "| `task.wordEmbedding.tokenizer` | string | `Words` | `Words` or `Whitespace` or `Characters` |",
         "| `runPolicy.suspend` | boolean | `false` |  |",
         "| `workers.resources.limits` | map to quantity |  | at most 16 entries |",
         "| `conditions` | list of objects | The state, one entry a type. |",

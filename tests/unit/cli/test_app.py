@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mms_operator.cli import app, cluster_store, forward
 from mms_workloads.serve import query
-from mms_workloads.serve.query import Neighbours
+from mms_workloads.serve.query import Analogy, Neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +99,37 @@ def test_query_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(result.stdout) == {"gold": [["silver", 0.91], ["[/]odd[b]", 0.5]]}
 
 
+@pytest.mark.parametrize("url", [None, "host:8001"])
+def test_analogy(monkeypatch: pytest.MonkeyPatch, kubectl: Callable[[str], Path], url: str | None) -> None:
+    asked: list[Any] = []
+    answer = Analogy(("man", "king", "[b]"), ["queen", "[/]odd"], [0.91, 0.5], 1, "sha256:0")
+    monkeypatch.setattr(query, "analogies", lambda *args: asked.append(args) or [answer])
+    said = kubectl(LISTENS)
+    options = ["-n", "ns", "-k", "2", *(["--url", url] if url else [])]
+    result = CliRunner().invoke(app, ["analogy", "words", "man", "king", "[b]", *options])
+    assert result.exit_code == 0, result.output
+    assert asked == [(url or "127.0.0.1:4711", [("man", "king", "[b]")], 2)]
+    assert said.exists() == (url is None)
+    assert "man : king = [b] : ?" in result.stdout
+    assert "queen 0.91  [/]odd 0.50" in result.stdout, "words are no markup"
+    result = CliRunner().invoke(app, ["analogy", "words", "man", "king", "[b]", *options, "--json"])
+    assert json.loads(result.stdout) == [["queen", 0.91], ["[/]odd", 0.5]]
+
+
+@pytest.mark.parametrize("url", [None, "host:8001"])
+def test_similarity(monkeypatch: pytest.MonkeyPatch, kubectl: Callable[[str], Path], url: str | None) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(query, "similarity", lambda *args: asked.append(args) or [0.7125])
+    said = kubectl(LISTENS)
+    arguments = ["similarity", "words", "a text", "another", "-n", "ns", *(["--url", url] if url else [])]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert asked == [(url or "127.0.0.1:4711", [("a text", "another")])]
+    assert said.exists() == (url is None)
+    assert result.stdout == "0.71\n"
+    assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout) == 0.7125
+
+
 def test_query_that_fails_says_why_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise query.NotReadyError("the model [/v2/x] is not there")
@@ -181,7 +212,7 @@ def test_the_release_names_the_stores_service(
     assert f":{cluster_store.STORE_PORT}" in said.read_text()
 
 
-@pytest.mark.parametrize("arguments", [[], ["data"], ["query"]])
+@pytest.mark.parametrize("arguments", [[], ["data"], ["query"], ["analogy"], ["similarity"]])
 def test_help_is_what_comes_of_too_little(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2

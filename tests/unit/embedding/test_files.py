@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mms_workloads.contract import Reason, Subwords
+from mms_workloads.contract import Reason, Subwords, WordEmbedding
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.embedding import files
 from mms_workloads.embedding.distribution import Distribution
 from mms_workloads.embedding.parameters import Parameters, initial_parameters
 from mms_workloads.embedding.subwords import composed, pieces
-from mms_workloads.serve.embedding import map_tensor, read_vocabulary
+from mms_workloads.serve.vectors_file import map_tensor, read_task, read_vocabulary
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -65,26 +65,28 @@ def test_word2vec_formats(tmp_path: Path, binary: bool) -> None:
 @pytest.mark.parametrize("buckets", [0, 7])
 def test_files_of_an_artifact(tmp_path: Path, buckets: int) -> None:
     made, subwords = parameters(buckets), Subwords(buckets=buckets) if buckets else None
+    task = WordEmbedding(dimensions=5, tokenizer="Characters", subwords=subwords)
     words = Distribution(np.ones(4, np.float32), pieces=pieces(WORDS, subwords) if subwords else None)
     vectors = files.words_of(made, words)
-    files.write(tmp_path, made, vectors, Vocabulary(WORDS, (9, 5, 5, 1)), subwords)
+    files.write(tmp_path, made, vectors, Vocabulary(WORDS, (9, 5, 5, 1)), task)
     found = load_file(tmp_path / "model.safetensors")
     assert np.array_equal(found["vectors"], vectors)
     assert np.array_equal(found["contexts"], made.contexts)
     assert np.array_equal(map_tensor(tmp_path / "model.safetensors", "contexts"), made.contexts)
     assert [word.decode() for word in read_vocabulary(tmp_path / "vocabulary.txt")] == list(WORDS)
+    assert read_task(tmp_path / "model.json") == task
+    assert json.loads((tmp_path / "model.json").read_text())["tokenizer"] == "Characters"
     assert set(found) == {"vectors", "contexts"} | ({"ngrams"} if buckets else set())
     if subwords:
         assert words.pieces is not None
         np.testing.assert_allclose(found["vectors"], composed(made.vectors, words.pieces))
         assert np.array_equal(found["ngrams"], made.vectors[4:])
-        assert json.loads((tmp_path / "subwords.json").read_text()) == {"minLength": 3, "maxLength": 6, "buckets": 7}
 
 
 def test_numbers_that_are_not_finite_are_not_published(tmp_path: Path) -> None:
     made = parameters()
     made.contexts[2, 3] = np.inf
     with pytest.raises(JobError, match=r"not finite: lower optimizer\.learningRate") as raised:
-        files.write(tmp_path, made, made.vectors, Vocabulary(WORDS, (1, 1, 1, 1)), None)
+        files.write(tmp_path, made, made.vectors, Vocabulary(WORDS, (1, 1, 1, 1)), WordEmbedding())
     assert raised.value.reason == Reason.INTERNAL
     assert not (tmp_path / "model.safetensors").exists()

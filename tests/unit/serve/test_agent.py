@@ -19,13 +19,14 @@ from mms_workloads.contract import ArtifactManifest, Golden, Outcome, Reason
 from mms_workloads.serve import agent as agents
 from mms_workloads.serve.agent import Agent, Artifact, State
 from mms_workloads.serve.control import TritonGoneError
+from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-READY = {"vectors": True, "neighbours": True}
+READY = dict.fromkeys(MODELS, True)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from mms_workloads.contract import ArtifactManifest, Golden
 from mms_workloads.serve.control import Triton, TritonGoneError
+from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -98,14 +99,14 @@ async def test_load_and_verify(triton: Triton, client: Client, manifest: Artifac
     assert client.headers == {"triton-grpc-protocol-mms-control-key": "secret"}
     assert await triton.verify(client.cases, 3) == 3
     assert client.asked == [("vectors", "3"), ("neighbours", "3"), ("neighbours", "3")]
-    assert await triton.ready(3) == {"vectors": True, "neighbours": False}
+    assert await triton.ready(3) == {"vectors": True, "neighbours": False, "analogies": False, "similarity": False}
 
 
 async def test_gone(triton: Triton, client: Client, manifest: ArtifactManifest, built: Built) -> None:
     client.live = False
     client.load_error = client.infer_error = InferenceServerException("reset", "StatusCode.UNAVAILABLE")
     assert not await triton.live()
-    assert await triton.ready(3) == {"vectors": False, "neighbours": False}
+    assert await triton.ready(3) == dict.fromkeys(MODELS, False)
     with pytest.raises(TritonGoneError):
         await triton.load(manifest, built.digest)
     with pytest.raises(TritonGoneError):

@@ -13,6 +13,7 @@ from tests.unit.serve import artifacts
 
 from mms_workloads.contract import Outcome
 from mms_workloads.serve import fetch
+from mms_workloads.serve.repository import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,8 +102,8 @@ def test_good(pod: Pod) -> None:
     repository = pod.root / "models" / "repository"
     found = sorted(str(path.relative_to(repository)) for path in repository.rglob("*.p*") if path.is_file())
     assert [name for name in found if not name.endswith(".pyc")] == [
-        "neighbours/3/model.py", "neighbours/config.pbtxt", "vectors/3/model.py", "vectors/config.pbtxt",
-    ]  # fmt: skip
+        f"{model}/{name}" for model in sorted(MODELS) for name in ("3/model.py", "config.pbtxt")
+    ]
     key = pod.root / "models" / "control-key"
     assert len(key.read_text()) == 64
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
@@ -135,6 +136,7 @@ def test_again_in_the_same_pod(pod: Pod) -> None:
         (lambda p: p.rename("evaluation.json", "a/b"), "ArtifactCorrupt", ["'a/b' is refused"]),
         (lambda p: p.rename("evaluation.json", ".."), "ArtifactCorrupt", ["'..' is refused"]),
         (lambda p: p.rename("evaluation.json", "unit_vectors.npy"), "ArtifactCorrupt", ["is refused"]),
+        (lambda p: p.rename("evaluation.json", "word_index.npy"), "ArtifactCorrupt", ["is refused"]),
         (lambda p: p.rename("golden.json", "other.json"), "ArtifactCorrupt", ["names no golden.json"]),
         (lambda p: p.manifest(contractVersion=2), "ModelLoadFailed", ["contract version 2 is newer than 1", "upgrade"]),
         (lambda p: p.manifest(kind="poem"), "ArtifactCorrupt", ["not an artifact's manifest", "kind"]),
@@ -151,7 +153,8 @@ def test_again_in_the_same_pod(pod: Pod) -> None:
     ids=[
         "wrong manifest digest", "flipped bit", "truncated", "longer", "file missing", "manifest missing",
         "folder missing",
-        "name up", "name absolute", "name in folder", "name dots", "name of ours", "no golden", "newer contract",
+        "name up", "name absolute", "name in folder", "name dots", "name of ours", "our other name",
+        "no golden", "newer contract",
         "unknown kind", "vocabulary too short", "vocabulary without tab", "word twice", "golden invalid",
         "weights too short", "weights header", "weights float64", "weights other tensor", "weights nan",
     ],

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from tests.unit.serve import artifacts
 
-from mms_workloads.serve import embedding
+from mms_workloads.serve import embedding, vectors_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def triton_models() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     made = artifacts.build(tmp_path_factory.mktemp("artifact"), size=1500, dimensions=8)
-    embedding.write_unit_vectors(made.folder)
+    vectors_file.prepare(made.folder)
     return made
 
 
@@ -124,9 +124,10 @@ def test_neighbours_of_many_words_in_parts(neighbours: Any, monkeypatch: pytest.
 
 
 def test_equal_scores_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
-    np.save(tmp_path / "unit_vectors.npy", np.tile(np.array([[1, 0]], np.float32), (300, 1)))
+    save_file({"vectors": np.tile(np.array([[1, 0]], np.float32), (300, 1))}, tmp_path / "model.safetensors")
     (tmp_path / "vocabulary.txt").write_text("".join(f"w{i}\t1\n" for i in range(300)))
-    model = embedding.load(tmp_path, unit=True)
+    vectors_file.prepare(tmp_path)
+    model = vectors_file.load(tmp_path, unit=True)
     (answer,) = embedding.neighbours(model, [embedding.Question(ids=column(2), k=k(4, 1))])
     assert isinstance(answer, embedding.Nearest)
     assert answer.ids.tolist() == [[0, 1, 3, 4]]
@@ -175,12 +176,35 @@ def test_vectors_refuse_too(vectors: Any) -> None:
     assert good["VECTORS"].shape == (1, 8)
 
 
+def test_analogies(triton_models: Any, built: Built) -> None:
+    analogies = initialized(triton_models.Analogies(), built.folder)
+    three = words("word3", "word4", "word5").reshape(1, 3)
+    bad = words("word3", "nope", "word5").reshape(1, 3)
+    first, refused, second = analogies.execute(
+        [{"WORDS": three}, {"WORDS": bad}, {"IDS": column(3, 4, 5).reshape(1, 3)}]
+    )
+    assert first["WORDS"].shape == first["SCORES"].shape == (1, 10)
+    assert first["WORDS"].tolist() == second["WORDS"].tolist()
+    assert not {b"word3", b"word4", b"word5"} & set(first["WORDS"][0])
+    assert (refused.error.code, first["DIGEST"].tolist()) == (TritonError.NOT_FOUND, [[DIGEST.encode()]])
+
+
+def test_similarity(triton_models: Any, built: Built) -> None:
+    similarity = initialized(triton_models.Similarity(), built.folder)
+    pairs = words("word3 word4", "word4, WORD3!", "Höhe", "word1").reshape(2, 2)
+    good, refused = similarity.execute([{"TEXTS": pairs[:1]}, {"TEXTS": pairs}])
+    np.testing.assert_allclose(good["SCORES"], [[1]], atol=1e-6)
+    assert good["DIGEST"].tolist() == [[DIGEST.encode()]]
+    assert refused.error.code == TritonError.INVALID_ARG
+    assert '"word1"' in refused.error.message
+
+
 def test_a_vector_of_zeros_is_near_to_nothing(tmp_path: Path) -> None:
     matrix = np.array([[0, 0], [1, 0], [2, 0], [0, 3], [-1, 0]], np.float32)
     save_file({"vectors": matrix}, tmp_path / "model.safetensors")
     (tmp_path / "vocabulary.txt").write_text("a\t1\nb\t1\nc\t1\nd\t1\ne\t1\n")
-    embedding.write_unit_vectors(tmp_path)
-    (answer,) = embedding.neighbours(embedding.load(tmp_path, unit=True), [embedding.Question(ids=column(0, 1))])
+    vectors_file.prepare(tmp_path)
+    (answer,) = embedding.neighbours(vectors_file.load(tmp_path, unit=True), [embedding.Question(ids=column(0, 1))])
     assert isinstance(answer, embedding.Nearest)
     assert answer.scores.tolist() == [[0, 0, 0, 0], [1, 0, 0, -1]]
     assert answer.ids.tolist() == [[1, 2, 3, 4], [2, 0, 3, 4]]
@@ -188,4 +212,4 @@ def test_a_vector_of_zeros_is_near_to_nothing(tmp_path: Path) -> None:
 
 def test_a_word_may_hold_what_others_take_for_a_line_break(tmp_path: Path) -> None:
     (tmp_path / "vocabulary.txt").write_bytes("a\u2028b\t1\nc\x0bd\te\t1\n".encode())
-    assert embedding.read_vocabulary(tmp_path / "vocabulary.txt") == ["a\u2028b".encode(), b"c\x0bd\te"]
+    assert vectors_file.read_vocabulary(tmp_path / "vocabulary.txt") == ["a\u2028b".encode(), b"c\x0bd\te"]

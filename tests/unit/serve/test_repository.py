@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ parameters { key: "digest" value { string_value: "sha256:abc" } }
 parameters { key: "version" value { string_value: "3" } }
 """
 
+ANALOGIES = NEIGHBOURS.replace('"neighbours"', '"analogies"')
+for name in ("WORDS", "IDS"):
+    ANALOGIES = re.sub(rf'(input {{ name: "{name}" .* dims: )\[1\]', r"\1[3]", ANALOGIES)
+
+SIMILARITY = """\
+name: "similarity"
+backend: "python"
+max_batch_size: 256
+input { name: "TEXTS" data_type: TYPE_STRING dims: [2] }
+output { name: "SCORES" data_type: TYPE_FP32 dims: [1] }
+output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
+""" + VECTORS[VECTORS.index("instance_group") :]
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
@@ -56,13 +70,17 @@ def files(tmp_path: Path) -> dict[str, str]:
     [
         ("neighbours/config.pbtxt", NEIGHBOURS),
         ("vectors/config.pbtxt", VECTORS),
+        ("analogies/config.pbtxt", ANALOGIES),
+        ("similarity/config.pbtxt", SIMILARITY),
         ("neighbours/3/model.py", "from mms_workloads.serve.triton_models import Neighbours as TritonPythonModel\n"),
         ("vectors/3/model.py", "from mms_workloads.serve.triton_models import Vectors as TritonPythonModel\n"),
+        ("analogies/3/model.py", "from mms_workloads.serve.triton_models import Analogies as TritonPythonModel\n"),
+        ("similarity/3/model.py", "from mms_workloads.serve.triton_models import Similarity as TritonPythonModel\n"),
     ],
     ids=lambda value: value.split("\n")[0] if isinstance(value, str) else None,
 )
 def test_files(files: dict[str, str], path: str, text: str) -> None:
-    assert len(files) == 4
+    assert len(files) == 8
     assert files[path] == text
 
 

@@ -15,6 +15,7 @@ from ctypes.util import find_library
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from tests.unit.serve import artifacts
 from tests.unit.serve.triton_home import TritonHome, triton_home
@@ -114,12 +115,22 @@ def test_serves_and_survives_a_killed_triton(pod: ServingPod) -> None:
     pod.start_all()
     wait(lambda: pod.readyz()[0] == 200)
     expected = [pod.built.words[row] for row, _ in artifacts.cosine_neighbours(pod.built.vectors, 5, 4)]
+    units = pod.built.vectors / np.linalg.norm(pod.built.vectors, axis=1, keepdims=True)
+    cosines = units @ (units[1] - units[5] + units[7])
+    cosines[[1, 5, 7]] = -np.inf
+    best = pod.built.words[int(np.argmax(cosines))]
     for url in (f"127.0.0.1:{pod.ports[1]}", f"http://127.0.0.1:{pod.ports[0]}"):
         (answer, _) = query.neighbours(url, ["word5", "höhe"], 4)
         assert (answer.words, answer.version, answer.digest) == (expected, 3, pod.digest)
         assert query.vectors(url, ["word7"] * 300).tolist() == [pod.built.vectors[7].tolist()] * 300
         with pytest.raises(query.UnknownWordError, match="nope"):
             query.neighbours(url, ["nope"])
+        (analogy,) = query.analogies(url, [("word5", "höhe", "word7")], 4)
+        assert (analogy.words[0], analogy.version, analogy.digest) == (best, 3, pod.digest)
+        assert not {"word5", "höhe", "word7"} & set(analogy.words)
+        assert query.similarity(url, [("Höhe, word5", "word5 höhe")] * 300) == pytest.approx([1] * 300)
+        with pytest.raises(query.InvalidQueryError, match='no known word in "nope"'):
+            query.similarity(url, [("word5", "nope")])
 
     pod.processes["triton"].send_signal(signal.SIGKILL)
     wait(lambda: pod.readyz()[0] == 503)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mms_workloads.contract import Subwords
+    from mms_workloads.contract import WordEmbedding
     from mms_workloads.data.vocabulary import Vocabulary
     from mms_workloads.embedding.distribution import Distribution
     from mms_workloads.embedding.parameters import Parameters
 
-WEIGHTS, VOCABULARY, SUBWORDS = "model.safetensors", "vocabulary.txt", "subwords.json"
+WEIGHTS, VOCABULARY, TASK = "model.safetensors", "vocabulary.txt", "model.json"
 REPORT = "report.html"
 ROWS_AT_ONCE = 4096
 
@@ -37,16 +37,15 @@ def write(
     parameters: Parameters,
     vectors: NDArray[np.float32],
     vocabulary: Vocabulary,
-    subwords: Subwords | None,
+    task: WordEmbedding,
 ) -> None:
-    """vocabulary.txt, and model.safetensors: vectors [V, d], contexts [V, d].
+    """model.json, vocabulary.txt, and model.safetensors: vectors [V, d], contexts [V, d].
 
-    With subwords: also ngrams [buckets, d], and subwords.json. vectors: as words_of gives them. Raises JobError when a
-    number is not finite, OSError.
+    With subwords: also ngrams [buckets, d]. vectors: as words_of gives them. Raises JobError when a number is not
+    finite, OSError.
     """
     tensors = {"vectors": vectors, "contexts": parameters.contexts}
-    if subwords:
-        (folder / SUBWORDS).write_text(subwords.model_dump_json(indent=1), encoding="utf-8")
+    if task.subwords:
         tensors["ngrams"] = parameters.vectors[len(vocabulary) :]
     if not all(np.isfinite(part).all() for one in tensors.values() for part in _parts(one)):
         raise JobError(
@@ -54,6 +53,7 @@ def write(
         )
     _safetensors(folder / WEIGHTS, tensors)
     (folder / VOCABULARY).write_text(vocabulary.text(), encoding="utf-8")
+    (folder / TASK).write_text(task.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _safetensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:

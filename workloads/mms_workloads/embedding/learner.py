@@ -125,7 +125,7 @@ class EmbeddingLearner:
         assert isinstance(state, EmbeddingState)  # noqa: S101 - made by `start`
         parameters = state.base.parameters()
         vectors = files.words_of(parameters, self.words)
-        files.write(folder, parameters, vectors, self.vocabulary, self.task.subwords)
+        files.write(folder, parameters, vectors, self.vocabulary, self.task)
         page = report.page(self.vocabulary, vectors, evaluation.metrics, self.losses, self.task)
         (folder / files.REPORT).write_text(page, encoding="utf-8")
         return golden(vectors, self.vocabulary.words)

@@ -85,7 +85,7 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
         held_out=False,
     )
     output.mkdir(parents=True, exist_ok=True)
-    files.write(output, parameters, vectors, plan.vocabulary, settings.task.subwords)
+    files.write(output, parameters, vectors, plan.vocabulary, settings.task)
     files.word2vec_binary(output / "vectors.bin", plan.vocabulary.words, vectors)
     page = report.page(plan.vocabulary, vectors, metrics, losses, settings.task)
     (output / files.REPORT).write_text(page, encoding="utf-8")

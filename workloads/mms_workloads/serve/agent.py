@@ -2,7 +2,7 @@
 
     python -m mms_workloads.serve.agent
 
-    GET /readyz     200 while both models are ready in Triton and all golden cases were right since they were loaded
+    GET /readyz     200 while all models are ready in Triton and all golden cases were right since they were loaded
     GET /healthz    200 while the process lives
     GET /v1/served  what is served, and when it was verified
     GET /metrics    for Prometheus
@@ -116,7 +116,7 @@ class Agent:
             if self.state.phase != "WaitingForTriton":
                 self._enter("WaitingForTriton", "Triton does not answer")
             return
-        self._enter("Loading", f"loading {' and '.join(MODELS)}")
+        self._enter("Loading", f"loading {', '.join(MODELS)}")
         await self.triton.load(self.artifact.manifest, self.artifact.digest)
         self._enter("Verifying", "asking the golden cases")
         right = await self.triton.verify(self.artifact.golden, version)

@@ -55,7 +55,7 @@ class Triton:
         return {model: await self._model_ready(model, version) for model in MODELS}
 
     async def load(self, manifest: ArtifactManifest, digest: str) -> None:
-        """Loads both models and checks that they serve the artifact: a load's success alone proves nothing.
+        """Loads the models and checks that they serve the artifact: a load's success alone proves nothing.
 
         Raises JobError ModelLoadFailed, TritonGoneError.
         """

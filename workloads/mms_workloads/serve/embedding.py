@@ -1,30 +1,30 @@
-"""Word vectors mapped from disk, and the answers of the two served models. numpy only: this runs inside Triton.
+"""The answers of the served models of word vectors. numpy and the native tokenizer only: this runs inside Triton.
 
 A request is a Question; its answer is a value or a RequestError, so that one bad request in a batch touches no other.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from mms_workloads.data.text import Words
+from mms_workloads.embedding.subwords import buckets_of
+from mms_workloads.serve.vectors_file import Embedding, shown, unit_rows
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-WEIGHTS = "model.safetensors"
-VOCABULARY = "vocabulary.txt"
-UNIT_VECTORS = "unit_vectors.npy"  # made from the weights by fetch: both models map files, none holds a copy
+    Answer = TypeVar("Answer")
 
 DEFAULT_K = 10
 MAX_NEIGHBOURS = 1 << 20  # in one answer: 12 MB of words and scores, which fit the shared memory of a container
+MAX_TEXT_BYTES = 1 << 18  # bounds the vectors that are held at a time: 26 MB at d = 100
+MAX_WORD_BYTES = 1024  # what is longer is no word (data/text.py), and would have too many n-grams
 SCORE_BYTES = 64 << 20  # of the matrix of scores that is held at a time
 BLOCK = 64  # scores whose maximum stands for them when the k best are sought
 SHOWN = 3  # words or ids that an error names
@@ -38,24 +38,35 @@ class UnknownWordError(RequestError):
     """A word that the model has no vector for."""
 
 
-class ArtifactError(ValueError):
-    """Files of an artifact that do not fit together; the message names the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    words: NDArray[np.object_]  # [V] of bytes, UTF-8
-    ids: dict[bytes, int]  # row of each word
-    rows: NDArray[np.float32]  # [V, d]
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The inputs of one request as Triton gives them: WORDS object [n, 1], IDS int64 [n, 1], K int32 [n, 1]."""
+    """The inputs of one request as Triton gives them.
+
+    WORDS object and IDS int64 [n, 1] or, of analogies, [n, 3]; K int32 [n, 1]; TEXTS object [n, 2].
+    """
 
     words: NDArray[Any] | None = None
     ids: NDArray[Any] | None = None
     k: NDArray[Any] | None = None
+    texts: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Words looked up. Of a word that is not in the vocabulary the row is -1; if it is unknown its vector is 0."""
+
+    rows: NDArray[np.int64]  # [n]
+    vectors: NDArray[np.float32]  # [n, d]
+    known: NDArray[np.bool_]  # [n], has a vector
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """For the k words that are nearest to each target."""
+
+    targets: NDArray[np.float32]  # [n, d], of length 1 or 0
+    left_out: NDArray[np.int64]  # [n, c] rows that are no answer; -1: none
+    k: int  # at most V - c
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,152 +77,184 @@ class Nearest:
 
 def vectors(embedding: Embedding, questions: Sequence[Question]) -> list[NDArray[np.float32] | RequestError]:
     """The vectors [n, d] of each question's words."""
-    answers: list[NDArray[np.float32] | RequestError] = []
-    for question in questions:
-        try:
-            answers.append(embedding.rows[resolve(embedding, question)])
-        except RequestError as error:
-            answers.append(error)
-    return answers
+    return _each(lambda question: asked(embedding, question).vectors, questions)
 
 
 def neighbours(embedding: Embedding, questions: Sequence[Question]) -> list[Nearest | RequestError]:
-    """The k nearest words of each question's words by cosine, the word itself left out.
+    """The k nearest words of each question's words by cosine, the word itself left out. `embedding` is of length 1."""
 
-    `embedding.rows` are of length 1 (or 0). All questions share the matrix products. Equal scores are ordered by row.
+    def search(question: Question) -> Search:
+        found = asked(embedding, question)
+        k = count(question.k, len(found.rows), len(embedding.words) - 1)
+        return Search(found.vectors, found.rows[:, None], k)
+
+    return nearest(embedding, _each(search, questions))
+
+
+def analogies(embedding: Embedding, questions: Sequence[Question]) -> list[Nearest | RequestError]:
+    """The k nearest words to b - a + c of each (a, b, c), the three left out: 3CosAdd (Mikolov et al., 2013).
+
+    `embedding` is of length 1.
+    """
+
+    def search(question: Question) -> Search:
+        found = asked(embedding, question)
+        a, b, c = (found.vectors[place::3] for place in range(3))
+        k = count(question.k, len(a), len(embedding.words) - 3)
+        return Search(unit_rows(b - a + c), found.rows.reshape(-1, 3), k)
+
+    return nearest(embedding, _each(search, questions))
+
+
+def similarity(embedding: Embedding, questions: Sequence[Question]) -> list[NDArray[np.float32] | RequestError]:
+    """The cosine [n, 1] of each pair of texts: of the means of their words' vectors. `embedding` is of length 1."""
+
+    def cosines(question: Question) -> NDArray[np.float32]:
+        if question.texts is None:
+            raise RequestError("TEXTS not given: give two texts a row")
+        means = unit_rows(np.stack([mean_of(embedding, text) for text in question.texts.ravel()]))
+        scores: NDArray[np.float32] = (means[::2] * means[1::2]).sum(axis=1, keepdims=True)
+        return scores
+
+    return _each(cosines, questions)
+
+
+def nearest(embedding: Embedding, searches: Sequence[Search | RequestError]) -> list[Nearest | RequestError]:
+    """The answer of each; an error stays. All share the matrix products. Equal scores are ordered by row.
+
+    `embedding.rows` are of length 1 (or 0); all `left_out` have as many columns.
     """
     answers: list[Nearest | RequestError] = []
-    asked: list[NDArray[np.int64]] = []
-    ks: list[int] = []
-    for question in questions:
-        try:
-            ids = resolve(embedding, question)
-            ks.append(count(question.k, len(ids), len(embedding.words)))
-            asked.append(ids)
-            answers.append(Nearest(np.empty((len(ids), ks[-1]), np.int64), np.empty((len(ids), ks[-1]), np.float32)))
-        except RequestError as error:
-            answers.append(error)
-    if not asked:
+    places: list[tuple[Nearest, int]] = []  # of each target
+    for search in searches:
+        if isinstance(search, RequestError):
+            answers.append(search)
+            continue
+        shape = (len(search.targets), search.k)
+        answer = Nearest(np.empty(shape, np.int64), np.empty(shape, np.float32))
+        answers.append(answer)
+        places += [(answer, i) for i in range(len(answer.ids))]
+    if not places:
         return answers
-    rows = np.concatenate(asked)
-    targets = [(answer, i) for answer in answers if isinstance(answer, Nearest) for i in range(len(answer.ids))]
+    targets = np.concatenate([search.targets for search in searches if isinstance(search, Search)])
+    left_out = np.concatenate([search.left_out for search in searches if isinstance(search, Search)])
     chunk = max(1, SCORE_BYTES // (4 * len(embedding.words)))
-    for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]
-        scores = embedding.rows[part] @ embedding.rows.T
-        scores[np.arange(len(part)), part] = -np.inf
-        bounds = _bounds(scores, max(answer.ids.shape[1] for answer, _ in targets[start : start + chunk]))
-        for row, bound, (answer, i) in zip(scores, bounds, targets[start : start + chunk], strict=True):
-            best = _best(row, bound, answer.ids.shape[1])
+    for start in range(0, len(targets), chunk):
+        part = slice(start, start + chunk)
+        scores = targets[part] @ embedding.rows.T
+        row, column = np.nonzero(left_out[part] >= 0)
+        scores[row, left_out[part][row, column]] = -np.inf
+        bounds = _bounds(scores, max(answer.ids.shape[1] for answer, _ in places[part]))
+        for of_target, bound, (answer, i) in zip(scores, bounds, places[part], strict=True):
+            best = _best(of_target, bound, answer.ids.shape[1])
             answer.ids[i] = best
-            answer.scores[i] = row[best]
+            answer.scores[i] = of_target[best]
     return answers
 
 
-def resolve(embedding: Embedding, question: Question) -> NDArray[np.int64]:
-    """The rows [n] that a question asks for. Raises RequestError."""
+def asked(embedding: Embedding, question: Question) -> Found:
+    """The words that a question asks for, row by row. Raises RequestError."""
     if (question.words is None) == (question.ids is None):
         given = "neither" if question.words is None else "both"
         raise RequestError(f"{given} of WORDS and IDS given: give exactly one of them")
-    size = len(embedding.words)
     if question.words is not None:
-        found = [embedding.ids.get(word, -1) for word in question.words.ravel()]
-        if -1 in found:
-            missing = [word for word, row in zip(question.words.ravel(), found, strict=True) if row < 0]
-            raise _unknown(missing, size)
-        return np.asarray(found, dtype=np.int64)
+        words = question.words.ravel().tolist()
+        found = find(embedding, words)
+        if not found.known.all():
+            raise _unknown(embedding, [word for word, known in zip(words, found.known, strict=True) if not known])
+        return found
+    size = len(embedding.words)
     ids = np.asarray(question.ids, dtype=np.int64).ravel()
     wrong = ids[(ids < 0) | (ids >= size)]
     if len(wrong):
         raise RequestError(
             f"IDS: {_some(list(map(int, wrong)))} out of range: ids are rows of the vocabulary, 0 to {size - 1}"
         )
-    return ids
+    return Found(ids, embedding.rows[ids], np.ones(len(ids), np.bool_))
 
 
-def count(k: NDArray[Any] | None, words: int, size: int) -> int:
-    """How many neighbours are asked for, from K [n, 1]. Raises RequestError."""
+def find(embedding: Embedding, words: Sequence[bytes]) -> Found:
+    rows = embedding.words.rows(words)
+    found = Found(rows, embedding.rows[rows], rows >= 0)
+    for place in np.flatnonzero(rows < 0).tolist():
+        made = composed(embedding, words[place])
+        found.known[place] = made is not None
+        found.vectors[place] = 0 if made is None else made
+    return found
+
+
+def composed(embedding: Embedding, word: bytes) -> NDArray[np.float32] | None:
+    """The vector [d] of a word by its n-grams alone; None: it has none, or is no word."""
+    if embedding.ngrams is None or embedding.task.subwords is None or not 0 < len(word) <= MAX_WORD_BYTES:
+        return None
+    try:
+        buckets = buckets_of(word.decode(), embedding.task.subwords)
+    except UnicodeDecodeError:
+        return None
+    if not buckets:
+        return None
+    mean: NDArray[np.float32] = embedding.ngrams[buckets].mean(axis=0)
+    return unit_rows(mean) if embedding.unit else mean
+
+
+def mean_of(embedding: Embedding, text: bytes) -> NDArray[np.float32]:
+    """The mean [d] of the vectors of a text's words, as often as they occur; unknown ones left out.
+
+    Raises RequestError.
+    """
+    if len(text) > MAX_TEXT_BYTES:
+        raise RequestError(
+            f"TEXTS: {shown(text[:64])}... has {len(text)} bytes: a text may have {MAX_TEXT_BYTES}, ask for parts of it"
+        )
+    occurrences = words_in(text, embedding)
+    found = find(embedding, [word.encode() for word in occurrences])
+    if not found.known.any():
+        raise RequestError(
+            f"TEXTS: no known word in {shown(text)}: give a text with a word of the vocabulary "
+            "(vocabulary.txt of the artifact has them all)"
+        )
+    weights = np.fromiter(occurrences.values(), np.float32, len(occurrences)) * found.known
+    mean: NDArray[np.float32] = weights @ found.vectors / weights.sum()
+    return mean
+
+
+def words_in(text: bytes, embedding: Embedding) -> dict[str, int]:
+    """The words that the training's tokenizer finds, and how often. Raises RequestError."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise RequestError(f"TEXTS: {text[:64]!r} is not UTF-8: encode texts as UTF-8") from None
+    words = Words()
+    words.count(text, embedding.task.tokenizer)
+    return words.above(0)
+
+
+def count(k: NDArray[Any] | None, rows: int, limit: int) -> int:
+    """How many words are asked for, from K [n, 1]; `limit`: that may be an answer. Raises RequestError."""
     values = {DEFAULT_K} if k is None else {int(value) for value in k.ravel()}
     if len(values) != 1:
         raise RequestError(f"K: {_some(sorted(values))} in one request: K must be the same for all its words")
     value = values.pop()
     if k is None:
-        value = min(value, size - 1)
-    if not 1 <= value <= size - 1:
-        raise RequestError(f"K: {value} neighbours asked for: K must be 1 to {size - 1}, all other words")
-    if value * words > MAX_NEIGHBOURS:
+        value = min(value, limit)
+    if not 1 <= value <= limit:
+        raise RequestError(f"K: {value} neighbours asked for: K must be 1 to {limit}, all other words")
+    if value * rows > MAX_NEIGHBOURS:
         raise RequestError(
-            f"K: {words} words with {value} neighbours each: at most {MAX_NEIGHBOURS} neighbours fit in an answer, "
+            f"K: {rows} words with {value} neighbours each: at most {MAX_NEIGHBOURS} neighbours fit in an answer, "
             "ask for fewer words at a time"
         )
     return value
 
 
-def load(directory: Path, *, unit: bool) -> Embedding:
-    """Maps an artifact's vectors, or the same at length 1. Raises ArtifactError, OSError."""
-    words = read_vocabulary(directory / VOCABULARY)
-    rows = np.load(directory / UNIT_VECTORS, mmap_mode="r") if unit else map_tensor(directory / WEIGHTS, "vectors")
-    if len(rows) != len(words):
-        raise ArtifactError(f"{VOCABULARY} has {len(words)} words, {WEIGHTS} has {len(rows)} vectors")
-    ids = {word: row for row, word in enumerate(words)}
-    if len(ids) != len(words):
-        twice = next(word for row, word in enumerate(words) if ids[word] != row)
-        raise ArtifactError(f"{VOCABULARY} has the word {_text(twice)} twice")
-    objects = np.empty(len(words), dtype=np.object_)
-    objects[:] = words
-    return Embedding(objects, ids, rows)
-
-
-def read_vocabulary(path: Path) -> list[bytes]:
-    """The words in the order of their rows. Raises ArtifactError."""
-    words = []
-    # Only \n ends a line: a word may hold other characters that count as line breaks somewhere.
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
-        word, tab, _ = line.rpartition(b"\t")
-        if not tab or not word:
-            raise ArtifactError(f"{path.name}: line {number} is not `word<TAB>count`")
-        words.append(word)
-    return words
-
-
-def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
-    """A float32 matrix of a safetensors file, mapped read-only. Raises ArtifactError.
-
-    The format: 8 bytes of header length, little-endian; a JSON header with each tensor's dtype, shape and place in the
-    bytes that follow (huggingface/safetensors, README).
-    """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise ArtifactError(f"{path.name}: the header is longer than the file")
-            entry = json.loads(file.read(length))[name]
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path.name}: no readable tensor {name!r}: {error!r}") from error
-    if dtype != "F32" or len(shape) != 2 or min(shape) < 1:  # noqa: PLR2004 - a matrix
-        raise ArtifactError(f"{path.name}: tensor {name!r} is {dtype} {list(shape)}, not a float32 matrix")
-    if end - begin != 4 * math.prod(shape) or not 0 <= begin <= end <= size - 8 - length:
-        raise ArtifactError(f"{path.name}: tensor {name!r} lies outside the file")
-    return np.memmap(path, dtype="<f4", mode="r", offset=8 + length + begin, shape=shape)
-
-
-def write_unit_vectors(directory: Path, rows_at_a_time: int = 65_536) -> int:
-    """Writes the vectors at length 1 beside the weights; a vector of zeros stays. Returns d. Raises ArtifactError."""
-    matrix = map_tensor(directory / WEIGHTS, "vectors")
-    part = directory / f".{UNIT_VECTORS}.part"
-    out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=matrix.shape)
-    for start in range(0, len(matrix), rows_at_a_time):
-        rows = np.asarray(matrix[start : start + rows_at_a_time])
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-        if not np.isfinite(lengths).all():
-            row = start + int(np.flatnonzero(~np.isfinite(lengths))[0])
-            raise ArtifactError(f"{WEIGHTS}: vector {row} is not finite")
-        out[start : start + rows_at_a_time] = rows / np.where(lengths > 0, lengths, 1)[:, None]
-    out.flush()
-    part.replace(directory / UNIT_VECTORS)
-    return int(matrix.shape[1])
+def _each(answer: Callable[[Question], Answer], questions: Sequence[Question]) -> list[Answer | RequestError]:
+    answers: list[Answer | RequestError] = []
+    for question in questions:
+        try:
+            answers.append(answer(question))
+        except RequestError as error:
+            answers.append(error)
+    return answers
 
 
 def _bounds(scores: NDArray[np.float32], k: int) -> NDArray[np.float32]:
@@ -233,23 +276,21 @@ def _best(row: NDArray[np.float32], bound: np.float32, k: int) -> NDArray[np.int
     return candidates[np.lexsort((candidates, -row[candidates]))[:k]]
 
 
-def _unknown(missing: list[bytes], size: int) -> RequestError:
+def _unknown(embedding: Embedding, missing: list[bytes]) -> RequestError:
     for word in missing:
         try:
             word.decode()
         except UnicodeDecodeError:
             return RequestError(f"WORDS: {word[:64]!r} is not UTF-8: encode words as UTF-8")
     noun = "words" if len(missing) > 1 else "word"
+    ngrams = "" if embedding.ngrams is None else " and without n-grams"
     return UnknownWordError(
-        f"WORDS: unknown {noun} {_some([_text(word) for word in missing])}: not among the {size} words of this model; "
-        "ask for words as the training's tokenizer writes them (vocabulary.txt of the artifact has them all)"
+        f"WORDS: unknown {noun} {_some([shown(word) for word in missing])}: not among the {len(embedding.words)} words "
+        f"of this model{ngrams}; ask for words as the training's tokenizer writes them (vocabulary.txt of the artifact "
+        "has them all)"
     )
 
 
-def _text(word: bytes) -> str:
-    return json.dumps(word[:256].decode(errors="replace"), ensure_ascii=False)
-
-
 def _some(items: Sequence[object]) -> str:
-    shown = ", ".join(str(item) for item in items[:SHOWN])
-    return shown if len(items) <= SHOWN else f"{shown} and {len(items) - SHOWN} more"
+    named = ", ".join(str(item) for item in items[:SHOWN])
+    return named if len(items) <= SHOWN else f"{named} and {len(items) - SHOWN} more"

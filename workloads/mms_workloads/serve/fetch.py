@@ -26,9 +26,9 @@ from pydantic import ValidationError
 
 from mms_workloads import contract, logs, pod, store
 from mms_workloads.contract import ArtifactManifest, FileEntry, Golden, Outcome, Reason, ServeFile, Store
-from mms_workloads.serve import embedding, repository
-from mms_workloads.serve.embedding import ArtifactError
+from mms_workloads.serve import repository, vectors_file
 from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
+from mms_workloads.serve.vectors_file import ArtifactError
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
-REQUIRED = (embedding.WEIGHTS, embedding.VOCABULARY, GOLDEN)
+REQUIRED = (vectors_file.WEIGHTS, vectors_file.VOCABULARY, GOLDEN)
 CHUNK_BYTES = 1 << 20
 MANIFEST_BYTES = 16 << 20  # no manifest is larger: the limit keeps a wrong URI from filling the memory
 
@@ -111,7 +111,7 @@ def parse_manifest(data: bytes, digest: str, uri: str) -> ArtifactManifest:
     except (ValueError, ValidationError) as error:
         raise _corrupt(uri, MANIFEST, f"not an artifact's manifest: {error}") from error
     for name in manifest.files:
-        if not _FILE_NAME.fullmatch(name) or name in {MANIFEST, embedding.UNIT_VECTORS}:
+        if not _FILE_NAME.fullmatch(name) or name in {MANIFEST, *vectors_file.MADE}:
             raise _corrupt(uri, MANIFEST, f"file name {name!r} is refused: files lie in the artifact's folder itself")
     for name in REQUIRED:
         if name not in manifest.files:
@@ -184,10 +184,10 @@ class _local:  # noqa: N801 - a context manager
 
 
 def _prepare(manifest: ArtifactManifest, digest: str, folder: Path, layout: Layout) -> None:
-    """What is made from the verified files: vectors at length 1, the model repository, the control key."""
+    """What is made from the verified files: what models map, the model repository, the control key."""
     try:
-        dimensions = embedding.write_unit_vectors(folder)
-        embedding.load(folder, unit=True)
+        dimensions = vectors_file.prepare(folder)
+        vectors_file.load(folder, unit=True)
         Golden.model_validate_json((folder / GOLDEN).read_bytes())
     except (ArtifactError, ValidationError) as error:
         raise JobError(

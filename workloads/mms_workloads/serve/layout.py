@@ -2,7 +2,7 @@
 
 The three containers (fetch, Triton, agent) share one volume, MODELS_DIR:
 
-    /models/artifact-<12 hex digits>/   the artifact's files, and unit_vectors.npy made from them
+    /models/artifact-<12 hex digits>/   the artifact's files, and what is made from them
     /models/repository/                 Triton's model repository
     /models/control-key                 the secret of Triton's model control, new in each pod
 

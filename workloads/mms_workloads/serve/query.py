@@ -2,7 +2,9 @@
 
 A url is host:port or grpc://host:port for gRPC, http://host:port for HTTP.
 
-    neighbours("localhost:8001", ["gold"], 3)[0].words   # ["silver", ...]
+    neighbours("localhost:8001", ["gold"], 3)[0].words                       # ["silver", ...]
+    analogies("localhost:8001", [("man", "king", "woman")], 3)[0].words      # ["queen", ...]
+    similarity("localhost:8001", [("gold and silver", "a precious metal")])  # [0.71]
 """
 
 from __future__ import annotations
@@ -10,18 +12,20 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
-from mms_workloads.serve.repository import MAX_BATCH_SIZE, NEIGHBOURS, VECTORS
+from mms_workloads.serve.repository import ANALOGIES, MAX_BATCH_SIZE, NEIGHBOURS, SIMILARITY, VECTORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
+
+    Row = TypeVar("Row", bound=str | Sequence[str])
 
 TIMEOUT_SECONDS = 30.0
 
@@ -57,27 +61,52 @@ class Neighbours:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Analogy:
+    asked: tuple[str, str, str]  # a, b, c: a is to b as c is to each of the words
+    words: list[str]  # best first
+    scores: list[float]  # their cosines with b - a + c
+    version: int  # of the artifact that answered
+    digest: str
+
+
 def neighbours(url: str, words: Sequence[str], k: int = 10, timeout: float = TIMEOUT_SECONDS) -> list[Neighbours]:
     """The k nearest words of each word. Raises QueryError."""
-    answers = []
+    return [Neighbours(word, *found) for word, found in _nearest(url, NEIGHBOURS, words, k, timeout)]
+
+
+def analogies(
+    url: str, questions: Sequence[tuple[str, str, str]], k: int = 10, timeout: float = TIMEOUT_SECONDS
+) -> list[Analogy]:
+    """The k best answers to each (a, b, c): a is to b as c is to what? Raises QueryError."""
+    return [Analogy(asked, *found) for asked, found in _nearest(url, ANALOGIES, questions, k, timeout)]
+
+
+def similarity(url: str, pairs: Sequence[tuple[str, str]], timeout: float = TIMEOUT_SECONDS) -> list[float]:
+    """How near the two texts of each pair are, -1 to 1: the cosine of their words' means. Raises QueryError."""
     with _client(url, timeout) as ask:
-        for part in _parts(words):
-            outputs, version = ask(
-                NEIGHBOURS,
-                {"WORDS": _column(part), "K": np.full((len(part), 1), k, np.int32)},
-                ["WORDS", "SCORES", "DIGEST"],
-            )
-            digest = outputs["DIGEST"].flat[0].decode()
-            for word, found, scores in zip(part, outputs["WORDS"], outputs["SCORES"], strict=True):
-                answers.append(Neighbours(word, [w.decode() for w in found], scores.tolist(), version, digest))
-    return answers
+        found = [ask(SIMILARITY, {"TEXTS": _rows(part)}, ["SCORES"])[0]["SCORES"] for part in _parts(pairs, "pairs")]
+    return [float(score) for scores in found for score in scores.ravel()]
 
 
 def vectors(url: str, words: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> NDArray[np.float32]:
     """The vectors [n, d] of words. Raises QueryError."""
     with _client(url, timeout) as ask:
-        found = [ask(VECTORS, {"WORDS": _column(part)}, ["VECTORS"])[0]["VECTORS"] for part in _parts(words)]
+        found = [ask(VECTORS, {"WORDS": _rows(part)}, ["VECTORS"])[0]["VECTORS"] for part in _parts(words)]
     return np.concatenate(found)
+
+
+def _nearest(
+    url: str, model: str, asked: Sequence[Row], k: int, timeout: float
+) -> Iterator[tuple[Row, tuple[list[str], list[float], int, str]]]:
+    """Of each row the words, their scores, and the version and digest of the artifact."""
+    with _client(url, timeout) as ask:
+        for part in _parts(asked):
+            inputs = {"WORDS": _rows(part), "K": np.full((len(part), 1), k, np.int32)}
+            outputs, version = ask(model, inputs, ["WORDS", "SCORES", "DIGEST"])
+            digest = outputs["DIGEST"].flat[0].decode()
+            for row, found, scores in zip(part, outputs["WORDS"], outputs["SCORES"], strict=True):
+                yield row, ([word.decode() for word in found], scores.tolist(), version, digest)
 
 
 @contextmanager
@@ -140,14 +169,14 @@ def _unreachable(url: str, why: object) -> UnreachableError:
     return UnreachableError(f"{url} does not answer: {why}: check the address, and that the service is ready")
 
 
-def _parts(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    if isinstance(words, str) or not words:
-        raise InvalidQueryError("words: give a list of at least one word")
-    for start in range(0, len(words), MAX_BATCH_SIZE):
-        yield words[start : start + MAX_BATCH_SIZE]
+def _parts(asked: Sequence[Row], what: str = "words") -> Iterator[Sequence[Row]]:
+    if isinstance(asked, str) or not asked:
+        raise InvalidQueryError(f"{what}: give a list of at least one {what.removesuffix('s')}")
+    for start in range(0, len(asked), MAX_BATCH_SIZE):
+        yield asked[start : start + MAX_BATCH_SIZE]
 
 
-def _column(words: Sequence[str]) -> NDArray[np.object_]:
-    column = np.empty((len(words), 1), dtype=np.object_)
-    column[:, 0] = [word.encode() for word in words]
-    return column
+def _rows(asked: Sequence[str] | Sequence[Sequence[str]]) -> NDArray[np.object_]:
+    """[n, 1] of strings, [n, m] of tuples of them."""
+    rows = [[row] if isinstance(row, str) else row for row in asked]
+    return np.array([[text.encode() for text in row] for row in rows], dtype=np.object_)

@@ -1,12 +1,14 @@
 """A Triton model repository for an artifact: pure functions from the manifest to the text of files.
 
-A wordEmbedding artifact becomes two models on the python backend. Of both, the batch is the list of words asked for, so
+A wordEmbedding artifact becomes four models on the python backend. Of each, the batch is the list of what is asked, so
 that one request asks for n words, and Triton merges requests without delay into larger batches:
 
     vectors      WORDS string [n, 1] or IDS int64 [n, 1]      -> VECTORS float32 [n, d]
     neighbours   the same, and K int32 [n, 1], absent: 10     -> WORDS string [n, k], SCORES float32 [n, k]
+    analogies    the same, of WORDS or IDS [n, 3]             -> the same
+    similarity   TEXTS string [n, 2]                          -> SCORES float32 [n, 1]
 
-K is the same number in each row. Both also answer DIGEST string [n, 1], the artifact's. Triton's model version is the
+K is the same number in each row. All also answer DIGEST string [n, 1], the artifact's. Triton's model version is the
 artifact's version, so each response carries it as model_version. (Triton 2.51 has no parameters in the responses of
 its python backend.) The models map the same files, so the page cache holds one copy of the weights.
 
@@ -24,13 +26,15 @@ if TYPE_CHECKING:
 
 VECTORS = "vectors"
 NEIGHBOURS = "neighbours"
-MODELS = (VECTORS, NEIGHBOURS)
+ANALOGIES = "analogies"
+SIMILARITY = "similarity"
+MODELS = (VECTORS, NEIGHBOURS, ANALOGIES, SIMILARITY)
 
-# Words in one execution: bounds how long others wait behind it, 50 ms at 30,000 words on a core. A longer request is
+# Rows in one execution: bounds how long others wait behind it, 50 ms at 30,000 words on a core. A longer request is
 # refused by Triton, which names the limit.
 MAX_BATCH_SIZE = 256
 
-_CLASSES = {VECTORS: "Vectors", NEIGHBOURS: "Neighbours"}
+_CLASSES = {VECTORS: "Vectors", NEIGHBOURS: "Neighbours", ANALOGIES: "Analogies", SIMILARITY: "Similarity"}
 
 
 def render(manifest: ArtifactManifest, *, digest: str, artifact_dir: Path, dimensions: int) -> dict[str, str]:
@@ -46,12 +50,7 @@ def render(manifest: ArtifactManifest, *, digest: str, artifact_dir: Path, dimen
 
 def config(model: str, *, version: int, digest: str, artifact_dir: Path, dimensions: int) -> str:
     """config.pbtxt of a model. Each field is given: the server does not complete configurations."""
-    inputs = [_tensor("WORDS", "TYPE_STRING", 1, optional=True), _tensor("IDS", "TYPE_INT64", 1, optional=True)]
-    if model == NEIGHBOURS:
-        inputs.append(_tensor("K", "TYPE_INT32", 1, optional=True))
-        outputs = [_tensor("WORDS", "TYPE_STRING", -1), _tensor("SCORES", "TYPE_FP32", -1)]
-    else:
-        outputs = [_tensor("VECTORS", "TYPE_FP32", dimensions)]
+    inputs, outputs = _tensors(model, dimensions)
     outputs.append(_tensor("DIGEST", "TYPE_STRING", 1))
     parameters = {"artifact_dir": str(artifact_dir), "digest": digest, "version": str(version)}
     return "\n".join(
@@ -75,6 +74,18 @@ def config(model: str, *, version: int, digest: str, artifact_dir: Path, dimensi
 def code(model: str) -> str:
     """model.py: the model itself is in this package, compiled when the image was built."""
     return f"from mms_workloads.serve.triton_models import {_CLASSES[model]} as TritonPythonModel\n"
+
+
+def _tensors(model: str, dimensions: int) -> tuple[list[str], list[str]]:
+    """Inputs, and outputs that are the model's own."""
+    if model == SIMILARITY:
+        return [_tensor("TEXTS", "TYPE_STRING", 2)], [_tensor("SCORES", "TYPE_FP32", 1)]
+    words = 3 if model == ANALOGIES else 1
+    inputs = [_tensor("WORDS", "TYPE_STRING", words, optional=True), _tensor("IDS", "TYPE_INT64", words, optional=True)]
+    if model == VECTORS:
+        return inputs, [_tensor("VECTORS", "TYPE_FP32", dimensions)]
+    inputs.append(_tensor("K", "TYPE_INT32", 1, optional=True))
+    return inputs, [_tensor("WORDS", "TYPE_STRING", -1), _tensor("SCORES", "TYPE_FP32", -1)]
 
 
 def _tensor(name: str, data_type: str, size: int, *, optional: bool = False) -> str:

@@ -1,0 +1,221 @@
+"""The files of served word vectors, mapped from disk: all models share one copy in the page cache. numpy only.
+
+`prepare` makes, once, what `load` maps: so a model is loaded at once whatever its size, and its process holds no words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mms_workloads.contract import WordEmbedding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+WEIGHTS = "model.safetensors"
+VOCABULARY = "vocabulary.txt"
+TASK = "model.json"
+UNIT_VECTORS = "unit_vectors.npy"  # [V, d], in Fortran's order: a fifth less time for the product with one vector
+WORD_INDEX = "word_index.npy"
+MADE = (UNIT_VECTORS, WORD_INDEX)  # by `prepare`
+
+ROWS_AT_ONCE = 65_536
+
+
+class ArtifactError(ValueError):
+    """Files of an artifact that do not fit together; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Words by row and rows by word."""
+
+    text: mmap.mmap  # vocabulary.txt
+    begins: NDArray[np.int64]  # [V], of each word in the text
+    ends: NDArray[np.int64]  # [V]
+    hashes: NDArray[np.int64]  # [V], ascending
+    owners: NDArray[np.int64]  # [V], the row of each hash's word
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.object_]:
+        """The words, bytes of UTF-8, in the same shape."""
+        words = np.empty(rows.size, np.object_)
+        words[:] = [self._word(row) for row in rows.ravel().tolist()]
+        return words.reshape(rows.shape)
+
+    def rows(self, words: Sequence[bytes]) -> NDArray[np.int64]:
+        """The row of each word; -1: it is not there."""
+        hashes = hashed(words)
+        found = np.full(len(words), -1, np.int64)
+        for number, place in enumerate(np.searchsorted(self.hashes, hashes).tolist()):
+            while place < len(self) and self.hashes[place] == hashes[number]:
+                row = int(self.owners[place])
+                if self._word(row) == words[number]:
+                    found[number] = row
+                    break
+                place += 1  # noqa: PLW2901 - words of one hash follow each other
+        return found
+
+    def _word(self, row: int) -> bytes:
+        return self.text[self.begins[row] : self.ends[row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    words: Vocabulary
+    rows: NDArray[np.float32]  # [V, d]
+    unit: bool  # whether all vectors are of length 1 (or 0)
+    task: WordEmbedding
+    ngrams: NDArray[np.float32] | None  # [buckets, d], of a task with subwords
+
+
+def load(directory: Path, *, unit: bool) -> Embedding:
+    """Maps an artifact's vectors, or the same at length 1, after `prepare`. Raises ArtifactError, OSError."""
+    with (directory / VOCABULARY).open("rb") as file:
+        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    words = Vocabulary(text, *np.asarray(np.load(directory / WORD_INDEX, mmap_mode="r")))
+    rows = np.load(directory / UNIT_VECTORS, mmap_mode="r") if unit else map_tensor(directory / WEIGHTS, "vectors")
+    if len(rows) != len(words):
+        raise ArtifactError(f"{VOCABULARY} has {len(words)} words, {WEIGHTS} has {len(rows)} vectors")
+    task = read_task(directory / TASK)
+    return Embedding(words, rows, unit, task, _map_ngrams(directory, task, rows.shape[1]))
+
+
+def read_vocabulary(path: Path) -> list[bytes]:
+    """The words in the order of their rows. Raises ArtifactError."""
+    words = []
+    # Only \n ends a line: a word may hold other characters that count as line breaks somewhere.
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
+        word, tab, _ = line.rpartition(b"\t")
+        if not tab or not word:
+            raise ArtifactError(f"{path.name}: line {number} is not `word<TAB>count`")
+        words.append(word)
+    return words
+
+
+def read_task(path: Path) -> WordEmbedding:
+    """What the vectors were trained by; of an artifact that does not tell, the defaults. Raises ArtifactError."""
+    try:
+        return WordEmbedding.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return WordEmbedding()
+    except ValueError as error:
+        raise ArtifactError(f"{path.name}: not a task of word vectors: {error}") from error
+
+
+def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
+    """A float32 matrix of a safetensors file, mapped read-only. Raises ArtifactError.
+
+    The format: 8 bytes of header length, little-endian; a JSON header with each tensor's dtype, shape and place in the
+    bytes that follow (huggingface/safetensors, README).
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ArtifactError(f"{path.name}: the header is longer than the file")
+            entry = json.loads(file.read(length))[name]
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path.name}: no readable tensor {name!r}: {error!r}") from error
+    if dtype != "F32" or len(shape) != 2 or min(shape) < 1:  # noqa: PLR2004 - a matrix
+        raise ArtifactError(f"{path.name}: tensor {name!r} is {dtype} {list(shape)}, not a float32 matrix")
+    if end - begin != 4 * math.prod(shape) or not 0 <= begin <= end <= size - 8 - length:
+        raise ArtifactError(f"{path.name}: tensor {name!r} lies outside the file")
+    return np.memmap(path, dtype="<f4", mode="r", offset=8 + length + begin, shape=shape)
+
+
+def prepare(directory: Path) -> int:
+    """Writes what `load` maps beside the artifact's files. Returns d. Raises ArtifactError, OSError."""
+    _write_index(directory)
+    return _write_unit_vectors(directory)
+
+
+def hashed(words: Sequence[bytes]) -> NDArray[np.int64]:
+    """[n]. Words are compared, so that two may have the same; of eight bytes that is rare."""
+    return np.frombuffer(b"".join(hashlib.blake2b(word, digest_size=8).digest() for word in words), "<i8")
+
+
+def _write_index(directory: Path) -> None:
+    """int64 [4, V]: the fields of Vocabulary after the text. Raises ArtifactError."""
+    words = read_vocabulary(directory / VOCABULARY)
+    text = np.fromfile(directory / VOCABULARY, np.uint8)
+    begins = np.concatenate([[0], np.flatnonzero(text == ord("\n")) + 1])[: len(words)]
+    ends = begins + np.fromiter(map(len, words), np.int64, len(words))
+    hashes = hashed(words)
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    same: dict[bytes, int] = {}
+    for place in np.flatnonzero(ordered[1:] == ordered[:-1]).tolist():
+        for row in order[place : place + 2].tolist():
+            if same.setdefault(words[row], row) != row:
+                raise ArtifactError(f"{VOCABULARY} has the word {shown(words[row])} twice")
+    part = directory / f".{WORD_INDEX}.part"
+    with part.open("wb") as file:
+        np.save(file, np.stack([begins, ends, ordered, order]))
+    part.replace(directory / WORD_INDEX)
+
+
+def _write_unit_vectors(directory: Path) -> int:
+    """The vectors at length 1; a vector of zeros stays. Returns d.
+
+    Raises ArtifactError, for n-grams that are not finite, too.
+    """
+    matrix = map_tensor(directory / WEIGHTS, "vectors")
+    ngrams = _map_ngrams(directory, read_task(directory / TASK), matrix.shape[1])
+    part = directory / f".{UNIT_VECTORS}.part"
+    out = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=matrix.shape, fortran_order=True)
+    for start, rows in _finite("vector", matrix):
+        out[start : start + len(rows)] = unit_rows(rows)
+    for _ in () if ngrams is None else _finite("n-gram", ngrams):
+        pass
+    out.flush()
+    part.replace(directory / UNIT_VECTORS)
+    return int(matrix.shape[1])
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each at length 1; zeros stay."""
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def shown(word: bytes) -> str:
+    """As an error names it."""
+    return json.dumps(word[:256].decode(errors="replace"), ensure_ascii=False)
+
+
+def _map_ngrams(directory: Path, task: WordEmbedding, dimensions: int) -> NDArray[np.float32] | None:
+    if task.subwords is None:
+        return None
+    ngrams = map_tensor(directory / WEIGHTS, "ngrams")
+    if ngrams.shape != (task.subwords.buckets, dimensions):
+        raise ArtifactError(
+            f"{WEIGHTS}: tensor 'ngrams' is {list(ngrams.shape)}, and {TASK} says {task.subwords.buckets} buckets "
+            f"of {dimensions} numbers"
+        )
+    return ngrams
+
+
+def _finite(what: str, matrix: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Its rows in parts, each with the place of its first. Raises ArtifactError for one that is not finite."""
+    for start in range(0, len(matrix), ROWS_AT_ONCE):
+        rows = np.asarray(matrix[start : start + ROWS_AT_ONCE])
+        if not np.isfinite(rows).all():
+            row = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            raise ArtifactError(f"{WEIGHTS}: {what} {row} is not finite")
+        yield start, rows
