@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from mms_operator.api.training_task import WordEmbedding
+from mms_operator.api.training_task import SOFTMAX_WORDS, WordEmbedding
 from mms_operator.plan import tasks
 from mms_workloads.contract import Store
 from mms_workloads.embedding import files, local
@@ -45,6 +45,11 @@ def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Con
         task = WordEmbedding.model_validate(given)
     except ValidationError as error:
         raise SettingsError("\n".join(_said(one) for one in error.errors())) from error
+    if task.objective == "Softmax" and (task.subwords or task.maxVocabulary > SOFTMAX_WORDS):
+        raise SettingsError(
+            f"objective Softmax compares each pair with all words: set maxVocabulary to {SOFTMAX_WORDS} or less, and "
+            "leave subwords out"
+        )
     usual = tasks.usual_embedding(task).learning_rate
     settings = local.Settings(
         data=Store(uri=corpus if "://" in corpus else f"file://{Path(corpus).absolute()}"),
@@ -73,8 +78,8 @@ def summary(result: Result, output: Path) -> str:
 
 
 def _said(error: Any) -> str:
-    field = ".".join(map(str, error["loc"]))
-    return f"{field}: {error['msg'].lower()}, not {error['input']!r}"
+    field, message = ".".join(map(str, error["loc"])), error["msg"]
+    return f"{field}: {message[:1].lower()}{message[1:]}, not {error['input']!r}"
 
 
 class _Bar(Bars):

@@ -1,0 +1,81 @@
+"""`mms embed`, whole: text in, files out, in a process without torch; and what it says of bad options."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from mms_operator.cli import app
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt.gz"
+    path.write_bytes(gzip.compress(b"The quick brown fox, and the lazy dog.\nA quick dog and a lazy fox\n" * 200))
+    return path
+
+
+def test_files_are_written(tmp_path: Path, corpus: Path) -> None:
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["embed", str(corpus), "-o", str(out), "-d", "8", "--epochs", "2", "--text"])
+    assert done.exit_code == 0, done.output
+    assert "8 words of 8 dimensions" in done.output
+    assert "relatedAUC" not in done.output, "too few English pairs to say"
+    assert {path.name for path in out.iterdir()} == {
+        "model.json", "model.safetensors", "report.html", "vectors.bin", "vectors.txt", "vocabulary.txt",
+    }  # fmt: skip
+    assert (out / "vectors.txt").read_text().startswith("8 8\n")
+    assert (out / "vocabulary.txt").read_text().splitlines()[0].endswith("\t400")
+
+
+def test_neither_torch_nor_kubernetes_is_needed(tmp_path: Path, corpus: Path) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(('torch', 'kubernetes', 'safetensors'))\n"  # None: importing it fails
+        "from mms_operator.cli import embedding\n"
+        "from pathlib import Path\n"
+        "from rich.console import Console\n"
+        "how = embedding.How(1, None, 1, 1)\n"
+        f"embedding.run({str(corpus)!r}, {{'dimensions': 8}}, how, Path({str(tmp_path / 'out')!r}), Console())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-d", "0"], "dimensions: input should be greater than or equal to 2, not 0"),
+        (["-d", "100000"], "dimensions: input should be less than or equal to 4096"),
+        (["--window", "0"], "window: input should be greater than or equal to 1, not 0"),
+        (["--model", "GloVe"], "model: input should be 'SkipGram' or 'CBOW', not 'GloVe'"),
+        (["--tokenizer", "BPE"], "tokenizer: input should be 'Words', 'Whitespace' or 'Characters', not 'BPE'"),
+        (["--subwords", "--buckets", "0"], "subwords.buckets: input should be greater"),
+        (["--min-count", "1000"], "lower minCount"),
+        (["--objective", "Softmax"], "set maxVocabulary to 50000 or less"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_options(corpus: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["embed", str(corpus), "-o", str(tmp_path / "out"), *options])
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["embed", str(tmp_path / "none.txt"), "-o", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "none.txt" in done.output
+    assert "Traceback" not in done.output
