@@ -84,6 +84,14 @@ class Subwords(Contract):
     buckets: PositiveInt = 500_000  # vectors that all n-grams share by their hash
 
 
+class Phrases(Contract):
+    """Two words that occur together more often than by chance become one (Mikolov et al., 2013)."""
+
+    minCount: PositiveInt = 5
+    # (count - minCount) / (count of the one * count of the other) * all words: higher means fewer phrases
+    threshold: Annotated[float, Field(ge=0)] = 100.0
+
+
 class WordEmbedding(Contract):
     """Word vectors by skip-gram or CBOW (Mikolov et al., 2013)."""
 
@@ -100,6 +108,7 @@ class WordEmbedding(Contract):
     subsample: Annotated[float, Field(ge=0)] = 1e-3  # 0 turns it off
     tokenizer: Literal["Words", "Whitespace", "Characters"] = "Words"
     subwords: Subwords | None = None
+    phrases: Phrases | None = None
 
 
 class LanguageModel(Contract):

@@ -38,6 +38,17 @@ class Subwords(Model):
     )
 
 
+class Phrases(Model):
+    """Two words that often follow one another become one, such as new_york (Mikolov et al., 2013)."""
+
+    minCount: int = Field(default=5, ge=1, le=1_000_000, description="Pairs that are rarer stay two words.")
+    threshold: str = decimal(
+        "The score from which a pair becomes one word: (count - minCount) / (count of the one * count of the other) * "
+        "words of the text. Higher: fewer phrases.",
+        default="100",
+    )
+
+
 class WordEmbedding(Model):
     """Word vectors by skip-gram or CBOW (Mikolov et al., 2013)."""
 
@@ -94,6 +105,7 @@ class WordEmbedding(Model):
         "Characters: each letter or digit by itself, lower-cased, as for Chinese text that is not split.",
     )
     subwords: Subwords | None = Field(default=None, description="Absent: a word has its own vector alone.")
+    phrases: Phrases | None = Field(default=None, description="Absent: each word stands alone.")
 
 
 class LanguageModel(Model):

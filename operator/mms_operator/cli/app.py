@@ -124,6 +124,7 @@ def embed(
         bool, typer.Option("--subwords", help="Vectors of n-grams, too: for words never seen.")
     ] = False,
     buckets: Annotated[int, typer.Option(help="With --subwords: vectors that n-grams share.")] = 500_000,
+    phrases: Annotated[bool, typer.Option("--phrases", help="Words that often follow one another become one.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="How often the text is read.")] = 5,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="At the start. Absent: 0.025, with CBOW or subwords 0.05.")
@@ -138,6 +139,7 @@ def embed(
         "negatives": negatives if objective == "NegativeSampling" else None, "minCount": min_count,
         "maxVocabulary": max_vocabulary, "subsample": f"{subsample:.10f}".rstrip("0").rstrip("."),
         "tokenizer": tokenizer, "subwords": {"buckets": buckets} if subwords else None,
+        "phrases": {} if phrases else None,
     }  # fmt: skip
     how = embedding.How(epochs, learning_rate, seed, threads)
     try:

@@ -34,6 +34,8 @@ def task(given: Task) -> contract.Task:
 
 def word_embedding(given: WordEmbedding) -> contract.WordEmbedding:
     fields = {**given.model_dump(), "subsample": float(given.subsample), "negatives": given.negatives or NEGATIVES}
+    if given.phrases:
+        fields["phrases"] = {"minCount": given.phrases.minCount, "threshold": float(given.phrases.threshold)}
     return contract.WordEmbedding(**fields)
 
 

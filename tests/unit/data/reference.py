@@ -49,3 +49,24 @@ def encoded(text: str, tokenizer: str, vocabulary: list[str]) -> list[int]:
     for sentence in sentences(text, tokenizer):
         out += [*(numbers[word] for word in sentence if word in numbers), -1]
     return out
+
+
+def pairs(text: str, tokenizer: str) -> list[str]:
+    """What follows one another in a line."""
+    lines = (kept(SPLIT[tokenizer](line)) for line in text.split("\n"))
+    return [f"{first} {second}" for line in lines for first, second in itertools.pairwise(line)]
+
+
+def joined(text: str, tokenizer: str, vocabulary: list[str]) -> list[int]:
+    """As `encoded`, with pairs of the vocabulary taken from left to right."""
+    numbers, out = {word: number for number, word in enumerate(vocabulary)}, []
+    for sentence in sentences(text, tokenizer):
+        at = 0
+        while at < len(sentence):
+            both = " ".join(sentence[at : at + 2])
+            whole = at + 1 < len(sentence) and both in numbers
+            word = both if whole else sentence[at]
+            out += [numbers[word]] if word in numbers else []
+            at += 2 if whole else 1
+        out.append(-1)
+    return out

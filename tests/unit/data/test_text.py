@@ -238,3 +238,34 @@ def test_every_character(tokenizer: Tokenizer) -> None:
 
 def test_every_white_space() -> None:
     check(" ".join("".join(SCALARS[i : i + 200]) for i in range(0, len(SCALARS), 200)), "Whitespace")
+
+
+@every_tokenizer
+@given(CONTENT, st.integers(1, 4))
+@example("a b a b b a\na\nb", 1)
+@example("a a a a", 1)
+def test_pairs(tokenizer: Tokenizer, content: str, every: int) -> None:
+    words, pairs = Counter(reference.tokens(content, tokenizer)), Counter(reference.pairs(content, tokenizer))
+    found = Words()
+    found.count(content.encode(), tokenizer, pairs=True)
+    assert found.above(0) == words + pairs
+    known = [*sorted(words)[::every], *sorted(pairs)[::every]]
+    answer = Words.numbered(known).encode(content.encode(), tokenizer, pairs=True)
+    assert answer.tolist() == reference.joined(content, tokenizer, known)
+
+
+def test_pairs_of_the_longest_words() -> None:
+    longest = "x" * reference.LONGEST_WORD_BYTES
+    content = f"{longest} {longest} {longest}y {longest}"
+    found = Words()
+    found.count(content.encode(), "Words", pairs=True)
+    assert found.above(0) == {longest: 3, f"{longest} {longest}": 2}, "what is no word parts nothing"
+    assert Words.numbered([f"{longest} {longest}"]).encode(content.encode(), "Words", pairs=True).tolist() == [0, -1]
+
+
+def test_pairs_in_a_long_line() -> None:
+    """Sentences end after so many words, and a pair with them."""
+    content = "a b c " * 1000
+    known = ["a b", "b c", "c a", "a"]
+    found = Words.numbered(known).encode(content.encode(), "Words", pairs=True)
+    assert found.tolist() == reference.joined(content, "Words", known)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mms_workloads.contract import Reason, WordEmbedding
+from mms_workloads.contract import Phrases, Reason, WordEmbedding
 from mms_workloads.data import vocabulary
 from mms_workloads.store import JobError
 
@@ -31,7 +31,8 @@ def test_cut(counts: dict[str, int], minimum: int, most: int) -> None:
     assert max(left_out, default=0) <= found.counts[-1] or enough <= most
     # The same counts give the same numbers, in whatever order they were counted.
     assert vocabulary.cut(dict(reversed(counts.items())), task) == found
-    assert [found.numbers()[w] for w in found.words] == list(range(len(found)))
+    numbers = found.numbered().above(-1)
+    assert [numbers[w] for w in found.words] == list(range(len(found)))
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,26 @@ def test_text() -> None:
 @pytest.mark.parametrize(("most", "limit"), [(1000, 4_000_000), (2_000_000, 8_000_000)])
 def test_counter_limit(most: int, limit: int) -> None:
     assert vocabulary.counter_limit(WordEmbedding(maxVocabulary=most)) == limit
+
+
+def test_words_that_follow_one_another_become_one() -> None:
+    """new york: (40 - 5) / (50 * 40) * 1000 = 17.5; the new: (45 - 5) / (500 * 50) * 1000 = 1.6."""
+    counts = {"the": 500, "new": 50, "york": 40, "rare": 2, "other": 410, "new york": 40, "the new": 45, "rare york": 2}
+    words, phrases = vocabulary.joined(counts, 3, Phrases(minCount=5, threshold=17))
+    assert phrases == ["new york"]
+    assert words == {"the": 500, "new": 10, "rare": 2, "other": 410, "new_york": 40}, "of york none is left"
+    assert vocabulary.joined(counts, 3, Phrases(minCount=5, threshold=18))[1] == []
+    assert vocabulary.joined(counts, 3, Phrases(minCount=5, threshold=1))[1] == ["new york", "the new"]
+    assert vocabulary.joined(counts, 3, Phrases(minCount=41, threshold=0))[1] == ["the new"]
+
+
+def test_phrases_of_a_vocabulary() -> None:
+    task = WordEmbedding(minCount=10, phrases=Phrases(minCount=5, threshold=17))
+    counts = {"the": 500, "new": 50, "york": 40, "other": 410, "a b": 9, "a": 9, "b": 9, "new york": 40}
+    found = vocabulary.cut(counts, task)
+    assert found.words == ("the", "other", "new_york", "new")
+    assert found.phrases == ("new york",), "the other one is too rare for the vocabulary"
+    assert found.numbered().encode(b"the new york new york\nnew other york", "Words", pairs=True).tolist() == [
+        0, 2, 2, -1, 3, 1, -1,
+    ]  # fmt: skip
+    assert vocabulary.cut(counts, task.model_copy(update={"phrases": None})).phrases == ()

@@ -76,6 +76,21 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path, corpus: Path) -> None
     assert np.array_equal(first.vectors, again.vectors)
 
 
+def test_phrases(tmp_path: Path) -> None:
+    path, rng = tmp_path / "text", np.random.default_rng(1)
+    lines = [
+        " ".join([*rng.choice(TOPICS[i % 3], 6), *(["new", "york"] if i % 7 == 0 else ["york"][: i % 2])])
+        for i in range(2000)
+    ]
+    path.write_text("\n".join(lines))
+    task = {"phrases": {"minCount": 5, "threshold": 5}, "minCount": 5}
+    result = local.embed(settings(path, epochs=1, **task), tmp_path / "out", tmp_path / "s", lambda _: None)
+    assert "new_york" in result.words
+    assert "york" in result.words
+    assert "new" not in result.words
+    assert "new_york\t286\n" in (tmp_path / "out" / "vocabulary.txt").read_text()
+
+
 def test_chinese_by_characters(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("机器学习是人工智能的一个分支。GPT-4\n机器学习很有用\n" * 50, encoding="utf-8")

@@ -68,8 +68,11 @@ def test_commit() -> None:
     held.working.vectors[2] += 5
     held.working.contexts[4] += 7
     held.touches.vectors[2] = held.touches.contexts[4] = 1
-    rows = (torch.tensor([2]), torch.tensor([4]))
-    held.commit(rows, (held.delta_vectors(rows[0]) * 2, held.delta_contexts(rows[1])), [whole(1, 1), whole(0, 3)])
+    rows = held.touched().nonzero().squeeze(1)
+    assert rows.tolist() == [2, 6 + 4]
+    delta = held.delta(rows)
+    torch.testing.assert_close(delta, torch.tensor([[5.0] * 3, [7.0] * 3]))
+    held.commit(rows, delta * torch.tensor([[2.0], [1.0]]), [whole(1, 1), whole(0, 3)])
     assert (held.agreement.step, held.agreement.progress.applied) == (4, [0, 2, 0, 1])
     torch.testing.assert_close(held.base.vectors[2], before.vectors[2] + 10)
     torch.testing.assert_close(held.base.contexts[4], before.contexts[4] + 7)
@@ -81,10 +84,9 @@ def test_commit() -> None:
 def test_samples_are_never_committed_twice() -> None:
     held = state(0, 0)
     nothing = torch.tensor([], dtype=torch.long)
-    deltas = (torch.zeros(0, 3), torch.zeros(0, 3))
-    held.commit((nothing, nothing), deltas, [whole(0, 1)])
+    held.commit(nothing, torch.zeros(0, 3), [whole(0, 1)])
     with pytest.raises(ValueError, match="does not follow"):
-        held.commit((nothing, nothing), deltas, [whole(0, 1)])
+        held.commit(nothing, torch.zeros(0, 3), [whole(0, 1)])
 
 
 def test_reset_drops_the_round() -> None:

@@ -63,7 +63,7 @@ def count(
 def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding) -> Words:
     words = Words()
     for piece in pieces:
-        words.count(reader.text(piece), task.tokenizer)
+        words.count(reader.text(piece), task.tokenizer, pairs=task.phrases is not None)
         words.bound(vocabulary.counter_limit(task))
     return words
 
@@ -116,7 +116,8 @@ class Corpus:
         self.blocks = plan.blocks()
         self._reader = Reader(store, [f.uri for f in plan.files], cache.parent)
         self._reader.expect(plan.files)
-        self._words = Words.numbered(plan.vocabulary.words)
+        self._words = plan.vocabulary.numbered()
+        self._pairs = bool(plan.vocabulary.phrases)
         self._tokenizer = task.tokenizer
         self._cache = Cache(cache)
 
@@ -126,7 +127,7 @@ class Corpus:
 
     def _encode(self, block: int) -> NDArray[np.int32]:
         texts = self._reader.texts(self.blocks[block])
-        return np.concatenate([self._words.encode(part, self._tokenizer) for part in texts])
+        return np.concatenate([self._words.encode(part, self._tokenizer, pairs=self._pairs) for part in texts])
 
 
 class ByteCorpus:

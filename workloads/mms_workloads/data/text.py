@@ -57,10 +57,10 @@ _lib = libraries.load(
         "mms_text_special": (c_bool, (c_char_p, c_int64)),
         "mms_text_put": (c_int32, (c_void_p, c_char_p, c_void_p, c_void_p, c_int64)),
         "mms_text_prune": (c_int32, (c_void_p, c_int64)),
-        "mms_text_count": (c_int32, (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64)),
+        "mms_text_count": (c_int32, (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64, c_bool)),
         "mms_text_encode": (
             c_int64,
-            (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64, c_int32, c_void_p),
+            (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64, c_int32, c_bool, c_void_p),
         ),
     },
     version=ABI_VERSION,
@@ -96,11 +96,14 @@ class Words:
         ends = np.cumsum([len(word) for word in encoded], dtype=np.int64)
         self._put(b"".join(encoded), ends, np.ascontiguousarray(numbers, np.int64))
 
-    def count(self, data: bytes, tokenizer: Tokenizer) -> None:
-        """Adds one for each word of UTF-8 text. Raises MemoryError."""
+    def count(self, data: bytes, tokenizer: Tokenizer, *, pairs: bool = False) -> None:
+        """Adds one for each word of UTF-8 text. Raises MemoryError.
+
+        pairs: also for each two that follow one another in a line, with a space between them.
+        """
         data = _lowered(data, tokenizer)
         table = ctypes.byref(_table().native)
-        self._check(_lib.mms_text_count(self._words, table, TOKENIZERS[tokenizer], data, len(data)))
+        self._check(_lib.mms_text_count(self._words, table, TOKENIZERS[tokenizer], data, len(data), pairs))
 
     def merge(self, other: Words) -> None:
         """Adds the other's numbers. Raises MemoryError."""
@@ -122,16 +125,17 @@ class Words:
             for (start, end), number in zip(itertools.pairwise(starts), numbers.tolist(), strict=True)
         }
 
-    def encode(self, data: bytes, tokenizer: Tokenizer) -> NDArray[np.int32]:
+    def encode(self, data: bytes, tokenizer: Tokenizer, *, pairs: bool = False) -> NDArray[np.int32]:
         """The numbers of the text's words, those that are not there left out; -1 ends a sentence.
 
         A sentence is a line, or SENTENCE_TOKENS words of one; of one without words nothing is left. Raises MemoryError.
+        pairs: two words that are there as a pair have its number, from left to right.
         """
         data = _lowered(data, tokenizer)
         out = np.empty(len(data) + len(data) // SENTENCE_TOKENS + 2, np.int32)
         table = ctypes.byref(_table().native)
         kind = TOKENIZERS[tokenizer]
-        count = _lib.mms_text_encode(self._words, table, kind, data, len(data), SENTENCE_TOKENS, _at(out))
+        count = _lib.mms_text_encode(self._words, table, kind, data, len(data), SENTENCE_TOKENS, pairs, _at(out))
         if count < 0:
             raise MemoryError
         return out[:count].copy()

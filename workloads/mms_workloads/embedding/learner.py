@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mms_workloads.train.state import State
 
 KIND = "wordEmbedding"
+LONGEST_ROUND = 8  # blocks of a member: some seconds
+LEAST_ROUNDS = 16  # of a data epoch
 
 
 @dataclass(slots=True)
@@ -67,8 +69,8 @@ class EmbeddingLearner:
         return monotonous(self.corpus.tokens(block), "words")
 
     def batch(self, place: Place) -> int:
-        del place
-        return 1
+        """Blocks. Merging costs nearly the same for a round of many; with too few rounds ranks drift apart."""
+        return max(1, min(LONGEST_ROUND, len(self.trained_on) // (LEAST_ROUNDS * place.members)))
 
     def rate(self, state: State, members: int) -> float:
         del members
@@ -78,8 +80,8 @@ class EmbeddingLearner:
         assert isinstance(state, EmbeddingState)  # noqa: S101 - made by `start`
         optimizer = self.job.optimizer
         total = NOTHING
+        begin = self._done(state)
         for s in slices:
-            begin = self._done(state)
             end = begin + place.members / (len(self.trained_on) * optimizer.epochs)
             initial = self._initial(state)
             rates = (decayed(initial, begin), decayed(initial, end))
@@ -94,6 +96,7 @@ class EmbeddingLearner:
                 **self._chance(s),
             )
             total = Stats(total.samples + done.words, total.weight + done.pairs, done.loss)
+            begin = end
             words = int(end * optimizer.epochs * sum(self.vocabulary.counts))
             self.losses.append((words, done.loss))
         return total

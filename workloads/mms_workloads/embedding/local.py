@@ -104,7 +104,8 @@ def _plan(settings: Settings, scratch: Path) -> Plan:
     sizes = {i: f.size for i, f in enumerate(found)} | sizes
     plan_files = tuple(DataFile(uri=f.uri, size=sizes[i], etag=f.etag) for i, f in enumerate(found))
     # Of the rare words only a refusal tells.
-    kept = counted.above(settings.task.minCount - 1)
+    task = settings.task
+    kept = counted.above(min(task.minCount, task.phrases.minCount if task.phrases else task.minCount) - 1)
     chosen = vocabulary.cut(kept if len(kept) > 1 else counted.above(0), settings.task)
     return Plan(plan_files, BLOCK_BYTES, chosen)
 

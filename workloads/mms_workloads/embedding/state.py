@@ -11,7 +11,7 @@ from mms_workloads.embedding.parameters import Parameters, Touches, no_touches
 from mms_workloads.train.state import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -64,6 +64,7 @@ class EmbeddingState:
 
     @property
     def size(self) -> int:
+        """Rows of vectors."""
         return self.base.vectors.shape[0]
 
     def tables(self) -> Tables:
@@ -73,21 +74,36 @@ class EmbeddingState:
         self.base.copy_(Pair(tables["vectors"]["parameters"], tables["contexts"]["parameters"]))
         self.reset()
 
-    def delta_vectors(self, rows: Tensor) -> Tensor:
-        return self.working.vectors[rows] - self.base.vectors[rows]
+    def touched(self) -> Tensor:
+        """How often each row was: [rows of vectors, then of contexts]."""
+        return torch.cat((self.touches.vectors, self.touches.contexts))
 
-    def delta_contexts(self, rows: Tensor) -> Tensor:
-        return self.working.contexts[rows] - self.base.contexts[rows]
+    def delta(self, rows: Tensor) -> Tensor:
+        """What `working` has changed [n, d]. rows: ascending, of both matrices, as `touched` has them."""
+        out = torch.empty(rows.numel(), self.base.vectors.shape[1])
+        for base, working, index, part in self._parts(rows, out):
+            torch.index_select(working, 0, index, out=part)
+            part.sub_(base.index_select(0, index))
+        return out
 
-    def commit(self, rows: tuple[Tensor, Tensor], deltas: tuple[Tensor, Tensor], slices: Iterable[Slice]) -> None:
-        """Adds a round's merged change. rows: of vectors, of contexts. Raises ValueError on samples applied before."""
+    def commit(self, rows: Tensor, delta: Tensor, slices: Iterable[Slice]) -> None:
+        """Adds a round's merged change, as `delta` gives it. Raises ValueError on samples applied before."""
         self.agreement.progress.commit(slices)
-        pairs = ((self.base.vectors, self.working.vectors), (self.base.contexts, self.working.contexts))
-        for (base, working), index, delta in zip(pairs, rows, deltas, strict=True):
-            base.index_add_(0, index, delta)
-            working[index] = base[index]
+        for base, working, index, part in self._parts(rows, delta):
+            changed = base.index_select(0, index)
+            changed += part
+            base.index_copy_(0, index, changed)
+            working.index_copy_(0, index, changed)
         self.touches.zero_()
         self.agreement.step += 1
+
+    def _parts(self, rows: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each matrix that has rows there: base, working, the numbers of the rows in it, their values."""
+        split = int(torch.searchsorted(rows, self.size))
+        if split:
+            yield self.base.vectors, self.working.vectors, rows[:split], values[:split]
+        if split < rows.numel():
+            yield self.base.contexts, self.working.contexts, rows[split:] - self.size, values[split:]
 
     def reset(self) -> None:
         self.working.copy_(self.base)

@@ -31,13 +31,14 @@ def pack(plan: Plan) -> bytes:
         "blockBytes": plan.block_bytes,
         "words": plan.vocabulary.words,
         "counts": plan.vocabulary.counts,
+        "phrases": plan.vocabulary.phrases,
     }
     return zlib.compress(json.dumps(document, ensure_ascii=False).encode(), 6)
 
 
 def unpack(data: bytes) -> Plan:
     document = json.loads(zlib.decompress(data))
-    vocabulary = Vocabulary(tuple(document["words"]), tuple(document["counts"]))
+    vocabulary = Vocabulary(tuple(document["words"]), tuple(document["counts"]), tuple(document["phrases"]))
     return Plan(tuple(DataFile(**f) for f in document["files"]), document["blockBytes"], vocabulary)
 
 

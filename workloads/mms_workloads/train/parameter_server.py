@@ -156,14 +156,14 @@ class ParameterServer:
         """For each shard its rows; the squared norm of the whole change."""
         parts: list[dict[str, Any]] = [{"deltas": {}} for _ in self._clients]
         squares = 0.0
-        for table, touches, delta in (
-            ("vectors", state.touches.vectors, state.delta_vectors),
-            ("contexts", state.touches.contexts, state.delta_contexts),
+        for table, touches, first in (
+            ("vectors", state.touches.vectors, 0),
+            ("contexts", state.touches.contexts, state.size),
         ):
             rows = touches.nonzero().squeeze(1)
             if not rows.numel():
                 continue
-            values = delta(rows)
+            values = state.delta(rows + first)
             squares += float(values.square().sum())
             for part, window in zip(parts, self._layout.split(table, rows), strict=True):
                 part["deltas"][table] = Delta(rows[window].contiguous(), values[window], touches[rows[window]])

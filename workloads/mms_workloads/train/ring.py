@@ -84,23 +84,31 @@ class Ring:
 
     def _average(self, state: EmbeddingState, mine: Contribution, rate: float) -> list[Contribution]:
         transport, position = self._transport, self._transport.position
-        contributions = _told(self._guard, transport, mine, _change(state))
+        rows, counts = self._touched(state)
+        delta = state.delta(rows)
+        contributions = _told(self._guard, transport, mine, float(delta.norm()))
         good = self._guard.judge(contributions)
-        if not good[position]:
-            state.reset()  # its rows of the round go nowhere
-        # Which rows anybody touched: only those travel. A block touches thousands, a vocabulary may have millions.
-        touches = torch.cat((state.touches.vectors, state.touches.contexts))
-        counts = torch.stack((touches, (touches > 0).float()))
-        transport.all_reduce(counts)
-        rows = counts[0].nonzero().squeeze(1)  # none in a round without blocks
-        split = int((rows < state.size).sum())
-        parts = (rows[:split], rows[split:] - state.size)
-        delta = torch.cat((state.delta_vectors(parts[0]), state.delta_contexts(parts[1])))
+        if not all(good):
+            if not good[position]:
+                state.reset()  # its rows of the round go nowhere
+            rows, counts = self._touched(state)
+            delta = state.delta(rows)
         if rows.numel():
             transport.all_reduce(delta)
-        delta *= merge_scale(counts[0, rows], counts[1, rows], rate)[:, None]
-        state.commit(parts, (delta[:split], delta[split:]), _slices(contributions))
+        delta *= merge_scale(counts[0], counts[1], rate)[:, None]
+        state.commit(rows, delta, _slices(contributions))
         return _settled(self._guard, contributions, good, position)
+
+    def _touched(self, state: EmbeddingState) -> tuple[Tensor, Tensor]:
+        """The rows that anybody touched: only those travel, since a round touches a part of a large vocabulary.
+
+        With how often all ranks did, and how many of them [2, n]. None in a round without blocks.
+        """
+        touches = state.touched()
+        counts = torch.stack((touches, (touches > 0).float()))
+        self._transport.all_reduce(counts)
+        rows = counts[0].nonzero().squeeze(1)
+        return rows, counts[:, rows]
 
 
 class _DenseRound:
@@ -184,13 +192,6 @@ def _settled(
     guard.learn(contributions[position])
     pairs = zip(contributions, good, strict=True)
     return [c if ok or not c.stats.samples else replace(c, applied=False) for c, ok in pairs]
-
-
-def _change(state: EmbeddingState) -> float:
-    """Norm of what this rank changed in the round."""
-    rows = (state.touches.vectors.nonzero().squeeze(1), state.touches.contexts.nonzero().squeeze(1))
-    squares = state.delta_vectors(rows[0]).square().sum() + state.delta_contexts(rows[1]).square().sum()
-    return float(squares.sqrt())
 
 
 def _slices(contributions: list[Contribution]) -> list[Slice]:

@@ -54,12 +54,15 @@ MMS_API int32_t mms_text_prune(mms::Words* words, int64_t floor);
 // Whether there is a letter whose lower case depends on others (U+03A3), or is more than one letter (U+0130).
 MMS_API bool mms_text_special(const uint8_t* text, int64_t size);
 
-// Adds one to the number of each word of the text, which is UTF-8 without such letters.
+// Adds one to the number of each word of the text, which is UTF-8 without such letters. With pairs also to that of each
+// two words that follow one another in a line, written with a space between them.
 MMS_API int32_t mms_text_count(mms::Words* words, const mms::Characters* characters, int32_t tokenizer,
-                               const uint8_t* text, int64_t size);
+                               const uint8_t* text, int64_t size, bool pairs);
 
 // The numbers of the text's words; those that are not there are left out. -1 ends a sentence: a line, or `longest`
-// words of one. There must be room for `size` + `size` / `longest` + 2 numbers. Returns how many
+// words of one. With pairs, two words that follow one another and are there as a pair have its number, and no part in
+// another. There must be room for `size` + `size` / `longest` + 2 numbers. Returns how many
 // were written, -1 when there is no memory. Several threads may do so at once.
 MMS_API int64_t mms_text_encode(mms::Words* words, const mms::Characters* characters, int32_t tokenizer,
-                                const uint8_t* text, int64_t size, int32_t longest, int32_t* numbers);
+                                const uint8_t* text, int64_t size, int32_t longest, bool pairs,
+                                int32_t* numbers);

@@ -14,7 +14,7 @@ struct Slot {
   int64_t number;
 };
 
-constexpr uint64_t STEP = sizeof(uint64_t);  // of what compares words, which may read so much behind them
+constexpr int64_t STEP = sizeof(uint64_t);  // of what compares words, which may read so much behind them
 
 static inline bool equal(const char* a, const char* b, int64_t length) {
   uint64_t x, y;
@@ -22,7 +22,7 @@ static inline bool equal(const char* a, const char* b, int64_t length) {
     memcpy(&x, a, STEP);
     memcpy(&y, b, STEP);
     x ^= y;
-    if (length < static_cast<int64_t>(STEP)) x <<= 8 * (STEP - length);  // little-endian: those behind are the highest
+    if (length < STEP) x <<= 8 * (STEP - length);  // little-endian: those behind are the highest
     if (x) return false;
   }
   return true;
@@ -114,8 +114,34 @@ struct Hash {
 
 struct Word {
   uint64_t hash;
+  Hash state;  // that the hash was made of
   int64_t length;
   char bytes[LONGEST + 8];
+};
+
+// Two words with a space between them.
+struct Pair {
+  uint64_t hash;
+  int64_t length = 0;
+  char bytes[2 * LONGEST + 16];
+  Hash state;        // behind the first one
+  int64_t first = 0;  // its length; 0: there is none
+
+  void begin(const Word& word) {
+    memcpy(bytes, word.bytes, word.length);
+    bytes[word.length] = ' ';
+    first = word.length;
+    state = word.state;
+    state.add(' ');
+  }
+
+  void end(const Word& word) {
+    memcpy(bytes + first + 1, word.bytes, word.length);
+    length = first + 1 + word.length;
+    Hash both = state;
+    for (int64_t i = 0; i < word.length; ++i) both.add(static_cast<uint8_t>(word.bytes[i]));
+    hash = both.value();
+  }
 };
 
 // Writes a word. By itself, in registers: the compiler takes bytes for something that may be anything.
@@ -149,6 +175,7 @@ struct Writer {
 
   void end(Word& word) const {
     word.hash = hash.value();
+    word.state = hash;
     word.length = at - word.bytes;
   }
 };
@@ -282,27 +309,61 @@ static int32_t read(Words& words, const Characters& characters, int32_t tokenize
 
 struct Count {
   Words& words;
+  bool pairs;
+  Pair pair;
 
-  void line() {}
-  bool word(const Word& w) { return words.add(w.hash, w.bytes, w.length, 1); }
+  void line() { pair.first = 0; }
+
+  bool word(const Word& w) {
+    if (!words.add(w.hash, w.bytes, w.length, 1)) return false;
+    if (!pairs) return true;
+    if (pair.first) {
+      pair.end(w);
+      if (!words.add(pair.hash, pair.bytes, pair.length, 1)) return false;
+    }
+    pair.begin(w);
+    return true;
+  }
 };
 
 struct Encode {
   Words& words;
   int32_t longest;
   int32_t* out;
+  bool pairs;
   int32_t length = 0;  // of the sentence, with the words that are left out
+  Pair pair;
+  const Slot* waiting = nullptr;  // the first word of what may become a pair
 
   void line() {
+    put(waiting);
+    pair.first = 0;
+    waiting = nullptr;
     if (length) *out++ = -1;
     length = 0;
+  }
+
+  void put(const Slot* slot) {
+    if (slot && slot->length) *out++ = static_cast<int32_t>(slot->number);
   }
 
   bool word(const Word& w) {
     if (length == longest) line();
     ++length;
     const Slot* slot = words.find(w.hash, w.bytes, w.length);
-    if (slot->length) *out++ = static_cast<int32_t>(slot->number);
+    if (!pairs) return put(slot), true;
+    if (pair.first) {
+      pair.end(w);
+      const Slot* both = words.find(pair.hash, pair.bytes, pair.length);
+      pair.first = 0;
+      if (both->length) {
+        waiting = nullptr;
+        return put(both), true;
+      }
+      put(waiting);
+    }
+    pair.begin(w);
+    waiting = slot;
     return true;
   }
 };
@@ -366,14 +427,14 @@ bool mms_text_special(const uint8_t* text, int64_t size) {
 int32_t mms_text_put(mms::Words* words, const char* bytes, const int64_t* ends, const int64_t* numbers,
                      int64_t count) {
   int64_t start = 0;
+  mms::Pair pair;  // has room to read behind the word
   for (int64_t i = 0; i < count; ++i) {
     int64_t length = ends[i] - start;
-    if (length > 0 && length <= mms::LONGEST) {
-      mms::Word word;
-      mms::Writer out(word);
-      for (int64_t k = start; k < ends[i]; ++k) out.put(static_cast<uint8_t>(bytes[k]));
-      out.end(word);
-      if (!words->add(word.hash, word.bytes, length, numbers[i])) return mms::NO_MEMORY;
+    if (length > 0 && length < static_cast<int64_t>(sizeof pair.bytes) - mms::STEP) {
+      mms::Hash hash;
+      for (int64_t k = start; k < ends[i]; ++k) hash.add(static_cast<uint8_t>(bytes[k]));
+      memcpy(pair.bytes, bytes + start, length);
+      if (!words->add(hash.value(), pair.bytes, length, numbers[i])) return mms::NO_MEMORY;
     }
     start = ends[i];
   }
@@ -385,14 +446,14 @@ int32_t mms_text_prune(mms::Words* words, int64_t floor) {
 }
 
 int32_t mms_text_count(mms::Words* words, const mms::Characters* characters, int32_t tokenizer, const uint8_t* text,
-                       int64_t size) {
-  mms::Count count = {*words};
+                       int64_t size, bool pairs) {
+  mms::Count count = {*words, pairs, {}};
   return mms::read(*words, *characters, tokenizer, text, size, count);
 }
 
 int64_t mms_text_encode(mms::Words* words, const mms::Characters* characters, int32_t tokenizer, const uint8_t* text,
-                        int64_t size, int32_t longest, int32_t* numbers) {
-  mms::Encode encode = {*words, longest, numbers};
+                        int64_t size, int32_t longest, bool pairs, int32_t* numbers) {
+  mms::Encode encode = {*words, longest, numbers, pairs, 0, {}, nullptr};
   if (mms::read(*words, *characters, tokenizer, text, size, encode) != mms::OK) return -1;
   encode.line();
   return encode.out - numbers;
