@@ -26,9 +26,10 @@ SHOWN, NEIGHBOURS = 12, 6  # words with their nearest ones
 WIDTH, HEIGHT = 960, 640
 CURVE_HEIGHT = 220
 MARGIN = 48
+LETTER, LINE, LONGEST = 7, 12, 24  # about a letter's width, a line's height, letters that are written
 METRICS = {
     "contextAUC": "A word is more similar to one that stands near it, in text that was kept back, than to another",
-    "trainingContextAUC": "The same, in the text that it was trained on",
+    "trainingContextAUC": "A word is more similar to one that stands near it, in text trained on, than to another",
     "relatedAUC": "Pairs of English words of related meaning are more similar than other pairs",
 }
 STYLE = """
@@ -125,16 +126,20 @@ def _curve(losses: Sequence[tuple[int, float]]) -> str:
 
 
 def _map(words: Sequence[str], units: NDArray[np.float32]) -> str:
+    """Where names would lie over each other the most frequent word has one; the others tell theirs when pointed at."""
     first = min(FREQUENT, max(0, len(units) - MAPPED))
     places = plane(units)[first : first + MAPPED]
     low, high = places.min(axis=0), places.max(axis=0)
     span = np.where(high > low, high - low, 1)
     x, y = (MARGIN / 2 + (places - low) / span * (np.array([WIDTH, HEIGHT]) - 2 * MARGIN)).T
-    dots = "".join(
-        f'<g><title>{escape(word)}</title><circle cx="{a:.1f}" cy="{b:.1f}" r="2"/>'
-        f'<text x="{a + 4:.1f}" y="{b + 4:.1f}">{escape(word[:24])}</text></g>'
-        for word, a, b in zip(words[first : first + MAPPED], x, y, strict=True)
-    )
+    named, dots = list[tuple[float, float, float]](), ""
+    for word, a, b in zip(words[first : first + MAPPED], x.tolist(), y.tolist(), strict=True):
+        box = (a, b, a + LETTER * (len(word[:LONGEST]) + 1))
+        text = ""
+        if not any(box[0] < right and left < box[2] and abs(b - at) < LINE for left, at, right in named):
+            named.append(box)
+            text = f'<text x="{a + 4:.1f}" y="{b + 4:.1f}">{escape(word[:LONGEST])}</text>'
+        dots += f'<g><title>{escape(word)}</title><circle cx="{a:.1f}" cy="{b:.1f}" r="2"/>{text}</g>'
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Map of frequent words">{dots}</svg>'
 
 
