@@ -52,7 +52,7 @@ def test_threads_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     packed = " ".join(f"w\u00f6rt{i % 13}\n" for i in range(500))
     (tmp_path / "a.txt").write_bytes(plain)
     (tmp_path / "b.gz").write_bytes(gzip.compress(packed.encode()))
-    monkeypatch.setattr(corpus, "COUNTING_BYTES", 100)
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 100)
     task = WordEmbedding.model_validate({"tokenizer": tokenizer})
     uris = {0: f"file://{tmp_path}/a.txt", 1: f"file://{tmp_path}/b.gz"}
     segments = [Segment(0, 0, 4000), Segment(0, 4000, len(plain)), Segment(1, 0, None)]

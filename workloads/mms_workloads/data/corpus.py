@@ -10,7 +10,6 @@ import numpy as np
 
 from mms_workloads.contract import Reason, Store, WordEmbedding
 from mms_workloads.data import vocabulary
-from mms_workloads.data.blocks import COUNTING_BYTES, Segment
 from mms_workloads.data.reader import Reader
 from mms_workloads.data.text import Words
 from mms_workloads.store import JobError
@@ -21,12 +20,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mms_workloads.data.blocks import Segment
     from mms_workloads.sync.plan import Plan
 
 # Encoded blocks are kept on the scratch volume: to read four bytes a word takes less than to tokenise. Beyond this the
 # rest is tokenised in each data epoch.
 CACHE_BYTES = 2 << 30
 LOCKS = 16
+PIECE_BYTES = 2 << 20  # of a counting task, that a thread holds at a time
 
 
 def count(
@@ -46,7 +47,7 @@ def count(
     reader = Reader(store, names, scratch)
     words = Words()
     if task is not None:
-        pieces = reader.pieces(tuple(segments), COUNTING_BYTES)
+        pieces = reader.pieces(tuple(segments), PIECE_BYTES)
         threads = min(threads, len(pieces))
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:

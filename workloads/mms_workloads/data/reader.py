@@ -7,6 +7,7 @@ byte after white space at or behind p, or the file's end, so neighbouring blocks
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import hashlib
 import lzma
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 # Text without white space for longer than this is cut inside: else one token could be as large as the file.
 LONGEST_TOKEN_BYTES = 64 << 10
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = 256 << 10
 _UTF8_BYTES = 4  # of the longest character
 _BOM = b"\xef\xbb\xbf"
 
@@ -93,8 +94,7 @@ class Reader:
         if position == 0 and data.startswith(_BOM):
             data, position = data[len(_BOM) :], len(_BOM)
         try:
-            if not data.isascii():
-                data.decode("utf-8")
+            _check_utf8(data)
         except UnicodeDecodeError as error:
             at = position + error.start
             raise JobError(
@@ -122,6 +122,16 @@ class Reader:
                 if not path.exists():  # another thread may have written it meanwhile
                     decompress(stores.at(self._store, uri), path)
         return path
+
+
+def _check_utf8(data: bytes) -> None:
+    """Raises UnicodeDecodeError. In parts: characters take up to four times the memory of their bytes."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(data), _COPY_BYTES):
+            decoder.decode(data[start : start + _COPY_BYTES], start + _COPY_BYTES >= len(data))
+    except UnicodeDecodeError:
+        data.decode("utf-8")  # tells the place in all of it
 
 
 def cut_position(data: bytes, position: int, *, at_start: bool, left: int) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHUFFLES = 20  # of the related pairs: few pairs need several draws
 LEAST_RELATED_PAIRS = 20
-PAIRS_AT_ONCE = 8192
+PAIRS_AT_ONCE = ROWS_AT_ONCE = 8192
 MAX_BLOCKS = 40  # some million pairs: the error is below a thousandth by then
 
 _RELATED = """
@@ -43,6 +43,14 @@ black white|red blue
 def related_pairs() -> list[tuple[str, str]]:
     pairs = [pair.split() for pair in _RELATED.replace("\n", "").split("|")]
     return [(first, second) for first, second in pairs]
+
+
+def lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of the rows [V]; 1 for a row of zeros. In parts: there is memory for the vectors once."""
+    out = np.empty(len(vectors), np.float32)
+    for first in range(0, len(vectors), ROWS_AT_ONCE):
+        out[first : first + ROWS_AT_ONCE] = np.linalg.norm(vectors[first : first + ROWS_AT_ONCE], axis=1)
+    return np.where(out > 0, out, np.float32(1))
 
 
 def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,7 +80,7 @@ def context_auc(
     vectors: NDArray[np.float32], blocks: Iterable[NDArray[np.int32]], words: Distribution, window: int, seed: int
 ) -> float:
     """Vectors [V, d]; blocks: word numbers with -1 between sentences. 0.5 when there is no pair to compare."""
-    units = unit_rows(vectors)
+    sizes = lengths(vectors)
     rng = np.random.default_rng(seed)
     wins = total = 0.0
     for tokens in blocks:
@@ -85,7 +93,7 @@ def context_auc(
             left, right = left[pairs], right[pairs]
             other = rng.permutation(right)
             fair = other != left
-            score = _wins(units, left[fair], right[fair], other[fair])
+            score = _wins(vectors, sizes, left[fair], right[fair], other[fair])
             wins, total = wins + score, total + int(fair.sum())
     return wins / total if total else 0.5
 
@@ -96,23 +104,30 @@ def related_auc(vectors: NDArray[np.float32], vocabulary: Sequence[str], seed: i
     pairs = [(numbers[a], numbers[b]) for a, b in related_pairs() if a in numbers and b in numbers]
     if len(pairs) < LEAST_RELATED_PAIRS:
         return None
-    units = unit_rows(vectors)
+    sizes = lengths(vectors)
     rng = np.random.default_rng(seed)
     left, right = np.array(pairs).T
     wins = total = 0.0
     for _ in range(SHUFFLES):
         other = rng.permutation(right)
         fair = (other != right) & (other != left)
-        wins, total = wins + _wins(units, left[fair], right[fair], other[fair]), total + int(fair.sum())
+        wins, total = wins + _wins(vectors, sizes, left[fair], right[fair], other[fair]), total + int(fair.sum())
     return wins / total
 
 
-def _wins(units: NDArray[np.float32], left: NDArray[Any], right: NDArray[Any], other: NDArray[Any]) -> float:
-    """How often left is nearer to right than to other; in parts, since memory must not grow with the block."""
+def _wins(
+    vectors: NDArray[np.float32],
+    sizes: NDArray[np.float32],
+    left: NDArray[Any],
+    right: NDArray[Any],
+    other: NDArray[Any],
+) -> float:
+    """How often left is nearer to right than to other, by cosine; in parts, since memory must not grow with a block."""
     wins = 0.0
     for first in range(0, len(left), PAIRS_AT_ONCE):
         part = slice(first, first + PAIRS_AT_ONCE)
-        from_, to, away = units[left[part]], units[right[part]], units[other[part]]
-        near, far = np.einsum("nd,nd->n", from_, to), np.einsum("nd,nd->n", from_, away)
+        asked, there, away = vectors[left[part]], right[part], other[part]
+        near = np.einsum("nd,nd->n", asked, vectors[there]) / sizes[there]
+        far = np.einsum("nd,nd->n", asked, vectors[away]) / sizes[away]
         wins += float((near > far).sum() + 0.5 * (near == far).sum())
     return wins

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mms_workloads import memory
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason
 from mms_workloads.data import blocks, corpus, vocabulary
@@ -157,6 +158,7 @@ class _Clock:
 
     def enter(self, phase: str) -> None:
         """Phase "": none."""
+        memory.trim()
         now = time.perf_counter()
         if self._phase:
             self.seconds[self._phase] = now - self._began
