@@ -1,0 +1,101 @@
+"""wordEmbedding's learner: how many blocks a round has, and what is written."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from mms_workloads.contract import DataFile, JobFile
+from mms_workloads.data.vocabulary import Vocabulary
+from mms_workloads.embedding import learner as module
+from mms_workloads.embedding.learner import EmbeddingLearner
+from mms_workloads.sync.leases import Progress, Slice
+from mms_workloads.sync.plan import Plan
+from mms_workloads.train.learner import Place
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = "one two three four five six seven eight\n" * 500
+WORDS = tuple(dict.fromkeys(TEXT.split()))
+
+
+def learner(tmp_path: Path, blocks: int, **task: Any) -> EmbeddingLearner:
+    path = tmp_path / "text"
+    path.write_text(TEXT)
+    size = path.stat().st_size
+    job = JobFile.model_validate(
+        {
+            "job": {"namespace": "d", "name": "n", "uid": "u", "run": 1},
+            "task": {"wordEmbedding": {"dimensions": 8, "subsample": 0, **task}},
+            "data": {"store": {"uri": f"file://{path}"}},
+            "evaluation": {"split": 0},
+            "workers": 1,
+            "storage": {"uri": f"file://{tmp_path}/run"},
+            "masterHost": "127.0.0.1",
+            "optimizer": {"name": "SGD", "learningRate": 0.05, "epochs": 2},
+        }
+    )
+    plan = Plan((DataFile(uri=f"file://{path}", size=size),), -(-size // blocks), Vocabulary(WORDS, (500,) * 8))
+    assert job.task.wordEmbedding is not None
+    return EmbeddingLearner.of(job, job.task.wordEmbedding, plan, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "members", "expected"),
+    [(1, 1, 1), (20, 2, 1), (64, 2, 2), (64, 1, 4), (200, 1, module.LONGEST_ROUND), (200, 100, 1)],
+)
+def test_blocks_of_a_round(tmp_path: Path, blocks: int, members: int, expected: int) -> None:
+    assert learner(tmp_path, blocks).batch(Place(0, members)) == expected
+
+
+def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of four blocks ends where the next one begins."""
+    it = learner(tmp_path, 4)
+    state = it.start()
+    state.agreement.progress = Progress.none(4)
+    rates, real = list[tuple[float, float]](), module.training.train_block
+
+    def watched(*given: Any, **how: Any) -> Any:
+        rates.append(how["rates"])
+        return real(*given, **how)
+
+    monkeypatch.setattr(module.training, "train_block", watched)
+    stats = it.compute(state, [Slice(0, block, 0, 1, 1) for block in range(4)], Place(0, 1))
+    assert rates[0][0] == pytest.approx(0.05)
+    assert rates[-1][1] == pytest.approx(0.025), "half of two data epochs"
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(rates))
+    assert stats.samples == 4000
+    assert [words for words, _ in it.losses] == [1000, 2000, 3000, 4000]
+
+
+def test_rows_are_those_that_are_touched(tmp_path: Path) -> None:
+    it = learner(tmp_path, 4, subwords={"buckets": 1000})
+    state = it.start()
+    state.agreement.progress = Progress.none(4)
+    slices = [Slice(0, block, 0, 1, 1) for block in (1, 3)]
+    told = it.rows(slices)
+    it.compute(state, slices, Place(0, 1))
+    assert torch.equal(told["vectors"], state.touches.vectors.nonzero().squeeze(1))
+    assert torch.equal(told["contexts"], state.touches.contexts.nonzero().squeeze(1))
+    assert [(t.name, t.rows) for t in it.tables()] == [("vectors", 1008), ("contexts", 8)]
+    assert it.rows([]) == {}
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    it = learner(tmp_path, 4, subwords={"buckets": 1000})
+    state = it.start()
+    evaluation = it.evaluate(state)
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    golden = it.write(state, evaluation, folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "model.json", "model.safetensors", "report.html", "vocabulary.txt",
+    }  # fmt: skip
+    assert {case.model for case in golden.cases} >= {"vectors"}
+    assert set(evaluation.metrics) == {"trainingContextAUC"}
+    assert np.isfinite(list(evaluation.metrics.values())).all()
