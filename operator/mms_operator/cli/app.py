@@ -14,6 +14,7 @@ from rich.table import Table
 from mms_operator.cli import cluster_store, embedding, forward
 from mms_workloads.contract import TRITON_GRPC_PORT
 from mms_workloads.serve import query
+from mms_workloads.serve.vectors_file import ArtifactError
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -149,6 +150,19 @@ def embed(
     except (embedding.SettingsError, JobError, OSError) as error:
         _fail(str(error))
     console.print(embedding.summary(result, output), highlight=False)
+
+
+@app.command("export")
+def export(
+    artifact: Annotated[str, typer.Argument(help="An artifact of word vectors: a folder, or its URI.")],
+    target: Annotated[Path, typer.Argument(help="The file: .bin for word2vec's binary format, .txt for its text.")],
+) -> None:
+    """Write an artifact's word vectors in word2vec's formats, which gensim and others read."""
+    try:
+        count = embedding.export(artifact, target)
+    except (embedding.SettingsError, ArtifactError, JobError, OSError) as error:
+        _fail(str(error))
+    console.print(f"{escape(str(target))}: {count:,} words", highlight=False)
 
 
 @data.command("put")

@@ -16,8 +16,10 @@ from rich.progress import Progress as Bars
 
 from mms_operator.api.training_task import SOFTMAX_WORDS, WordEmbedding
 from mms_operator.plan import tasks
+from mms_workloads import store as stores
 from mms_workloads.contract import Store
 from mms_workloads.embedding import files, local
+from mms_workloads.serve import vectors_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +63,25 @@ def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Con
     )
     with tempfile.TemporaryDirectory(prefix="mms-embed-") as scratch, _Bar(console) as bar:
         return local.embed(settings, output, Path(scratch), bar.tell)
+
+
+def export(artifact: str, target: Path) -> int:
+    """artifact: a folder or a URI. Returns the number of words.
+
+    Raises SettingsError, vectors_file.ArtifactError, store.JobError, OSError.
+    """
+    write = {".bin": files.word2vec_binary, ".txt": files.word2vec_text}.get(target.suffix)
+    if write is None:
+        raise SettingsError(f"{target}: the name must end with .bin or .txt, which says the format")
+    store = Store(uri=artifact if "://" in artifact else f"file://{Path(artifact).absolute()}")
+    with tempfile.TemporaryDirectory(prefix="mms-export-") as scratch:
+        folder = Path(scratch)
+        for name in (files.WEIGHTS, files.VOCABULARY):
+            stores.download(stores.child(store, name), folder / name)
+        words = [word.decode() for word in vectors_file.read_vocabulary(folder / files.VOCABULARY)]
+        vectors = vectors_file.map_tensor(folder / files.WEIGHTS, "vectors")
+        write(target, words, vectors)
+    return len(words)
 
 
 def write_text(result: Result, output: Path) -> None:

@@ -37,6 +37,30 @@ def test_files_are_written(tmp_path: Path, corpus: Path) -> None:
     assert (out / "vocabulary.txt").read_text().splitlines()[0].endswith("\t400")
 
 
+@pytest.mark.parametrize("suffix", [".bin", ".txt"])
+def test_export(tmp_path: Path, corpus: Path, suffix: str) -> None:
+    out, target = tmp_path / "out", tmp_path / f"exported{suffix}"
+    run = CliRunner().invoke
+    assert run(app, ["embed", str(corpus), "-o", str(out), "-d", "8", "--epochs", "1", "--text"]).exit_code == 0
+    for artifact in (str(out), f"file://{out}"):
+        done = run(app, ["export", artifact, str(target)])
+        assert done.exit_code == 0, done.output
+        assert "8 words" in done.output
+        assert target.read_bytes() == (out / f"vectors{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("artifact", "target", "said"),
+    [("out", "v.gz", "must end with .bin or .txt"), ("none", "v.bin", "none")],
+    ids=["format", "no artifact"],
+)
+def test_what_cannot_be_exported(tmp_path: Path, artifact: str, target: str, said: str) -> None:
+    done = CliRunner().invoke(app, ["export", str(tmp_path / artifact), str(tmp_path / target)])
+    assert done.exit_code == 1
+    assert said in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+
+
 def test_neither_torch_nor_kubernetes_is_needed(tmp_path: Path, corpus: Path) -> None:
     code = (
         "import sys\n"
