@@ -27,6 +27,11 @@ SECONDS = 90.0  # a run that takes longer hangs: they take a few seconds each, o
 
 
 @functools.cache
+def rounds(epochs: int) -> int:
+    """That one worker makes: they go on from one data epoch to the next."""
+    return -(-epochs * TRAINED_BLOCKS // BLOCKS_OF_A_ROUND)
+
+
 def text(sentences: int = 3000) -> str:
     """Sentences of words of one topic each, so that there is something to learn."""
     rng = random.Random(0)
@@ -38,6 +43,7 @@ def text(sentences: int = 3000) -> str:
 
 
 TRAINED_BLOCKS = len(blocks.split(-(-len(text()) // BLOCK_BYTES), EvaluationSpec().split)[0])
+BLOCKS_OF_A_ROUND = 2  # one worker's: so that a data epoch has sixteen rounds or more
 
 
 def job(folder: Path, *, workers: int = 1, uid: str = "u", **changes: Any) -> JobFile:

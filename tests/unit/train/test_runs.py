@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.unit.train import quick, runs
 from tests.unit.train.quick import QuickRun
-from tests.unit.train.runs import SECONDS, TRAINED_BLOCKS, kinds, until_step
+from tests.unit.train.runs import SECONDS, kinds, rounds, until_step
 
 from mms_workloads.contract import Desired, Outcome
 from mms_workloads.train.local import POLL_SECONDS, LocalRun
@@ -62,10 +62,10 @@ def test_two_workers(together: tuple[Path, Outcome, LocalRun]) -> None:
     assert all(run.termination(name).result == "Complete" for name in run.processes)
 
 
-def test_one_worker_makes_a_round_of_each_block(alone: tuple[Path, Outcome]) -> None:
+def test_one_worker_makes_a_round_of_each_two_blocks(alone: tuple[Path, Outcome]) -> None:
     folder, outcome = alone
     runs.artifact(folder, outcome)
-    assert outcome.step == 3 * TRAINED_BLOCKS
+    assert outcome.step == rounds(3)
 
 
 def test_the_same_seed_gives_the_same_vectors(alone: tuple[Path, Outcome], tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_master_that_is_killed(tmp_path: Path) -> None:
         assert kinds(after) == ["MasterRestarted"]
         outcome = run.outcome(SECONDS)
         runs.artifact(tmp_path, outcome)
-        assert outcome.step == 12 * TRAINED_BLOCKS
+        assert outcome.step == rounds(12)
 
 
 def test_suspended_and_resumed(alone: tuple[Path, Outcome], tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_suspended_and_resumed(alone: tuple[Path, Outcome], tmp_path: Path) -> N
         assert [p.returncode for p in run.processes.values()] == [0, 0]
     assert suspended.result == "Suspended"
     assert suspended.checkpoint is not None
-    assert 5 <= suspended.checkpoint.step < 3 * TRAINED_BLOCKS
+    assert 5 <= suspended.checkpoint.step < rounds(3)
     with QuickRun(tmp_path / "second", training, attempt=2) as run:
         run.start_master()
         report = run.until(lambda r: r.step, SECONDS)
@@ -179,7 +179,7 @@ def test_suspended_and_resumed(alone: tuple[Path, Outcome], tmp_path: Path) -> N
         assert report.checkpoint == suspended.checkpoint
         run.start_worker(0)
         outcome = run.outcome(SECONDS)
-    assert outcome.step == 3 * TRAINED_BLOCKS
+    assert outcome.step == rounds(3)
     _, resumed = runs.artifact(tmp_path, outcome)
     _, undisturbed = runs.artifact(*alone)
     assert torch.equal(resumed, undisturbed)
