@@ -9,6 +9,7 @@ from pathlib import Path
 from mms_workloads.contract import Reason
 from mms_workloads.store import JobError
 
+RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
 CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 
 
@@ -23,7 +24,10 @@ def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int | None:
     try:
         limit = (cgroup / "memory.max").read_text().strip()
         if limit != "max":
-            found.append(int(limit) - int((cgroup / "memory.current").read_text()))
+            used = int((cgroup / "memory.current").read_text())
+            stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+            # Copies of files count as used, and go when memory is wanted.
+            found.append(int(limit) - used + sum(int(stat.get(name, 0)) for name in RECLAIMED))
     except (OSError, ValueError):
         pass
     return min(found, default=None)

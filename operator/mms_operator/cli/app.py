@@ -128,7 +128,7 @@ def embed(
     phrases: Annotated[bool, typer.Option("--phrases", help="Words that often follow one another become one.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="How often the text is read.")] = 5,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="At the start. Absent: 0.025, with CBOW or subwords 0.05.")
+        float | None, typer.Option(min=1e-9, help="At the start. Absent: 0.025, with CBOW or subwords 0.05.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Start of every random choice.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Absent: one for each processor. 1: repeatable.")] = None,

@@ -80,6 +80,8 @@ def export(artifact: str, target: Path) -> int:
             stores.download(stores.child(store, name), folder / name)
         words = [word.decode() for word in vectors_file.read_vocabulary(folder / files.VOCABULARY)]
         vectors = vectors_file.map_tensor(folder / files.WEIGHTS, "vectors")
+        if len(words) != len(vectors):
+            raise vectors_file.ArtifactError(f"{artifact}: {len(words)} words and {len(vectors)} vectors")
         write(target, words, vectors)
     return len(words)
 

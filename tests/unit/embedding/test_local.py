@@ -135,6 +135,7 @@ def test_memory_that_is_free(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.available(tmp_path, meminfo) == 50 * 1024
     (tmp_path / "memory.max").write_text("30000\n")
-    (tmp_path / "memory.current").write_text("10000\n")
-    assert memory.available(tmp_path, meminfo) == 20_000
+    (tmp_path / "memory.current").write_text("25000\n")
+    (tmp_path / "memory.stat").write_text("anon 5000\ninactive_file 10000\nactive_file 4000\nslab_reclaimable 1000\n")
+    assert memory.available(tmp_path, meminfo) == 20_000, "copies of files go when memory is wanted"
     assert memory.available(tmp_path / "none", tmp_path / "none") is None

@@ -137,6 +137,37 @@ def test_many_words_around_are_all_learnt_from() -> None:
     assert touches.contexts.sum() == pytest.approx(positives + negatives, rel=0.03), "words around are no negatives"
 
 
+@pytest.mark.parametrize(("window", "negatives"), [(5, 50), (10, 20), (1, 100), (20, 5)])
+def test_many_negatives_do_not_diverge(window: int, negatives: int) -> None:
+    """What one row stands for is bounded, whatever the settings: vectors stay as long as they are with few."""
+    rng, size = np.random.default_rng(1), 300
+    tokens = np.concatenate([[*(rng.zipf(1.3, 30) % size), -1] for _ in range(3000)]).astype(np.int32)
+    fields = {"dimensions": 48, "window": window, "negatives": negatives, "subwords": {"buckets": 500}}
+    task = WordEmbedding.model_validate(fields)
+    words = distribution(np.bincount(tokens[tokens >= 0], minlength=size) + 1, task, [str(i) for i in range(size)])
+    parameters = initial_parameters(size, 48, 1, 500)
+    for epoch in range(3):
+        word2vec.train_block(parameters, tokens, words, task, rates=(0.05, 0.05), seed=epoch)
+    assert np.linalg.norm(parameters.vectors, axis=1).max() < 50
+    assert np.linalg.norm(parameters.contexts, axis=1).max() < 50
+
+
+def test_a_word_that_stands_twice_around_a_centre_is_learnt_from_twice() -> None:
+    task = WordEmbedding.model_validate(
+        {"dimensions": 16, "window": 1, "negatives": 1, "subsample": 0, "subwords": {"buckets": 60}}
+    )
+    words = distribution(np.arange(len(WORDS), 0, -1), task, WORDS)
+    words = Distribution(words.keep, alias(np.eye(len(WORDS))[NOISE]), None, words.pieces)
+    start = initial_parameters(len(WORDS), 16, 1, 60)
+    start.vectors[:] = np.random.default_rng(1).standard_normal(start.vectors.shape)
+    vectors, contexts = (torch.tensor(one).double().requires_grad_() for one in (start.vectors, start.contexts))
+    loss_by_definition(vectors, contexts, [3, 7, 3], task=task, words=words).backward()  # type: ignore[no-untyped-call]
+    moved = start.copy()
+    word2vec.train_block(moved, np.array([3, 7, 3], np.int32), words, task, rates=(1e-4, 1e-4), seed=1)
+    assert contexts.grad is not None
+    np.testing.assert_allclose((start.contexts - moved.contexts)[3] / 1e-4, contexts.grad[3], rtol=0.01, atol=0.01)
+
+
 def test_words_that_were_never_seen_are_near_those_they_are_made_of() -> None:
     """Stems of two topics with endings: an unseen form of a stem is nearer to its topic."""
     rng = np.random.default_rng(1)

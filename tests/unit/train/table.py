@@ -57,6 +57,7 @@ class Seat:
         self.broadcasts_left -= 1
         if self.broadcasts_left < 0:
             raise PeerLost("gone")
+        assert tensor.is_contiguous(), "the transport takes no other"
         tensor.copy_(self.table.meet(self.position, tensor)[source])
 
     def close(self) -> None: ...

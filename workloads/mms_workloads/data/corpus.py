@@ -52,20 +52,21 @@ def count(
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
                 parts = [pieces[first::threads] for first in range(threads)]
-                for counted in pool.map(lambda part: _count(reader, part, task), parts):
+                limit = vocabulary.counter_limit(task) // threads
+                for counted in pool.map(lambda part: _count(reader, part, task, limit), parts):
                     words.merge(counted)
                     words.bound(vocabulary.counter_limit(task))
         else:
-            words = _count(reader, pieces, task)
+            words = _count(reader, pieces, task, vocabulary.counter_limit(task))
     sizes = {s.file: reader.size(s.file) for s in segments if s.end is None}
     return words, sizes
 
 
-def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding) -> Words:
+def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding, limit: int) -> Words:
     words = Words()
     for piece in pieces:
         words.count(reader.text(piece), task.tokenizer, pairs=task.phrases is not None)
-        words.bound(vocabulary.counter_limit(task))
+        words.bound(limit)
     return words
 
 

@@ -100,7 +100,7 @@ def joined(counts: Mapping[str, int], least: int, settings: Phrases) -> tuple[di
     scored = []
     for pair, count in counts.items():
         first, space, second = pair.partition(PAIR)
-        if space and count >= settings.minCount and first in words and second in words:
+        if space and count >= max(settings.minCount, least) and first in words and second in words:
             score = (count - settings.minCount) / words[first] / words[second] * total
             if score > settings.threshold:
                 scored.append((score, pair, count))

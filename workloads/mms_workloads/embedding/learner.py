@@ -50,8 +50,6 @@ class EmbeddingLearner:
 
     @classmethod
     def of(cls, job: JobFile, task: WordEmbedding, plan: Plan, cache: Path) -> EmbeddingLearner:
-        # base and working, and the words' own vectors when they are published
-        need(len(plan.vocabulary), task.dimensions, task.subwords.buckets if task.subwords else 0, copies=2)
         corpus = Corpus(job.data.store, plan, task, cache)
         words = distribution(np.array(plan.vocabulary.counts, np.int64), task, plan.vocabulary.words)
         trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
@@ -59,6 +57,7 @@ class EmbeddingLearner:
 
     def start(self) -> EmbeddingState:
         size, dimensions, seed = len(self.vocabulary), self.task.dimensions, self.job.optimizer.seed
+        need(size, dimensions, self._buckets(), copies=2)  # as agreed, and as it is changed in a round
         return EmbeddingState.start(initial_parameters(size, dimensions, seed, self._buckets()))
 
     def size(self, block: int) -> int:
@@ -95,10 +94,13 @@ class EmbeddingLearner:
                 touches=state.touches.touches(),
                 **self._chance(s),
             )
-            total = Stats(total.samples + done.words, total.weight + done.pairs, done.loss)
+            pairs = total.weight + done.pairs
+            loss = (total.loss * total.weight + done.loss * done.pairs) / pairs if pairs else 0.0
+            total = Stats(total.samples + done.words, pairs, loss)
             begin = end
             words = int(end * optimizer.epochs * sum(self.vocabulary.counts))
-            self.losses.append((words, done.loss))
+            if done.pairs:
+                self.losses.append((words, done.loss))
         return total
 
     def evaluate(self, state: State) -> Evaluation:

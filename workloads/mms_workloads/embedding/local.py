@@ -65,6 +65,8 @@ class Result:
 
 def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progress], None]) -> Result:
     """Writes the artifact's files, vectors.bin and report.html into `output`, a folder. Raises JobError, OSError."""
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file: name a folder for the results")
     clock = _Clock(tell)
     clock.enter("counting")
     plan = _plan(settings, scratch)
@@ -140,7 +142,8 @@ def _train(
                 parameters, tokens, known, task, rates=rates, seed=seed, threads=settings.threads
             )
             trained = ahead
-            losses.append((trained, stats.loss))
+            if stats.pairs:
+                losses.append((trained, stats.loss))
             tell(Progress("training", min(1.0, trained / total), trained, stats.loss))
     return losses, parameters, known
 

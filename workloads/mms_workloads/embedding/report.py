@@ -5,6 +5,7 @@ One file of HTML with pictures in SVG, without scripts, so that it can be opened
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ SHOWN, NEIGHBOURS = 12, 6  # words with their nearest ones
 WIDTH, HEIGHT = 960, 640
 CURVE_HEIGHT = 220
 MARGIN = 48
+POINTS = 1000  # of the curve, at most
 LETTER, LINE, LONGEST = 7, 12, 24  # about a letter's width, a line's height, letters that are written
 METRICS = {
     "contextAUC": "A word is more similar to one that stands near it, in text that was kept back, than to another",
@@ -56,10 +58,11 @@ def page(
 ) -> str:
     """vectors: [V, d]; losses: after so many words. HTML."""
     units = unit_rows(vectors[:FITTED])
+    told = [(words, loss) for words, loss in losses if math.isfinite(loss)]
     parts = [
         f"<h1>Word vectors</h1><p>{escape(_summary(vocabulary, task))}</p>",
         "<h2>Quality</h2>" + _scores(metrics),
-        *(["<h2>Loss</h2>" + _curve(losses)] if len(losses) > 1 else []),
+        *(["<h2>Loss</h2>" + _curve(told)] if len(told) > 1 else []),
         f"<h2>Map</h2><p>The two principal components of the {len(units)} most frequent words' directions.</p>"
         + _map(vocabulary.words, units),
         f"<h2>Neighbours</h2><p>By cosine, among the {len(units)} most frequent words.</p>"
@@ -108,7 +111,7 @@ def _scores(metrics: dict[str, float]) -> str:
 
 
 def _curve(losses: Sequence[tuple[int, float]]) -> str:
-    words, values = np.array(losses, float).T
+    words, values = np.array(losses[:: len(losses) // POINTS + 1], float).T
     low, high = float(values.min()), float(values.max())
     x = MARGIN + words / words.max() * (WIDTH - 2 * MARGIN)
     y = MARGIN / 2 + (high - values) / ((high - low) or 1) * (CURVE_HEIGHT - MARGIN)

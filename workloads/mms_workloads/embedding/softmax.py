@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mms_workloads.embedding.distribution import Distribution
 
 INPUTS = 64  # whose gradients are added at once
+TOKENS = 10_000  # whose windows are held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,15 @@ def train_block(
 
     A touch of a context is the part of an input's targets that the model gives it, and each time that it is one.
     """
-    found = windows(tokens, words, task, np.random.default_rng(seed))
-    count, loss = len(found.starts) - 1, 0.0
+    rng, pairs, loss = np.random.default_rng(seed), 0, 0.0
     with threadpool_limits(limits=threads, user_api="blas"):
-        for first in range(0, count, INPUTS):
-            rate = rates[0] + (rates[1] - rates[0]) * first / count
-            loss += step(parameters, part(found, first, min(first + INPUTS, count)), rate, touches)
-    pairs = len(found.targets)
+        for start in range(0, len(tokens), TOKENS):
+            found = windows(tokens[start : start + TOKENS], words, task, rng)
+            rate = rates[0] + (rates[1] - rates[0]) * start / len(tokens)
+            count = len(found.starts) - 1
+            for first in range(0, count, INPUTS):
+                loss += step(parameters, part(found, first, min(first + INPUTS, count)), rate, touches)
+            pairs += len(found.targets)
     return BlockStats(int((tokens >= 0).sum()), float(pairs), loss / pairs if pairs else 0.0)
 
 

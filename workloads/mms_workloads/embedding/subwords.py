@@ -7,6 +7,7 @@ was never seen has a vector: the mean of its n-grams'.
 from __future__ import annotations
 
 import zlib
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,12 @@ def buckets_of(word: str, settings: Subwords) -> list[int]:
 
 
 def pieces(words: Sequence[str], settings: Subwords) -> Pieces:
-    starts, rows = [0], list[int]()
+    starts, rows = array("q", [0]), array("i")
     for number, word in enumerate(words):
         rows.append(number)
-        rows += [len(words) + bucket for bucket in buckets_of(word, settings)]
+        rows.extend([len(words) + bucket for bucket in buckets_of(word, settings)])
         starts.append(len(rows))
-    return Pieces(np.array(starts, np.int64), np.array(rows, np.int32))
+    return Pieces(np.frombuffer(starts, np.int64), np.frombuffer(rows, np.int32))
 
 
 def composed(vectors: NDArray[np.float32], parts: Pieces) -> NDArray[np.float32]:

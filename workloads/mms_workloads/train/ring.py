@@ -68,7 +68,8 @@ class Ring:
     def share(self, state: State, source: int) -> None:
         mine = state.tables()
         if self._transport.position == source:
-            _each(mine, lambda tensor: self._transport.broadcast(tensor, source))
+            # Rows of word vectors are on cache lines of their own, and travel without what lies between.
+            _each(mine, lambda tensor: self._transport.broadcast(tensor.contiguous(), source))
             state.reset()
             return
         received: Tables = {
