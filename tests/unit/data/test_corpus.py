@@ -13,7 +13,7 @@ import pytest
 from tests.unit.data import reference
 
 from mms_workloads.contract import DataFile, Store, WordEmbedding
-from mms_workloads.data import corpus
+from mms_workloads.data import corpus, reader
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.corpus import Cache, Corpus
 from mms_workloads.data.vocabulary import Vocabulary
@@ -65,7 +65,16 @@ def test_threads_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert sizes == {1: len(packed.encode())}
 
 
-def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_blocks(tmp_path: Path) -> None:
+def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, decompress = list[str](), reader.decompress
+
+    def watched(store: Store, target: Path) -> None:
+        done.append(store.uri)
+        decompress(store, target)
+
+    monkeypatch.setattr(reader, "decompress", watched)
     path = tmp_path / "text.gz"
     path.write_bytes(gzip.compress(b"one two three four\n" * 50_000))
     size = 19 * 50_000
@@ -76,4 +85,5 @@ def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_
         with ThreadPoolExecutor(8) as pool:
             found.append([tokens.tolist() for tokens in pool.map(corpus.tokens, range(8))])
     assert found[0] == found[1] == found[2]
+    assert len(done) == 3
     assert sum(len(tokens) for tokens in found[0]) >= 3 * 50_000

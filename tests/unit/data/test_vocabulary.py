@@ -86,6 +86,12 @@ def test_words_that_follow_one_another_become_one() -> None:
     assert vocabulary.joined(counts, 3, Phrases(minCount=41, threshold=0))[1] == ["the new"]
 
 
+def test_a_pair_that_is_too_rare_for_the_vocabulary_takes_no_word_from_it() -> None:
+    counts = {"a": 100_000, "b": 100_000, "new": 150, "york": 150, "new york": 80}
+    task = WordEmbedding(minCount=100, phrases=Phrases())
+    assert vocabulary.cut(counts, task).words == ("a", "b", "new", "york")
+
+
 def test_phrases_of_a_vocabulary() -> None:
     task = WordEmbedding(minCount=10, phrases=Phrases(minCount=5, threshold=17))
     counts = {"the": 500, "new": 50, "york": 40, "other": 410, "a b": 9, "a": 9, "b": 9, "new york": 40}

@@ -139,3 +139,11 @@ def test_memory_that_is_free(tmp_path: Path) -> None:
     (tmp_path / "memory.stat").write_text("anon 5000\ninactive_file 10000\nactive_file 4000\nslab_reclaimable 1000\n")
     assert memory.available(tmp_path, meminfo) == 20_000, "copies of files go when memory is wanted"
     assert memory.available(tmp_path / "none", tmp_path / "none") is None
+
+
+def test_results_that_have_no_place_are_refused_before_the_work(tmp_path: Path, corpus: Path) -> None:
+    told: list[Progress] = []
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(NotADirectoryError, match="name a folder"):
+        local.embed(settings(corpus), tmp_path / "out", tmp_path / "scratch", told.append)
+    assert told == []

@@ -39,6 +39,28 @@ def test_words_are_shown(size: int) -> None:
     assert heights == sorted(heights), "a loss that falls goes down"
 
 
+def test_names_do_not_lie_over_each_other() -> None:
+    shown = page(1000)
+    places = [(float(t.get("x", 0)), float(t.get("y", 0)), t.text or "") for t in shown.findall(".//g/text")]
+    assert 20 < len(places) < report.MAPPED
+    for i, (x, y, name) in enumerate(places):
+        for other, at, _ in places[:i]:
+            assert abs(at - y) >= report.LINE or not x <= other <= x + report.LETTER * len(name)
+
+
+def test_a_loss_that_is_no_number_is_left_out() -> None:
+    points = page(50, losses=[(1, 3.0), (2, float("nan")), (3, 1.0)]).find(".//polyline")
+    assert points is not None
+    assert "nan" not in points.get("points", "nan")
+    assert len(points.get("points", "").split()) == 2
+
+
+def test_a_long_history_is_thinned() -> None:
+    points = page(50, losses=[(i, 1 / (i + 1)) for i in range(5500)]).find(".//polyline")
+    assert points is not None
+    assert 100 < len(points.get("points", "").split()) <= report.POINTS
+
+
 def test_without_a_history_there_is_no_curve() -> None:
     shown = page(50)
     assert shown.find(".//polyline") is None

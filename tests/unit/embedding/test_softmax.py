@@ -109,6 +109,15 @@ def test_a_block_is_trained(model: str) -> None:
     assert (touches.contexts > 0).all()
 
 
+def test_all_of_a_long_block_is_trained_on() -> None:
+    """Windows are held for a part of it at a time."""
+    task = WordEmbedding(objective="Softmax", dimensions=4, window=1, windowing="Fixed", subsample=0)
+    size = 2 * softmax.TOKENS + 500
+    tokens = np.tile(np.arange(5, dtype=np.int32), size // 5)
+    stats = softmax.train_block(initial_parameters(5, 4, 1), tokens, everything(5), task, rates=(0.01, 0.01), seed=1)
+    assert stats.pairs == 2 * size - 6, "a word of three parts has one neighbour at each end"
+
+
 @pytest.mark.parametrize("tokens", [[], [-1, -1], [5], [1, -1, 2, -1]])
 def test_a_block_without_pairs(tokens: list[int]) -> None:
     task = WordEmbedding(objective="Softmax")
