@@ -70,9 +70,8 @@ def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.Monke
     assert rates[-1][1] == pytest.approx(0.025), "half of two data epochs"
     assert all(a[1] == b[0] for a, b in itertools.pairwise(rates))
     assert stats.samples == 4000
-    assert stats.loss == pytest.approx(np.mean([loss for _, loss in it.losses]), rel=0.01), (
-        "of all blocks, not the last"
-    )
+    losses = [loss for _, loss in it.losses]
+    assert abs(stats.loss - np.mean(losses)) < 0.2 * abs(losses[-1] - np.mean(losses)), "of all blocks, not the last"
     assert [words for words, _ in it.losses] == [1000, 2000, 3000, 4000]
 
 
