@@ -1,25 +1,19 @@
-"""The worker's parts on their own: what arrives, leases, exchanges, the corpus, the supervisor."""
+"""The worker's parts on their own: what arrives, leases, exchanges, the corpus."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
-import os
-import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from tests.unit.test_contract import JOB_FILE
-from tests.unit.train import quick
 from tests.unit.train.table import Table, at_once, nothing
 
-from mms_workloads.contract import DataFile, JobFile, Outcome, Reason, Store, Task, WordEmbedding
+from mms_workloads.contract import DataFile, JobFile, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.embedding.parameters import initial_parameters
@@ -31,17 +25,18 @@ from mms_workloads.sync import wire
 from mms_workloads.sync.control import Control, Superseded, file
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.wire import Message
-from mms_workloads.train import checkpoint, cpu, process, supervisor, worker
+from mms_workloads.train import checkpoint, process, worker
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.communicator import WELL, Contribution, Stats
 from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
-from mms_workloads.train.pulse import LEARNED, Pulse
+from mms_workloads.train.pulse import Pulse
 from mms_workloads.train.state import Agreement, agree
 from mms_workloads.transport.channel import PeerLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mms_workloads.sync.control import Inbox
 
@@ -422,93 +417,3 @@ def test_tidy(tmp_path: Path) -> None:
         (tmp_path / "s" / name / "file").mkdir(parents=True)
     process.tidy(tmp_path / "s")
     assert {p.name for p in (tmp_path / "s").iterdir()} == {"spool", "blocks-1"}
-
-
-# The container's limits, and the supervisor
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [("max 100000", 1), ("400000 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("x", 1), (None, 1)],
-    ids=["no limit", "four", "two and a half", "half", "nonsense", "no file"],
-)
-def test_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, expected: int) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    if content is not None:
-        (tmp_path / "cpu.max").write_text(content)
-    assert cpu.limit(tmp_path) == expected
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    assert cpu.limit(tmp_path) == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [("low 0\noom 3\noom_kill 2\n", 2), ("low 0\n", 0), ("oom_kill x", 0), (None, 0)],
-    ids=["killed", "no line", "nonsense", "no file"],
-)
-def test_memory_kills(tmp_path: Path, content: str | None, expected: int) -> None:
-    if content is not None:
-        (tmp_path / "memory.events").write_text(content)
-    assert cpu.memory_kills(tmp_path) == expected
-
-
-def _stop_and_wait(**_: object) -> int:
-    os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(20)
-    return 5
-
-
-def _serve_and_die(log: str, pulse: Pulse) -> int:
-    """A shard that applies some updates and is killed, more often than one that gets nowhere may be."""
-    lives = Path(log).with_suffix(".lives")
-    with lives.open("a") as file:
-        file.write("x")
-    if lives.stat().st_size > 2 * supervisor.RESTARTS:
-        return 3
-    pulse.made(LEARNED)
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0
-
-
-def _supervise(how: str, log: str) -> None:
-    os.environ["MMS_TERMINATION_LOG"] = log
-    if how == "killed":
-        process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
-    elif how == "out of memory":
-        kills = iter(range(100))
-        cpu.memory_kills = lambda *_: next(kills)  # type: ignore[assignment]
-        process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
-    elif how == "bug":
-        process.run = lambda **_: 1 // 0  # type: ignore[assignment]
-    elif how == "killed while it serves":
-        process.run = lambda *, pulse, **_: _serve_and_die(log, pulse)
-    elif how == "told to stop":
-        process.run = _stop_and_wait
-    else:
-        process.run = lambda **_: 3  # type: ignore[assignment]
-    os._exit(supervisor.supervise(plain=True))
-
-
-@pytest.mark.parametrize(
-    ("how", "code", "reason"),
-    [
-        ("killed", 128 + 9, "WorkerCrashed"),
-        ("out of memory", 128 + 9, "OutOfMemory"),
-        ("bug", 70, "InternalError"),
-        ("told to stop", 128 + 15, None),
-        ("killed while it serves", 3, None),
-        ("exit", 3, None),
-    ],
-)
-def test_supervisor(tmp_path: Path, how: str, code: int, reason: str | None) -> None:
-    log = tmp_path / "log"
-    started = quick._context.Process(target=_supervise, args=(how, str(log)))
-    started.start()
-    started.join(60)
-    assert started.exitcode == code
-    if reason is None:
-        assert not log.exists()
-    else:
-        outcome = Outcome.model_validate(json.loads(log.read_bytes()))
-        assert (outcome.result, outcome.reason, outcome.retryable) == ("Failed", reason, True)
-        assert outcome.message

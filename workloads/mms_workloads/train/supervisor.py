@@ -9,6 +9,7 @@ log what a worker that died by a signal could not.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import os
 import signal
@@ -111,7 +112,9 @@ def _end_hung(child: int, why: str) -> None:
             continue
     logs.logger(role="supervisor").error("worker hangs and is killed", why=why, threads=waits)
     sys.stdout.flush()
-    os.kill(child, signal.SIGUSR1)  # faulthandler writes the stacks without the interpreter's lock; then it ends
+    # faulthandler writes the stacks without the interpreter's lock, and the process ends. Sent to its first thread: a
+    # stopped process may take it in any other, while the first goes on from where it hung.
+    ctypes.CDLL(None).tgkill(child, child, signal.SIGUSR1)
     os.kill(child, signal.SIGCONT)  # a stopped process cannot
     deadline = time.monotonic() + STACKS_SECONDS
     while time.monotonic() < deadline:

@@ -1,0 +1,136 @@
+"""A container's limits, and the supervisor: what it does with a worker that dies or hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.train import quick
+
+from mms_workloads.contract import Outcome
+from mms_workloads.train import cpu, process, supervisor
+from mms_workloads.train.pulse import LEARNED, Pulse
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("max 100000", 1), ("400000 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("x", 1), (None, 1)],
+    ids=["no limit", "four", "two and a half", "half", "nonsense", "no file"],
+)
+def test_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    if content is not None:
+        (tmp_path / "cpu.max").write_text(content)
+    assert cpu.limit(tmp_path) == expected
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert cpu.limit(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("low 0\noom 3\noom_kill 2\n", 2), ("low 0\n", 0), ("oom_kill x", 0), (None, 0)],
+    ids=["killed", "no line", "nonsense", "no file"],
+)
+def test_memory_kills(tmp_path: Path, content: str | None, expected: int) -> None:
+    if content is not None:
+        (tmp_path / "memory.events").write_text(content)
+    assert cpu.memory_kills(tmp_path) == expected
+
+
+def _stop_and_wait(**_: object) -> int:
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(20)
+    return 5
+
+
+def _serve_and_die(log: str, pulse: Pulse) -> int:
+    """A shard that applies some updates and is killed, more often than one that gets nowhere may be."""
+    lives = Path(log).with_suffix(".lives")
+    with lives.open("a") as file:
+        file.write("x")
+    if lives.stat().st_size > 2 * supervisor.RESTARTS:
+        return 3
+    pulse.made(LEARNED)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def _supervise(how: str, log: str) -> None:
+    os.environ["MMS_TERMINATION_LOG"] = log
+    if how == "killed":
+        process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+    elif how == "out of memory":
+        kills = iter(range(100))
+        cpu.memory_kills = lambda *_: next(kills)  # type: ignore[assignment]
+        process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
+    elif how == "bug":
+        process.run = lambda **_: 1 // 0  # type: ignore[assignment]
+    elif how == "killed while it serves":
+        process.run = lambda *, pulse, **_: _serve_and_die(log, pulse)
+    elif how == "told to stop":
+        process.run = _stop_and_wait
+    else:
+        process.run = lambda **_: 3  # type: ignore[assignment]
+    os._exit(supervisor.supervise(plain=True))
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "reason"),
+    [
+        ("killed", 128 + 9, "WorkerCrashed"),
+        ("out of memory", 128 + 9, "OutOfMemory"),
+        ("bug", 70, "InternalError"),
+        ("told to stop", 128 + 15, None),
+        ("killed while it serves", 3, None),
+        ("exit", 3, None),
+    ],
+)
+def test_supervisor(tmp_path: Path, how: str, code: int, reason: str | None) -> None:
+    log = tmp_path / "log"
+    started = quick._context.Process(target=_supervise, args=(how, str(log)))
+    started.start()
+    started.join(60)
+    assert started.exitcode == code
+    if reason is None:
+        assert not log.exists()
+    else:
+        outcome = Outcome.model_validate(json.loads(log.read_bytes()))
+        assert (outcome.result, outcome.reason, outcome.retryable) == ("Failed", reason, True)
+        assert outcome.message
+
+
+_STOPPED_IN_ITS_WORK = """
+import faulthandler, signal, threading
+faulthandler.register(signal.SIGUSR1, chain=True)
+for _ in range(3):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+def works():
+    print("works", flush=True)
+    while True:
+        pass
+works()
+"""
+
+
+def test_stacks_of_a_stopped_worker() -> None:
+    """Written by its first thread, where it was stopped: any other may take the signal of a process that goes on."""
+    for _ in range(20):
+        with subprocess.Popen(
+            [sys.executable, "-c", _STOPPED_IN_ITS_WORK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout
+            assert child.stderr
+            assert child.stdout.readline() == "works\n"
+            os.kill(child.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+            supervisor._end_hung(child.pid, "no sign of life")
+            stacks = child.stderr.read()
+        assert child.returncode == -signal.SIGUSR1
+        current = next(part for part in stacks.split("\n\n") if part.startswith("Current thread"))
+        assert "in works" in current
