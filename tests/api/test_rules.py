@@ -232,9 +232,12 @@ CASES = [
     ),
     *created(
         "compression",
-        "sync.compression must be None with task.wordEmbedding",
-        good={"none": {"spec": {"sync": {"compression": "None"}}}, "language": language(sync={"compression": "Int8"})},
-        bad={kind: {"spec": {"sync": {"compression": kind}}} for kind in ("BF16", "Int8")},
+        "sync.compression must be None or BF16 with task.wordEmbedding",
+        good={
+            **{kind: {"spec": {"sync": {"compression": kind}}} for kind in ("None", "BF16")},
+            "language": language(sync={"compression": "Int8"}),
+        },
+        bad={"Int8": {"spec": {"sync": {"compression": "Int8"}}}},
     ),
     *created(
         "batch",

@@ -197,7 +197,7 @@ class JobFile(Contract):
     optimizer: Optimizer = Optimizer()
     evaluation: EvaluationSpec = EvaluationSpec()
     syncMode: Literal["Ring", "ParameterServer"] = "Ring"
-    compression: Literal["None", "BF16", "Int8"] = "None"  # of gradients on the wire
+    compression: Literal["None", "BF16", "Int8"] = "None"  # of gradients and changes on the wire
     transport: Literal["MutualTLS", "Plain"] = "MutualTLS"  # of gradients and parameters; control is always mutual TLS
     parameterServer: ParameterServer | None = None  # set in that mode
     workers: PositiveInt  # how many the first membership epoch waits for

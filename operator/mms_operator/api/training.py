@@ -144,8 +144,8 @@ class Sync(Model):
     )
     compression: Literal["None", "BF16", "Int8"] = Field(
         default="None",
-        description="How gradients are written on the wire: BF16 takes half of the bytes, Int8 about a quarter. The "
-        "parameters stay in FP32.",
+        description="How gradients, and changes of word vectors, are written on the wire: BF16 takes half of the "
+        "bytes, Int8 about a quarter; Int8 is not for word vectors. The parameters stay in FP32.",
     )
     transport: Literal["MutualTLS", "Plain"] = Field(
         default="MutualTLS",
@@ -321,10 +321,10 @@ class TrainingSpec(Model):
                 ),
             ),
             (
-                "!has(self.task.wordEmbedding) || self.sync.compression == 'None'",
+                "!has(self.task.wordEmbedding) || self.sync.compression != 'Int8'",
                 (
-                    "sync.compression must be None with task.wordEmbedding, whose sparse rows travel as they are: "
-                    "leave it out"
+                    "sync.compression must be None or BF16 with task.wordEmbedding, the changes of whose rows differ "
+                    "too much in size for Int8: use BF16"
                 ),
             ),
             (

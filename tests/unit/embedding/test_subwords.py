@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,6 +38,26 @@ def test_ngrams() -> None:
     assert len({*found} - {*subwords.buckets_of("wo2", all_), *subwords.buckets_of("1wo", all_)}) == 1
     assert subwords.buckets_of("漢字", Subwords(minLength=5, maxLength=6)) == [], "characters, not bytes"
     assert all(bucket < 7 for bucket in subwords.buckets_of("anything", Subwords(buckets=7)))
+
+
+@given(
+    words=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=6),
+    shortest=st.integers(1, 5),
+    more=st.integers(0, 4),
+    buckets=st.integers(1, 2**31 - 8),
+)
+def test_buckets_are_those_of_the_definition(words: list[str], shortest: int, more: int, buckets: int) -> None:
+    settings = Subwords(minLength=shortest, maxLength=shortest + more, buckets=buckets)
+    found = subwords.pieces(words, settings)
+    assert len(found.starts) == len(words) + 1
+    for number, (word, (start, end)) in enumerate(zip(words, itertools.pairwise(found.starts), strict=True)):
+        marked = f"<{word}>"
+        marks = {(0, 1), (len(word) + 1, len(word) + 2)}
+        spans = set(itertools.combinations(range(len(marked) + 1), 2)) - marks
+        ngrams = [marked[a:b] for a, b in spans if shortest <= b - a <= shortest + more]
+        expected = [number, *(len(words) + zlib.crc32(one.encode()) % buckets for one in ngrams)]
+        assert sorted(found.rows[start:end].tolist()) == sorted(expected)
+        assert found.rows[start] == number
 
 
 def test_pieces() -> None:

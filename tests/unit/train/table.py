@@ -14,6 +14,8 @@ from mms_workloads.transport.staged import StagedRing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mms_workloads.train.ring import Wire
+
 
 class Table:
     def __init__(self, size: int) -> None:
@@ -28,9 +30,9 @@ class Table:
         self.barrier.wait()
         return all_of_them
 
-    def rings(self, staged: torch.device | None = None) -> list[Ring]:
+    def rings(self, staged: torch.device | None = None, wire: Wire = "None") -> list[Ring]:
         """staged: for tensors there, which travel through memory of the host."""
-        return [Ring(StagedRing(seat, staged) if staged else seat) for seat in self.seats]  # type: ignore[arg-type]
+        return [Ring(StagedRing(seat, staged) if staged else seat, wire) for seat in self.seats]  # type: ignore[arg-type]
 
 
 class Seat:
@@ -44,10 +46,11 @@ class Seat:
     def all_reduce(self, tensor: torch.Tensor, wire: str = "None", error: torch.Tensor | None = None) -> None:
         assert tensor.numel()
         if wire != "None":
-            assert error is not None
-            wanted = tensor + error
-            tensor.copy_(wanted.bfloat16())
-            error.copy_(wanted - tensor)
+            wanted = tensor if error is None else tensor + error
+            sent = wanted.bfloat16()
+            if error is not None:
+                error.copy_(wanted - sent)
+            tensor.copy_(sent)
         tensor.copy_(torch.stack(self.table.meet(self.position, tensor)).sum(0))
 
     def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:

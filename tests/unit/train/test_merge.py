@@ -70,9 +70,10 @@ def test_commit() -> None:
     held.touches.vectors[2] = held.touches.contexts[4] = 1
     rows = held.touched().nonzero().squeeze(1)
     assert rows.tolist() == [2, 6 + 4]
-    delta = held.delta(rows)
-    torch.testing.assert_close(delta, torch.tensor([[5.0] * 3, [7.0] * 3]))
-    held.commit(rows, delta * torch.tensor([[2.0], [1.0]]), [whole(1, 1), whole(0, 3)])
+    changes, squares = held.changes(rows)
+    torch.testing.assert_close(changes, torch.tensor([[5.0] * 3, [7.0] * 3]))
+    assert squares == pytest.approx(3 * 25 + 3 * 49)
+    held.commit(rows, changes, torch.tensor([2.0, 1.0]), [whole(1, 1), whole(0, 3)])
     assert (held.agreement.step, held.agreement.progress.applied) == (4, [0, 2, 0, 1])
     torch.testing.assert_close(held.base.vectors[2], before.vectors[2] + 10)
     torch.testing.assert_close(held.base.contexts[4], before.contexts[4] + 7)
@@ -84,9 +85,9 @@ def test_commit() -> None:
 def test_samples_are_never_committed_twice() -> None:
     held = state(0, 0)
     nothing = torch.tensor([], dtype=torch.long)
-    held.commit(nothing, torch.zeros(0, 3), [whole(0, 1)])
+    held.commit(nothing, torch.zeros(0, 3), torch.zeros(0), [whole(0, 1)])
     with pytest.raises(ValueError, match="does not follow"):
-        held.commit(nothing, torch.zeros(0, 3), [whole(0, 1)])
+        held.commit(nothing, torch.zeros(0, 3), torch.zeros(0), [whole(0, 1)])
 
 
 def test_reset_drops_the_round() -> None:

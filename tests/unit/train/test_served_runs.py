@@ -59,6 +59,13 @@ def test_a_language_model(tmp_path: Path, mode: str) -> None:
     assert complete(runs.run_to_the_end(tmp_path, language(tmp_path, mode)))["bitsPerByte"] < 2.6
 
 
+@pytest.mark.parametrize("changes", [{"syncMode": "Ring"}, {"syncMode": "ParameterServer"}], ids=["ring", "shards"])
+def test_compressed_changes_of_word_vectors(tmp_path: Path, changes: dict[str, str]) -> None:
+    whole = job(tmp_path).model_copy(update={"compression": "BF16", **changes})
+    outcome = runs.run_to_the_end(tmp_path, whole)
+    assert complete(outcome)["contextAUC"] > 0.8
+
+
 @pytest.mark.parametrize("wire", ["BF16", "Int8"])
 def test_compressed_gradients(tmp_path: Path, wire: str) -> None:
     assert complete(runs.run_to_the_end(tmp_path, language(tmp_path, compression=wire)))["bitsPerByte"] < 2.6

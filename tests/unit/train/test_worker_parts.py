@@ -13,7 +13,7 @@ import torch
 from tests.unit.test_contract import JOB_FILE
 from tests.unit.train.table import Table, at_once, nothing
 
-from mms_workloads.contract import DataFile, JobFile, Reason, Store, Task, WordEmbedding
+from mms_workloads.contract import DataFile, Guard, JobFile, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.embedding.parameters import initial_parameters
@@ -23,11 +23,14 @@ from mms_workloads.store import JobError
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import wire
 from mms_workloads.sync.control import Control, Superseded, file
+from mms_workloads.sync.layout import Layout
+from mms_workloads.sync.layout import Table as Rows
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.wire import Message
 from mms_workloads.train import checkpoint, process, worker
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.communicator import WELL, Contribution, Stats
+from mms_workloads.train.guarding import Guarding
 from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
 from mms_workloads.train.pulse import Pulse
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mms_workloads.sync.control import Inbox
+    from mms_workloads.train.ring import Wire
 
 EPOCH = {"epoch": 2, "members": [[1, 0, "10.0.0.1:1"], [0, 3, "10.0.0.0:2"]], "urgent": False, "shards": []}
 LEASED = Message(wire.LEASED, {"epoch": 1, "data_epoch": 4, "block": 7, "start": 2, "fraction": 0.1})
@@ -228,6 +232,9 @@ def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
 # Exchanges
 
 
+ODD = 1.01  # no number of BF16
+
+
 def states(count: int) -> list[EmbeddingState]:
     made = [EmbeddingState.start(initial_parameters(10, 4, 1)) for _ in range(count)]
     for state in made:
@@ -235,10 +242,11 @@ def states(count: int) -> list[EmbeddingState]:
     return made
 
 
-def test_an_exchange_makes_all_ranks_equal() -> None:
+@pytest.mark.parametrize("wire", ["None", "BF16"])
+def test_an_exchange_makes_all_ranks_equal(wire: Wire) -> None:
     table, ranks = Table(3), states(3)
     for rank, state in enumerate(ranks):
-        state.working.vectors[rank] += 1.0 + rank  # a row each
+        state.working.vectors[rank] += (1.0 + rank) * ODD  # a row each
         state.touches.vectors[rank] = 1
         state.working.contexts[9] += 1.0  # and one together, rarely touched: the changes add up
         state.touches.contexts[9] = 1
@@ -248,7 +256,7 @@ def test_an_exchange_makes_all_ranks_equal() -> None:
     found = at_once(
         *(
             lambda r=r, s=s, mine=mine: r.exchange(s, mine, 1e-6, nothing)  # type: ignore[misc]
-            for r, s, mine in zip(table.rings(), ranks, given, strict=True)
+            for r, s, mine in zip(table.rings(wire=wire), ranks, given, strict=True)
         )
     )
     for each in found:
@@ -258,9 +266,10 @@ def test_an_exchange_makes_all_ranks_equal() -> None:
         assert torch.equal(state.base.vectors, ranks[0].base.vectors)
         assert torch.equal(state.working.contexts, ranks[0].base.contexts)
         assert (state.agreement.step, state.agreement.progress) == (1, Progress([1, 0, 0, 0, 0], {3: (2, 4)}))
-    torch.testing.assert_close(
-        ranks[0].base.vectors[:3] - before.vectors[:3], torch.tensor([[1.0], [2], [3]]).expand(3, 4)
-    )
+    changed = ranks[0].base.vectors[:3] - before.vectors[:3]
+    whole = ODD * torch.tensor([[1.0], [2], [3]]).expand(3, 4)
+    sent = whole if wire == "None" else whole.bfloat16().float()
+    torch.testing.assert_close(changed, sent, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ranks[0].base.contexts[9] - before.contexts[9], torch.full((4,), 3.0))
 
 
@@ -275,6 +284,26 @@ def test_a_round_without_blocks() -> None:
     )  # type: ignore[misc]
     assert [state.agreement.step for state in ranks] == [1, 1]
     assert torch.equal(ranks[0].base.vectors, states(1)[0].base.vectors)
+
+
+@pytest.mark.parametrize(("wire", "dtype"), [("None", torch.float32), ("BF16", torch.bfloat16)])
+def test_what_is_pushed_to_shards(wire: Wire, dtype: torch.dtype) -> None:
+    state = states(1)[0]
+    for table, row in ((0, 1), (0, 8), (1, 4), (1, 6)):
+        (state.working.vectors, state.working.contexts)[table][row] += 1.0 + row
+        (state.touches.vectors, state.touches.contexts)[table][row] = 3 + row
+    layout = Layout((Rows("vectors", 10, 4, sparse=True), Rows("contexts", 10, 4, sparse=True)), 2)
+    clients: list[Any] = [None, None]
+    communicator = ParameterServer(clients, layout, wire, Guarding(Guard()), synchronous=True)
+    parts, squares = communicator._deltas(state)
+    assert squares == pytest.approx(4 * (4 + 81 + 25 + 49), rel=1e-5)
+    rows = [{name: delta.rows.tolist() for name, delta in part["deltas"].items()} for part in parts]
+    assert rows == [{"vectors": [1], "contexts": [4]}, {"vectors": [8], "contexts": [6]}]
+    for part in parts:
+        for delta in part["deltas"].values():
+            assert delta.values.dtype == dtype
+            torch.testing.assert_close(delta.values.float(), 1.0 + delta.rows[:, None].float().expand(1, 4))
+            assert delta.touches.tolist() == (3 + delta.rows).tolist()
 
 
 def test_share() -> None:

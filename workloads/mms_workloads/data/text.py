@@ -10,7 +10,7 @@ import ctypes
 import itertools
 import re
 import weakref
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Tokenizer = Literal["Words", "Whitespace", "Characters"]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY = Path(__file__).with_name("libmms_text.so")
 TOKENIZERS = {"Words": 0, "Whitespace": 1, "Characters": 2}
 ASCII_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]")
@@ -62,6 +62,7 @@ _lib = libraries.load(
             c_int64,
             (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64, c_int32, c_bool, c_void_p),
         ),
+        "mms_text_ngrams": (None, (c_char_p, c_void_p, c_int64, c_int32, c_int32, c_uint32, c_void_p, c_void_p)),
     },
     version=ABI_VERSION,
 )
@@ -92,9 +93,7 @@ class Words:
 
     def add(self, words: Sequence[str], numbers: NDArray[np.int64]) -> None:
         """Raises MemoryError."""
-        encoded = [word.encode() for word in words]
-        ends = np.cumsum([len(word) for word in encoded], dtype=np.int64)
-        self._put(b"".join(encoded), ends, np.ascontiguousarray(numbers, np.int64))
+        self._put(*_joined(words), np.ascontiguousarray(numbers, np.int64))
 
     def count(self, data: bytes, tokenizer: Tokenizer, *, pairs: bool = False) -> None:
         """Adds one for each word of UTF-8 text. Raises MemoryError.
@@ -179,6 +178,27 @@ class _Table:
 @cache
 def _table() -> _Table:
     return _Table()
+
+
+def ngrams(
+    words: Sequence[str], shortest: int, longest: int, buckets: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """What each word w is made of: rows[starts[w]:starts[w + 1]], its own number and len(words) + b for the bucket b of
+    each n-gram of `<word>` with so many characters, as often as they occur. starts: [len(words) + 1].
+    """
+    content, ends = _joined(words)
+    starts = np.empty(len(ends) + 1, np.int64)
+    of = (content, _at(ends), len(ends), shortest, longest, buckets, _at(starts))
+    _lib.mms_text_ngrams(*of, None)
+    rows = np.empty(starts[-1], np.int32)
+    _lib.mms_text_ngrams(*of, _at(rows))
+    return starts, rows
+
+
+def _joined(words: Sequence[str]) -> tuple[bytes, NDArray[np.int64]]:
+    """Their UTF-8, and where each ends."""
+    encoded = [word.encode() for word in words]
+    return b"".join(encoded), np.cumsum([len(word) for word in encoded], dtype=np.int64)
 
 
 def _lowered(data: bytes, tokenizer: Tokenizer) -> bytes:

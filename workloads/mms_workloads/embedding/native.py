@@ -8,12 +8,18 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mms_workloads import libraries
 
-ABI_VERSION = 2
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ABI_VERSION = 3
 LIBRARY = Path(__file__).with_name("libmms_embedding.so")
 OK = 0
+LINE = 16  # floats of a cache line
 
 
 class Words(Structure):
@@ -62,6 +68,11 @@ lib = libraries.load(
         "mms_embedding_kernels": (c_char_p, ()),
         "mms_embedding_kernels_choose": (c_bool, (c_char_p,)),
         "mms_embedding_train": (c_int32, (POINTER(Words), POINTER(Pass))),
+        "mms_embedding_changes": (c_double, (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p)),
+        "mms_embedding_settle": (
+            None,
+            (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p),
+        ),
     },
     version=ABI_VERSION,
 )
@@ -83,3 +94,40 @@ def train(words: Words, one: Pass) -> None:
     """Raises MemoryError."""
     if lib.mms_embedding_train(ctypes.byref(words), ctypes.byref(one)) != OK:
         raise MemoryError
+
+
+def changes(
+    base: NDArray[np.float32], working: NDArray[np.float32], rows: NDArray[np.int64], out: NDArray[np.float32]
+) -> float:
+    """Writes working[rows] - base[rows] into out [n, d]; returns the sum of its squares. base, working: as `matrix`."""
+    count, columns = out.shape
+    squares: float = lib.mms_embedding_changes(
+        at(base), at(working), at(rows), count, columns, stride(base, working), at(out)
+    )
+    return squares
+
+
+def settle(
+    base: NDArray[np.float32],
+    working: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    change: NDArray[np.float32],
+    scale: NDArray[np.float32],
+) -> None:
+    """base[rows] += scale[:, None] * change, and the same in working; to the same bits on all processors."""
+    count, columns = change.shape
+    lib.mms_embedding_settle(
+        at(base), at(working), at(rows), count, columns, stride(base, working), at(change), at(scale)
+    )
+
+
+def stride(*matrices: NDArray[np.float32]) -> int:
+    """Floats from a row to the next. Raises ValueError where rows are not on cache lines, in all matrices alike."""
+    strides = {one.strides[0] for one in matrices}
+    if len(strides) > 1 or any(one.strides[0] % (4 * LINE) or one.ctypes.data % (4 * LINE) for one in matrices):
+        raise ValueError("rows are not on cache lines, in both matrices alike: train a copy of the parameters")
+    return int(strides.pop()) // 4
+
+
+def at(array: NDArray[Any]) -> int:
+    return int(array.ctypes.data)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mms_workloads import memory
+from mms_workloads.embedding.native import LINE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LINE = 16  # floats of a cache line
 LARGE_PAGE = 2 << 20  # bytes
 ROWS_AT_ONCE = 16_384  # of a matrix that is filled: no second one is made
 
@@ -31,6 +31,11 @@ def matrix(rows: int, columns: int) -> NDArray[np.float32]:
     whole = np.frombuffer(memory, np.float32)
     start = -whole.ctypes.data % LARGE_PAGE // 4
     return whole[start : start + rows * stride].reshape(rows, stride)[:, :columns]
+
+
+def buffer(size: int) -> NDArray[np.float32]:
+    """Zeros [size], as `matrix` has them."""
+    return matrix(1, size)[0]
 
 
 @dataclass(frozen=True, slots=True)

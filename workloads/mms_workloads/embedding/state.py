@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mms_workloads.embedding.parameters import Parameters, Touches, no_touches
+from mms_workloads.embedding import native
+from mms_workloads.embedding.parameters import Parameters, Touches, buffer, no_touches
 from mms_workloads.train.state import Agreement
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class EmbeddingState:
     working: Pair
     touches: Pair  # [V] of `working` since `base`
     agreement: Agreement = field(default_factory=Agreement)
+    room: Tensor = field(default_factory=lambda: torch.empty(0))  # for a round's changes
 
     @classmethod
     def start(cls, parameters: Parameters) -> EmbeddingState:
@@ -78,32 +80,35 @@ class EmbeddingState:
         """How often each row was: [rows of vectors, then of contexts]."""
         return torch.cat((self.touches.vectors, self.touches.contexts))
 
-    def delta(self, rows: Tensor) -> Tensor:
-        """What `working` has changed [n, d]. rows: ascending, of both matrices, as `touched` has them."""
-        out = torch.empty(rows.numel(), self.base.vectors.shape[1])
-        for base, working, index, part in self._parts(rows, out):
-            torch.index_select(working, 0, index, out=part)
-            part.sub_(base.index_select(0, index))
-        return out
+    def changes(self, rows: Tensor) -> tuple[Tensor, float]:
+        """What `working` has changed [n, d], and the sum of its squares; in the same memory each time.
 
-    def commit(self, rows: Tensor, delta: Tensor, slices: Iterable[Slice]) -> None:
-        """Adds a round's merged change, as `delta` gives it. Raises ValueError on samples applied before."""
+        rows: ascending, of both matrices, as `touched` has them.
+        """
+        size, columns = rows.numel(), self.base.vectors.shape[1]
+        if self.room.numel() < size * columns:
+            self.room = torch.from_numpy(buffer(size * columns))
+        out, squares = self.room[: size * columns].view(size, columns), 0.0
+        for base, working, index, part in self._parts(rows):
+            squares += native.changes(base.numpy(), working.numpy(), index.numpy(), out[part].numpy())
+        return out, squares
+
+    def commit(self, rows: Tensor, changes: Tensor, scale: Tensor, slices: Iterable[Slice]) -> None:
+        """Adds a round's merged changes, each row times its scale [n]. Raises ValueError on samples applied before."""
         self.agreement.progress.commit(slices)
-        for base, working, index, part in self._parts(rows, delta):
-            changed = base.index_select(0, index)
-            changed += part
-            base.index_copy_(0, index, changed)
-            working.index_copy_(0, index, changed)
+        for base, working, index, part in self._parts(rows):
+            arrays = (base.numpy(), working.numpy(), index.numpy(), changes[part].numpy(), scale[part].numpy())
+            native.settle(*arrays)
         self.touches.zero_()
         self.agreement.step += 1
 
-    def _parts(self, rows: Tensor, values: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Of each matrix that has rows there: base, working, the numbers of the rows in it, their values."""
+    def _parts(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, slice]]:
+        """Of each matrix that has rows there: base, working, the numbers of the rows in it, and where they stand."""
         split = int(torch.searchsorted(rows, self.size))
         if split:
-            yield self.base.vectors, self.working.vectors, rows[:split], values[:split]
+            yield self.base.vectors, self.working.vectors, rows[:split], slice(0, split)
         if split < rows.numel():
-            yield self.base.contexts, self.working.contexts, rows[split:] - self.size, values[split:]
+            yield self.base.contexts, self.working.contexts, rows[split:] - self.size, slice(split, rows.numel())
 
     def reset(self) -> None:
         self.working.copy_(self.base)

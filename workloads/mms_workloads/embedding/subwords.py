@@ -6,12 +6,12 @@ was never seen has a vector: the mean of its n-grams'.
 
 from __future__ import annotations
 
-import zlib
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mms_workloads.data import text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,23 +33,12 @@ class Pieces:
 
 def buckets_of(word: str, settings: Subwords) -> list[int]:
     """The buckets of a word's n-grams, as often as they occur."""
-    marked = f"<{word}>"
-    size = len(marked)
-    return [
-        zlib.crc32(marked[start : start + length].encode()) % settings.buckets
-        for length in range(settings.minLength, min(settings.maxLength, size) + 1)
-        for start in range(size - length + 1)
-        if length > 1 or 0 < start < size - 1  # the marks alone say nothing
-    ]
+    own: list[int] = (pieces([word], settings).rows[1:] - 1).tolist()
+    return own
 
 
 def pieces(words: Sequence[str], settings: Subwords) -> Pieces:
-    starts, rows = array("q", [0]), array("i")
-    for number, word in enumerate(words):
-        rows.append(number)
-        rows.extend([len(words) + bucket for bucket in buckets_of(word, settings)])
-        starts.append(len(rows))
-    return Pieces(np.frombuffer(starts, np.int64), np.frombuffer(rows, np.int32))
+    return Pieces(*text.ngrams(words, settings.minLength, settings.maxLength, settings.buckets))
 
 
 def composed(vectors: NDArray[np.float32], parts: Pieces) -> NDArray[np.float32]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mms_workloads.embedding import native
-from mms_workloads.embedding.parameters import LINE, BlockStats, Parameters, Touches, no_touches
+from mms_workloads.embedding.native import LINE, at
+from mms_workloads.embedding.parameters import BlockStats, Parameters, Touches, no_touches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +44,8 @@ def train_block(
     Raises ValueError for matrices whose rows are not on cache lines, MemoryError.
     """
     model = _model(words, task, touches)
-    model.stride = _stride(parameters)
-    model.vectors, model.contexts = _at(parameters.vectors), _at(parameters.contexts)
+    model.stride = native.stride(parameters.vectors, parameters.contexts)
+    model.vectors, model.contexts = at(parameters.vectors), at(parameters.contexts)
     done = _run(model, _passes(tokens, rates, seed, threads))
     measured = sum(one.measured for one in done)
     loss = sum(one.loss for one in done) / measured if measured else 0.0
@@ -66,7 +67,7 @@ def rows(
 def _model(words: Distribution, task: WordEmbedding, touches: Touches | None) -> native.Words:
     """As the kernels take it, without matrices."""
     model = native.Words(
-        keep=_at(words.keep),
+        keep=at(words.keep),
         words=len(words.keep),
         stride=LINE,
         window=task.window,
@@ -75,15 +76,15 @@ def _model(words: Distribution, task: WordEmbedding, touches: Touches | None) ->
         bag=task.model == "CBOW",
     )
     if touches is not None:
-        model.vector_touches, model.context_touches = _at(touches.vectors), _at(touches.contexts)
+        model.vector_touches, model.context_touches = at(touches.vectors), at(touches.contexts)
     if words.noise is not None:
-        model.noise_share, model.noise_other = _at(words.noise.share), _at(words.noise.other)
+        model.noise_share, model.noise_other = at(words.noise.share), at(words.noise.other)
     if words.tree is not None:
         tree = words.tree
-        model.tree_starts, model.tree_nodes = _at(tree.starts), _at(tree.nodes)
-        model.tree_codes = _at(tree.codes)
+        model.tree_starts, model.tree_nodes = at(tree.starts), at(tree.nodes)
+        model.tree_codes = at(tree.codes)
     if words.pieces is not None:
-        model.subword_starts, model.subwords = _at(words.pieces.starts), _at(words.pieces.rows)
+        model.subword_starts, model.subwords = at(words.pieces.starts), at(words.pieces.rows)
     return model
 
 
@@ -95,7 +96,7 @@ def _passes(tokens: NDArray[np.int32], rates: tuple[float, float], seed: int, th
     fall = (rates[1] - rates[0]) / max(1, size)
     return [
         native.Pass(
-            tokens=_at(tokens) + tokens.itemsize * start,
+            tokens=at(tokens) + tokens.itemsize * start,
             count=stop - start,
             seed=(seed * 0x9E3779B97F4A7C15 + part) % 2**64,
             first_rate=rates[0] + fall * start,
@@ -112,15 +113,3 @@ def _run(model: native.Words, passes: Sequence[native.Pass]) -> Sequence[native.
         with ThreadPoolExecutor(len(passes)) as pool:
             list(pool.map(partial(native.train, model), passes))
     return passes
-
-
-def _stride(parameters: Parameters) -> int:
-    both = (parameters.vectors, parameters.contexts)
-    strides = {one.strides[0] for one in both}
-    if len(strides) > 1 or any(one.strides[0] % (4 * LINE) or one.ctypes.data % (4 * LINE) for one in both):
-        raise ValueError("rows are not on cache lines, in both matrices alike: train a copy of the parameters")
-    return int(strides.pop()) // 4
-
-
-def _at(array: NDArray[Any]) -> int:
-    return int(array.ctypes.data)

@@ -155,18 +155,20 @@ class ParameterServer:
     def _deltas(self, state: EmbeddingState) -> tuple[list[dict[str, Any]], float]:
         """For each shard its rows; the squared norm of the whole change."""
         parts: list[dict[str, Any]] = [{"deltas": {}} for _ in self._clients]
-        squares = 0.0
-        for table, touches, first in (
-            ("vectors", state.touches.vectors, 0),
-            ("contexts", state.touches.contexts, state.size),
+        touches = state.touched()
+        rows = touches.nonzero().squeeze(1)
+        values, squares = state.changes(rows)
+        values = values.bfloat16() if self._wire == "BF16" else values
+        contexts = int(torch.searchsorted(rows, state.size))
+        for table, of_table, first in (
+            ("vectors", slice(0, contexts), 0),
+            ("contexts", slice(contexts, rows.numel()), state.size),
         ):
-            rows = touches.nonzero().squeeze(1)
-            if not rows.numel():
+            if of_table.start == of_table.stop:
                 continue
-            values = state.delta(rows + first)
-            squares += float(values.square().sum())
-            for part, window in zip(parts, self._layout.split(table, rows), strict=True):
-                part["deltas"][table] = Delta(rows[window].contiguous(), values[window], touches[rows[window]])
+            numbers, changes, often = rows[of_table] - first, values[of_table], touches[rows[of_table]]
+            for part, window in zip(parts, self._layout.split(table, numbers), strict=True):
+                part["deltas"][table] = Delta(numbers[window].contiguous(), changes[window], often[window])
         return parts, squares
 
     def _places(self, state: State, shard: int) -> dict[str, Tensor] | None:

@@ -86,18 +86,18 @@ class Ring:
     def _average(self, state: EmbeddingState, mine: Contribution, rate: float) -> list[Contribution]:
         transport, position = self._transport, self._transport.position
         rows, counts = self._touched(state)
-        delta = state.delta(rows)
-        contributions = _told(self._guard, transport, mine, float(delta.norm()))
+        changes, squares = state.changes(rows)
+        contributions = _told(self._guard, transport, mine, math.sqrt(squares))
         good = self._guard.judge(contributions)
         if not all(good):
             if not good[position]:
                 state.reset()  # its rows of the round go nowhere
             rows, counts = self._touched(state)
-            delta = state.delta(rows)
+            changes, _ = state.changes(rows)
         if rows.numel():
-            transport.all_reduce(delta)
-        delta *= merge_scale(counts[0], counts[1], rate)[:, None]
-        state.commit(rows, delta, _slices(contributions))
+            # What BF16 loses of a change is a small part of it, and not kept for the next round, which has other rows.
+            transport.all_reduce(changes, self._wire)
+        state.commit(rows, changes, merge_scale(counts[0], counts[1], rate), _slices(contributions))
         return _settled(self._guard, contributions, good, position)
 
     def _touched(self, state: EmbeddingState) -> tuple[Tensor, Tensor]:

@@ -63,3 +63,12 @@ MMS_API const char* mms_embedding_kernels();
 MMS_API bool mms_embedding_kernels_choose(const char* name);
 
 MMS_API int32_t mms_embedding_train(const mms::Words* words, mms::Pass* pass);
+
+// What `working` [.., columns] has changed in some rows of `base`: out [count, columns], and the sum of its squares.
+// Rows of both have `stride` floats; `rows` are numbers in them.
+MMS_API double mms_embedding_changes(const float* base, const float* working, const int64_t* rows, int64_t count,
+                                     int64_t columns, int64_t stride, float* out);
+
+// base += scale * changes in those rows, and `working` the same. Never fused: all processors get the same bits.
+MMS_API void mms_embedding_settle(float* base, float* working, const int64_t* rows, int64_t count, int64_t columns,
+                                  int64_t stride, const float* changes, const float* scale);

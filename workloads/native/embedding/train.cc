@@ -32,17 +32,21 @@ struct Random {
 struct Kernels {
   const char* name;
   int32_t (*run)(const Words*, Pass*);
+  double (*changes)(const float*, const float*, const int64_t*, int64_t, int64_t, int64_t, float*);
+  void (*settle)(float*, float*, const int64_t*, int64_t, int64_t, int64_t, const float*, const float*);
 };
 
 #define WIDTH 4
 namespace narrow {
 #include "vectors.inc"
 //
+#include "merge.inc"
+//
 #include "trainer.inc"
 #if defined(__aarch64__)
-static const Kernels table = {"neon", run};
+static const Kernels table = {"neon", run, changes, settle};
 #else
-static const Kernels table = {"scalar", run};
+static const Kernels table = {"scalar", run, changes, settle};
 #endif
 }  // namespace narrow
 #undef WIDTH
@@ -54,8 +58,10 @@ static const Kernels table = {"scalar", run};
 namespace avx2 {
 #include "vectors.inc"
 //
+#include "merge.inc"
+//
 #include "trainer.inc"
-static const Kernels table = {"avx2", run};
+static const Kernels table = {"avx2", run, changes, settle};
 }  // namespace avx2
 #pragma clang attribute pop
 #undef WIDTH
@@ -66,8 +72,10 @@ static const Kernels table = {"avx2", run};
 namespace avx512 {
 #include "vectors.inc"
 //
+#include "merge.inc"
+//
 #include "trainer.inc"
-static const Kernels table = {"avx512", run};
+static const Kernels table = {"avx512", run, changes, settle};
 }  // namespace avx512
 #pragma clang attribute pop
 #undef WIDTH
@@ -90,7 +98,7 @@ __attribute__((constructor)) static void choose() { kernels = find(nullptr); }
 
 }  // namespace mms
 
-int32_t mms_embedding_abi_version() { return 2; }
+int32_t mms_embedding_abi_version() { return 3; }
 
 const char* mms_embedding_kernels() { return mms::kernels->name; }
 
@@ -101,3 +109,13 @@ bool mms_embedding_kernels_choose(const char* name) {
 }
 
 int32_t mms_embedding_train(const mms::Words* words, mms::Pass* pass) { return mms::kernels->run(words, pass); }
+
+double mms_embedding_changes(const float* base, const float* working, const int64_t* rows, int64_t count,
+                             int64_t columns, int64_t stride, float* out) {
+  return mms::kernels->changes(base, working, rows, count, columns, stride, out);
+}
+
+void mms_embedding_settle(float* base, float* working, const int64_t* rows, int64_t count, int64_t columns,
+                          int64_t stride, const float* changes, const float* scale) {
+  mms::kernels->settle(base, working, rows, count, columns, stride, changes, scale);
+}

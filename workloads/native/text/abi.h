@@ -66,3 +66,9 @@ MMS_API int32_t mms_text_count(mms::Words* words, const mms::Characters* charact
 MMS_API int64_t mms_text_encode(mms::Words* words, const mms::Characters* characters, int32_t tokenizer,
                                 const uint8_t* text, int64_t size, int32_t longest, bool pairs,
                                 int32_t* numbers);
+
+// What each word is made of: its own number w, then `words` + b for the bucket b of each n-gram of `<word>`, in
+// characters, as often as they occur; its bucket is its CRC-32 modulo `buckets`. The marks alone are none. Word w has
+// rows[starts[w] ... starts[w + 1]); rows null: starts alone is written, [words + 1].
+MMS_API void mms_text_ngrams(const uint8_t* text, const int64_t* ends, int64_t words, int32_t shortest, int32_t longest,
+                             uint32_t buckets, int64_t* starts, int32_t* rows);

@@ -370,7 +370,7 @@ struct Encode {
 
 }  // namespace mms
 
-int32_t mms_text_abi_version() { return 1; }
+int32_t mms_text_abi_version() { return 2; }
 
 mms::Words* mms_text_words() {
   mms::Words* words = static_cast<mms::Words*>(calloc(1, sizeof(mms::Words)));
