@@ -166,11 +166,20 @@ def processes(way: str, scenario: Scenario, repeats: int) -> list[float]:
     workers = [
         start(work, way, scenario, port, number, repeats, barrier, results) for number in range(scenario.workers)
     ]
-    times = [results.get() for _ in workers]
+    times = [result_of(results, workers, way) for _ in workers]
     for process in (*workers, server):
         process.join(LIMIT_SECONDS)
         assert process.exitcode == 0, f"{way}: a process ended with {process.exitcode}"
     return [max(end for _, end in turn) - min(begin for begin, _ in turn) for turn in zip(*times, strict=True)]
+
+
+def result_of(results: Any, workers: list[Any], way: str) -> list[tuple[float, float]]:
+    """The next one; not waited for when a worker has died."""
+    while results.empty():
+        assert not any(worker.exitcode for worker in workers), f"{way}: a worker died"
+        time.sleep(0.05)
+    found: list[tuple[float, float]] = results.get()
+    return found
 
 
 def work(  # noqa: PLR0917 - the arguments of a process

@@ -140,8 +140,8 @@ def grpc_serve(scenario: Scenario, repeats: int, say: Say) -> None:
         _fill(gradients[int(dict(context.invocation_metadata())["worker"])], request.data)
         return message()
 
-    def pull(_request: Any, _context: Any) -> Any:
-        left.release()
+    def pull(_request: Any, context: Any) -> Any:
+        context.add_callback(left.release)  # when it has been answered
         return message(data=[_bytes(tensor) for tensor in parameters])
 
     calls = {

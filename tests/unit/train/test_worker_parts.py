@@ -33,6 +33,7 @@ from mms_workloads.train.communicator import WELL, Contribution, Stats
 from mms_workloads.train.guarding import Guarding
 from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
+from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.pulse import Pulse
 from mms_workloads.train.state import Agreement, agree
 from mms_workloads.transport.channel import PeerLost
@@ -174,6 +175,40 @@ def test_the_next_block_is_read_while_the_one_before_it_is_trained_on(pod: Pod) 
     assert one._reading[1].result(5).size == 10
     assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
     assert one.take(4) == (Slice(4, 7, 2, 6, 10),), "nothing more was asked: the answer was there"
+
+
+def test_a_block_is_asked_for_and_read_while_the_last_one_is_trained_on(pod: Pod) -> None:
+    """A round may take all that is leased."""
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+    control.answers = ()
+    assert one._reading is not None
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+
+
+def test_a_lease_that_comes_late_is_read_when_it_comes(pod: Pod) -> None:
+    control = Deaf(pod)
+    file(control.inbox, LEASED)
+    one = leaser_of(control)
+    file(control.inbox, LEASED)
+    one.take(8)
+    assert one._reading is None
+    control._take(LEASED)
+    assert one._reading is not None
+
+
+def test_an_answer_of_long_ago_makes_no_empty_round(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    control.answers = ()
+    file(control.inbox, LEASED)
+    one.take(8)
+    file(control.inbox, NONE_NOW)
+    control.answers = (LEASED,)
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+    control.answers = (NONE_NOW,)
+    assert [len(one.take(8)) for _ in range(2)] == [1, 0]
 
 
 def test_that_there_was_no_block_ahead_of_time_is_asked_again_when_one_is_needed(pod: Pod) -> None:

@@ -19,15 +19,9 @@ if TYPE_CHECKING:
 NOISE_POWER = 0.75
 
 
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """Words in proportion to count^0.75, by the alias method (Walker, 1977; Vose, 1991).
-
-    A column is drawn at random: its word is the column's number with probability share / 2^32, else the other one.
-    """
-
-    share: NDArray[np.uint32]  # [V]
-    other: NDArray[np.int32]
+# A column of the alias method (Walker, 1977; Vose, 1991). One is drawn at random: its word is the column's number with
+# probability share / 2^32, else the other one.
+COLUMN = np.dtype([("share", "<u4"), ("other", "<i4")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +44,7 @@ class Tree:
 @dataclass(frozen=True, slots=True)
 class Distribution:
     keep: NDArray[np.float32]  # [V] the probability that an occurrence is used
-    noise: Noise | None = None  # of negative sampling
+    noise: NDArray[np.void] | None = None  # [V] COLUMN, of negative sampling: words in proportion to count^0.75
     tree: Tree | None = None  # of the hierarchical softmax
     pieces: Pieces | None = None  # of words that are made of subwords
 
@@ -69,8 +63,8 @@ def distribution(counts: NDArray[np.int64], task: WordEmbedding, words: Sequence
     )
 
 
-def alias(weights: NDArray[np.float64]) -> Noise:
-    """Vose's tables for drawing words with these weights [V]."""
+def alias(weights: NDArray[np.float64]) -> NDArray[np.void]:
+    """Vose's columns [V] for drawing words with these weights [V]."""
     size = len(weights)
     scaled = (weights * (size / weights.sum())).tolist()
     share, other = [1.0] * size, list(range(size))
@@ -83,7 +77,9 @@ def alias(weights: NDArray[np.float64]) -> Noise:
         if scaled[high] < 1:
             small.append(large.pop())
     shares = np.minimum(np.array(share) * 2**32, 2**32 - 1)
-    return Noise(shares.astype(np.uint32), np.array(other, np.int32))
+    columns = np.empty(size, COLUMN)
+    columns["share"], columns["other"] = shares, other
+    return columns
 
 
 def huffman(counts: NDArray[np.int64]) -> Tree:

@@ -86,8 +86,8 @@ class EmbeddingState:
         rows: ascending, of both matrices, as `touched` has them.
         """
         size, columns = rows.numel(), self.base.vectors.shape[1]
-        if self.room.numel() < size * columns:
-            self.room = torch.from_numpy(buffer(size * columns))
+        if not self.room.numel():  # for all rows: what no round needs takes no memory
+            self.room = torch.from_numpy(buffer((self.size + len(self.base.contexts)) * columns))
         out, squares = self.room[: size * columns].view(size, columns), 0.0
         for base, working, index, part in self._parts(rows):
             squares += native.changes(base.numpy(), working.numpy(), index.numpy(), out[part].numpy())

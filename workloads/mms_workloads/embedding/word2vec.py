@@ -78,7 +78,7 @@ def _model(words: Distribution, task: WordEmbedding, touches: Touches | None) ->
     if touches is not None:
         model.vector_touches, model.context_touches = at(touches.vectors), at(touches.contexts)
     if words.noise is not None:
-        model.noise_share, model.noise_other = at(words.noise.share), at(words.noise.other)
+        model.noise = at(words.noise)
     if words.tree is not None:
         tree = words.tree
         model.tree_starts, model.tree_nodes = at(tree.starts), at(tree.nodes)

@@ -83,9 +83,9 @@ class Control:
         """address: host:port at which peers find this pod. beat: called while the thread is alive."""
         self._pod, self._address, self._holds, self._beat, self._plain = pod, address, holds, beat, plain
         self.inbox = Inbox()
-        self.on_over: Callable[[], None] = lambda: (
-            None
-        )  # called in the control thread when `urgent` may have become true
+        # Called in the control thread when `urgent` may have become true, and when a lease has come.
+        self.on_over: Callable[[], None] = lambda: None
+        self.on_leased: Callable[[], None] = lambda: None
         self.session = 0  # another number whenever a connection is made or lost
         self._loop: asyncio.AbstractEventLoop | None = None  # while it is entered
         self._outbox: asyncio.Queue[Message] | None = None
@@ -246,6 +246,8 @@ class Control:
             file(box, message)
         if message.kind in {wire.EPOCH, wire.EVICT, wire.REFUSED, wire.BYE}:
             self.on_over()
+        if message.kind == wire.LEASED:
+            self.on_leased()
         return message.kind not in {wire.REFUSED, wire.BYE}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mms_workloads.sync import wire
 from mms_workloads.sync.control import Control, Superseded
@@ -60,10 +60,12 @@ class Leaser:
         self._dead: set[int] = set()  # blocks that there is nothing to learn from
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
         self._asked = False
+        self._ahead = False  # it was asked for a block before one was needed
         self._beside = beside
         self._reading: tuple[int, Future[_Read]] | None = None  # the block that was leased and is not open yet
         with control.changing() as box:
             box.leased.clear()
+        control.on_leased = self._read_ahead
 
     def take(self, batch: int) -> tuple[Slice, ...]:
         """At most `batch` samples for the next round; none when the master has none for it.
@@ -94,8 +96,8 @@ class Leaser:
             if self._alone:
                 break
         left = sum(one.size - one.position for one in self._open)
-        if self._open and left < AHEAD * batch:
-            self._ask()
+        if slices and left < AHEAD * batch and (self._open or not self._alone):
+            self._ask(ahead=True)
             self._read_ahead()
         return tuple(slices)
 
@@ -103,30 +105,25 @@ class Leaser:
         """Those that are worth training on."""
         return tuple(s for s in slices if s not in self._seen)
 
-    def _ask(self) -> None:
+    def _ask(self, *, ahead: bool = False) -> None:
         if not self._asked:
-            self._asked = True
+            self._asked, self._ahead = True, ahead
             step = 0 if self._alone else self._agreement.step
             self._control.send(wire.LEASE, epoch=self._epoch, step=step)
 
     def _receive(self) -> bool:
         """Waits for a block; False when there is none now."""
-        self._ask()
-        control, epoch = self._control, self._epoch
-        control.wait(lambda box: box.leased or control.urgent(epoch) or control.newer(epoch))
-        if control.urgent(epoch):
-            raise Superseded(f"epoch {epoch} ended before a block was leased")
-        with control.changing() as box:
-            answer = box.leased.popleft() if box.leased else None
+        ahead = self._ahead
+        answer, reading = self._answer()
+        if ahead and answer is not None and answer["block"] is None:  # there was none then
+            answer, reading = self._answer()
         if answer is None:
             return False
-        self._asked = False
         if self._alone:
             self._agreement.told = answer["fraction"]
-        if answer["epoch"] != epoch or answer["block"] is None:
+        if answer["epoch"] != self._epoch or answer["block"] is None:
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
-        reading, self._reading = self._reading, None
         found = reading[1].result() if reading and reading[0] == lease.block else self._read(lease.block)
         if found.dead and lease.block not in self._dead:
             self._dead.add(lease.block)
@@ -134,17 +131,30 @@ class Leaser:
         self._open.append(_Open(lease, lease.start, found.size))
         return True
 
+    def _answer(self) -> tuple[dict[str, Any] | None, tuple[int, Future[_Read]] | None]:
+        """The next one, waited for, and what is read ahead; none when another epoch was announced meanwhile.
+
+        Raises Superseded.
+        """
+        self._ask()
+        control, epoch = self._control, self._epoch
+        control.wait(lambda box: box.leased or control.urgent(epoch) or control.newer(epoch))
+        if control.urgent(epoch):
+            raise Superseded(f"epoch {epoch} ended before a block was leased")
+        with control.changing() as box:
+            reading, self._reading = self._reading, None
+            if not box.leased:
+                return None, None
+            self._asked = self._ahead = False
+            return box.leased.popleft(), reading
+
     def _read_ahead(self) -> None:
-        """Starts to read the block that was leased, while the one before it is trained on."""
+        """Starts to read the block that was leased, while the one before it is trained on. In any thread."""
         with self._control.changing() as box:
-            answer = box.leased[0] if box.leased and not self._reading else None
-            if answer is None or answer["epoch"] != self._epoch:
-                return
-            if answer["block"] is None:  # there was none then: another rank may give one back
-                box.leased.popleft()
-                self._asked = False
-                return
-        self._reading = answer["block"], self._beside.submit(self._read, answer["block"])
+            if box.leased and not self._reading and box.leased[0]["epoch"] == self._epoch:
+                block = box.leased[0]["block"]
+                if block is not None:
+                    self._reading = block, self._beside.submit(self._read, block)
 
     def _read(self, block: int) -> _Read:
         """Raises store.JobError."""

@@ -10,6 +10,13 @@ namespace mms {
 
 enum Status : int32_t { OK = 0, NO_MEMORY = 1 };
 
+// Noise by the alias method (Walker, 1977; Vose, 1991): a column at random, then its word with probability
+// share / 2^32, else the other one.
+struct Column {
+  uint32_t share;
+  int32_t other;
+};
+
 // Word vectors and how they are trained. Threads may train the same model at the same time, without locks, each on
 // other tokens (Recht et al., 2011): an update that is lost now and then does no harm.
 struct Words {
@@ -23,10 +30,7 @@ struct Words {
   const int64_t* subword_starts;
   const int32_t* subwords;
   const float* keep;  // [words] probability that an occurrence is used
-  // Noise by the alias method (Walker, 1977; Vose, 1991): a column at random, then its word with probability
-  // share / 2^32, else the other one.
-  const uint32_t* noise_share;
-  const int32_t* noise_other;
+  const Column* noise;  // [words]
   // Hierarchical softmax: word w has the nodes tree_nodes[tree_starts[w] ... tree_starts[w + 1]), root first, and as
   // many codes; null for negative sampling.
   const int64_t* tree_starts;
