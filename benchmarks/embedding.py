@@ -8,7 +8,8 @@ cut at 30,000) that is right. KINDS chooses some of them. How near the machine's
 before each of its turns.
 
 file-to-vectors: from the compressed corpus to vectors in word2vec's binary format, start of the program included, after
-FILE_EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py).
+FILE_EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py). distributed: on workers
+of this machine, of FILE_EPOCHS epochs (embedding_distributed.py), beside one process with two threads.
 
 The corpus is ../shared/data/wiki.txt.xz where that is, else the speeches of the demo. gensim gets it as a file of one
 sentence a line, which is its fastest way to read.
@@ -45,7 +46,8 @@ RESULTS = Path(os.environ.get("MMS_RESULTS", Path(__file__).parent / "results"))
 PAIRS, EPOCHS = int(os.environ.get("PAIRS", "5")), int(os.environ.get("EPOCHS", "1"))
 SEEDS, QUALITY_EPOCHS = int(os.environ.get("SEEDS", "3")), int(os.environ.get("QUALITY_EPOCHS", "5"))
 FILE_EPOCHS = int(os.environ.get("FILE_EPOCHS", "5"))
-KINDS = os.environ.get("KINDS", "skip-gram cbow hierarchical subword softmax file-to-vectors").split()
+KINDS = os.environ.get("KINDS", "skip-gram cbow hierarchical subword softmax distributed file-to-vectors").split()
+DISTRIBUTED = [(2, "Ring", "None"), (2, "Ring", "BF16"), (2, "ParameterServer", "BF16"), (4, "Ring", "BF16")]
 MIN_COUNT = 5
 WORD2VEC = "word2vec==0.10.6"
 PEERS = ("gensim==4.4.0", "fasttext==0.9.3")  # fastText is compiled: it needs a C++ compiler
@@ -259,6 +261,28 @@ def file_to_vectors(python: str) -> tuple[dict[str, Any], list[str]]:
     return dict(found), [f"RESULT file-to-vectors {a:.1f} s vs gensim {b:.1f} s: {ratio:.1f}x"]
 
 
+def distributed(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Skip-gram on workers with a thread each, beside one process with two threads."""
+    found: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for pair in range(PAIRS):
+        alone = run(sys.executable, "embedding_ours.py", folder, "skip-gram", EPOCHS, pair)["words_per_second"]
+        for workers, mode, wire in DISTRIBUTED:
+            one = run(sys.executable, "embedding_distributed.py", source(), workers, mode, wire, FILE_EPOCHS)
+            name = f"{mode}-{wire}-{workers}"
+            found[name].append({**one, "alone": alone})
+            print(f"{name} {pair + 1}: {one['words_per_second'] / alone:.2f} of one process; {one}", flush=True)
+    said = []
+    for name, each in found.items():
+        a, b = (statistics.median(one[key] for one in each) / 1e6 for key in ("words_per_second", "alone"))
+        ratio = statistics.median(one["words_per_second"] / one["alone"] for one in each)
+        moved = statistics.median(one["bytes_per_word"] for one in each)
+        said.append(
+            f"RESULT distributed-{name} {a:.2f} million words/s vs one process {b:.2f} million words/s: {ratio:.2f}x, "
+            f"{moved:.0f} bytes per word"
+        )
+    return dict(found), said
+
+
 def main() -> int:
     folder, python = paths.cache_folder() / "benchmarks" / "words", peers()
     prepare(folder)
@@ -266,6 +290,8 @@ def main() -> int:
     for kind in KINDS:
         if kind == "softmax":
             kept[kind], lines = softmax(folder)
+        elif kind == "distributed":
+            kept[kind], lines = distributed(folder)
         elif kind == "file-to-vectors":
             kept[kind], lines = file_to_vectors(python)
         else:

@@ -15,6 +15,11 @@
 #else
 #define WIDTH 4
 #endif
+#if defined(__aarch64__)
+#define REGISTER "w"
+#else
+#define REGISTER "v"
+#endif
 #define CHAINS 12
 #define TURNS 100000
 #define BYTES (256u << 20)
@@ -44,7 +49,7 @@ static double multiply_add(void) {
 #pragma clang loop unroll(full)
       for (int i = 0; i < CHAINS; ++i) sums[i] = sums[i] * by + plus;
 #pragma clang loop unroll(full)
-      for (int i = 0; i < CHAINS; ++i) __asm__("" : "+v"(sums[i]));  // not to be computed ahead
+      for (int i = 0; i < CHAINS; ++i) __asm__("" : "+" REGISTER(sums[i]));  // not to be computed ahead
     }
     turns += TURNS;
   }

@@ -141,7 +141,8 @@ def grpc_serve(scenario: Scenario, repeats: int, say: Say) -> None:
         return message()
 
     def pull(_request: Any, context: Any) -> Any:
-        context.add_callback(left.release)  # when it has been answered
+        if not context.add_callback(left.release):  # when it has been answered
+            left.release()
         return message(data=[_bytes(tensor) for tensor in parameters])
 
     calls = {

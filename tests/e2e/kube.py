@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,19 @@ class Kube:
         return json.loads(self.run("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json"))[
             "items"
         ]
+
+
+def own_storage(kube: Kube) -> Object:
+    """A place of its own in the installation's store, with the keys in a Secret."""
+    keys = Kube("mms-system").get("secret", "mms-store")["data"]
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}, "data": {k: keys[k] for k in names}}
+    kube.apply(secret)
+    return {
+        "uri": f"s3://mms/shared-{uuid.uuid4().hex[:8]}",
+        "endpoint": "http://mms-store.mms-system:8333",
+        "secretRef": {"name": "mine"},
+    }
 
 
 def condition(found: Object, type_: str) -> Object:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube, RefusedError, condition, service, training
+from tests.e2e.kube import Kube, RefusedError, condition, own_storage, service, training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,17 +101,7 @@ def test_too_big_for_any_node(kube: Kube, corpora: Corpora) -> None:
 
 
 def test_two_trainings_one_storage(kube: Kube, corpora: Corpora) -> None:
-    storage = {"uri": f"s3://mms/shared-{uuid.uuid4().hex[:8]}", "endpoint": "http://mms-store.mms-system:8333"}
-    keys = Kube("mms-system").get("secret", "mms-store")["data"]
-    kube.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "mine"},
-            "data": {k: keys[k] for k in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
-        }
-    )
-    storage["secretRef"] = {"name": "mine"}
+    storage = own_storage(kube)
     kube.apply(training("first", corpora.small, storage=storage))
     kube.wait("modeltraining", "first", lambda t: t.get("status", {}).get("startTime"), 60, "started")
     kube.apply(training("second", corpora.small, storage=storage))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube, Object, condition, training
+from tests.e2e.kube import Kube, Object, condition, own_storage, training
 
 from mms_cluster import install
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
+FAR = 20  # steps
 LONG = {"optimizer": {"epochs": 100}, "checkpoint": {"intervalSeconds": 5}}
 
 
@@ -22,6 +24,10 @@ def is_training(found: Object) -> bool:
     progress = found.get("status", {}).get("progress", {})
     assert progress.get("percent", 0) < 90, "the training is too short for this test"
     return progress.get("activity") == "Training" and progress.get("step", 0) >= 3
+
+
+def steps(found: Object) -> int:
+    return found.get("status", {}).get("progress", {}).get("step", 0)
 
 
 def started(kube: Kube, name: str) -> Object:
@@ -112,3 +118,21 @@ def test_deleted_training_leaves_nothing(kube: Kube, corpora: Corpora) -> None:
     kube.delete("modeltraining", "words", "--cascade=foreground", "--timeout=60s")
     for kind in ("pods", "secrets", "configmaps", "services", "networkpolicies"):
         assert kube.list(kind, "mms.dev/training=words") == [], kind
+
+
+def test_a_deleted_training_leaves_its_last_checkpoint(kube: Kube, corpora: Corpora) -> None:
+    """Made again with the same storage, it goes on from there."""
+    storage = own_storage(kube)
+    words = training("words", corpora.small, **{**LONG, "checkpoint": {"intervalSeconds": 3600}}, storage=storage)
+    kube.apply(words)
+    before = kube.wait("modeltraining", "words", lambda t: steps(t) >= FAR, 120, "far")["status"]
+    assert not before.get("checkpoint"), "the deletion is to make the first one"
+    kube.delete("modeltraining", "words", "--timeout=90s")
+    kube.wait("namespace", kube.namespace, lambda _: not kube.list("pods", "mms.dev/training=words"), 60, "empty")
+    kube.apply(words)
+    kube.wait("modeltraining", "words", lambda t: steps(t) > 0, 120, "training")
+    assert kube.get("modeltraining", "words")["status"]["attempt"] == 1
+    log = kube.run("logs", pod_of(kube, "words", "worker"))
+    begun = next(json.loads(line) for line in log.splitlines() if '"epoch begins"' in line)
+    assert begun["step"] >= before["progress"]["step"]
+    kube.wait_phase("words", "Complete")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from tests.e2e.kube import Kube, Object, training
 from tests.e2e.test_slice import EXAMPLES
-from tests.e2e.test_training import is_training, pod_of
+from tests.e2e.test_training import is_training, pod_of, steps
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora
@@ -28,14 +29,10 @@ def served(shards: int = 2, replicas: int = 2) -> Object:
     return {"mode": "ParameterServer", "parameterServer": {"shards": shards, "replicas": replicas}}
 
 
-def progress(found: Object) -> int:
-    return found.get("status", {}).get("progress", {}).get("step", 0)
-
-
 def steps_on(kube: Kube, name: str, more: int, seconds: float = 90) -> Object:
     """The training once it has made `more` further steps."""
-    start = progress(kube.get("modeltraining", name))
-    return kube.wait("modeltraining", name, lambda t: progress(t) >= start + more, seconds, f"{more} steps further")
+    start = steps(kube.get("modeltraining", name))
+    return kube.wait("modeltraining", name, lambda t: steps(t) >= start + more, seconds, f"{more} steps further")
 
 
 def incidents(found: Object) -> set[str]:
@@ -74,7 +71,7 @@ def test_a_worker_process_and_a_worker_pod_die(kube: Kube, corpora: Corpora) -> 
     pod = pod_of(kube, "ring", "worker", 1)
     kill_process(kube, pod)
     after = kube.wait("modeltraining", "ring", lambda t: "WorkerJoined" in incidents(t), 60, "whole")
-    assert progress(after) >= progress(before)
+    assert steps(after) >= steps(before)
     assert pod_of(kube, "ring", "worker", 1) == pod
     assert after["status"].get("restarts", 0) == 0
     kube.delete("pod", pod, "--wait=false", "--grace-period=0", "--force")
@@ -100,7 +97,7 @@ def test_a_pod_that_stands_by_takes_a_lost_ones_place_at_once(kube: Kube, corpor
     )
     later = kube.wait("modeltraining", "ring", lambda t: stand_by(t) == 1, 60, "its successor stands by")
     assert (epoch(later), later["status"]["replicas"]) == (epoch(after), 2)
-    assert progress(steps_on(kube, "ring", 20)) > progress(before)
+    assert steps(steps_on(kube, "ring", 20)) > steps(before)
 
 
 def stand_by(found: Object) -> int:
@@ -136,7 +133,7 @@ def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: 
     before = kube.wait("modeltraining", "served", is_training, 120, "training")
     kube.delete("pod", pod_of(kube, "served", "shard", 1), "--wait=false", "--grace-period=0", "--force")
     after = kube.wait("modeltraining", "served", lambda t: "ShardLost" in incidents(t), 60, "aware of the loss")
-    assert progress(after) >= progress(before)
+    assert steps(after) >= steps(before)
     found = steps_on(kube, "served", 20)
     for shards in (3, 2):
         kube.patch("modeltraining", "served", {"sync": {"parameterServer": {"shards": shards}}})
@@ -147,22 +144,22 @@ def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: 
             120,
             f"{shards} shards",
         )
-        last = progress(found)
+        last = steps(found)
         found = steps_on(kube, "served", 20)
-        assert progress(found) >= last
+        assert steps(found) >= last
     assert "checkpoint" not in found["status"]
 
 
 @pytest.mark.slow
 def test_suspended_with_a_ring_and_resumed_with_shards(kube: Kube, corpora: Corpora) -> None:
     kube.apply(language("both", corpora.small, optimizer={"epochs": 3}))
-    kube.wait("modeltraining", "both", lambda t: progress(t) >= 20, 120, "training")
+    kube.wait("modeltraining", "both", lambda t: steps(t) >= 20, 120, "training")
     kube.patch("modeltraining", "both", {"runPolicy": {"suspend": True}})
     suspended = kube.wait_phase("both", "Suspended")
     step = suspended["status"]["checkpoint"]["step"]
     assert step >= 20
     kube.patch("modeltraining", "both", {"sync": served(replicas=1), "runPolicy": {"suspend": False}})
-    kube.wait("modeltraining", "both", lambda t: progress(t) > step, 120, "going on from its checkpoint")
+    kube.wait("modeltraining", "both", lambda t: steps(t) > step, 120, "going on from its checkpoint")
     done = kube.wait_phase("both", "Complete", 240)
     assert "bitsPerByte" in done["status"]["artifact"]["metrics"]
 
@@ -176,3 +173,47 @@ def test_a_gate_that_is_missed(kube: Kube, corpora: Corpora) -> None:
     assert failed["reason"] == "GateMissed"
     assert "evaluation.gate asks for at most 0.1" in failed["message"]
     assert "artifact" not in done["status"]
+
+
+def milli(cpu: str) -> int:
+    return int(cpu[:-1]) if cpu.endswith("m") else round(float(cpu) * 1000)
+
+
+def free_processors(kube: Kube) -> int:
+    """Thousandths of a processor that no pod of the first node asks for."""
+    node = kube.list("nodes")[0]
+    asked = 0
+    for pod in json.loads(kube.run("get", "pods", "--all-namespaces", "-o", "json"))["items"]:
+        if pod["status"]["phase"] in {"Pending", "Running"} and "deletionTimestamp" not in pod["metadata"]:
+            containers = pod["spec"]["containers"]
+            asked += sum(milli(c.get("resources", {}).get("requests", {}).get("cpu", "0")) for c in containers)
+    return milli(node["status"]["allocatable"]["cpu"]) - asked
+
+
+def test_it_trains_with_the_workers_that_have_room_and_grows_when_there_is_more(kube: Kube, corpora: Corpora) -> None:
+    room = free_processors(kube)
+    operator = Kube("mms-system").list("pods", "app.kubernetes.io/component=operator")[0]
+    own = operator["spec"]["containers"][0]
+    sleeper = {
+        **{name: own[name] for name in ("image", "imagePullPolicy", "securityContext")},
+        "name": "sleeper",
+        "command": ["/opt/venv/bin/python", "-c", "import signal; signal.pause()"],
+        "resources": {"requests": {"cpu": f"{room * 35 // 100}m"}},
+    }
+    other = {
+        "containers": [sleeper],
+        "securityContext": operator["spec"]["securityContext"],
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+    }
+    kube.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other"}, "spec": other})
+    kube.run("wait", "pod/other", "--for=condition=Ready", "--timeout=60s")
+    workers = {"replicas": 2, "minReplicas": 1, "resources": {"requests": {"cpu": f"{room * 2 // 5}m"}}}
+    kube.apply(language("grows", corpora.small, workers=workers))
+    alone = kube.wait("modeltraining", "grows", is_training, 120, "training")
+    assert alone["status"]["workers"]["ready"] == 1
+    kube.wait_condition("modeltraining", "grows", "Degraded", "True", "Unschedulable")
+    steps_on(kube, "grows", 10)
+    kube.delete("pod", "other", "--wait=false")
+    kube.wait("modeltraining", "grows", lambda t: t["status"]["workers"]["ready"] == 2, 120, "whole")
+    assert steps_on(kube, "grows", 10)["status"].get("restarts", 0) == 0

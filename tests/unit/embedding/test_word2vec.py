@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mms_workloads.contract import WordEmbedding
 from mms_workloads.embedding import evaluation, native, word2vec
-from mms_workloads.embedding.distribution import Distribution, Noise, alias, distribution, huffman
+from mms_workloads.embedding.distribution import Distribution, alias, distribution, huffman
 from mms_workloads.embedding.parameters import BlockStats, Parameters, initial_parameters, no_touches
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     native.choose(best)
 
 
-def noise_of(word: int, size: int) -> Noise:
+def noise_of(word: int, size: int) -> NDArray[np.void]:
     """Tables by which each negative is this word."""
     weights = np.zeros(size)
     weights[word] = 1.0
@@ -258,6 +258,21 @@ def test_touches_say_which_rows_changed(task: dict[str, str]) -> None:
         assert float(touches.contexts.sum()) > stats.pairs * (0.9 + settings.negatives)
 
 
+@pytest.mark.parametrize("model", ["SkipGram", "CBOW"])
+@pytest.mark.parametrize("negatives", [1, 5, 50, 100])
+def test_no_change_of_a_negative_is_lost(model: str, negatives: int) -> None:
+    """It is copied for many windows, and changed by some that are still under way when another row takes its place."""
+    task = WordEmbedding.model_validate({"dimensions": 2, "subsample": 0, "negatives": negatives, "model": model})
+    words = Distribution(np.ones(4, np.float32), noise_of(3, 4))
+    start, touches = initial_parameters(4, 2, 1), no_touches(4)
+    rate = 2.0**-50  # scores stay at 0 and vectors at 1 to the last bit, and sums of such changes are exact
+    start.vectors[:] = 1
+    tokens = np.random.default_rng(1).integers(0, 3, 2000).astype(np.int32)
+    word2vec.train_block(start, tokens, words, task, rates=(rate, rate), seed=1, touches=touches)
+    assert touches.contexts[3] > 0.9 * negatives * len(tokens)
+    assert (start.contexts[3] == -rate / 2 * touches.contexts[3]).all()
+
+
 def test_the_largest_settings() -> None:
     task = WordEmbedding(dimensions=4096, window=100, negatives=100, subsample=0)
     words = distribution(np.array([5] * 300), task)
@@ -299,7 +314,9 @@ def implied(words: Distribution) -> list[float]:
     assert words.noise is not None
     size = len(words.keep)
     found = [0.0] * size
-    for word, (share, other) in enumerate(zip(words.noise.share.tolist(), words.noise.other.tolist(), strict=True)):
+    for word, (share, other) in enumerate(
+        zip(words.noise["share"].tolist(), words.noise["other"].tolist(), strict=True)
+    ):
         found[word] += share / 2**32 / size
         found[other] += (1 - share / 2**32) / size
     return found

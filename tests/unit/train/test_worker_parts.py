@@ -171,8 +171,7 @@ def test_the_next_block_is_read_while_the_one_before_it_is_trained_on(pod: Pod) 
     one = leaser_of(control)
     one.take(4)
     control.answers = ()
-    assert one._reading is not None
-    assert one._reading[1].result(5).size == 10
+    assert one._reading[4, 7].result(5).size == 10
     assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
     assert one.take(4) == (Slice(4, 7, 2, 6, 10),), "nothing more was asked: the answer was there"
 
@@ -183,19 +182,41 @@ def test_a_block_is_asked_for_and_read_while_the_last_one_is_trained_on(pod: Pod
     one = leaser_of(control)
     assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
     control.answers = ()
-    assert one._reading is not None
+    assert one._reading[4, 7].result(5).size == 10
     assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+
+
+def test_as_many_blocks_are_asked_for_ahead_as_a_round_takes(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    asked = lambda: sum(message.kind == wire.LEASE for message in control.sent)  # noqa: E731
+    assert len(one.take(24)) == 3
+    assert asked() == 3 + 3
+    assert len(one.take(24)) == 3
+    assert asked() == 6 + 3
+
+
+def test_a_single_member_asks_for_what_its_round_needs(pod: Pod) -> None:
+    """It would be told another order of blocks than one that is resumed between two of its rounds."""
+    control = Deaf(pod, LEASED)
+    one = Leaser(control, 1, TenSamples(), Agreement(5, progress=Progress([])), READER, members=1)  # type: ignore[arg-type]
+    assert one.take(16) == (Slice(4, 7, 2, 10, 10),) * 2
+    assert len(control.sent) == 2
 
 
 def test_a_lease_that_comes_late_is_read_when_it_comes(pod: Pod) -> None:
     control = Deaf(pod)
-    file(control.inbox, LEASED)
     one = leaser_of(control)
     file(control.inbox, LEASED)
+    file(control.inbox, LEASED)
     one.take(8)
-    assert one._reading is None
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+    assert not one._reading
     control._take(LEASED)
-    assert one._reading is not None
+    assert one._reading[4, 7].result(5).size == 10
+    one.close()
+    control._take(Message(wire.LEASED, {"epoch": 1, "data_epoch": 5, "block": 7, "start": 2, "fraction": 0.1}))
+    assert len(one._reading) == 1, "of an epoch that is over nothing is read"
 
 
 def test_an_answer_of_long_ago_makes_no_empty_round(pod: Pod) -> None:

@@ -33,6 +33,7 @@ ASCII_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]")
 SENTENCE_TOKENS = 1000  # as word2vec: text without newlines is cut into sentences of this length
 
 LEAST = -(1 << 63)  # below any number
+MOST_ROWS = (1 << 31) - 1
 CODE_POINTS, PAGE = 0x110000, 256
 LETTER, SPACE, LOWER = 1 << 31, 1 << 30, (1 << 21) - 1
 SURROGATES = slice(0xD800, 0xE000)
@@ -185,7 +186,11 @@ def ngrams(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """What each word w is made of: rows[starts[w]:starts[w + 1]], its own number and len(words) + b for the bucket b of
     each n-gram of `<word>` with so many characters, as often as they occur. starts: [len(words) + 1].
+
+    Raises ValueError for numbers beyond int32.
     """
+    if not 0 < buckets <= MOST_ROWS - len(words):
+        raise ValueError(f"{buckets} buckets of n-grams beside {len(words)} words: there may be {MOST_ROWS} together")
     content, ends = _joined(words)
     starts = np.empty(len(ends) + 1, np.int64)
     of = (content, _at(ends), len(ends), shortest, longest, buckets, _at(starts))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mms_workloads.train.state import State
 
 KIND = "wordEmbedding"
-LONGEST_ROUND = 8  # blocks of a member: some seconds
+LONGEST_ROUND = 32  # blocks of a member: a second or so; MAX_SLICES has room for more
 LEAST_ROUNDS = 16  # of a data epoch
 
 
@@ -57,7 +57,7 @@ class EmbeddingLearner:
 
     def start(self) -> EmbeddingState:
         size, dimensions, seed = len(self.vocabulary), self.task.dimensions, self.job.optimizer.seed
-        need(size, dimensions, self._buckets(), copies=2)  # as agreed, and as it is changed in a round
+        need(size, dimensions, self._buckets(), copies=3)  # as agreed, as it is in a round, and what that changes
         return EmbeddingState.start(initial_parameters(size, dimensions, seed, self._buckets()))
 
     def size(self, block: int) -> int:

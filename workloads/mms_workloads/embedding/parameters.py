@@ -35,7 +35,9 @@ def matrix(rows: int, columns: int) -> NDArray[np.float32]:
 
 def buffer(size: int) -> NDArray[np.float32]:
     """Zeros [size], as `matrix` has them."""
-    return matrix(1, size)[0]
+    (row,) = matrix(1, size)
+    found: NDArray[np.float32] = row
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,22 +47,26 @@ class Leaser:
         agreement: Agreement,
         beside: Executor,
         *,
+        members: int = 2,
         alone: bool = False,
     ) -> None:
         """agreement: the state's, which grows with the rounds. beside: one thread, to read in.
 
+        members: of the epoch. A single one asks for no block that its round does not need while it still holds the
+        last one, which could not be leased again then: the order of blocks would depend on where it was resumed.
         alone: ranks do not step together. Then the master says how much is done, and a round has samples of one block
         only, so that whoever repeats it after a loss repeats the very same slices.
         """
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
-        self._alone = alone
+        self._alone, self._single = alone, members == 1
         self._open: list[_Open] = []
         self._dead: set[int] = set()  # blocks that there is nothing to learn from
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
-        self._asked = False
-        self._ahead = False  # it was asked for a block before one was needed
+        self._asked = 0  # requests that are not answered, or whose answers were not looked at
+        self._ahead = 0  # of those, asked in an earlier round: that there was no block may be long ago
+        self._size = 0  # samples of the last block that was opened
         self._beside = beside
-        self._reading: tuple[int, Future[_Read]] | None = None  # the block that was leased and is not open yet
+        self._reading: dict[tuple[int, int], Future[_Read]] = {}  # of blocks that are leased and not open yet
         with control.changing() as box:
             box.leased.clear()
         control.on_leased = self._read_ahead
@@ -77,7 +81,7 @@ class Leaser:
         wanted = batch
         self._seen.clear()
         while wanted and len(slices) < MAX_SLICES:
-            if not self._open and not self._receive():
+            if not self._open and not self._receive(wanted):
                 break
             current = self._open[0]
             lease = current.lease
@@ -95,28 +99,40 @@ class Leaser:
                 self._open.pop(0)
             if self._alone:
                 break
-        left = sum(one.size - one.position for one in self._open)
-        if slices and left < AHEAD * batch and (self._open or not self._alone):
-            self._ask(ahead=True)
-            self._read_ahead()
+        if slices and (self._open or not (self._alone or self._single)):
+            # Some rounds' samples, or one's where it takes several blocks.
+            left = sum(one.size - one.position for one in self._open)
+            self._ask(min(AHEAD * batch, max(batch, self._size)) - left)
+        self._ahead = self._asked
+        self._read_ahead()
         return tuple(slices)
 
     def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
         """Those that are worth training on."""
         return tuple(s for s in slices if s not in self._seen)
 
-    def _ask(self, *, ahead: bool = False) -> None:
-        if not self._asked:
-            self._asked, self._ahead = True, ahead
+    def close(self) -> None:
+        """What is still to come is not waited for."""
+        self._control.on_leased = lambda: None
+        for reading in self._reading.values():
+            reading.cancel()
+
+    def _ask(self, samples: int) -> None:
+        """For as many blocks as have so many samples, if they are like the last one."""
+        size = max(1, self._size)
+        for _ in range(-(-samples // size) - self._asked if self._size or not self._asked else 0):
+            self._asked += 1
             step = 0 if self._alone else self._agreement.step
             self._control.send(wire.LEASE, epoch=self._epoch, step=step)
 
-    def _receive(self) -> bool:
-        """Waits for a block; False when there is none now."""
-        ahead = self._ahead
-        answer, reading = self._answer()
-        if ahead and answer is not None and answer["block"] is None:  # there was none then
-            answer, reading = self._answer()
+    def _receive(self, samples: int) -> bool:
+        """Waits for a block; False when there is none now. samples: that the round still needs."""
+        while True:
+            self._ask(samples if self._size and not self._alone else 1)
+            stale = self._ahead > 0
+            answer = self._answer()
+            if answer is None or answer["block"] is not None or not stale:
+                break
         if answer is None:
             return False
         if self._alone:
@@ -124,37 +140,36 @@ class Leaser:
         if answer["epoch"] != self._epoch or answer["block"] is None:
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
-        found = reading[1].result() if reading and reading[0] == lease.block else self._read(lease.block)
+        reading = self._reading.pop((lease.data_epoch, lease.block), None)
+        found = reading.result() if reading else self._read(lease.block)
+        self._size = found.size
         if found.dead and lease.block not in self._dead:
             self._dead.add(lease.block)
             self._control.send(wire.ANOMALY, anomaly="DeadData", rank=None, block=lease.block, action=found.dead)
         self._open.append(_Open(lease, lease.start, found.size))
         return True
 
-    def _answer(self) -> tuple[dict[str, Any] | None, tuple[int, Future[_Read]] | None]:
-        """The next one, waited for, and what is read ahead; none when another epoch was announced meanwhile.
-
-        Raises Superseded.
-        """
-        self._ask()
+    def _answer(self) -> dict[str, Any] | None:
+        """The next one, waited for; none when another epoch was announced meanwhile. Raises Superseded."""
         control, epoch = self._control, self._epoch
         control.wait(lambda box: box.leased or control.urgent(epoch) or control.newer(epoch))
         if control.urgent(epoch):
             raise Superseded(f"epoch {epoch} ended before a block was leased")
         with control.changing() as box:
-            reading, self._reading = self._reading, None
             if not box.leased:
-                return None, None
-            self._asked = self._ahead = False
-            return box.leased.popleft(), reading
+                return None
+            self._asked -= 1
+            self._ahead = max(0, self._ahead - 1)
+            return box.leased.popleft()
 
     def _read_ahead(self) -> None:
-        """Starts to read the block that was leased, while the one before it is trained on. In any thread."""
+        """Starts to read blocks that were leased, while those before them are trained on. In any thread."""
         with self._control.changing() as box:
-            if box.leased and not self._reading and box.leased[0]["epoch"] == self._epoch:
-                block = box.leased[0]["block"]
-                if block is not None:
-                    self._reading = block, self._beside.submit(self._read, block)
+            for answer in box.leased:
+                if answer["epoch"] == self._epoch and answer["block"] is not None:
+                    key = answer["data_epoch"], answer["block"]
+                    if key not in self._reading:
+                        self._reading[key] = self._beside.submit(self._read, answer["block"])
 
     def _read(self, block: int) -> _Read:
         """Raises store.JobError."""

@@ -114,7 +114,11 @@ def _end_hung(child: int, why: str) -> None:
     sys.stdout.flush()
     # faulthandler writes the stacks without the interpreter's lock, and the process ends. Sent to its first thread: a
     # stopped process may take it in any other, while the first goes on from where it hung.
-    ctypes.CDLL(None).tgkill(child, child, signal.SIGUSR1)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "tgkill"):
+        library.tgkill(child, child, signal.SIGUSR1)
+    else:  # glibc before 2.30
+        os.kill(child, signal.SIGUSR1)
     os.kill(child, signal.SIGCONT)  # a stopped process cannot
     deadline = time.monotonic() + STACKS_SECONDS
     while time.monotonic() < deadline:

@@ -172,23 +172,28 @@ class Worker:
         own.agreement.told = 0.0 if alone else None
         communicator.attach(own)
         logs.logger().info("epoch begins", ranks=announcement.ranks, step=own.agreement.step)
-        leaser = Leaser(self.control, self.epoch, self.learner, own.agreement, self.reader, alone=alone)
+        leaser = Leaser(
+            self.control, self.epoch, self.learner, own.agreement, self.reader, members=place.members, alone=alone
+        )
         leads = place.position == 0
         if alone:
             place = Place(0, job.workers)  # the same share whoever is there: see Leaser
-        return run_rounds(
-            self.learner,
-            own,
-            place,
-            communicator=communicator,
-            leaser=leaser,
-            control=self.control,
-            epoch=self.epoch,
-            saver=self.saver,
-            pulse=self.pulse,
-            guard=job.guard,
-            leads=leads,
-        )
+        try:
+            return run_rounds(
+                self.learner,
+                own,
+                place,
+                communicator=communicator,
+                leaser=leaser,
+                control=self.control,
+                epoch=self.epoch,
+                saver=self.saver,
+                pulse=self.pulse,
+                guard=job.guard,
+                leads=leads,
+            )
+        finally:
+            leaser.close()
 
     def _connect(self, announcement: Announcement, place: Place) -> Communicator:
         pod, job = self.pod, self.pod.job

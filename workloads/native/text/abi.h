@@ -16,7 +16,7 @@ enum Tokenizer : int32_t {
   CHARACTERS = 2,  // each letter or digit, in lower case
 };
 
-// What each code point c is, in pages of 256: entries[page[c >> 8] * 256 + (c & 255)] has these bits, and LOWER of it is
+// What each code point c is, in pages of 256: entries[page[c >> 8] * 256 + (c & 255)] has these bits; LOWER of it is
 // what must be added to c for its lower case.
 enum Class : uint32_t { LETTER = 1u << 31, SPACE = 1u << 30, LOWER = (1u << 21) - 1 };
 
