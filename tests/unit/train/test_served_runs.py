@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.unit.train.runs import SECONDS, kinds, until_step
 from mms_workloads.contract import Desired, JobFile, Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 LANGUAGE = {"languageModel": {"dimensions": 16, "layers": 1, "heads": 2, "contextLength": 16}}
@@ -59,10 +61,10 @@ def test_a_language_model(tmp_path: Path, mode: str) -> None:
     assert complete(runs.run_to_the_end(tmp_path, language(tmp_path, mode)))["bitsPerByte"] < 2.6
 
 
-@pytest.mark.parametrize("changes", [{"syncMode": "Ring"}, {"syncMode": "ParameterServer"}], ids=["ring", "shards"])
-def test_compressed_changes_of_word_vectors(tmp_path: Path, changes: dict[str, str]) -> None:
-    whole = job(tmp_path).model_copy(update={"compression": "BF16", **changes})
-    outcome = runs.run_to_the_end(tmp_path, whole)
+@pytest.mark.parametrize("make", [job, partial(runs.job, workers=2)], ids=["shards", "ring"])
+def test_compressed_changes_of_word_vectors(tmp_path: Path, make: Callable[..., JobFile]) -> None:
+    """That they are written so, the communicators' tests see."""
+    outcome = runs.run_to_the_end(tmp_path, make(tmp_path, compression="BF16"))
     assert complete(outcome)["contextAUC"] > 0.8
 
 

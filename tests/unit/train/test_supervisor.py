@@ -107,9 +107,13 @@ def test_supervisor(tmp_path: Path, how: str, code: int, reason: str | None) -> 
 
 _STOPPED_IN_ITS_WORK = """
 import faulthandler, signal, threading
+faulthandler.register(signal.SIGUSR2, all_threads=False)
 faulthandler.register(signal.SIGUSR1, chain=True)
+def runs():
+    while True:
+        sorted(range(9))
 for _ in range(3):
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    threading.Thread(target=runs, daemon=True).start()
 def works():
     print("works", flush=True)
     while True:
@@ -119,7 +123,7 @@ works()
 
 
 def test_stacks_of_a_stopped_worker() -> None:
-    """Written by its first thread, where it was stopped: any other may take the signal of a process that goes on."""
+    """Its first thread's come first, from where it was stopped: writing those of others that run may end in a fault."""
     for _ in range(20):
         with subprocess.Popen(
             [sys.executable, "-c", _STOPPED_IN_ITS_WORK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -131,6 +135,6 @@ def test_stacks_of_a_stopped_worker() -> None:
             os.waitid(os.P_PID, child.pid, os.WSTOPPED)
             supervisor._end_hung(child.pid, "no sign of life")
             stacks = child.stderr.read()
-        assert child.returncode == -signal.SIGUSR1
-        current = next(part for part in stacks.split("\n\n") if part.startswith("Current thread"))
-        assert "in works" in current
+        assert child.returncode < 0
+        first = stacks[: stacks.index("Thread 0x")]
+        assert "in works" in first

@@ -31,6 +31,9 @@ STACKS_SECONDS = 2.0  # that a hung worker has to write its stacks: it may be st
 # that has made rounds, or has lived for a while, did get somewhere.
 RESTARTS = 3
 LIVED_SECONDS = 60.0
+# On these faulthandler writes the stacks of a worker's first thread, and of all; without the interpreter's lock, which
+# the one that hangs may have. Of two that wait the kernel takes the higher number last and lets it run first.
+_FIRST, _ALL = signal.SIGUSR2, signal.SIGUSR1
 _FORWARDED = {signal.SIGTERM, signal.SIGINT}
 # Held back and taken one by one: a signal that came between two steps of a handler's process could be lost or too late.
 _WATCHED = {*_FORWARDED, signal.SIGCHLD}
@@ -66,7 +69,9 @@ def _become_worker(pulse: Pulse, *, plain: bool) -> None:
         for number in _FORWARDED:
             signal.signal(number, lambda n, _: os._exit(128 + n))  # until the worker has its own handler
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-        faulthandler.register(signal.SIGUSR1, chain=True)  # and then its default action, which ends the process
+        # The others may run while they are written, which can end in a fault: that of the first is written before.
+        faulthandler.register(_FIRST, all_threads=False)
+        faulthandler.register(_ALL, chain=True)  # and then its default action, which ends the process
         code = process.run(plain=plain, pulse=pulse)
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else 1
@@ -112,13 +117,8 @@ def _end_hung(child: int, why: str) -> None:
             continue
     logs.logger(role="supervisor").error("worker hangs and is killed", why=why, threads=waits)
     sys.stdout.flush()
-    # faulthandler writes the stacks without the interpreter's lock, and the process ends. Sent to its first thread: a
-    # stopped process may take it in any other, while the first goes on from where it hung.
-    library = ctypes.CDLL(None)
-    if hasattr(library, "tgkill"):
-        library.tgkill(child, child, signal.SIGUSR1)
-    else:  # glibc before 2.30
-        os.kill(child, signal.SIGUSR1)
+    for number in (_ALL, _FIRST):
+        _signal_first_thread(child, number)
     os.kill(child, signal.SIGCONT)  # a stopped process cannot
     deadline = time.monotonic() + STACKS_SECONDS
     while time.monotonic() < deadline:
@@ -126,6 +126,15 @@ def _end_hung(child: int, why: str) -> None:
             return
         signal.sigtimedwait({signal.SIGCHLD}, BEAT_SECONDS / 5)  # its going on is one as well
     os.kill(child, signal.SIGKILL)
+
+
+def _signal_first_thread(child: int, number: int) -> None:
+    """A stopped process may take a signal in any thread when it goes on, while the first leaves where it hung."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "tgkill"):
+        library.tgkill(child, child, number)
+    else:  # glibc before 2.30
+        os.kill(child, number)
 
 
 def _explain(number: int, *, starved: bool) -> None:
