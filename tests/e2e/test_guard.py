@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests import faults
-from tests.e2e.test_training import pod_of
-from tests.e2e.test_training_plane import incidents, language, progress
+from tests.e2e.test_training import pod_of, steps
+from tests.e2e.test_training_plane import incidents, language
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora
@@ -104,7 +104,7 @@ def test_an_anomaly(
 def test_a_worker_that_is_stopped(kube: Kube, small: str) -> None:
     """Its supervisor writes down where it stood and forks it again."""
     kube.apply(language("stopped", small))
-    kube.wait("modeltraining", "stopped", lambda t: progress(t) >= 10, 120, "training")
+    kube.wait("modeltraining", "stopped", lambda t: steps(t) >= 10, 120, "training")
     pod = pod_of(kube, "stopped", "worker", 1)
     script = "import os, signal; c = open('/proc/1/task/1/children').read().split(); os.kill(int(c[0]), signal.SIGSTOP)"
     subprocess.run(

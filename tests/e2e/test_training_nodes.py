@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.test_training import is_training
-from tests.e2e.test_training_plane import epoch, incidents, language, progress, served, steps_on
+from tests.e2e.test_training import is_training, steps
+from tests.e2e.test_training_plane import epoch, incidents, language, served, steps_on
 
 from mms_cluster import faults, images
 from mms_cluster.provider import Own, Provider
@@ -115,7 +115,7 @@ def test_a_node_that_is_cut_off_holds_nothing_up_and_changes_nothing_when_it_is_
     before = kube.get("modeltraining", "ring")
     with without(nodes, faults.partition):
         after = kube.wait("modeltraining", "ring", replaced(kube, "ring", "worker", 1, old), LOST_SECONDS, "whole")
-        assert progress(after) >= progress(before), "no step that was finished may be lost"
+        assert steps(after) >= steps(before), "no step that was finished may be lost"
         assert "NodeUnreachable" in incidents(after)
         assert newest(kube, "ring", "worker", 1)["spec"]["nodeName"] == HOME
         alone_and_whole = epoch(before) + 2
@@ -137,7 +137,7 @@ def test_a_node_is_lost_with_the_master_a_worker_and_a_shard(kube: Kube, corpora
     with without(nodes, faults.kill):
         away = [replaced(kube, "served", role, rank, old[role]) for role, rank in PLACES]
         after = kube.wait("modeltraining", "served", lambda t: all(one(t) for one in away), LOST_WITH_MASTER, "whole")
-        assert progress(after) >= progress(before), "the shards' replicas are on the other node"
+        assert steps(after) >= steps(before), "the shards' replicas are on the other node"
         assert {newest(kube, "served", role, rank)["spec"]["nodeName"] for role, rank in PLACES} == {HOME}
         steps_on(kube, "served", 20)
     kube.run("wait", "--for=delete", "--timeout=90s", *(f"pod/{name}" for name in old.values()))
