@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import time
@@ -9,7 +10,10 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import s3fs
 import yaml
+
+from mms_operator.cli.forward import port_forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +105,20 @@ def own_storage(kube: Kube) -> Object:
         "endpoint": "http://mms-store.mms-system:8333",
         "secretRef": {"name": "mine"},
     }
+
+
+def give_up_storage(kube: Kube, storage: Object) -> None:
+    """As a condition says to a user whose training is gone: its claim on the storage is deleted."""
+    keys = kube.get("secret", storage["secretRef"]["name"])["data"]
+    key, secret = (base64.b64decode(keys[name]).decode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+    with port_forward("mms-system", "svc/mms-store", 8333) as address:
+        store = s3fs.S3FileSystem(
+            key=key,
+            secret=secret,
+            client_kwargs={"endpoint_url": f"http://{address}"},
+            config_kwargs={"s3": {"addressing_style": "path"}},
+        )
+        store.rm_file(f"{storage['uri']}/runs/1/owner.json")
 
 
 def condition(found: Object, type_: str) -> Object:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube, Object, condition, own_storage, training
+from tests.e2e.kube import Kube, Object, condition, give_up_storage, own_storage, training
 
 from mms_cluster import install
 
@@ -129,6 +129,7 @@ def test_a_deleted_training_leaves_its_last_checkpoint(kube: Kube, corpora: Corp
     assert not before.get("checkpoint"), "the deletion is to make the first one"
     kube.delete("modeltraining", "words", "--timeout=90s")
     kube.wait("namespace", kube.namespace, lambda _: not kube.list("pods", "mms.dev/training=words"), 60, "empty")
+    give_up_storage(kube, storage)
     kube.apply(words)
     kube.wait("modeltraining", "words", lambda t: steps(t) > 0, 120, "training")
     assert kube.get("modeltraining", "words")["status"]["attempt"] == 1
