@@ -64,7 +64,7 @@ class Leaser:
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
         self._asked = 0  # requests that are not answered, or whose answers were not looked at
         self._ahead = 0  # of those, asked in an earlier round: that there was no block may be long ago
-        self._size = 0  # samples of the last block that was opened
+        self._size = 0  # samples of the last block that was opened; 0: there was none
         self._beside = beside
         self._reading: dict[tuple[int, int], Future[_Read]] = {}  # of blocks that are leased and not open yet
         with control.changing() as box:
@@ -119,8 +119,8 @@ class Leaser:
 
     def _ask(self, samples: int) -> None:
         """For as many blocks as have so many samples, if they are like the last one."""
-        size = max(1, self._size)
-        for _ in range(-(-samples // size) - self._asked if self._size or not self._asked else 0):
+        blocks = -(-samples // self._size) if self._size else 1
+        for _ in range(blocks - self._asked):
             self._asked += 1
             step = 0 if self._alone else self._agreement.step
             self._control.send(wire.LEASE, epoch=self._epoch, step=step)
@@ -128,7 +128,7 @@ class Leaser:
     def _receive(self, samples: int) -> bool:
         """Waits for a block; False when there is none now. samples: that the round still needs."""
         while True:
-            self._ask(samples if self._size and not self._alone else 1)
+            self._ask(1 if self._alone else samples)
             stale = self._ahead > 0
             answer = self._answer()
             if answer is None or answer["block"] is not None or not stale:

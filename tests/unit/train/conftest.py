@@ -1,0 +1,20 @@
+"""What the tests of a worker's parts share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.test_contract import JOB_FILE
+
+from mms_workloads.contract import JobFile
+from mms_workloads.pod import Pod
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Pod:
+    job = JobFile.model_validate({**JOB_FILE, "storage": {"uri": f"file://{tmp_path}/run"}})
+    return Pod("worker", 1, 0, 1, "127.0.0.1", job, "sha256:0", tmp_path, tmp_path, tmp_path / "log", 0, 0)

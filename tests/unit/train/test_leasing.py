@@ -1,0 +1,236 @@
+"""A worker's leases, and what its master tells it otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.test_contract import JOB_FILE
+from tests.unit.train.deaf import Deaf
+
+from mms_workloads.contract import JobFile
+from mms_workloads.sync import wire
+from mms_workloads.sync.control import Control, Superseded, file
+from mms_workloads.sync.leases import Progress, Slice
+from mms_workloads.sync.wire import Message
+from mms_workloads.train.leasing import Leaser
+from mms_workloads.train.state import Agreement
+
+if TYPE_CHECKING:
+    from mms_workloads.pod import Pod
+
+EPOCH = {"epoch": 2, "members": [[1, 0, "10.0.0.1:1"], [0, 3, "10.0.0.0:2"]], "urgent": False, "shards": []}
+LEASED = Message(wire.LEASED, {"epoch": 1, "data_epoch": 4, "block": 7, "start": 2, "fraction": 0.1})
+NONE_NOW = Message(wire.LEASED, {"epoch": 1, "block": None, "fraction": 0.1})
+BYE = Message(wire.BYE, {"outcome": {"result": "Complete", "reason": "TrainingComplete"}})
+
+
+DEAD = 9
+
+
+class TenSamples:
+    """A learner whose blocks hold ten samples; there is nothing to learn in block DEAD."""
+
+    job = JobFile.model_validate(JOB_FILE)
+
+    def size(self, _: int) -> int:
+        return 10
+
+    def dead(self, block: int) -> str | None:
+        return "all the same" if block == DEAD else None
+
+
+READER = ThreadPoolExecutor(1)
+
+
+def leaser(pod: Pod, *answers: Message, progress: Progress | None = None) -> Leaser:
+    return leaser_of(Deaf(pod, *answers), progress)
+
+
+def leaser_of(control: Deaf, progress: Progress | None = None) -> Leaser:
+    agreement = Agreement(5, progress=progress or Progress([]))
+    return Leaser(control, 1, TenSamples(), agreement, READER)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([LEASED], (Slice(4, 7, 2, 6, 10),)),
+        ([NONE_NOW], ()),
+        ([Message(wire.EPOCH, EPOCH)], ()),
+        ([LEASED, Message(wire.EPOCH, EPOCH)], (Slice(4, 7, 2, 6, 10),)),
+    ],
+    ids=["a block", "none now", "the next epoch was announced", "both"],
+)
+def test_samples_for_a_round(pod: Pod, answers: list[Message], expected: tuple[Slice, ...]) -> None:
+    assert leaser(pod, *answers).take(4) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Message(wire.EPOCH, {**EPOCH, "urgent": True}), BYE, Message(wire.REFUSED, {"message": "stale"})],
+    ids=["a member was lost", "the run ended", "refused"],
+)
+def test_no_lease_any_more(pod: Pod, answer: Message) -> None:
+    with pytest.raises(Superseded):
+        leaser(pod, LEASED, answer).take(4)
+
+
+def test_samples_that_are_passed_over(pod: Pod) -> None:
+    """Six for the round, of those that are trained on; what lies between them is seen."""
+    fields = {"epoch": 1, "block": 7, "data_epoch": 4, "start": 0, "fraction": 0.0}
+    progress = Progress([0] * 8, passed_over=[Slice(3, 7, 0, 9, 10), Slice(4, 7, 2, 4, 10)])
+    one = leaser(pod, Message(wire.LEASED, fields), progress=progress)
+    taken = one.take(6)
+    assert taken == (Slice(4, 7, 0, 2, 10), Slice(4, 7, 2, 4, 10), Slice(4, 7, 4, 8, 10))
+    assert one.live(taken) == (taken[0], taken[2])
+
+
+def test_a_dead_block_is_seen_and_not_trained_on(pod: Pod) -> None:
+    fields = {"epoch": 1, "block": DEAD, "data_epoch": 4, "start": 0, "fraction": 0.0}
+    one = leaser(pod, Message(wire.LEASED, fields))
+    taken = one.take(6)
+    assert taken[0] == Slice(4, DEAD, 0, 10, 10), "whole, and no sample of the round"
+    assert one.live(taken[:1]) == ()
+    control = one._control
+    assert isinstance(control, Deaf)
+    assert [m.fields for m in control.sent if m.kind == wire.ANOMALY] == [
+        {"anomaly": "DeadData", "rank": None, "block": DEAD, "action": "all the same"}
+    ]
+
+
+def test_a_round_goes_over_the_end_of_a_block(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    assert one.take(6) == (Slice(4, 7, 2, 8, 10),)
+    assert len(control.sent) == 2  # the next block is asked for before this one is used up
+    control.answers = (Message(wire.LEASED, {"epoch": 1, "data_epoch": 4, "block": 8, "start": 0, "fraction": 0.1}),)
+    assert one.take(6) == (Slice(4, 7, 8, 10, 10), Slice(4, 7, 2, 6, 10))
+    assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
+
+
+def test_a_lease_of_the_epoch_before_is_not_taken(pod: Pod) -> None:
+    control = Deaf(pod, NONE_NOW)
+    file(control.inbox, LEASED)
+    assert leaser_of(control).take(4) == ()
+
+
+def test_the_next_block_is_read_while_the_one_before_it_is_trained_on(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    one.take(4)
+    control.answers = ()
+    assert one._reading[4, 7].result(5).size == 10
+    assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
+    assert one.take(4) == (Slice(4, 7, 2, 6, 10),), "nothing more was asked: the answer was there"
+
+
+def test_a_block_is_asked_for_and_read_while_the_last_one_is_trained_on(pod: Pod) -> None:
+    """A round may take all that is leased."""
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+    control.answers = ()
+    assert one._reading[4, 7].result(5).size == 10
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+
+
+def test_as_many_blocks_are_asked_for_ahead_as_a_round_takes(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    asked = lambda: sum(message.kind == wire.LEASE for message in control.sent)  # noqa: E731
+    assert len(one.take(24)) == 3
+    assert asked() == 3 + 3
+    assert len(one.take(24)) == 3
+    assert asked() == 6 + 3
+
+
+def test_a_single_member_asks_for_what_its_round_needs(pod: Pod) -> None:
+    """It would be told another order of blocks than one that is resumed between two of its rounds."""
+    control = Deaf(pod, LEASED)
+    one = Leaser(control, 1, TenSamples(), Agreement(5, progress=Progress([])), READER, members=1)  # type: ignore[arg-type]
+    assert one.take(16) == (Slice(4, 7, 2, 10, 10),) * 2
+    assert len(control.sent) == 2
+
+
+def test_a_lease_that_comes_late_is_read_when_it_comes(pod: Pod) -> None:
+    control = Deaf(pod)
+    one = leaser_of(control)
+    file(control.inbox, LEASED)
+    file(control.inbox, LEASED)
+    one.take(8)
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+    assert not one._reading
+    control._take(LEASED)
+    assert one._reading[4, 7].result(5).size == 10
+    one.close()
+    control._take(Message(wire.LEASED, {"epoch": 1, "data_epoch": 5, "block": 7, "start": 2, "fraction": 0.1}))
+    assert len(one._reading) == 1, "of an epoch that is over nothing is read"
+
+
+def test_an_answer_of_long_ago_makes_no_empty_round(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    control.answers = ()
+    file(control.inbox, LEASED)
+    one.take(8)
+    file(control.inbox, NONE_NOW)
+    control.answers = (LEASED,)
+    assert one.take(8) == (Slice(4, 7, 2, 10, 10),)
+    control.answers = (NONE_NOW,)
+    assert [len(one.take(8)) for _ in range(2)] == [1, 0]
+
+
+def test_that_there_was_no_block_ahead_of_time_is_asked_again_when_one_is_needed(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control)
+    control.answers = ()
+    file(control.inbox, LEASED)
+    one.take(2)
+    file(control.inbox, NONE_NOW)
+    one.take(2)
+    control.answers = (LEASED,)
+    assert one.take(4) == (Slice(4, 7, 6, 10, 10),)
+    assert one.take(4) == (Slice(4, 7, 2, 6, 10),)
+
+
+def test_what_arrives_is_filed(pod: Pod) -> None:
+    control = Deaf(pod)
+    box = control.inbox
+    for message in (
+        Message(wire.PLAN, {}, b"plan"),
+        Message(wire.COUNT, {"task": 1}),
+        Message(wire.SUSPEND),
+        Message(wire.CHECKPOINT),
+        Message(wire.BEGIN, {"epoch": 1}),
+    ):
+        file(box, message)
+    assert (box.plan, box.tasks[0].fields, box.suspend, box.checkpoint) == (b"plan", {"task": 1}, True, True)
+    assert box.begin == {"epoch": 1}
+    file(box, Message(wire.EPOCH, EPOCH))
+    assert box.begin is None
+    assert box.announcement is not None
+    assert (box.announcement.ranks, box.announcement.addresses) == ((1, 0), ("10.0.0.1:1", "10.0.0.0:2"))
+    assert [control.newer(1), control.newer(2), control.urgent(1)] == [True, False, False]
+    file(box, Message(wire.WELCOME, {"incarnation": 1}))  # of a new master: what the old one asked for is void
+    assert (len(box.tasks), box.suspend, box.checkpoint, box.plan) == (0, False, False, b"plan")
+    file(box, BYE)
+    assert box.bye is not None
+    assert control.urgent(1)
+
+
+def test_a_master_that_was_replaced_is_left(pod: Pod) -> None:
+    control = Deaf(pod)
+    assert control._take(Message(wire.WELCOME, {"incarnation": 2}))
+    assert not control._take(Message(wire.WELCOME, {"incarnation": 1}))
+    assert control._take(Message(wire.WELCOME, {"incarnation": 2}))
+
+
+def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
+    control = Control(pod, "127.0.0.1:1", lambda: (0, None), plain=True)
+    control.send(wire.HEARTBEAT)
+    control._loop = asyncio.new_event_loop()
+    control._loop.close()
+    control.send(wire.HEARTBEAT)
