@@ -9,7 +9,7 @@ the copy is written: steps with a save against as many without.
 
 checkpoint-save and checkpoint-restore: MB/s of the whole state, against torch.distributed.checkpoint
 (FileSystemWriter and FileSystemReader with one thread a rank, its default; the same tensors by name, each saved once).
-Both are durable: each side calls fsync for its files. Ours has SHA-256 of every file, read back once after writing and
+Both are durable: each side calls fsync for its files. Ours has BLAKE3 of every file, read back once after writing and
 checked when loaded; the peer has torch.save's CRC-32. "undigested" is ours without digests and without reading back:
 the difference is their price. The kernel's copies of the files are dropped before a restore. In the object store
 (SeaweedFS on this machine) the peer is FsspecWriter over the same s3fs, which cannot fsync.

@@ -90,7 +90,8 @@ def test_a_pod_that_stands_by_takes_a_lost_ones_place_at_once(kube: Kube, corpor
     kube.apply(language("ring", corpora.small, workers={"replicas": 2, "standby": 1}))
     kube.wait("modeltraining", "ring", lambda t: is_training(t) and stand_by(t) == 1, 120, "training, with a spare")
     before = steps_on(kube, "ring", 20)
-    kube.delete("pod", pod_of(kube, "ring", "worker", 0), "--wait=false", "--grace-period=0", "--force")
+    lost = pod_of(kube, "ring", "worker", members(kube, "ring")[0])
+    kube.delete("pod", lost, "--wait=false", "--grace-period=0", "--force")
     after = kube.wait("modeltraining", "ring", lambda t: "WorkerLost" in incidents(t), 30, "lost")
     assert after["status"]["workers"] == {"ready": 2, "standby": 0, "epoch": epoch(before) + 1}, (
         "in the very next epoch"
@@ -98,6 +99,12 @@ def test_a_pod_that_stands_by_takes_a_lost_ones_place_at_once(kube: Kube, corpor
     later = kube.wait("modeltraining", "ring", lambda t: stand_by(t) == 1, 60, "its successor stands by")
     assert (epoch(later), later["status"]["replicas"]) == (epoch(after), 2)
     assert steps(steps_on(kube, "ring", 20)) > steps(before)
+
+
+def members(kube: Kube, name: str) -> list[int]:
+    """The ranks in the last membership epoch. Whoever comes last stands by, whatever its rank."""
+    lines = map(json.loads, kube.run("logs", pod_of(kube, name, "master")).splitlines())
+    return [line["ranks"] for line in lines if line["event"] == "membership epoch"][-1]
 
 
 def stand_by(found: Object) -> int:

@@ -11,14 +11,16 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from mms_workloads import store as stores
-from mms_workloads.contract import ArtifactManifest, ArtifactRef, Gate, Provenance, Reason
+from mms_workloads.contract import ArtifactManifest, ArtifactRef, FileEntry, Gate, Provenance, Reason
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import IO
 
+    from mms_workloads.contract import Store
     from mms_workloads.pod import Pod
     from mms_workloads.sync.plan import Plan
     from mms_workloads.train.learner import Evaluation, Learner
@@ -43,11 +45,7 @@ def publish(
     target = stores.child(job.storage, FOLDER)
     with stores.scratch_folder(pod.scratch, "artifact-") as folder:
         files = _write_files(folder, learner, state, evaluation)
-        entries = {name: checkpoints.file_entry(path) for name, path in files.items()}
-        for name, path in files.items():
-            stores.upload(stores.child(target, name), path)
-        for name, entry in entries.items():
-            checkpoints.verify(stores.child(target, name), entry)
+        entries = {name: _stored(stores.child(target, name), path) for name, path in files.items()}
     manifest = ArtifactManifest.model_validate(
         {
             "kind": learner.kind,
@@ -74,6 +72,28 @@ def publish(
         raise JobError(Reason.STORAGE_UNREACHABLE, f"{file.uri} reads back differently", retryable=True)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     return ArtifactRef(uri=target.uri, digest=digest, version=job.job.run, metrics=evaluation.metrics)
+
+
+def _stored(file: Store, path: Path) -> FileEntry:
+    """Uploads a local file and reads it back. Raises JobError."""
+    with path.open("rb") as stream:
+        entry = _digest(stream)
+    stores.upload(file, path)
+    with stores.open_read(file) as stream:
+        found = _digest(stream)
+    if found != entry:
+        raise JobError(
+            Reason.ARTIFACT_CORRUPT,
+            f"{file.uri} is not what was written: {found.size} bytes, SHA-256 {found.sha256}, and not {entry.size} "
+            f"bytes, {entry.sha256}",
+        )
+    return entry
+
+
+def _digest(stream: IO[bytes]) -> FileEntry:
+    """SHA-256, which users have a tool for."""
+    digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+    return FileEntry(sha256=digest.hexdigest(), size=stream.tell())
 
 
 def check_gate(gate: Gate, metrics: dict[str, float]) -> None:

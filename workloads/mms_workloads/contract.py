@@ -342,6 +342,13 @@ EXIT_PERMANENT = 1
 EXIT_RETRY = 75  # EX_TEMPFAIL: the store or a peer was away; the pod is replaced in the budget
 
 
+class CheckpointFile(Contract):
+    """A file of a checkpoint, in its manifest.json."""
+
+    blake3: str  # hex of its 256 bits
+    size: int
+
+
 class FileEntry(Contract):
     sha256: str
     size: NonNegativeInt

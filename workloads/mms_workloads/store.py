@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
@@ -183,7 +184,8 @@ def write_bytes(store: Store, data: bytes) -> None:
         if _scheme(store) != "file":
             fs.pipe_file(path, data)  # one PUT, atomic by S3's rules
             return
-        _replace_file(Path(path), lambda temporary: temporary.write_bytes(data))
+        with _replacing(Path(path)) as temporary:
+            temporary.write_bytes(data)
 
 
 def upload(store: Store, local: Path) -> None:
@@ -193,7 +195,35 @@ def upload(store: Store, local: Path) -> None:
         if _scheme(store) != "file":
             fs.put_file(str(local), path)
             return
-        _replace_file(Path(path), lambda temporary: _copy(local, temporary))
+        with _replacing(Path(path)) as temporary:
+            shutil.copyfile(local, temporary)
+
+
+@contextlib.contextmanager
+def writing(store: Store, scratch: Path) -> Iterator[Path]:
+    """A local path: the file of any size that the block writes there is in the store after it. Raises JobError.
+
+    scratch: where a file is before it is in a store that is no file system.
+    """
+    if _scheme(store) == "file":
+        with errors(store, writing=True), _replacing(Path(filesystem(store)[1])) as temporary:
+            yield temporary
+        return
+    with scratch_folder(scratch, "upload-") as folder:
+        yield folder / "file"
+        upload(store, folder / "file")
+
+
+@contextlib.contextmanager
+def reading(store: Store, scratch: Path) -> Iterator[Path]:
+    """A local path of the file: of a file system its own, else that of a copy in `scratch`. Raises JobError."""
+    if _scheme(store) == "file":
+        with errors(store):
+            yield Path(filesystem(store)[1])
+        return
+    with scratch_folder(scratch, "download-") as folder:
+        download(store, folder / "file")
+        yield folder / "file"
 
 
 def download(store: Store, local: Path) -> None:
@@ -350,22 +380,18 @@ def _writable(store: Store) -> Store:
     return store
 
 
-def _replace_file(target: Path, write: Any) -> None:
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """Where to write what is to become the target's content, durable and at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        write(temporary)
+        yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(4 << 20):
-            writer.write(chunk)
 
 
 def _scheme(store: Store) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from mms_workloads.pod import Pod
 from mms_workloads.store import Found
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import startup, wire
-from mms_workloads.sync.checkpoints import file_entry
+from mms_workloads.sync.checkpoints import digest
 from mms_workloads.sync.coordinator import Coordinator
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS
@@ -95,7 +96,7 @@ class Peer:
             contents["progress.json"] = json.dumps({"step": step, **document(list(applied))}).encode()
         for file, content in contents.items():
             (place / file).write_bytes(content)
-        files = {file: file_entry(place / file).model_dump() for file in contents}
+        files = {file: digest(io.BytesIO(content)).model_dump() for file, content in contents.items()}
         self.say(wire.CHECKPOINTED, folder=name, step=step, part=part, parts=2, files=files, final=final)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from mms_workloads.train.learner import Place
 from mms_workloads.train.state import part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -89,22 +91,37 @@ def test_a_save_that_is_killed(
     first = save(storage, scratch, 1)
     calls = 0
 
-    def counted(original: Callable[..., object]) -> Callable[..., object]:
+    @contextmanager
+    def counted() -> Iterator[None]:
+        nonlocal calls
+        calls += 1
+        mine = calls == point + 1
+        if mine and not after:
+            raise Killed
+        yield
+        if mine:
+            raise Killed
+
+    def calling(original: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object, **options: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == point + 1 and not after:
-                raise Killed
-            result = original(*arguments, **options)
-            if calls == point + 1:
-                raise Killed
-            return result
+            with counted():
+                return original(*arguments, **options)
 
         return call
 
+    @contextmanager
+    def writing(*arguments: Any) -> Iterator[Path]:
+        """Killed before it is over: its content is there under another name."""
+        place = original(*arguments)
+        yield place.__enter__()
+        with counted():
+            place.__exit__(None, None, None)
+
+    original = stores.writing
     with monkeypatch.context() as patched:
-        for name in ("upload", "open_read", "write_bytes", "read_bytes", "list_folder", "remove_folder"):
-            patched.setattr(stores, name, counted(getattr(stores, name)))
+        for name in ("open_read", "write_bytes", "read_bytes", "list_folder", "remove_folder"):
+            patched.setattr(stores, name, calling(getattr(stores, name)))
+        patched.setattr(stores, "writing", writing)
         try:
             save(storage, scratch, 2)
         except Killed:
@@ -163,7 +180,7 @@ def test_damage_that_the_worker_sees(storage: Store, scratch: Path, spoil: str) 
         file.write_bytes(data[:-4])
         manifest = folder(reference) / "manifest.json"
         document = json.loads(manifest.read_text())
-        document["files"][file.name] = checkpoints.file_entry(file).model_dump()
+        document["files"][file.name] = checkpoints.digest(io.BytesIO(data[:-4])).model_dump()
         manifest.write_text(json.dumps(document))
     with pytest.raises(JobError) as raised:
         checkpoint.load(storage, reference, scratch)
@@ -243,16 +260,35 @@ def test_a_checkpoint_without_one_of_its_parts(storage: Store, scratch: Path) ->
         checkpoint.load(storage, reference, scratch)
 
 
-def test_a_scratch_volume_without_room(storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("uri", "told"), [("", "step-0000000001"), ("s3://b/run", "make it larger")], ids=["storage", "scratch"]
+)
+def test_no_room(storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch, uri: str, told: str) -> None:
     from safetensors import SafetensorError
 
     def fail(*_: object) -> None:
         raise SafetensorError("No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(JobError, match="make it larger"):
-        save(storage, scratch, 1)
+    with pytest.raises(JobError, match=told) as raised:
+        save(storage.model_copy(update={"uri": uri or storage.uri}), scratch, 1)
+    assert "No space left" in raised.value.message
+    assert raised.value.retryable
     assert not list(scratch.iterdir())
+    assert not stores.list_folder(storage)
+
+
+def test_a_copy_is_written_over_by_the_next() -> None:
+    """Its memory is used again, where the part is of the same shape; what it holds is of this time."""
+    state = EmbeddingState.start(Parameters(np.ones((5, 2), np.float32), np.ones((5, 2), np.float32)))
+    first = part(state.tables(), 0, 2)
+    state.base.vectors[0] = 7.0
+    second = part(state.tables(), 0, 2, first)
+    assert second["vectors"]["parameters"].data_ptr() == first["vectors"]["parameters"].data_ptr()
+    assert second["vectors"]["parameters"][0].tolist() == [7.0, 7.0]
+    third = part(state.tables(), 0, 3, second)
+    assert third["vectors"]["parameters"].shape != second["vectors"]["parameters"].shape
+    assert third["vectors"]["parameters"][0].tolist() == [7.0, 7.0]
 
 
 # Whose folder it is

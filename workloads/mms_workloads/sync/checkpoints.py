@@ -8,33 +8,40 @@ stays valid till the next one is.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+from pydantic import ValidationError
+
 from mms_workloads import store as stores
-from mms_workloads.contract import CheckpointRef, FileEntry, Reason, Store
+from mms_workloads.contract import CheckpointFile, CheckpointRef, Reason, Store
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import IO
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 PLAN = "plan.bin"
-_HASH_BYTES = 4 << 20
+_PIECE_BYTES = 1 << 20  # is hashed while it is in the processor's cache
 
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def file_entry(path: Path) -> FileEntry:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_BYTES):
-            digest.update(chunk)
-    return FileEntry(sha256=digest.hexdigest(), size=path.stat().st_size)
+def digest(stream: IO[bytes]) -> CheckpointFile:
+    """Of what is left of the stream. Without instructions made for it SHA-256 would take longer than writing."""
+    hasher, size = blake3(), 0
+    while piece := stream.read(_PIECE_BYTES):
+        hasher.update(piece)
+        size += len(piece)
+    return CheckpointFile(blake3=hasher.hexdigest(), size=size)
 
 
 def folder(step: int, lineage: str) -> str:
@@ -51,17 +58,17 @@ def lineage_of(folder: str) -> str:
     return folder.rpartition("-")[2]
 
 
-def upload(target: Store, files: dict[str, Path]) -> dict[str, FileEntry]:
-    """Uploads the files of one part and reads them back: on return they are durable. Raises JobError."""
-    entries = {name: file_entry(path) for name, path in files.items()}
-    for name, path in files.items():
-        stores.upload(stores.child(target, name), path)
-    for name, entry in entries.items():
-        verify(stores.child(target, name), entry)
-    return entries
+def write(file: Store, fill: Callable[[Path], object], scratch: Path) -> CheckpointFile:
+    """Stores what `fill` writes to a path, and reads it back: on return it is durable. Raises JobError."""
+    with stores.writing(file, scratch) as path:
+        fill(path)
+        with path.open("rb") as stream:
+            entry = digest(stream)
+    verify(file, entry)
+    return entry
 
 
-def commit(storage: Store, name: str, entries: dict[str, FileEntry], step: int) -> CheckpointRef:
+def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: int) -> CheckpointRef:
     """Writes the manifest over parts that are durable: on return the checkpoint is valid. Raises JobError."""
     target = stores.child(storage, f"checkpoints/{name}")
     time = now()
@@ -78,18 +85,19 @@ def commit(storage: Store, name: str, entries: dict[str, FileEntry], step: int) 
     return CheckpointRef(uri=target.uri, step=step, digest="sha256:" + hashlib.sha256(data).hexdigest(), time=time)
 
 
-def verify(file: Store, entry: FileEntry) -> None:
+def verify(file: Store, entry: CheckpointFile) -> None:
     """Streams a stored file and compares it. Raises JobError ArtifactCorrupt."""
-    digest, size = hashlib.sha256(), 0
     with stores.open_read(file) as stream:
-        while chunk := stream.read(_HASH_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-    if digest.hexdigest() != entry.sha256 or size != entry.size:
+        compare(file, digest(stream), entry)
+
+
+def compare(file: Store, found: CheckpointFile, entry: CheckpointFile | None) -> None:
+    """Raises JobError ArtifactCorrupt where a file is not the one that the manifest lists."""
+    if found != entry:
+        listed = f"lists {entry.size} bytes, BLAKE3 {entry.blake3}" if entry else "does not list it"
         raise JobError(
             Reason.ARTIFACT_CORRUPT,
-            f"{file.uri} is not what was written: {size} bytes, SHA-256 {digest.hexdigest()}; the manifest says "
-            f"{entry.size} bytes, {entry.sha256}",
+            f"{file.uri} is not what was written: {found.size} bytes, BLAKE3 {found.blake3}; the manifest {listed}",
         )
 
 
@@ -120,19 +128,20 @@ def read(storage: Store, checkpoint: CheckpointRef, name: str) -> bytes:
     """A small file of a checkpoint, verified. Raises JobError ArtifactCorrupt."""
     file = stores.at(storage, f"{checkpoint.uri}/{name}")
     data = stores.read_bytes(file)
-    entry = entries(storage, checkpoint).get(name)
-    if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
+    compare(file, digest(io.BytesIO(data)), entries(storage, checkpoint).get(name))
     return data
 
 
-def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, FileEntry]:
+def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, CheckpointFile]:
     """What its manifest lists. Raises JobError ArtifactCorrupt when the manifest is not the one that was written."""
     file = stores.at(storage, f"{checkpoint.uri}/{MANIFEST}")
     data = stores.read_bytes(file)
     if "sha256:" + hashlib.sha256(data).hexdigest() != checkpoint.digest:
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
-    return {name: FileEntry(**entry) for name, entry in json.loads(data)["files"].items()}
+    try:
+        return {name: CheckpointFile.model_validate(entry) for name, entry in json.loads(data)["files"].items()}
+    except ValidationError as error:
+        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is of another release: {error}") from error
 
 
 def damaged(error: JobError) -> bool:

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mms_workloads.contract import CheckpointRef, FileEntry
+from mms_workloads.contract import CheckpointFile, CheckpointRef
 from mms_workloads.logs import logger
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints, startup
@@ -33,7 +33,7 @@ class Saving:
     parts: int
     final: bool = False  # nobody trains any more: the run is suspended with it
     done: set[int] = field(default_factory=set)
-    files: dict[str, FileEntry] = field(default_factory=dict)
+    files: dict[str, CheckpointFile] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Checkpoints:
         if fields["part"] in saving.done:
             return None
         saving.done.add(fields["part"])
-        saving.files.update({name: FileEntry.model_validate(entry) for name, entry in fields["files"].items()})
+        saving.files.update({name: CheckpointFile.model_validate(entry) for name, entry in fields["files"].items()})
         saving.final = saving.final or fields["final"]
         return saving if len(saving.done) == saving.parts else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,12 +22,12 @@ from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import Tensor
 
-    from mms_workloads.contract import CheckpointRef, FileEntry, Store
+    from mms_workloads.contract import CheckpointFile, CheckpointRef, Store
     from mms_workloads.sync.leases import Progress
     from mms_workloads.train.learner import Place
     from mms_workloads.train.state import Tables
@@ -36,18 +37,22 @@ _PART = re.compile(r"part-(\d+)-of-(\d+)\.safetensors")
 
 def write_part(
     target: Store, tables: Tables, place: Place, others: Mapping[str, bytes], scratch: Path
-) -> dict[str, FileEntry]:
-    """Uploads the part of `place` and the files `others`, and reads them back. Raises JobError."""
-    with stores.scratch_folder(scratch, "checkpoint-") as folder:
-        file = folder / f"part-{place.position}-of-{place.members}.safetensors"
-        write_tensors({f"{name}/{slot}": t for name, slots in tables.items() for slot, t in slots.items()}, file)
-        for name, content in others.items():
-            (folder / name).write_bytes(content)
-        return checkpoints.upload(target, {path.name: path for path in folder.iterdir()})
+) -> dict[str, CheckpointFile]:
+    """Writes the part of `place` and the files `others`, and reads them back. Raises JobError."""
+    tensors = {f"{name}/{slot}": t for name, slots in tables.items() for slot, t in slots.items()}
+    fills: dict[str, Callable[[Path], object]] = {
+        f"part-{place.position}-of-{place.members}.safetensors": partial(write_tensors, tensors),
+        **{name: partial(_write_bytes, content) for name, content in others.items()},
+    }
+    return {name: checkpoints.write(stores.child(target, name), fill, scratch) for name, fill in fills.items()}
 
 
 def progress_file(step: int, progress: Progress) -> bytes:
     return json.dumps({"step": step, **progress.document()}).encode()
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -65,13 +70,12 @@ def load(storage: Store, reference: CheckpointRef, scratch: Path) -> Tables:
     if not parts or [p[:2] for p in parts] != [(i, parts[0][1]) for i in range(parts[0][1])]:
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri} does not hold each part once: {sorted(entries)}")
     pieces: dict[str, list[Tensor]] = {}
-    with stores.scratch_folder(scratch, "checkpoint-") as folder:
-        for _, _, name in parts:
-            path = folder / name
-            stores.download(stores.at(storage, f"{reference.uri}/{name}"), path)
-            if checkpoints.file_entry(path) != entries[name]:
-                raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri}/{name} is not what was written")
-            for key, tensor in load_file(path).items():
+    for _, _, name in parts:
+        file = stores.at(storage, f"{reference.uri}/{name}")
+        with stores.reading(file, scratch) as path:
+            with path.open("rb") as stream:
+                checkpoints.compare(file, checkpoints.digest(stream), entries[name])
+            for key, tensor in load_file(path).items():  # mapped: nothing is read a second time
                 pieces.setdefault(key, []).append(tensor)
     tables: Tables = {}
     for key, tensors in pieces.items():

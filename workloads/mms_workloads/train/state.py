@@ -6,6 +6,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import torch
+from torch import Tensor
+
 from mms_workloads.sync import shard_tables
 from mms_workloads.sync.layout import bounds
 from mms_workloads.sync.leases import Progress
@@ -13,10 +16,8 @@ from mms_workloads.sync.leases import Progress
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor
-
 # By table, then by slot: "parameters" and what the optimizer keeps of each. A tensor is [rows, columns], float32.
-Tables = dict[str, dict[str, "Tensor"]]
+Tables = dict[str, dict[str, Tensor]]
 
 
 @dataclass(slots=True)
@@ -72,14 +73,20 @@ def agree(state: State, step: int, lineage: str, progress: Progress) -> None:
     state.agreement = Agreement(step, lineage, progress.copy())
 
 
-def part(tables: Tables, index: int, count: int) -> Tables:
+def part(tables: Tables, index: int, count: int, memory: Tables | None = None) -> Tables:
     """Copies on the CPU of the rows that are part `index` of `count`: of each table a contiguous range, sizes differ by
     one.
+
+    memory: an earlier result, which nobody reads any more. It is written over where its shapes are the same: memory
+    that is new to the process takes longer to get than to fill.
     """
-    return {
-        name: {
-            slot: tensor[slice(*bounds(tensor.shape[0], index, count))].to("cpu", copy=True)
-            for slot, tensor in slots.items()
-        }
-        for name, slots in tables.items()
-    }
+    held, copies = memory or {}, Tables()
+    for name, slots in tables.items():
+        copies[name] = {}
+        for slot, tensor in slots.items():
+            rows = tensor[slice(*bounds(tensor.shape[0], index, count))]
+            copy = held.get(name, {}).get(slot)
+            if copy is None or copy.shape != rows.shape:
+                copy = torch.empty(rows.shape, dtype=rows.dtype)
+            copies[name][slot] = copy.copy_(rows)
+    return copies
