@@ -178,7 +178,7 @@ class Optimizer(Model):
         ge=1,
         le=1_048_576,
         description=f"Samples that all workers together learn from in a step. Absent: {BATCH_SIZE}. "
-        "wordEmbedding: each worker takes up to 32 blocks of the text in a round instead.",
+        "wordEmbedding: each worker takes up to 48 blocks of the text in a round instead.",
     )
     epochs: int = Field(default=5, ge=1, le=10_000, description="How often each sample is seen.")
     whenWorkersChange: Literal["KeepGlobalBatch", "ScaleLearningRate"] | None = Field(

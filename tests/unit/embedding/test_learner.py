@@ -47,7 +47,17 @@ def learner(tmp_path: Path, blocks: int, **task: Any) -> EmbeddingLearner:
 
 @pytest.mark.parametrize(
     ("blocks", "members", "expected"),
-    [(1, 1, 1), (20, 2, 1), (64, 2, 2), (64, 1, 4), (600, 1, module.LONGEST_ROUND), (200, 100, 1)],
+    [
+        (1, 1, 1),
+        (7, 2, 1),
+        (64, 2, 8),
+        (64, 1, 8),
+        (300, 4, 4),
+        (600, 1, module.LONGEST_ROUND),
+        (6000, 2, module.LONGEST_ROUND),
+        (6000, 4, module.LONGEST_ROUND // 4),
+        (200, 100, 1),
+    ],
 )
 def test_blocks_of_a_round(tmp_path: Path, blocks: int, members: int, expected: int) -> None:
     assert learner(tmp_path, blocks).batch(Place(0, members)) == expected

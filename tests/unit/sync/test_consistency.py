@@ -383,8 +383,8 @@ def test_without_the_scale_frequent_rows_diverge():
 
 
 def test_rare_rows_learn_as_fast_as_with_a_plain_sum():
-    scaled = converge(4, SPEEDS["alike"], 2, rounds=40)[-1]
-    plain = converge(4, SPEEDS["alike"], 2, rounds=40, scaled=False)[-1]
+    scaled = converge(4, SPEEDS["alike"], 12, rounds=40)[-1]
+    plain = converge(4, SPEEDS["alike"], 12, rounds=40, scaled=False)[-1]
     assert scaled == pytest.approx(plain, rel=0.2)
     assert scaled < 0.1
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from mms_workloads.train.state import State
 
 KIND = "wordEmbedding"
-LONGEST_ROUND = 32  # blocks of a member: a second or so; MAX_SLICES has room for more
-LEAST_ROUNDS = 16  # of a data epoch
+LONGEST_ROUND = 48  # blocks of a member, where there are no more than two: a second or so
+LEAST_ROUNDS = 4  # of a data epoch, where there are no more than two members
 
 
 @dataclass(slots=True)
@@ -68,8 +68,12 @@ class EmbeddingLearner:
         return monotonous(self.corpus.tokens(block), "words")
 
     def batch(self, place: Place) -> int:
-        """Blocks. Merging costs nearly the same for a round of many; with too few rounds ranks drift apart."""
-        return max(1, min(LONGEST_ROUND, len(self.trained_on) // (LEAST_ROUNDS * place.members)))
+        """Blocks. Merging costs nearly the same for a round of many, in which ranks drift apart: the more of them there
+        are, the shorter rounds must be for the same quality.
+        """
+        members = max(2, place.members)
+        crowd = (members / 2) ** 2
+        return max(1, int(min(LONGEST_ROUND / crowd, len(self.trained_on) / (LEAST_ROUNDS * crowd * members))))
 
     def rate(self, state: State, members: int) -> float:
         del members
