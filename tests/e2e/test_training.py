@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,12 @@ def is_training(found: Object) -> bool:
 
 def steps(found: Object) -> int:
     return found.get("status", {}).get("progress", {}).get("step", 0)
+
+
+def saved(found: Object) -> float:
+    """The step of its checkpoint; without one no step is beyond it."""
+    checkpoint = found.get("status", {}).get("checkpoint")
+    return checkpoint["step"] if checkpoint else math.inf
 
 
 def started(kube: Kube, name: str) -> Object:
@@ -131,7 +138,8 @@ def test_a_deleted_training_leaves_its_last_checkpoint(kube: Kube, corpora: Corp
     kube.wait("namespace", kube.namespace, lambda _: not kube.list("pods", "mms.dev/training=words"), 60, "empty")
     give_up_storage(kube, storage)
     kube.apply(words)
-    kube.wait("modeltraining", "words", lambda t: steps(t) > 0, 120, "training")
+    # The checkpoint's step stands in the status before any worker goes on from it.
+    kube.wait("modeltraining", "words", lambda t: steps(t) > saved(t), 120, "training")
     assert kube.get("modeltraining", "words")["status"]["attempt"] == 1
     log = kube.run("logs", pod_of(kube, "words", "worker"))
     begun = next(json.loads(line) for line in log.splitlines() if '"epoch begins"' in line)

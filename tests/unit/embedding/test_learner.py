@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mms_workloads.contract import DataFile, JobFile
+from mms_workloads.contract import DataFile, JobFile, WordEmbedding
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.embedding import learner as module
 from mms_workloads.embedding.learner import EmbeddingLearner
@@ -61,6 +61,18 @@ def learner(tmp_path: Path, blocks: int, **task: Any) -> EmbeddingLearner:
 )
 def test_blocks_of_a_round(tmp_path: Path, blocks: int, members: int, expected: int) -> None:
     assert learner(tmp_path, blocks).batch(Place(0, members)) == expected
+
+
+def test_a_round_of_more_work_has_fewer_blocks(tmp_path: Path) -> None:
+    """It takes a second or so, whatever the task."""
+    sizes = [
+        learner(tmp_path, 6000, **{"dimensions": 100, **task}).batch(Place(0, 2))
+        for task in ({}, {"dimensions": 300, "window": 10}, {"subwords": {"buckets": 1000}}, {"negatives": 2})
+    ]
+    assert sizes[0] == sizes[3] == module.LONGEST_ROUND
+    assert sizes[1] == sizes[0] // 6
+    assert sizes[2] == sizes[0] // module.GRAMS
+    assert module.work(WordEmbedding(objective="Softmax"), 10_000) > 100 * module.work(WordEmbedding(), 10_000)
 
 
 def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

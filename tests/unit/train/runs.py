@@ -43,7 +43,7 @@ def text(sentences: int = 3000) -> str:
 
 
 TRAINED_BLOCKS = len(blocks.split(-(-len(text()) // BLOCK_BYTES), EvaluationSpec().split)[0])
-BLOCKS_OF_A_ROUND = 2  # one worker's: so that a data epoch has sixteen rounds or more
+BLOCKS_OF_A_ROUND = 4  # one worker's: so that a data epoch has eight rounds or more
 
 
 def job(folder: Path, *, workers: int = 1, uid: str = "u", **changes: Any) -> JobFile:

@@ -62,7 +62,7 @@ def test_two_workers(together: tuple[Path, Outcome, LocalRun]) -> None:
     assert all(run.termination(name).result == "Complete" for name in run.processes)
 
 
-def test_one_worker_makes_a_round_of_each_two_blocks(alone: tuple[Path, Outcome]) -> None:
+def test_one_worker_makes_a_round_of_each_four_blocks(alone: tuple[Path, Outcome]) -> None:
     folder, outcome = alone
     runs.artifact(folder, outcome)
     assert outcome.step == rounds(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,20 @@ if TYPE_CHECKING:
     from mms_workloads.train.state import State
 
 KIND = "wordEmbedding"
-LONGEST_ROUND = 48  # blocks of a member, where there are no more than two: a second or so
+LONGEST_ROUND = 48  # blocks of a member, where there are no more than two, of the least work: a second or so
+GRAMS = 4  # as many times longer a word takes with its n-grams
 LEAST_ROUNDS = 4  # of a data epoch, where there are no more than two members
+
+
+def work(task: WordEmbedding, words: int) -> float:
+    """What training on a word takes, in that of the default task. Roughly: products of rows, times their length."""
+    outputs = {
+        "NegativeSampling": 1 + task.negatives,
+        "HierarchicalSoftmax": math.log2(max(2, words)),
+        "Softmax": words,
+    }
+    inputs = GRAMS if task.subwords else 1
+    return task.dimensions * task.window * outputs[task.objective] * inputs / (100 * 5 * 6)
 
 
 @dataclass(slots=True)
@@ -69,11 +82,12 @@ class EmbeddingLearner:
 
     def batch(self, place: Place) -> int:
         """Blocks. Merging costs nearly the same for a round of many, in which ranks drift apart: the more of them there
-        are, the shorter rounds must be for the same quality.
+        are, the shorter rounds must be for the same quality. Who wants in, and a suspension, wait for a round's end.
         """
         members = max(2, place.members)
         crowd = (members / 2) ** 2
-        return max(1, int(min(LONGEST_ROUND / crowd, len(self.trained_on) / (LEAST_ROUNDS * crowd * members))))
+        longest = LONGEST_ROUND / (crowd * max(1.0, work(self.task, len(self.vocabulary))))
+        return max(1, int(min(longest, len(self.trained_on) / (LEAST_ROUNDS * crowd * members))))
 
     def rate(self, state: State, members: int) -> float:
         del members
