@@ -43,7 +43,7 @@ def publish(
     if job.evaluation.gate:
         check_gate(job.evaluation.gate, evaluation.metrics)
     target = stores.child(job.storage, FOLDER)
-    with stores.scratch_folder(pod.scratch, "artifact-") as folder:
+    with stores.scratch_folder(pod.scratch, f"{stores.ON_ITS_WAY}artifact-") as folder:
         files = _write_files(folder, learner, state, evaluation)
         entries = {name: _stored(stores.child(target, name), path) for name, path in files.items()}
     manifest = ArtifactManifest.model_validate(

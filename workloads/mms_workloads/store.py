@@ -29,6 +29,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60  # one request moves at most a few MiB
 ATTEMPTS = 3  # botocore's own tries, with backoff, before the error is reported
 
+ON_ITS_WAY = "way-"  # how the names of scratch folders begin that go with the work: one that stays was left by a kill
+
 _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden", "401"}
 _BODILESS = {"403", "401"}
@@ -209,7 +211,7 @@ def writing(store: Store, scratch: Path) -> Iterator[Path]:
         with errors(store, writing=True), _replacing(Path(filesystem(store)[1])) as temporary:
             yield temporary
         return
-    with scratch_folder(scratch, "upload-") as folder:
+    with scratch_folder(scratch, f"{ON_ITS_WAY}upload-") as folder:
         yield folder / "file"
         upload(store, folder / "file")
 
@@ -221,7 +223,7 @@ def reading(store: Store, scratch: Path) -> Iterator[Path]:
         with errors(store):
             yield Path(filesystem(store)[1])
         return
-    with scratch_folder(scratch, "download-") as folder:
+    with scratch_folder(scratch, f"{ON_ITS_WAY}download-") as folder:
         download(store, folder / "file")
         yield folder / "file"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.sync.leases import Progress, Slice
-from mms_workloads.train.merge import CURVATURE, merge_scale
+from mms_workloads.train.merge import MOST_CURVATURE, curvature, merge_scale
 from mms_workloads.train.state import agree, part
 
 
@@ -47,9 +47,18 @@ def test_between_a_mean_and_a_sum(touches: float, ranks: int, rate: float) -> No
 def test_the_merged_change_is_what_one_process_would_have_made(ranks: int) -> None:
     """A gap closed by steps: n ranks from a common start, merged, against one that makes all their steps."""
     rate, steps, gap = 0.1, 30, 1.0
-    alone = gap * (1 - math.exp(-ranks * steps * rate * CURVATURE))
-    each = gap * (1 - math.exp(-steps * rate * CURVATURE))
+    of_loss = float(curvature(torch.tensor(ranks)))
+    alone = gap * (1 - math.exp(-ranks * steps * rate * of_loss))
+    each = gap * (1 - math.exp(-steps * rate * of_loss))
     assert ranks * each * scale(ranks * steps, ranks, rate) == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8, 16, 64])
+def test_a_merge_never_overshoots_to_the_other_side_and_further(ranks: int) -> None:
+    """Where the loss is as curved as it gets, whatever the number of steps: what is twice the gap or more diverges."""
+    for steps in (1, 10, 50, 100, 200, 300, 500, 1000, 10_000):
+        each = 1 - math.exp(-steps * 0.025 * MOST_CURVATURE)
+        assert ranks * each * scale(ranks * steps, ranks, 0.025) < 2
 
 
 def state(*applied: int) -> EmbeddingState:

@@ -11,6 +11,7 @@ import torch
 from tests.unit.train.deaf import Deaf
 from tests.unit.train.table import Table, at_once, nothing
 
+from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Guard, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
@@ -253,7 +254,7 @@ def test_corpus(tmp_path: Path) -> None:
 
 
 def test_tidy(tmp_path: Path) -> None:
-    for name in ("checkpoint-x", "artifact-y", "spool", "blocks-1"):
+    for name in (f"{stores.ON_ITS_WAY}upload-x", f"{stores.ON_ITS_WAY}artifact-y", "spool", "blocks-1"):
         (tmp_path / "s" / name / "file").mkdir(parents=True)
     process.tidy(tmp_path / "s")
     assert {p.name for p in (tmp_path / "s").iterdir()} == {"spool", "blocks-1"}

@@ -252,7 +252,7 @@ class Relaxed:
         since = self._clock_of(state, name)[:, rows]
         if (name, position) in self._seen:
             since -= self._seen[name, position][:, rows]
-        scale = merge_scale(delta.touches + since[0], since[1] + 1, rate)
+        scale = merge_scale(delta.touches + since[0], since[1] + 1, rate, stale=True)
         return Rows(delta.rows, delta.values.float() * scale[:, None])
 
     def _clock_of(self, state: ShardState, name: str) -> Tensor:

@@ -59,6 +59,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Raises OSError, as other ways of writing a file do."""
     try:
         save_file(tensors, path)
+        path.chmod(0o644)  # it is made for its owner alone, and another user's run may go on from it
     except SafetensorError as error:
         raise OSError(str(error)) from error
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of the loss along one pair's gradient, sigma(1 - sigma)|v|^2: a quarter at most where |v| = 1, and less for pairs that
-# training has told apart. Of 0.005 to 0.25, what two and four workers lost least quality with (docs/embedding.md).
-CURVATURE = 0.04
+# Of the loss along one pair's gradient, sigma(1 - sigma)|v|^2: a quarter where |v| = 1 and nothing is learnt yet, and
+# less for pairs that training has told apart. Of 0.005 to 0.25, 0.03 to 0.06 cost two and four workers least quality.
+# What is taken too low makes the sum overshoot, and the more so the more ranks there are.
+CURVATURE, MOST_CURVATURE = 0.02, 0.25  # for each rank, and at most
 
 
-def merge_scale(touches: Tensor, ranks: Tensor, rate: float) -> Tensor:
+def curvature(ranks: Tensor) -> Tensor:
+    """What is taken for it where so many ranks have changed a row."""
+    return (ranks * CURVATURE).clamp(max=MOST_CURVATURE)
+
+
+def merge_scale(touches: Tensor, ranks: Tensor, rate: float, *, stale: bool = False) -> Tensor:
     """The factor on the sum of the ranks' changes of each row: from 1 (a sum) for rare rows to 1/ranks (a mean).
 
     touches: gradients that all ranks added to the row [n]; ranks: how many of them touched it [n]; rate: learning rate.
+    stale: they came one after the other, each from parameters without those before it, where what overshoots swings on.
 
     Gradient steps close a row's gap to where its data pulls it: k steps close 1 - exp(-x) of it, x = k * rate *
     curvature. One process doing the work of n ranks would close 1 - exp(-n x). The sum of n changes closes n times
@@ -21,5 +28,5 @@ def merge_scale(touches: Tensor, ranks: Tensor, rate: float) -> Tensor:
     for frequent rows (x large) it is 1/n, and summing would overshoot and diverge.
     """
     n = ranks.clamp(min=1.0).double()
-    x = (touches.double() / n * (rate * CURVATURE)).clamp(min=1e-9)
+    x = (touches.double() / n * rate * (MOST_CURVATURE if stale else curvature(n))).clamp(min=1e-9)
     return (torch.expm1(-n * x) / (n * torch.expm1(-x))).float()

@@ -12,6 +12,7 @@ import structlog
 import torch
 
 from mms_workloads import logs
+from mms_workloads import store as stores
 from mms_workloads.contract import EXIT_DONE, EXIT_PERMANENT, EXIT_RETRY, Outcome, Reason
 from mms_workloads.pod import Stopped, failed, read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
@@ -56,6 +57,5 @@ def run(*, pulse: Pulse, plain: bool = False) -> int:
 def tidy(scratch: Path) -> None:
     """Makes the folder, without what a process of this pod that was killed had on its way."""
     scratch.mkdir(parents=True, exist_ok=True)
-    for pattern in ("checkpoint-*", "artifact-*"):
-        for folder in scratch.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in scratch.glob(f"{stores.ON_ITS_WAY}*"):
+        shutil.rmtree(folder, ignore_errors=True)

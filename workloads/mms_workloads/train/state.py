@@ -86,7 +86,7 @@ def part(tables: Tables, index: int, count: int, memory: Tables | None = None) -
         for slot, tensor in slots.items():
             rows = tensor[slice(*bounds(tensor.shape[0], index, count))]
             copy = held.get(name, {}).get(slot)
-            if copy is None or copy.shape != rows.shape:
+            if copy is None or copy.shape != rows.shape or copy.dtype != rows.dtype:
                 copy = torch.empty(rows.shape, dtype=rows.dtype)
             copies[name][slot] = copy.copy_(rows)
     return copies
