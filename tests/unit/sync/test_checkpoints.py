@@ -113,11 +113,12 @@ def test_a_save_that_is_killed(
     def writing(*arguments: Any) -> Iterator[Path]:
         """Killed before it is over: its content is there under another name."""
         place = original(*arguments)
+        left.append(place)  # whose end would tidy up, which a kill does not
         yield place.__enter__()
         with counted():
             place.__exit__(None, None, None)
 
-    original = stores.writing
+    original, left = stores.writing, list[object]()
     with monkeypatch.context() as patched:
         for name in ("open_read", "write_bytes", "read_bytes", "list_folder", "remove_folder"):
             patched.setattr(stores, name, calling(getattr(stores, name)))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.pod import Pod
     from mms_workloads.train.ring import Wire
+    from mms_workloads.train.state import Tables
 
 # Exchanges
 
@@ -209,22 +210,24 @@ def test_parts_are_written_one_at_a_time(pod: Pod, monkeypatch: pytest.MonkeyPat
     writing, go = threading.Event(), threading.Event()
     written = []
 
-    def write(*_: object) -> dict[str, Any]:
-        written.append(1)
+    def write(_: object, tables: Tables, *__: object) -> dict[str, Any]:
         writing.set()
         go.wait(10)
+        written.append(float(tables["vectors"]["parameters"][0, 0]))
         raise JobError(Reason.STORAGE_DENIED, "full")
 
     monkeypatch.setattr(checkpoint, "write_part", write)
     control, state = Deaf(pod), states(1)[0]
     saver = Checkpointer(pod.job, control, pod.scratch)
+    state.base.vectors[0] = 7.0
     saver.save(state, ALONE)
     assert writing.wait(10)
+    state.base.vectors[0] = 8.0
     saver.save(state, ALONE)
     go.set()
     assert saver._thread is not None
     saver._thread.join()
-    assert len(written) == 1
+    assert written == [7.0], "what is being written is as it was copied"
     (failed,) = control.sent
     assert (failed.kind, failed.fields["reason"], failed.fields["retryable"]) == (wire.FAILED, "StorageDenied", True)
     with pytest.raises(JobError, match="full"):

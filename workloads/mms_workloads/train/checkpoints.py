@@ -35,8 +35,7 @@ class Checkpointer:
         """
         if self._thread and self._thread.is_alive():
             return
-        self._take(state, place)
-        arguments = (state.agreement.copy(), place)
+        arguments = (self._part(state, place), state.agreement.copy(), place)
         self._thread = threading.Thread(target=self._write_logged, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -44,20 +43,21 @@ class Checkpointer:
         """Raises JobError."""
         if self._thread:
             self._thread.join()
-        self._take(state, place)
-        self._write(state.agreement, place, final=True)
+        self._write(self._part(state, place), state.agreement, place, final=True)
 
-    def _take(self, state: State, place: Place) -> None:
+    def _part(self, state: State, place: Place) -> Tables:
+        """Only while nothing is written: the copy before is gone with it."""
         self._copy = part(state.tables(), place.position, place.members, self._copy)
+        return self._copy
 
-    def _write_logged(self, agreement: Agreement, place: Place) -> None:
+    def _write_logged(self, tables: Tables, agreement: Agreement, place: Place) -> None:
         try:
-            self._write(agreement, place, final=False)
+            self._write(tables, agreement, place, final=False)
         except JobError as error:  # the one before it is still valid; the master asks again after the interval
             logger().warning("checkpoint failed", step=agreement.step, reason=error.reason, message=error.message)
             self._control.send(wire.FAILED, reason=error.reason, message=error.message, retryable=True)
 
-    def _write(self, agreement: Agreement, place: Place, *, final: bool) -> None:
+    def _write(self, tables: Tables, agreement: Agreement, place: Place, *, final: bool) -> None:
         name = checkpoints.folder(agreement.step, agreement.lineage)
         target = stores.child(self._job.storage, f"checkpoints/{name}")
         others = {}
@@ -66,7 +66,7 @@ class Checkpointer:
                 checkpoints.PROGRESS: checkpoint.progress_file(agreement.step, agreement.progress),
                 checkpoints.PLAN: self._control.inbox.plan or b"",
             }
-        entries = checkpoint.write_part(target, self._copy, place, others, self._scratch)
+        entries = checkpoint.write_part(target, tables, place, others, self._scratch)
         logger().info("checkpoint part", folder=name, part=place.position, parts=place.members)
         self._control.send(
             wire.CHECKPOINTED,

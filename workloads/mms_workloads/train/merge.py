@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 # Of the loss along one pair's gradient, sigma(1 - sigma)|v|^2: a quarter where |v| = 1 and nothing is learnt yet, and
-# less for pairs that training has told apart. Of 0.005 to 0.25, 0.03 to 0.06 cost two and four workers least quality.
-# What is taken too low makes the sum overshoot, and the more so the more ranks there are.
+# less for pairs that training has told apart. Taken too high, ranks with long rounds learn too little; too low, the sum
+# overshoots, and the more so the more ranks there are.
 CURVATURE, MOST_CURVATURE = 0.02, 0.25  # for each rank, and at most
 
 
