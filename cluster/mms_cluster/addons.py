@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DNS_IMAGE = "localhost/mms-coredns:1"
 DNS_SECONDS = 90
+READY_PORT = 8181
 _NAMESPACE = "/api/v1/namespaces/kube-system"
 DNS_DEPLOYMENT = "/apis/apps/v1/namespaces/kube-system/deployments/coredns"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -34,7 +35,7 @@ def corefile(upstream: list[str]) -> str:
 .:53 {{
     errors
     health :8080
-    ready :8181
+    ready :{READY_PORT}
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         pods insecure
         ttl 2
@@ -81,6 +82,8 @@ def dns_manifests(upstream: list[str]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _dns_deployment(meta: dict[str, str]) -> dict[str, Any]:
+    """No readiness probe: a kubelet that starts again takes a pod of the last ten seconds for unready until it has
+    probed it, and the only replica for away. `unready` asks the pod itself."""
     labels = {"k8s-app": "kube-dns"}
     container = {
         "name": "coredns",
@@ -89,7 +92,6 @@ def _dns_deployment(meta: dict[str, str]) -> dict[str, Any]:
         "args": ["-conf", "/etc/coredns/Corefile"],
         "ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"}, {"name": "dns-tcp", "containerPort": 53}],
         "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-        "readinessProbe": {"httpGet": {"path": "/ready", "port": 8181}, "periodSeconds": 1},
         "livenessProbe": {"httpGet": {"path": "/health", "port": 8080}, "periodSeconds": 10},
         "volumeMounts": [{"name": "config", "mountPath": "/etc/coredns", "readOnly": True}],
     }
@@ -119,13 +121,25 @@ def dns(api: Api, report: Reporter) -> None:
             raise ClusterError(f"The API server refused {manifest['kind']} of the cluster's DNS: {said}")
     with report.step("waiting for DNS"):
         deadline = time.monotonic() + DNS_SECONDS
-        while state := unavailable(api.get(DNS_DEPLOYMENT)):
+        while state := unready(api):
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"DNS is not ready after {DNS_SECONDS} s ({state}): "
-                    f"`kubectl -n kube-system describe pod -l k8s-app=kube-dns` says why.\n{_pods(api)}"
+                    f"`kubectl -n kube-system describe pod -l k8s-app=kube-dns` says why.\n{_described(_pods(api))}"
                 )
             time.sleep(0.2)
+
+
+def unready(api: Api) -> str:
+    """What there is against DNS answering; "" when it does."""
+    if state := unavailable(api.get(DNS_DEPLOYMENT)):
+        return state
+    for pod in _pods(api):
+        name = pod["metadata"]["name"]
+        status, body = api.request("GET", f"{_NAMESPACE}/pods/{name}:{READY_PORT}/proxy/ready", timeout=5)
+        if status != 200:
+            return f"{name} says {status} {body.decode(errors='replace')[:200]}"
+    return ""
 
 
 def unavailable(deployment: dict[str, Any] | None) -> str:
@@ -139,10 +153,15 @@ def unavailable(deployment: dict[str, Any] | None) -> str:
     return "" if updated == available == wanted else f"{available} of {wanted} replicas are available"
 
 
-def _pods(api: Api) -> str:
+def _pods(api: Api) -> list[dict[str, Any]]:
+    """Those that are not on their way out."""
     pods = api.get(f"{_NAMESPACE}/pods?labelSelector=k8s-app%3Dkube-dns") or {"items": []}
+    return [pod for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _described(pods: list[dict[str, Any]]) -> str:
     lines = []
-    for pod in pods["items"]:
+    for pod in pods:
         waiting = [
             f"{state['waiting'].get('reason')} {state['waiting'].get('message', '')}"
             for status in pod["status"].get("containerStatuses", [])

@@ -33,7 +33,7 @@ def status(layout: Layout) -> tuple[list[str], bool]:
                 states[node.name] = "is lost: `up` boots it"
             elif nodenet.is_cut(node):
                 states[node.name] = f"is cut off: `heal {node.name}` or `up` mends it ({states[node.name]})"
-        states["DNS"] = addons.unavailable(api.get(addons.DNS_DEPLOYMENT)) or "available"
+        states["DNS"] = addons.unready(api) or "available"
     for node in settings.superfluous(layout):
         states[node.name] = "is not wanted any more: `up` takes the rest of it away"
     good = ("process", "ready", "Ready,", "available")
