@@ -83,7 +83,8 @@ def dns_manifests(upstream: list[str]) -> list[tuple[str, dict[str, Any]]]:
 
 def _dns_deployment(meta: dict[str, str]) -> dict[str, Any]:
     """No readiness probe: a kubelet that starts again takes a pod of the last ten seconds for unready until it has
-    probed it, and the only replica for away. `unready` asks the pod itself."""
+    probed it, and the only replica for away. `unready` asks the pod itself.
+    """
     labels = {"k8s-app": "kube-dns"}
     container = {
         "name": "coredns",

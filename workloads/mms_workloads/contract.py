@@ -346,7 +346,7 @@ class CheckpointFile(Contract):
     """A file of a checkpoint, in its manifest.json."""
 
     blake3: str  # hex of its 256 bits
-    size: int
+    size: NonNegativeInt  # bytes
 
 
 class FileEntry(Contract):

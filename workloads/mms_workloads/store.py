@@ -7,6 +7,7 @@ another try can help. Callers never see botocore's or fsspec's exceptions.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60  # one request moves at most a few MiB
 ATTEMPTS = 3  # botocore's own tries, with backoff, before the error is reported
+
+_COPY_BYTES = 1 << 20
 
 ON_ITS_WAY = "way-"  # how the names of scratch folders begin that go with the work: one that stays was left by a kill
 
@@ -186,8 +189,8 @@ def write_bytes(store: Store, data: bytes) -> None:
         if _scheme(store) != "file":
             fs.pipe_file(path, data)  # one PUT, atomic by S3's rules
             return
-        with _replacing(Path(path)) as temporary:
-            temporary.write_bytes(data)
+        with _replacing(Path(path)) as file:
+            file.write(data)
 
 
 def upload(store: Store, local: Path) -> None:
@@ -197,22 +200,23 @@ def upload(store: Store, local: Path) -> None:
         if _scheme(store) != "file":
             fs.put_file(str(local), path)
             return
-        with _replacing(Path(path)) as temporary:
-            shutil.copyfile(local, temporary)
+        with local.open("rb") as source, _replacing(Path(path)) as file:
+            shutil.copyfileobj(source, file, _COPY_BYTES)
 
 
 @contextlib.contextmanager
-def writing(store: Store, scratch: Path) -> Iterator[Path]:
-    """A local path: the file of any size that the block writes there is in the store after it. Raises JobError.
+def writing(store: Store, scratch: Path) -> Iterator[IO[bytes]]:
+    """What the block writes, of any size, is in the store after it. Raises JobError.
 
     scratch: where a file is before it is in a store that is no file system.
     """
     if _scheme(store) == "file":
-        with errors(store, writing=True), _replacing(Path(filesystem(store)[1])) as temporary:
-            yield temporary
+        with errors(store, writing=True), _replacing(Path(filesystem(store)[1])) as file:
+            yield file
         return
     with scratch_folder(scratch, f"{ON_ITS_WAY}upload-") as folder:
-        yield folder / "file"
+        with (folder / "file").open("wb") as file:
+            yield file
         upload(store, folder / "file")
 
 
@@ -383,17 +387,31 @@ def _writable(store: Store) -> Store:
 
 
 @contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Where to write what is to become the target's content, durable and at once."""
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    """What is written to it becomes the target's content, at once and durable."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+        _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that a name in it outlives a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network file systems know no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _scheme(store: Store) -> str:

@@ -259,7 +259,7 @@ def test_an_artifact_that_does_not_tell_its_task(plain: Embedding) -> None:
     [
         ("{", "model.json: not a task"),
         ('{"dimensions": 0}', "model.json: not a task"),
-        ('{"subwords": {}}', "no readable tensor 'ngrams'"),
+        ('{"subwords": {}}', "no tensor 'ngrams'"),
     ],
 )
 def test_a_task_that_does_not_fit(tmp_path: Path, task: str, says: str) -> None:

@@ -146,7 +146,7 @@ def test_again_in_the_same_pod(pod: Pod) -> None:
         (lambda p: p.rewrite("golden.json", b"{}"), "ArtifactCorrupt", ["cases"]),
         (lambda p: p.rewrite("model.safetensors", b"abc"), "ArtifactCorrupt", ["model.safetensors"]),
         (lambda p: p.rewrite("model.safetensors", b"\xff" * 64), "ArtifactCorrupt", ["header is longer"]),
-        (lambda p: p.weights(p.built.vectors.astype(np.float64)), "ArtifactCorrupt", ["F64", "not a float32 matrix"]),
+        (lambda p: p.weights(p.built.vectors.astype(np.float64)), "ArtifactCorrupt", ["F64", "not float32"]),
         (lambda p: p.weights(p.built.vectors, "embeddings"), "ArtifactCorrupt", ["'vectors'"]),
         (with_nan, "ArtifactCorrupt", ["vector 17 is not finite"]),
     ],

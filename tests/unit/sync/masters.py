@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +95,7 @@ class Peer:
             contents["progress.json"] = json.dumps({"step": step, **document(list(applied))}).encode()
         for file, content in contents.items():
             (place / file).write_bytes(content)
-        files = {file: digest(io.BytesIO(content)).model_dump() for file, content in contents.items()}
+        files = {file: digest(content).model_dump() for file, content in contents.items()}
         self.say(wire.CHECKPOINTED, folder=name, step=step, part=part, parts=2, files=files, final=final)
 
 

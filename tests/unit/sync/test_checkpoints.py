@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def test_a_save_that_is_killed(
         return call
 
     @contextmanager
-    def writing(*arguments: Any) -> Iterator[Path]:
+    def writing(*arguments: Any) -> Iterator[IO[bytes]]:
         """Killed before it is over: its content is there under another name."""
         place = original(*arguments)
         left.append(place)  # whose end would tidy up, which a kill does not
@@ -181,7 +181,7 @@ def test_damage_that_the_worker_sees(storage: Store, scratch: Path, spoil: str) 
         file.write_bytes(data[:-4])
         manifest = folder(reference) / "manifest.json"
         document = json.loads(manifest.read_text())
-        document["files"][file.name] = checkpoints.digest(io.BytesIO(data[:-4])).model_dump()
+        document["files"][file.name] = checkpoints.digest(bytes(data[:-4])).model_dump()
         manifest.write_text(json.dumps(document))
     with pytest.raises(JobError) as raised:
         checkpoint.load(storage, reference, scratch)
@@ -261,20 +261,30 @@ def test_a_checkpoint_without_one_of_its_parts(storage: Store, scratch: Path) ->
         checkpoint.load(storage, reference, scratch)
 
 
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files take twenty bytes, as on a volume without room."""
+
+    def content(*_: object) -> Iterator[bytes]:
+        yield b"x" * 20
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.tensors, "content", content)
+
+
+@pytest.mark.usefixtures("full")
 @pytest.mark.parametrize(
-    ("uri", "told"), [("", "step-0000000001"), ("s3://b/run", "make it larger")], ids=["storage", "scratch"]
+    ("uri", "reason", "told"),
+    [
+        pytest.param("", Reason.STORAGE_UNREACHABLE, "part-0-of-2.safetensors", id="storage"),
+        pytest.param("s3://b/run", Reason.INTERNAL, "make it larger", id="scratch"),
+    ],
 )
-def test_no_room(storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch, uri: str, told: str) -> None:
-    from safetensors import SafetensorError
-
-    def fail(*_: object) -> None:
-        raise SafetensorError("No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+def test_no_room(storage: Store, scratch: Path, uri: str, reason: Reason, told: str) -> None:
     with pytest.raises(JobError, match=told) as raised:
         save(storage.model_copy(update={"uri": uri or storage.uri}), scratch, 1)
     assert "No space left" in raised.value.message
-    assert raised.value.retryable
+    assert (raised.value.reason, raised.value.retryable) == (reason, True)
     assert not list(scratch.iterdir())
     assert not stores.list_folder(storage)
 
@@ -290,6 +300,33 @@ def test_a_copy_is_written_over_by_the_next() -> None:
     third = part(state.tables(), 0, 3, second)
     assert third["vectors"]["parameters"].shape != second["vectors"]["parameters"].shape
     assert third["vectors"]["parameters"][0].tolist() == [7.0, 7.0]
+
+
+def test_a_checkpoint_of_another_release_is_not_passed_over(storage: Store, scratch: Path) -> None:
+    save(storage, scratch, 1)
+    manifest = folder(save(storage, scratch, 2)) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "contractVersion": 1}))
+    with pytest.raises(JobError, match="writes checkpoints of version 1, and this one reads version 2") as raised:
+        found(storage)
+    assert not checkpoints.damaged(raised.value)
+    assert not raised.value.retryable
+
+
+def test_what_was_in_memory_counts(storage: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that is changed on its way is found out, although the file is read back as it is."""
+
+    @contextmanager
+    def writing(*arguments: Any) -> Iterator[IO[bytes]]:
+        with original(*arguments) as stream:
+            yield stream
+            stream.seek(-1, 2)
+            stream.write(b"\xff")
+
+    original = stores.writing
+    monkeypatch.setattr(stores, "writing", writing)
+    with pytest.raises(JobError, match="is not what was written") as raised:
+        save(storage, scratch, 1)
+    assert raised.value.reason is Reason.ARTIFACT_CORRUPT
 
 
 # Whose folder it is

@@ -218,6 +218,15 @@ def test_a_straggler(mode: str, kind: type[Measure], ranks: int) -> None:
     assert (said.kind, said.rank) == ("Straggler", ranks - 1)
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.4, 30), (4.0, 15), (12.0, 5), (600.0, 5)])
+def test_long_rounds_count_for_several(seconds: float, rounds: int) -> None:
+    watch = Watch(Guard())
+    slow = [replace(usual(i), seconds=(seconds / 4, seconds / 4, seconds)) for i in range(rounds)]
+    assert seen(watch, *slow[:-1]) == []
+    (said,) = seen(watch, slow[-1])
+    assert isinstance(said, Report)
+
+
 @pytest.mark.parametrize(
     "seconds",
     [

@@ -15,7 +15,7 @@ from mms_workloads.sync.guard import LEARNED
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.train.communicator import NO_FLAGS, NOTHING, Contribution, Health, Stats
 from mms_workloads.train.flat import FlatState
-from mms_workloads.train.guarding import Guarding, PartedError
+from mms_workloads.train.guarding import Comparisons, Guarding, PartedError
 from mms_workloads.train.ring import Ring, Wire
 from mms_workloads.train.state import agree, checksum
 
@@ -252,3 +252,17 @@ def test_slots_that_a_checkpoint_does_not_have_start_at_zero() -> None:
     state.slots["exp_avg"].fill_(0.5)
     state.adopt({"dense": {"parameters": state.parameters.clone()[:, None]}})
     assert float(state.slots["exp_avg"].sum()) == 0
+
+
+def test_comparisons_are_due_by_rounds_and_by_time() -> None:
+    def due(seconds: float) -> list[int]:
+        comparisons, found = Comparisons(), []
+        for index in range(200):
+            if comparisons.due:
+                found.append(index)
+            comparisons.made([Contribution(health=Health(seconds=s)) for s in (seconds / 2, seconds)])
+        return found
+
+    assert due(0.001) == [0, 50, 100, 150]
+    assert due(1.0)[:4] == [0, 3, 6, 9]
+    assert due(5.0) == list(range(200))

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from mms_workloads.train import pulse as pulses
 from mms_workloads.train.pulse import FLOOR_SECONDS, SILENT_SECONDS, SLOWEST, UNKNOWN_SECONDS, Pulse, Signs
 
 NOW = 10_000.0
@@ -18,7 +19,7 @@ NOW = 10_000.0
         (Signs(NOW - SILENT_SECONDS + 1, 0, 0, 0), None),
         (Signs(NOW - SILENT_SECONDS - 1, 0, 0, 0), "no sign of life for 6 s"),
         (Signs(NOW, NOW - FLOOR_SECONDS + 1, 0.1, 3), None),
-        (Signs(NOW, NOW - FLOOR_SECONDS - 1, 0.1, 3), "computation takes 11 s, the longest so far took 0.1 s"),
+        (Signs(NOW, NOW - FLOOR_SECONDS - 1, 0.1, 3), "computation takes 11 s, others of its size took 0.1 s"),
         (Signs(NOW, NOW - 3 * SLOWEST + 1, 3.0, 9), None),
         (Signs(NOW, NOW - 3 * SLOWEST - 1, 3.0, 9), "takes 61 s"),
         (Signs(NOW, NOW - UNKNOWN_SECONDS + 1, 0.1, 2), None),
@@ -39,11 +40,27 @@ def test_signs_cross_a_fork() -> None:
     child = os.fork()
     if child == 0:
         pulse.beat()
-        with pulse.computing():
+        with pulse.computing(5):
             pass
         os._exit(0)
     os.waitpid(child, 0)
     signs = pulse.signs()
     assert signs.beat > 0
     assert (signs.since, signs.count) == (0, 1)
-    assert signs.longest > 0
+    assert signs.usual == 0, "nothing had been computed before"
+
+
+def test_a_larger_round_may_take_longer_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten workers one is left, and its rounds are as large as all of theirs were."""
+    clock = [NOW]
+    monkeypatch.setattr(pulses.time, "monotonic", lambda: clock[0])
+    pulse = Pulse()
+    for work in (4, 2, 4):
+        with pulse.computing(work):
+            clock[0] += work / 4
+    with pulse.computing(100):
+        assert pulse.signs().usual == 25
+        clock[0] += 400
+        assert pulse.signs().verdict(clock[0]) is None
+    with pulse.computing(1):
+        assert pulse.signs().usual == 400, "as long as any before"

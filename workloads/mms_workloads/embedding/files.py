@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mms_workloads import tensors as weights
 from mms_workloads.contract import Reason
 from mms_workloads.embedding.subwords import composed
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -51,28 +51,9 @@ def write(
         raise JobError(
             Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
         )
-    _safetensors(folder / WEIGHTS, tensors)
+    weights.write(folder / WEIGHTS, tensors)
     (folder / VOCABULARY).write_text(vocabulary.text(), encoding="utf-8")
     (folder / TASK).write_text(task.model_dump_json(indent=1), encoding="utf-8")
-
-
-def _safetensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    """In parts: the library takes copies of all tensors, and there is memory for the model once.
-
-    The format: 8 bytes of header length, little-endian; a JSON header with each tensor's dtype, shape and place in the
-    bytes that follow (huggingface/safetensors, README).
-    """
-    entries, end = {}, 0
-    for name, one in tensors.items():
-        begin, end = end, end + 4 * one.size
-        entries[name] = {"dtype": "F32", "shape": list(one.shape), "data_offsets": [begin, end]}
-    header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % 8)
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for one in tensors.values():
-            for part in _parts(one):
-                file.write(np.ascontiguousarray(part, "<f4").data)
 
 
 def word2vec_text(path: Path, words: Sequence[str], vectors: NDArray[np.float32]) -> None:

@@ -36,6 +36,7 @@ KIND = "wordEmbedding"
 LONGEST_ROUND = 48  # blocks of a member, where there are no more than two, of the least work: a second or so
 GRAMS = 4  # as many times longer a word takes with its n-grams
 LEAST_ROUNDS = 4  # of a data epoch, where there are no more than two members
+COPIES = 4  # of the parameters: as agreed, as in a round, what that changes, and what a checkpoint writes
 
 
 def work(task: WordEmbedding, words: int) -> float:
@@ -70,7 +71,7 @@ class EmbeddingLearner:
 
     def start(self) -> EmbeddingState:
         size, dimensions, seed = len(self.vocabulary), self.task.dimensions, self.job.optimizer.seed
-        need(size, dimensions, self._buckets(), copies=3)  # as agreed, as it is in a round, and what that changes
+        need(size, dimensions, self._buckets(), copies=COPIES)
         return EmbeddingState.start(initial_parameters(size, dimensions, seed, self._buckets()))
 
     def size(self, block: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from mms_workloads import tensors
 from mms_workloads.contract import Golden, GoldenCase, JobFile, LanguageModel, Reason
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import ByteCorpus, monotonous
@@ -17,7 +18,6 @@ from mms_workloads.language.transformer import SYMBOLS, Transformer
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.train import device
-from mms_workloads.train.checkpoint import write_tensors
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, decayed
@@ -120,15 +120,12 @@ class LanguageLearner:
     def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
         del evaluation
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
-        tensors = {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
-            for name, tensor in state.module.state_dict().items()
-        }
-        if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        parameters = {name: tensor.detach().cpu() for name, tensor in state.module.state_dict().items()}
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in parameters.values()):
             raise JobError(
                 Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
             )
-        write_tensors(tensors, folder / "model.safetensors")
+        tensors.write(folder / "model.safetensors", {name: tensor.numpy() for name, tensor in parameters.items()})
         (folder / "model.json").write_text(self.task.model_dump_json(indent=1), encoding="utf-8")
         return self._golden(state)
 

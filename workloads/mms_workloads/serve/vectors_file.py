@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mms_workloads import tensors
 from mms_workloads.contract import WordEmbedding
 
 if TYPE_CHECKING:
@@ -117,26 +116,18 @@ def read_task(path: Path) -> WordEmbedding:
 
 
 def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
-    """A float32 matrix of a safetensors file, mapped read-only. Raises ArtifactError.
-
-    The format: 8 bytes of header length, little-endian; a JSON header with each tensor's dtype, shape and place in the
-    bytes that follow (huggingface/safetensors, README).
-    """
-    size = path.stat().st_size
+    """A float32 matrix of a safetensors file, mapped read-only. Raises ArtifactError."""
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                raise ArtifactError(f"{path.name}: the header is longer than the file")
-            entry = json.loads(file.read(length))[name]
-        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path.name}: no readable tensor {name!r}: {error!r}") from error
-    if dtype != "F32" or len(shape) != 2 or min(shape) < 1:  # noqa: PLR2004 - a matrix
-        raise ArtifactError(f"{path.name}: tensor {name!r} is {dtype} {list(shape)}, not a float32 matrix")
-    if end - begin != 4 * math.prod(shape) or not 0 <= begin <= end <= size - 8 - length:
-        raise ArtifactError(f"{path.name}: tensor {name!r} lies outside the file")
-    return np.memmap(path, dtype="<f4", mode="r", offset=8 + length + begin, shape=shape)
+            place = tensors.places(file, path.stat().st_size)[name]
+        place.check()
+    except KeyError as error:
+        raise ArtifactError(f"{path.name}: it has no tensor {name!r}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path.name}: {error}") from error
+    if len(place.shape) != 2 or min(place.shape) < 1:  # noqa: PLR2004 - a matrix
+        raise ArtifactError(f"{path.name}: tensor {name!r} is {list(place.shape)}, no matrix")
+    return np.memmap(path, dtype="<f4", mode="r", offset=place.begin, shape=place.shape)
 
 
 def prepare(directory: Path) -> int:

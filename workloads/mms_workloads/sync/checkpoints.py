@@ -8,40 +8,71 @@ stays valid till the next one is.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from blake3 import blake3
-from pydantic import ValidationError
 
 from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointFile, CheckpointRef, Reason, Store
 from mms_workloads.store import JobError
+from mms_workloads.tensors import PIECE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
     from pathlib import Path
     from typing import IO
+
+    from mms_workloads.tensors import Source
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 PLAN = "plan.bin"
-_PIECE_BYTES = 1 << 20  # is hashed while it is in the processor's cache
+VERSION = 2  # of the manifest
 
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def digest(stream: IO[bytes]) -> CheckpointFile:
-    """Of what is left of the stream. Without instructions made for it SHA-256 would take longer than writing."""
-    hasher, size = blake3(), 0
-    while piece := stream.read(_PIECE_BYTES):
-        hasher.update(piece)
-        size += len(piece)
-    return CheckpointFile(blake3=hasher.hexdigest(), size=size)
+class Digest:
+    """Of bytes as they come. Without instructions made for it SHA-256 would take longer than writing."""
+
+    def __init__(self) -> None:
+        self._hasher, self._size = blake3(), 0
+
+    def update(self, piece: bytes | memoryview) -> None:
+        self._hasher.update(piece)
+        self._size += len(piece)
+
+    def file(self) -> CheckpointFile:
+        return CheckpointFile(blake3=self._hasher.hexdigest(), size=self._size)
+
+
+def digest(data: bytes) -> CheckpointFile:
+    whole = Digest()
+    whole.update(data)
+    return whole.file()
+
+
+class Digested:
+    """A stream whose digest is taken while it is read: a tensors.Source, of one."""
+
+    def __init__(self, stream: IO[bytes] | Source) -> None:
+        self._stream, self._digest = cast("Source", stream), Digest()
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        count = self._stream.readinto(buffer) or 0
+        self._digest.update(buffer[:count])
+        return count
+
+    def file(self) -> CheckpointFile:
+        """Of what there is in all: the rest of the stream is read."""
+        rest = memoryview(bytearray(PIECE_BYTES))
+        while self.readinto(rest):
+            pass
+        return self._digest.file()
 
 
 def folder(step: int, lineage: str) -> str:
@@ -58,14 +89,18 @@ def lineage_of(folder: str) -> str:
     return folder.rpartition("-")[2]
 
 
-def write(file: Store, fill: Callable[[Path], object], scratch: Path) -> CheckpointFile:
-    """Stores what `fill` writes to a path, and reads it back: on return it is durable. Raises JobError."""
-    with stores.writing(file, scratch) as path:
-        fill(path)
-        with path.open("rb") as stream:
-            entry = digest(stream)
-    verify(file, entry)
-    return entry
+def write(file: Store, content: Iterable[bytes | memoryview], scratch: Path) -> CheckpointFile:
+    """Stores the content, and reads it back to compare it with what was in memory: on return it is durable.
+
+    Raises JobError.
+    """
+    written = Digest()
+    with stores.writing(file, scratch) as stream:
+        for piece in content:
+            written.update(piece)
+            stream.write(piece)
+    verify(file, written.file())
+    return written.file()
 
 
 def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: int) -> CheckpointRef:
@@ -73,7 +108,7 @@ def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: 
     target = stores.child(storage, f"checkpoints/{name}")
     time = now()
     manifest = {
-        "contractVersion": 1,
+        "contractVersion": VERSION,
         "step": step,
         "time": time,
         "files": {name: entry.model_dump() for name, entry in entries.items()},
@@ -88,7 +123,7 @@ def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: 
 def verify(file: Store, entry: CheckpointFile) -> None:
     """Streams a stored file and compares it. Raises JobError ArtifactCorrupt."""
     with stores.open_read(file) as stream:
-        compare(file, digest(stream), entry)
+        compare(file, Digested(stream).file(), entry)
 
 
 def compare(file: Store, found: CheckpointFile, entry: CheckpointFile | None) -> None:
@@ -128,20 +163,28 @@ def read(storage: Store, checkpoint: CheckpointRef, name: str) -> bytes:
     """A small file of a checkpoint, verified. Raises JobError ArtifactCorrupt."""
     file = stores.at(storage, f"{checkpoint.uri}/{name}")
     data = stores.read_bytes(file)
-    compare(file, digest(io.BytesIO(data)), entries(storage, checkpoint).get(name))
+    compare(file, digest(data), entries(storage, checkpoint).get(name))
     return data
 
 
 def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, CheckpointFile]:
-    """What its manifest lists. Raises JobError ArtifactCorrupt when the manifest is not the one that was written."""
+    """What its manifest lists.
+
+    Raises JobError ArtifactCorrupt when the manifest is not the one that was written, InternalError when another
+    release has written it: going on from an older checkpoint, or from none, would throw work away.
+    """
     file = stores.at(storage, f"{checkpoint.uri}/{MANIFEST}")
     data = stores.read_bytes(file)
     if "sha256:" + hashlib.sha256(data).hexdigest() != checkpoint.digest:
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
-    try:
-        return {name: CheckpointFile.model_validate(entry) for name, entry in json.loads(data)["files"].items()}
-    except ValidationError as error:
-        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is of another release: {error}") from error
+    manifest = json.loads(data)
+    if (version := manifest.get("contractVersion", VERSION)) != VERSION:
+        raise JobError(
+            Reason.INTERNAL,
+            f"{checkpoint.uri} is of a release that writes checkpoints of version {version}, and this one reads "
+            f"version {VERSION}: finish the training with that release, or start it anew with another storage URI",
+        )
+    return {name: CheckpointFile.model_validate(entry) for name, entry in manifest["files"].items()}
 
 
 def damaged(error: JobError) -> bool:

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 SPIKE_ROUNDS = 3  # in a row: one hard batch is none, parameters that are wrecked stay so
 SLOW = 2.5  # times the others' median
+# Rounds in which it is slow until it counts as such. A long round counts for several: for one each two seconds that it
+# takes, but for no more than MOST_WEIGHT, so that one or two of them are not enough.
 SLOW_ROUNDS = 30
+SECONDS_OF_ONE = 2.0
+MOST_WEIGHT = 6.0
 SLOW_SECONDS = 0.01  # per round at least: below, nobody waits for it
 RATE_FACTOR = 0.5  # on the learning rate at a rollback
 MAX_ROLLBACKS = 5
@@ -90,7 +94,9 @@ class Watch:
     high: int = 0  # rounds in a row with a spiked loss
     broken: int = 0  # rounds in a row with a gradient that is not finite
     streaks: Counter[int] = field(default_factory=Counter)  # by rank: rounds in a row with an outlier
-    slow: Counter[int] = field(default_factory=Counter)  # by rank: rounds that it was behind, less those it was not
+    slow: dict[int, float] = field(
+        default_factory=dict
+    )  # by rank: weight of rounds that it was behind, less the others
     slow_said: set[int] = field(default_factory=set)
     rollbacks: int = 0
     waiting: bool = False  # for the epoch that goes back: what is under way till then is of the same anomaly
@@ -194,7 +200,8 @@ class Watch:
                 continue
             usual = statistics.median(others)
             behind = paces[rank] > SLOW * usual and seconds > SLOW_SECONDS
-            self.slow[rank] = max(0, self.slow[rank] + (1 if behind else -2))
+            weight = min(max(1.0, seconds / SECONDS_OF_ONE), MOST_WEIGHT)
+            self.slow[rank] = max(0.0, self.slow.get(rank, 0.0) + (weight if behind else -2.0 * weight))
             if self.slow[rank] < SLOW_ROUNDS or rank in self.slow_said:
                 continue
             self.slow_said.add(rank)

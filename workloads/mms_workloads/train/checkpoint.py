@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from mms_workloads import store as stores
+from mms_workloads import tensors
 from mms_workloads.contract import Reason
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -39,29 +37,16 @@ def write_part(
     target: Store, tables: Tables, place: Place, others: Mapping[str, bytes], scratch: Path
 ) -> dict[str, CheckpointFile]:
     """Writes the part of `place` and the files `others`, and reads them back. Raises JobError."""
-    tensors = {f"{name}/{slot}": t for name, slots in tables.items() for slot, t in slots.items()}
-    fills: dict[str, Callable[[Path], object]] = {
-        f"part-{place.position}-of-{place.members}.safetensors": partial(write_tensors, tensors),
-        **{name: partial(_write_bytes, content) for name, content in others.items()},
+    arrays = {f"{name}/{slot}": t.numpy() for name, slots in tables.items() for slot, t in slots.items()}
+    contents: dict[str, Iterable[bytes | memoryview]] = {
+        f"part-{place.position}-of-{place.members}.safetensors": tensors.content(arrays),
+        **{name: [content] for name, content in others.items()},
     }
-    return {name: checkpoints.write(stores.child(target, name), fill, scratch) for name, fill in fills.items()}
+    return {name: checkpoints.write(stores.child(target, name), each, scratch) for name, each in contents.items()}
 
 
 def progress_file(step: int, progress: Progress) -> bytes:
     return json.dumps({"step": step, **progress.document()}).encode()
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-
-
-def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Raises OSError, as other ways of writing a file do."""
-    try:
-        save_file(tensors, path)
-        path.chmod(0o644)  # it is made for its owner alone, and another user's run may go on from it
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
 
 
 def load(storage: Store, reference: CheckpointRef, scratch: Path) -> Tables:
@@ -73,13 +58,17 @@ def load(storage: Store, reference: CheckpointRef, scratch: Path) -> Tables:
     pieces: dict[str, list[Tensor]] = {}
     for _, _, name in parts:
         file = stores.at(storage, f"{reference.uri}/{name}")
-        with stores.reading(file, scratch) as path:
-            with path.open("rb") as stream:
-                checkpoints.compare(file, checkpoints.digest(stream), entries[name])
-            for key, tensor in load_file(path).items():  # mapped: nothing is read a second time
-                pieces.setdefault(key, []).append(tensor)
+        with stores.reading(file, scratch) as path, path.open("rb") as stream:
+            source = checkpoints.Digested(stream)
+            try:
+                found = tensors.read(source, entries[name].size)
+            except ValueError as error:
+                raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written: {error}") from error
+            checkpoints.compare(file, source.file(), entries[name])
+        for key, array in found.items():
+            pieces.setdefault(key, []).append(torch.from_numpy(array))
     tables: Tables = {}
-    for key, tensors in pieces.items():
+    for key, rows in pieces.items():
         table, _, slot = key.partition("/")
-        tables.setdefault(table, {})[slot] = torch.cat(tensors)
+        tables.setdefault(table, {})[slot] = rows[0] if len(rows) == 1 else torch.cat(rows)
     return tables

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.train.state import State
 
-MAX_SLICES = 48  # of a contribution
+MAX_SLICES = 64  # of a contribution
 
 
 class Flag(IntFlag):

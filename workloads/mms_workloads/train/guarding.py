@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mms_workloads.contract import Guard
     from mms_workloads.train.communicator import Contribution
 
-CHECK_EVERY = 50  # rounds between two comparisons of the parameters: reading them once is little beside so many rounds
+# Between two comparisons of the parameters, whichever comes first: reading them once is little beside that.
+CHECK_ROUNDS, CHECK_SECONDS = 50, 3.0
 
 
 class PartedError(Exception):
@@ -28,6 +29,27 @@ class PartedError(Exception):
     def __init__(self, message: str, parting: rules.Parting, position: int) -> None:
         super().__init__(message)
         self.parting, self.odd = parting, position in parting.odd
+
+
+class Comparisons:
+    """In which rounds of a membership epoch its members compare what they hold, from the first one on.
+
+    It follows from what all of them see alike, so they agree on it.
+    """
+
+    def __init__(self) -> None:
+        self._rounds, self._seconds = 0, 0.0
+
+    @property
+    def due(self) -> bool:
+        return not self._rounds or self._rounds >= CHECK_ROUNDS or self._seconds >= CHECK_SECONDS
+
+    def made(self, contributions: Sequence[Contribution]) -> None:
+        """A round has been."""
+        if self.due:
+            self._rounds, self._seconds = 0, 0.0
+        self._rounds += 1
+        self._seconds += max(c.health.seconds for c in contributions)
 
 
 class Guarding:

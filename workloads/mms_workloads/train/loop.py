@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mms_workloads.logs import logger
 from mms_workloads.sync import wire
 from mms_workloads.train.communicator import NO_FLAGS, Communicator, Contribution, Flag, Health
-from mms_workloads.train.guarding import CHECK_EVERY, verdicts
+from mms_workloads.train.guarding import Comparisons, verdicts
 from mms_workloads.train.state import checksum
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def run_rounds(
     Raises transport.PeerLost, control.Superseded, guarding.PartedError, store.JobError.
     """
     epochs, rounds = learner.job.optimizer.epochs, 0
+    comparisons = Comparisons()
     comparing = guard.corruption != "Off" and learner.job.syncMode == "Ring" and place.members > 1
     while state.agreement.fraction(learner.trained_on, epochs) < 1 or (state.agreement.told is not None and not leads):
         slices = leaser.take(learner.batch(place))
@@ -63,9 +64,9 @@ def run_rounds(
         live = leaser.live(slices)
         communicator.prepare(state, partial(learner.rows, live))
         rate = learner.rate(state, place.members)
-        check = checksum(state) if comparing and rounds % CHECK_EVERY == 0 else -1
+        check = checksum(state) if comparing and comparisons.due else -1
         started = time.perf_counter()
-        with pulse.computing():
+        with pulse.computing(sum(s.stop - s.start for s in live)):
             stats = learner.compute(state, live, place)
         health = Health(seconds=time.perf_counter() - started, checksum=check)
         contributions = communicator.exchange(
@@ -77,6 +78,7 @@ def run_rounds(
         if not rounds:
             logger().info("stepping", step=state.agreement.step)
         rounds += 1
+        comparisons.made(contributions)
         if place.position == 0 or state.agreement.told is not None:
             _report(control, epoch, state, contributions, guard)
         flags = NO_FLAGS

@@ -21,14 +21,14 @@ BEAT_SECONDS = 0.5
 # Without a beat. The master gives up the member after as long; its process is here again before the operator, which
 # waits some seconds more, would replace the pod.
 SILENT_SECONDS = 5.0
-# A computation that takes this many times the longest one so far, and at least the floor, hangs. Before LEARNED of them
-# are known the first reads of data and the first allocations are among them.
+# A computation that takes this many times what one of its size may take, and at least the floor, hangs. Before LEARNED
+# of them are known the first reads of data and the first allocations are among them.
 SLOWEST = 20.0
 FLOOR_SECONDS = 10.0
 LEARNED = 3
 UNKNOWN_SECONDS = 600.0
 
-_FIELDS = struct.Struct("4d")  # last beat, computing since (0: it does not), longest computation, rounds made
+_FIELDS = struct.Struct("4d")  # last beat, computing since (0: it does not), seconds that it may take, rounds made
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Signs:
 
     beat: float
     since: float
-    longest: float
+    usual: float  # seconds of the longest computation so far, in proportion where this one is larger than all were
     count: float
 
     def verdict(self, now: float) -> str | None:
@@ -45,9 +45,9 @@ class Signs:
         silent = now - self.beat
         if self.beat and silent > SILENT_SECONDS:
             return f"no sign of life for {silent:.0f} s"
-        bound = max(FLOOR_SECONDS, SLOWEST * self.longest) if self.count >= LEARNED else UNKNOWN_SECONDS
+        bound = max(FLOOR_SECONDS, SLOWEST * self.usual) if self.count >= LEARNED else UNKNOWN_SECONDS
         if self.since and now - self.since > bound:
-            return f"a round's computation takes {now - self.since:.0f} s, the longest so far took {self.longest:.1f} s"
+            return f"a round's computation takes {now - self.since:.0f} s, others of its size took {self.usual:.1f} s"
         return None
 
 
@@ -57,12 +57,15 @@ class Pulse:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _FIELDS.size)
         self._longest = self._count = 0.0
+        self._largest = 0
 
     def beat(self) -> None:
         self._put(0, time.monotonic())
 
     @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self, work: int) -> Iterator[None]:
+        """work: how much there is to compute, in the same unit each time. Who is left alone gets larger rounds."""
+        self._put(2, self._longest * max(1.0, work / self._largest if self._largest else 1.0))
         started = time.monotonic()
         self._put(1, started)
         try:
@@ -70,8 +73,8 @@ class Pulse:
         finally:
             self._put(1, 0.0)
             self._longest = max(self._longest, time.monotonic() - started)
+            self._largest = max(self._largest, work)
             self._count += 1
-            self._put(2, self._longest)
             self._put(3, self._count)
 
     def made(self, rounds: int) -> None:
