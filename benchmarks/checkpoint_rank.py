@@ -1,6 +1,6 @@
 """One rank of checkpoint.py, started by torchrun: it trains, saves and restores one state; rank 0 writes the times.
 
-Saving and restoring are a worker's own: Checkpointer, checkpoint.load and Ring.share. What the master would hear and do
+Saving and restoring are a worker's own: Checkpointer and checkpoint.load. What the master would hear and do
 is done here, between the ranks: the parts' entries go to rank 0, which writes the manifest.
 """
 
@@ -185,9 +185,7 @@ class Bench:
             self._uncached(Path(self.storage.uri.removeprefix("file://")))
         distributed.barrier()
         began = time.perf_counter()
-        if self.place.position == 0:
-            self.state.adopt(checkpoint.load(self.storage, reference, self.scratch))
-        self.ring.share(self.state, 0)
+        self.state.adopt(checkpoint.load(self.storage, reference, self.scratch))
         distributed.barrier()
         restored = time.perf_counter() - began
         _check(self.state.tables()["dense"], before)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -217,3 +219,12 @@ async def test_an_early_failure_is_served_and_kept(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
     assert (await running).reason == report.outcome.reason == "DataNotFound"
     assert Outcome.model_validate_json(pod.termination_log.read_bytes()) == report.outcome
+
+
+# What it is made of
+
+
+def test_it_starts_without_pytorch() -> None:
+    """Whose import takes seconds at the processor that a master asks for, and most of a master's memory."""
+    code = "import sys, mms_workloads.sync.master; sys.exit(any(name in sys.modules for name in ('torch', 's3fs')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -171,11 +171,11 @@ def test_what_was_not_agreed_on_is_not_held(made: worker.Worker) -> None:
     table.seats[0].broadcasts_left = 0
     (ring,) = table.rings()
     with pytest.raises(PeerLost):
-        made._agree(ring, ALONE, begin(step=9, equal=False))
+        made._agree(ring, begin(step=9, equal=False))
     assert made.state is not None
     assert made._holds() == (0, None)
     table.seats[0].broadcasts_left = 2
-    made._agree(ring, ALONE, begin(step=9, equal=False))
+    made._agree(ring, begin(step=9, equal=False))
     assert made._holds() == (0, 9)
     assert (made.state is not None, made._held() is made.state) == (True, True)
 
@@ -192,12 +192,12 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
 
         monkeypatch.setattr(checkpoint, "load", fail)
         with pytest.raises(expected):
-            made._agree(ring, ALONE, begin(step=3, checkpoint=reference))
+            made._agree(ring, begin(step=3, checkpoint=reference))
 
 
 def test_another_plan_voids_what_was_learnt(made: worker.Worker) -> None:
     (ring,) = Table(1).rings()
-    made._agree(ring, ALONE, begin(step=9))
+    made._agree(ring, begin(step=9))
     made._prepare()
     assert made._holds() == (0, 9)
     assert made.plan is not None

@@ -38,7 +38,7 @@ class Forming:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Whose state counts: the member's at position `source`; or the checkpoint's, which that member loads."""
+    """Whose state counts: the member's at position `source`; or the checkpoint's, which all of them load."""
 
     step: int
     progress: Progress

@@ -167,7 +167,7 @@ class Worker:
         self.communicator = communicator = self._connect(announcement, place)
         if self.control.urgent(self.epoch):
             raise Superseded("a member was lost while the epoch was formed")
-        own = self._agree(communicator, place, begin)
+        own = self._agree(communicator, begin)
         alone = job.parameterServer is not None and job.parameterServer.consistency != "Synchronous"
         own.agreement.told = 0.0 if alone else None
         communicator.attach(own)
@@ -231,15 +231,18 @@ class Worker:
             clients, layout, self.pod.job.compression, self.guarding, position=position, synchronous=synchronous
         )
 
-    def _agree(self, communicator: Communicator, place: Place, begin: dict[str, Any]) -> State:
+    def _agree(self, communicator: Communicator, begin: dict[str, Any]) -> State:
         """All members start from the state that the master chose."""
         assert self.learner is not None  # noqa: S101 - made by _prepare
         if self._held() is None or begin["fresh"]:
             self.state = self.learner.start()
         assert self.state is not None  # noqa: S101 - see above
-        if begin["checkpoint"] and place.position == begin["source"]:
+        if self.pod.job.parameterServer is not None:
+            communicator.share(self.state, begin["source"])
+        elif begin["checkpoint"]:
+            # Each member reads it: stores are made for that, and one that read it for all would do so no sooner.
             self._load(self.state, CheckpointRef.model_validate(begin["checkpoint"]))
-        if not begin["equal"] or self.pod.job.parameterServer is not None:
+        elif not begin["equal"]:
             communicator.share(self.state, begin["source"])
         state.agree(self.state, begin["step"], begin["lineage"], Progress.read(begin["progress"]))
         return self.state
