@@ -19,11 +19,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from mms_workloads import (
-    logs,
-    pytorch,  # noqa: F401 - before what imports torch
-    store,
-)
+from mms_workloads import logs, store
 from mms_workloads.contract import Outcome, Reason
 from mms_workloads.pod import read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
