@@ -135,7 +135,10 @@ def unready(api: Api) -> str:
     """What there is against DNS answering; "" when it does."""
     if state := unavailable(api.get(DNS_DEPLOYMENT)):
         return state
-    for pod in _pods(api):
+    pods = [pod for pod in _pods(api) if pod["status"].get("phase") not in {"Failed", "Succeeded"}]
+    if not pods:
+        return "it has no pods"
+    for pod in pods:
         name = pod["metadata"]["name"]
         status, body = api.request("GET", f"{_NAMESPACE}/pods/{name}:{READY_PORT}/proxy/ready", timeout=5)
         if status != 200:

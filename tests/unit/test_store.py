@@ -295,6 +295,21 @@ def s3(service: weed.Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return place
 
 
+def test_streams_to_and_from_s3(s3: Callable[..., Store], tmp_path: Path) -> None:
+    file, content = s3("s3://data/streams/file"), os.urandom(3_000_000)
+    with store.writing(file, tmp_path) as stream:
+        stream.write(content[:1])
+        stream.write(memoryview(content)[1:])
+    with store.reading(file, tmp_path) as path:
+        assert path.read_bytes() == content
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(store.ON_ITS_WAY)] == []
+    cut_short = store.writing(s3("s3://data/streams/other"), tmp_path)
+    cut_short.__enter__().write(b"x")
+    with pytest.raises(RuntimeError):
+        cut_short.__exit__(RuntimeError, RuntimeError(), None)
+    assert store.list_folder(s3("s3://data/streams")) == [file.uri], "half a file is none"
+
+
 def test_s3_round_trip(s3: Callable[..., Store], tmp_path: Path) -> None:
     small, large = s3("s3://data/run/small #1.txt"), s3("s3://data/run/deep/large.bin")
     store.write_bytes(small, b"0123456789")

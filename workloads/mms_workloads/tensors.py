@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+HEADER_BYTES = 100_000_000  # at most: a damaged length takes no more memory
 PIECE_BYTES = 1 << 20  # is written, read or digested while it is in the processor's cache
 _ITEM_BYTES = 4
 _LENGTH_BYTES = 8
@@ -51,9 +52,11 @@ class Place:
 
 
 def content(tensors: Mapping[str, NDArray[np.float32]]) -> Iterator[memoryview]:
-    """The bytes of the file, piece by piece: of tensors that are contiguous without a copy."""
+    """The bytes of the file, piece by piece: of tensors that are contiguous without a copy. Raises TypeError."""
     entries, end = {}, 0
     for name, one in tensors.items():
+        if one.dtype != np.float32:
+            raise TypeError(f"tensor {name!r} is {one.dtype}, not float32")
         begin, end = end, end + _ITEM_BYTES * one.size
         entries[name] = {"dtype": "F32", "shape": list(one.shape), "data_offsets": [begin, end]}
     header = json.dumps(entries).encode()
@@ -83,19 +86,26 @@ def places(source: Source, size: int) -> dict[str, Place]:
 
     Raises ValueError where that is no header, or a tensor lies outside the file.
     """
+    return _header(source, size)[1]
+
+
+def _header(source: Source, size: int) -> tuple[int, dict[str, Place]]:
+    """How long it is, with its length; and the places."""
     length = int.from_bytes(_read(source, _LENGTH_BYTES), "little")
     start = _LENGTH_BYTES + length
     if start > size:
         raise ValueError("the header is longer than the file")
-    header = json.loads(_read(source, length))
+    if length > HEADER_BYTES:
+        raise ValueError(f"the header has {length} bytes, more than {HEADER_BYTES}")
     try:
+        header = json.loads(_read(source, length))
         found = [_place(name, entry, start) for name, entry in header.items() if name != "__metadata__"]
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(f"the header lists no tensors: {error!r}") from error
     for place in found:
         if not start <= place.begin <= place.end <= size:
             raise ValueError(f"tensor {place.name!r} lies outside the file")
-    return {place.name: place for place in sorted(found, key=lambda place: (place.begin, place.end))}
+    return start, {place.name: place for place in sorted(found, key=lambda place: (place.begin, place.end))}
 
 
 def _place(name: str, entry: Any, start: int) -> Place:
@@ -105,17 +115,26 @@ def _place(name: str, entry: Any, start: int) -> Place:
     return Place(name, str(entry["dtype"]), shape, start + begin, start + end)
 
 
-def read(source: Source, size: int) -> dict[str, NDArray[np.float32]]:
-    """All tensors of a file of `size` bytes, read to its end. Raises ValueError where it is none, or not so long."""
-    found, at, tensors = places(source, size), None, {}
+def _empty(place: Place) -> NDArray[np.float32]:
+    return np.empty(place.shape, "<f4")
+
+
+def read(
+    source: Source, size: int, room: Callable[[Place], NDArray[np.float32]] = _empty
+) -> dict[str, NDArray[np.float32]]:
+    """All tensors of a file of `size` bytes, read to its end into contiguous arrays of their shapes that `room` gives.
+
+    Raises ValueError where it is no such file, or not so long.
+    """
+    (at, found), tensors = _header(source, size), {}
     for name, place in found.items():
         place.check()
-        if at not in {None, place.begin}:
-            raise ValueError(f"tensor {name!r} does not follow the one before it")
-        tensors[name] = np.empty(place.shape, "<f4")
+        if place.begin != at:
+            raise ValueError(f"tensor {name!r} does not follow what is before it")
+        tensors[name] = room(place)
         _fill(source, tensors[name].reshape(-1).view(np.uint8).data)
         at = place.end
-    if at not in {None, size}:
+    if at != size:
         raise ValueError(f"{size} bytes, and its tensors end at {at}")
     return tensors
 

@@ -136,6 +136,47 @@ def test_unavailable(status: dict[str, int], missing: str) -> None:
     assert bool(said) == bool(missing)
 
 
+class Answers:
+    """An API server with one available Deployment, and pods by name: phase, status of /ready, whether it is leaving."""
+
+    def __init__(self, pods: dict[str, tuple[str, int, bool]] | None) -> None:
+        self.pods = pods
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        if path == addons.DNS_DEPLOYMENT:
+            status = {"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": 1}
+            return {"metadata": {"generation": 1}, "spec": {"replicas": 1}, "status": status}
+        return self.pods and {
+            "items": [
+                {
+                    "metadata": {"name": name, **({"deletionTimestamp": "t"} if leaves else {})},
+                    "status": {"phase": phase},
+                }
+                for name, (phase, _, leaves) in self.pods.items()
+            ]
+        }
+
+    def request(self, method: str, path: str, **_: Any) -> tuple[int, bytes]:
+        assert self.pods is not None
+        (name,) = [name for name in self.pods if f"/pods/{name}:8181/proxy/ready" in path]
+        return self.pods[name][1], b"said"
+
+
+@pytest.mark.parametrize(
+    ("pods", "missing"),
+    [
+        pytest.param({"a": ("Running", 200, False)}, "", id="answers"),
+        pytest.param({"a": ("Running", 503, False)}, "a says 503 said", id="not-ready"),
+        pytest.param({"a": ("Failed", 0, False), "b": ("Running", 200, False)}, "", id="an-evicted-one-beside"),
+        pytest.param({"a": ("Running", 0, True), "b": ("Running", 200, False)}, "", id="one-that-leaves-beside"),
+        pytest.param({"a": ("Running", 200, True)}, "it has no pods", id="leaves"),
+        pytest.param(None, "it has no pods", id="nothing-is-known"),
+    ],
+)
+def test_dns_is_asked_itself(pods: dict[str, tuple[str, int, bool]] | None, missing: str) -> None:
+    assert addons.unready(Answers(pods)) == missing  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("node", "missing"),
     [

@@ -138,6 +138,8 @@ def test_a_save_that_is_killed(
     after_that = found(storage)
     assert after_that is not None
     assert after_that.ref == third
+    save(storage, scratch, 4)
+    assert [int(name.split("-")[1]) for name in kept(storage)] == [3, 4], "what was cut short is pruned with the rest"
     assert first.step == 1
 
 
@@ -305,7 +307,9 @@ def test_a_copy_is_written_over_by_the_next() -> None:
 def test_a_checkpoint_of_another_release_is_not_passed_over(storage: Store, scratch: Path) -> None:
     save(storage, scratch, 1)
     manifest = folder(save(storage, scratch, 2)) / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "contractVersion": 1}))
+    document = json.loads(manifest.read_text())
+    files = {name: {"sha256": "0" * 64, "size": entry["size"]} for name, entry in document["files"].items()}
+    manifest.write_text(json.dumps({**document, "contractVersion": 1, "files": files}))
     with pytest.raises(JobError, match="writes checkpoints of version 1, and this one reads version 2") as raised:
         found(storage)
     assert not checkpoints.damaged(raised.value)

@@ -8,6 +8,7 @@ from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, r
 
 from mms_workloads.contract import Desired, Guard, Reason
 from mms_workloads.sync import startup, wire
+from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,32 @@ async def test_gradients_out_of_hand_bring_all_back_to_the_checkpoint(
     assert begin["progress"]["applied"][:3] == [1, 0, 2], "block 2 is left out in all data epochs"
     assert "step 1" in master.it.incidents[-1].action
     assert master.it.status().step == 1
+
+
+async def test_what_was_given_up_does_not_come_back(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has loaded the checkpoint when the epoch breaks, another has not, and still holds a higher step."""
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Rollback"))
+    first, second = peers = master.running()
+    wrecked = first.last(wire.BEGIN)["lineage"]
+    first.lease(), second.lease()
+    anomalous(first, 1, "Good")
+    for part in (0, 1):
+        peers[part].saved(1, 1, *[0] * (BLOCKS - 1), part=part)
+    await settled(master)
+    anomalous(first, 2, "NonFinite")
+    await settled(master)
+    for peer in peers:
+        peer.ready(step=9, applied=[1] * BLOCKS, lineage=wrecked)
+    back = first.last(wire.BEGIN)
+    assert (back["step"], back["checkpoint"]["step"]) == (1, 1)
+    second.say(wire.BROKEN, epoch=second.epoch, why="the connection was lost")
+    master.clock.now += BROKEN_GRACE_SECONDS + 0.1
+    master.it.tick()
+    first.ready(step=1, applied=[1, *[0] * (BLOCKS - 1)], lineage=back["lineage"])
+    second.ready(step=9, applied=[1] * BLOCKS, lineage=wrecked)
+    begin = first.last(wire.BEGIN)
+    assert (begin["step"], begin["source"], begin["equal"]) == (1, 0, False)
+    assert begin["lineage"] != back["lineage"]
 
 
 async def test_without_a_checkpoint_they_start_again(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:

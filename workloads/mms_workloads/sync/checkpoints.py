@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from blake3 import blake3
+from pydantic import ValidationError
 
 from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointFile, CheckpointRef, Reason, Store
@@ -178,13 +179,15 @@ def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, CheckpointFi
     if "sha256:" + hashlib.sha256(data).hexdigest() != checkpoint.digest:
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
     manifest = json.loads(data)
-    if (version := manifest.get("contractVersion", VERSION)) != VERSION:
+    try:
+        return {name: CheckpointFile.model_validate(entry) for name, entry in manifest["files"].items()}
+    except ValidationError as error:
         raise JobError(
             Reason.INTERNAL,
-            f"{checkpoint.uri} is of a release that writes checkpoints of version {version}, and this one reads "
-            f"version {VERSION}: finish the training with that release, or start it anew with another storage URI",
-        )
-    return {name: CheckpointFile.model_validate(entry) for name, entry in manifest["files"].items()}
+            f"{checkpoint.uri} is of a release that writes checkpoints of version {manifest.get('contractVersion')}, "
+            f"and this one reads version {VERSION}: finish the training with that release, or start it anew with "
+            "another storage URI",
+        ) from error
 
 
 def damaged(error: JobError) -> bool:

@@ -288,7 +288,7 @@ class Coordinator:
 
     def _checkpoint_invalid(self, link: Link, message: Message) -> None:
         if self.checkpoints.damaged(message.fields["uri"]):
-            action = f"{message.fields['message']}; the one before it is used"
+            action = f"{message.fields['message']}; the one before it is used, unless a member holds what was in it"
             self._incident("CheckpointInvalid", link.rank, action)
             self._search(self.checkpoints.reload())
 

@@ -213,7 +213,8 @@ class Epochs:
     def _begin(self, epoch: Epoch, now: float) -> None:
         """All members are out of the epoch before: decides whose parameters the new one starts from."""
         leases, restart = self._leases(), self.measures.take_restart()
-        held = [self.forming.ready[m.rank] for m in epoch.members]
+        brought = [self.forming.ready[m.rank] for m in epoch.members]
+        held = [Held() if self.checkpoints.is_void(one.lineage) else one for one in brought]
         begin = decide([] if restart else held, self.checkpoints.newest, len(leases.progress.applied))
         self._go_on_from(begin, restart, now)
         self.forming.begun = True
@@ -228,7 +229,8 @@ class Epochs:
             action = f"the rows of {_names(odd)} are not what their replicas are: all go back to the checkpoint"
             self.incident("Corruption", odd[0], action)
         forget = restart is not None or bool(odd)
-        of_shards = shards.decide(len(leases.progress.applied), self.checkpoints.newest, forget=forget)
+        held = {} if forget else {r: h for r, h in shards.ready.items() if not self.checkpoints.is_void(h.lineage)}
+        of_shards = shards.decide(len(leases.progress.applied), self.checkpoints.newest, held)
         begin = Begin(of_shards.step, of_shards.progress)
         self._go_on_from(begin, restart, now)
         lineage = self._new_lineage()

@@ -103,6 +103,10 @@ class Checkpoints:
             self.damaged(self.newest[0].uri)
             await self.reload()
 
+    def is_void(self, lineage: str | None) -> bool:
+        """Whether it is of a time that a rollback gave up. Whoever was not there then brings it yet."""
+        return lineage is not None and checkpoints.short(lineage) in self.given_up
+
     def _given_up(self, folder: str, step: int) -> bool:
         lineage = checkpoints.lineage_of(folder)
         return lineage in self.given_up and step >= self.given_up[lineage]

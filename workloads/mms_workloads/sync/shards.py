@@ -12,7 +12,7 @@ from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, cor
 from mms_workloads.sync.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from mms_workloads.contract import CheckpointRef, ParameterServer
     from mms_workloads.sync.leases import Progress
@@ -89,11 +89,10 @@ class Shards:
         return self.ready.keys() >= {rank for rank, _ in self.called}
 
     def decide(
-        self, blocks: int, checkpoint: tuple[CheckpointRef, Progress] | None, *, forget: bool = False
+        self, blocks: int, checkpoint: tuple[CheckpointRef, Progress] | None, held: Mapping[int, HeldShard]
     ) -> ShardsBegin:
-        """forget: what they hold does not count."""
-        wanted = Wanted(self.layout, self.spec.replicas, self.synchronous, blocks)
-        return decide(wanted, {} if forget else self.ready, checkpoint)
+        """held: by rank, what counts of `ready`."""
+        return decide(Wanted(self.layout, self.spec.replicas, self.synchronous, blocks), held, checkpoint)
 
     def corrupt(self) -> list[int]:
         """Shards whose state and replica differ."""

@@ -7,10 +7,13 @@ a run goes on from them in another mode and with another number. sync.checkpoint
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from mms_workloads import store as stores
@@ -20,16 +23,17 @@ from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     from mms_workloads.contract import CheckpointFile, CheckpointRef, Store
     from mms_workloads.sync.leases import Progress
     from mms_workloads.train.learner import Place
     from mms_workloads.train.state import Tables
 
+HEAD_BYTES = 1 << 20  # of a part, in which its header is
 _PART = re.compile(r"part-(\d+)-of-(\d+)\.safetensors")
 
 
@@ -55,20 +59,48 @@ def load(storage: Store, reference: CheckpointRef, scratch: Path) -> Tables:
     parts = sorted((int(m[1]), int(m[2]), m[0]) for name in entries if (m := _PART.fullmatch(name)))
     if not parts or [p[:2] for p in parts] != [(i, parts[0][1]) for i in range(parts[0][1])]:
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri} does not hold each part once: {sorted(entries)}")
-    pieces: dict[str, list[Tensor]] = {}
-    for _, _, name in parts:
-        file = stores.at(storage, f"{reference.uri}/{name}")
+    files = {name: stores.at(storage, f"{reference.uri}/{name}") for _, _, name in parts}
+    whole = _room([_places(file, entries[name]) for name, file in files.items()])
+    filled = dict.fromkeys(whole, 0)
+
+    def rows_of(place: tensors.Place) -> NDArray[np.float32]:
+        begin = filled[place.name]
+        filled[place.name] += place.shape[0]
+        return whole[place.name][begin : begin + place.shape[0]]
+
+    for name, file in files.items():
         with stores.reading(file, scratch) as path, path.open("rb") as stream:
             source = checkpoints.Digested(stream)
-            try:
-                found = tensors.read(source, entries[name].size)
-            except ValueError as error:
-                raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written: {error}") from error
+            with _told(file):
+                tensors.read(source, entries[name].size, rows_of)
             checkpoints.compare(file, source.file(), entries[name])
-        for key, array in found.items():
-            pieces.setdefault(key, []).append(torch.from_numpy(array))
     tables: Tables = {}
-    for key, rows in pieces.items():
+    for key, rows in whole.items():
         table, _, slot = key.partition("/")
-        tables.setdefault(table, {})[slot] = rows[0] if len(rows) == 1 else torch.cat(rows)
+        tables.setdefault(table, {})[slot] = torch.from_numpy(rows)
     return tables
+
+
+def _places(file: Store, entry: CheckpointFile) -> Mapping[str, tensors.Place]:
+    head = stores.read_bytes(file, 0, min(entry.size, HEAD_BYTES))
+    with _told(file):
+        return tensors.places(io.BytesIO(head), entry.size)
+
+
+def _room(parts: Sequence[Mapping[str, tensors.Place]]) -> dict[str, NDArray[np.float32]]:
+    """For the rows of all parts: each table is in memory once."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for places in parts:
+        for key, place in places.items():
+            rows, columns = place.shape
+            shapes[key] = (shapes.get(key, (0, 0))[0] + rows, columns)
+    return {key: np.empty(shape, np.float32) for key, shape in shapes.items()}
+
+
+@contextlib.contextmanager
+def _told(file: Store) -> Iterator[None]:
+    """Of what is no file of a checkpoint."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written: {error}") from error

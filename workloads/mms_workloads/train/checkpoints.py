@@ -45,6 +45,11 @@ class Checkpointer:
             self._thread.join()
         self._write(self._part(state, place), state.agreement, place, final=True)
 
+    def forget(self) -> None:
+        """Gives the copy's memory back, where nothing is written."""
+        if not (self._thread and self._thread.is_alive()):
+            self._copy = {}
+
     def _part(self, state: State, place: Place) -> Tables:
         """Only while nothing is written: the copy before is gone with it."""
         self._copy = part(state.tables(), place.position, place.members, self._copy)

@@ -47,7 +47,7 @@ class Signs:
             return f"no sign of life for {silent:.0f} s"
         bound = max(FLOOR_SECONDS, SLOWEST * self.usual) if self.count >= LEARNED else UNKNOWN_SECONDS
         if self.since and now - self.since > bound:
-            return f"a round's computation takes {now - self.since:.0f} s, others of its size took {self.usual:.1f} s"
+            return f"a round's computation takes {now - self.since:.0f} s, up to {self.usual:.1f} s were expected"
         return None
 
 
@@ -72,9 +72,10 @@ class Pulse:
             yield
         finally:
             self._put(1, 0.0)
-            self._longest = max(self._longest, time.monotonic() - started)
-            self._largest = max(self._largest, work)
-            self._count += 1
+            if work:  # a round without data says nothing of those with
+                self._longest = max(self._longest, time.monotonic() - started)
+                self._largest = max(self._largest, work)
+                self._count += 1
             self._put(3, self._count)
 
     def made(self, rounds: int) -> None:

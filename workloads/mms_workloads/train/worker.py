@@ -240,7 +240,8 @@ class Worker:
         if self.pod.job.parameterServer is not None:
             communicator.share(self.state, begin["source"])
         elif begin["checkpoint"]:
-            # Each member reads it: stores are made for that, and one that read it for all would do so no sooner.
+            # Each member reads it for itself: object stores and page caches give it to all as soon as to one, and it
+            # depends on no peer. A single server's link carries it once for each.
             self._load(self.state, CheckpointRef.model_validate(begin["checkpoint"]))
         elif not begin["equal"]:
             communicator.share(self.state, begin["source"])
@@ -249,6 +250,7 @@ class Worker:
 
     def _load(self, own: State, reference: CheckpointRef) -> None:
         """Raises Superseded when the checkpoint is damaged: the master then takes the one before."""
+        self.saver.forget()  # what is read takes its place
         try:
             own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch))
         except JobError as error:
