@@ -156,7 +156,7 @@ class Answers:
             ]
         }
 
-    def request(self, method: str, path: str, **_: Any) -> tuple[int, bytes]:
+    def request(self, _method: str, path: str, **_: Any) -> tuple[int, bytes]:
         assert self.pods is not None
         (name,) = [name for name in self.pods if f"/pods/{name}:8181/proxy/ready" in path]
         return self.pods[name][1], b"said"
