@@ -11,7 +11,8 @@ export MMS_RESULTS ?= benchmarks/results
 
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
-        bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours
+        bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
+        bench-replay
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +108,9 @@ bench-goodput: setup ## Part of the undisturbed rate that is kept while workers 
 
 bench-checkpoint: setup ## What checkpoints cost a training, against torch.distributed.checkpoint; suspension
 	PYTHONPATH=cluster:workloads:. $(PY) benchmarks/checkpoint.py
+
+bench-replay: setup ## Replicas by the objective on two traces, against KPA, HPA, KEDA and static fleets
+	PYTHONPATH=operator:workloads $(PY) benchmarks/replay.py
 
 clean-cache: ## Remove built programs, images and wheels, which take minutes to make again
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/mms"

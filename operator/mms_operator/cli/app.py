@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mms_operator.cli import cluster_store, embedding, forward
+from mms_operator.cli import cluster_store, embedding, forward, replay
+from mms_operator.lab.trace import TraceError
 from mms_workloads.contract import TRITON_GRPC_PORT
 from mms_workloads.serve import query
 from mms_workloads.serve.vectors_file import ArtifactError
@@ -165,6 +166,30 @@ def export(
     console.print(f"{escape(str(target))}: {count:,} words", highlight=False)
 
 
+@app.command("replay")
+def replay_trace(
+    trace: Annotated[Path, typer.Argument(help="A table of times, or of counts per time, or counts of each second.")],
+    *,
+    objective_ms: Annotated[float, typer.Option(help="In which a request is to have its answer, waiting included.")],
+    service_ms: Annotated[float, typer.Option(help="That a replica takes for a request.")],
+    cold_start: Annotated[str, typer.Option(help="Seconds until a replica is ready; several: 5,30.")] = "5,30,60,120",
+    concurrency: Annotated[int, typer.Option(help="Requests that a replica serves at a time.")] = 1,
+    begin: Annotated[float, typer.Option(help="Seconds of the trace that are left out.")] = 0.0,
+    seconds: Annotated[float | None, typer.Option(help="Of the trace, from --begin on. Absent: to its end.")] = None,
+    within: Annotated[float, typer.Option(help="Part of the requests that are to meet the objective.")] = 0.99,
+    least: Annotated[int, typer.Option(help="Replicas that scaling keeps; 0: none while nothing comes.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page with pictures.")] = Path("replay.html"),
+) -> None:
+    """What scaling would have done with a trace of requests: ours, KPA, HPA, KEDA, static fleets."""
+    options = replay.Options(objective_ms, service_ms, cold_start, concurrency, begin, seconds, within, least)
+    try:
+        answer = replay.run(trace, options, output, errors)
+    except (replay.OptionError, TraceError, OSError) as error:
+        _fail(str(error), code=2)
+    console.print(replay.table(answer))
+    console.print(f"{replay.summary(answer)}\n{escape(str(output))}: pictures and decisions", highlight=False)
+
+
 @data.command("put")
 def put(
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files to upload.")],
@@ -196,6 +221,6 @@ def _scored(words: Iterable[tuple[str, float]]) -> str:
     return "  ".join(f"{escape(word)} [dim]{score:.2f}[/]" for word, score in words)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 1) -> NoReturn:
     errors.print(f"[red]{escape(message)}[/]", highlight=False)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
