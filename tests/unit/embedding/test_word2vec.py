@@ -126,13 +126,15 @@ def test_frequent_words_are_skipped() -> None:
 def test_the_rate_falls_through_the_block(threads: int) -> None:
     """At rates so small that gradients stay the same, one that falls to zero moves the rows half as far."""
     task, size = WordEmbedding(dimensions=8, window=1, subsample=0), word2vec.LEAST_TOKENS
-    start = Parameters(np.full((3, 8), 0.3, np.float32), np.full((3, 8), 0.2, np.float32))
-    words, tokens = Distribution(np.ones(3, np.float32), noise_of(2, 3)), np.array([0, 1, -1] * size, np.int32)
+    start = Parameters(np.full((5, 8), 0.3, np.float32), np.full((5, 8), 0.2, np.float32))
+    # Each half has words of its own: of two threads that move the same row at once one's step may be lost.
+    tokens = np.array([0, 1, -1] * size + [2, 3, -1] * size, np.int32)
+    words = Distribution(np.ones(5, np.float32), noise_of(4, 5))
     moved = []
     for last in (5e-7, 0.0):
         rows = start.copy()
         word2vec.train_block(rows, tokens, words, task, rates=(5e-7, last), seed=1, threads=threads)
-        moved.append(float(np.linalg.norm(rows.vectors[0] - start.vectors[0])))
+        moved.append(sum(float(np.linalg.norm(rows.vectors[row] - start.vectors[row])) for row in (0, 2)))
     assert moved[1] == pytest.approx(moved[0] / 2, rel=0.15), "rounding and curvature aside"
 
 
