@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.lab import plots
 from mms_operator.lab.compare import OURS, rounded_down, thinned
+from mms_workloads import pages
 
 if TYPE_CHECKING:
     from mms_operator.lab.compare import Answer
@@ -21,23 +22,11 @@ TRADEOFF = (
     "no scaler that keeps to it can go below, even with the future known. The grey curve: static fleets."
 )
 OVER_TIME = "The line: those that ours wants. The area: arrivals, as the replicas that are busy with them."
-STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1c2733, #e6edf3); --soft: light-dark(#5b6b7b, #9aa8b5);
-  --line: light-dark(#d7dee5, #36424e); --accent: light-dark(#0b6bcb, #58a6ff); --page: light-dark(#fff, #0f151b); }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 1000px;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p, .note { color: var(--soft); margin: .2rem 0; } svg { width: 100%; height: auto; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 1rem; }
-.scroll { max-height: 30rem; overflow: auto; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .2rem .8rem .2rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; } .number { font-variant-numeric: tabular-nums; }
-.missed { color: light-dark(#b42318, #ff7b72); }
-text { fill: var(--ink); font: 12px system-ui, sans-serif; } .axis { fill: var(--soft); }
-line { stroke: var(--line); } .limit { stroke: var(--soft); stroke-dasharray: 4 3; }
-polyline { fill: none; stroke: var(--accent); stroke-width: 2; } polyline.static { stroke: var(--soft);
-  stroke-width: 1; } polygon { fill: var(--line); }
-circle { fill: var(--soft); } circle.ours { fill: var(--accent); }
+STYLE = f"""{pages.STYLE}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 1rem; }}
+.scroll {{ max-height: 30rem; overflow: auto; }} .missed {{ color: light-dark(#b42318, #ff7b72); }}
+.limit {{ stroke: var(--soft); stroke-dasharray: 4 3; }} polyline.static {{ stroke: var(--soft); stroke-width: 1; }}
+polygon {{ fill: var(--line); }} circle {{ fill: var(--soft); }} circle.ours {{ fill: var(--accent); }}
 """
 
 

@@ -157,7 +157,15 @@ def test_damage_that_the_master_sees(storage: Store, scratch: Path, name: str, s
 
 @pytest.mark.parametrize(
     "content",
-    [b"[]", b"{}", b"null", b'{"step": -1, "time": "t"}', b'{"step": 2}', b'{"step": 2, "time": "t", "files": {}}'],
+    [
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"step": -1, "time": "t"}',
+        b'{"step": 2}',
+        b'{"step": 2, "time": "t"}',
+        b'{"step": 2, "time": "t", "files": {}}',
+    ],
 )
 def test_manifests_that_are_none(storage: Store, scratch: Path, content: bytes) -> None:
     before = save(storage, scratch, 1)

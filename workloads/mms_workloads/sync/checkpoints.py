@@ -180,7 +180,7 @@ def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, CheckpointFi
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
     manifest = json.loads(data)
     try:
-        return {name: CheckpointFile.model_validate(entry) for name, entry in manifest["files"].items()}
+        return {name: CheckpointFile.model_validate(entry) for name, entry in manifest.get("files", {}).items()}
     except ValidationError as error:
         raise JobError(
             Reason.INTERNAL,

@@ -94,9 +94,7 @@ class Watch:
     high: int = 0  # rounds in a row with a spiked loss
     broken: int = 0  # rounds in a row with a gradient that is not finite
     streaks: Counter[int] = field(default_factory=Counter)  # by rank: rounds in a row with an outlier
-    slow: dict[int, float] = field(
-        default_factory=dict
-    )  # by rank: weight of rounds that it was behind, less the others
+    slow: dict[int, float] = field(default_factory=dict)  # by rank: weight of rounds behind, less that of others
     slow_said: set[int] = field(default_factory=set)
     rollbacks: int = 0
     waiting: bool = False  # for the epoch that goes back: what is under way till then is of the same anomaly
