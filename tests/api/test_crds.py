@@ -288,7 +288,21 @@ SERVICE_STATUS: Object = {
     "replicas": 3,
     "readyReplicas": 2,
     "selector": "mms.dev/service=words",
-    "versions": {"stable": SERVED, "next": {**SERVED, "version": 3}},
+    "versions": {"stable": SERVED, "next": {**SERVED, "version": 3}, "previous": {**SERVED, "version": 1}},
+    "rollout": {
+        "strategy": "Canary",
+        "phase": "Waiting",
+        "step": 1,
+        "steps": 2,
+        "percent": 10,
+        "startTime": NOON,
+        "reachedTime": NOON,
+        "rollback": False,
+        "paused": True,
+    },
+    "history": [{**SERVED, "time": NOON, "outcome": "Served"}],
+    "keptUntil": NOON,
+    "command": "promote @1",
 }
 STATUS = {TRAININGS: TRAINING_STATUS, SERVICES: SERVICE_STATUS}
 

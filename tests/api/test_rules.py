@@ -330,6 +330,26 @@ CASES = [
         },
         plural=SERVICES,
     ),
+    *created(
+        "canary",
+        "canary is for strategy Canary",
+        good={
+            "canary": {"spec": {"rollout": {"strategy": "Canary", "canary": {"steps": [{"percent": 5}]}}}},
+            "default": {"spec": {"rollout": {"strategy": "Canary"}}},
+        },
+        bad={
+            "blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "canary": {}}}},
+            "no-strategy": {"spec": {"rollout": {"canary": {"steps": [{"percent": 5}]}}}},
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "blue-green",
+        "blueGreen is for strategy BlueGreen",
+        good={"blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "blueGreen": {"approval": True}}}}},
+        bad={"canary": {"spec": {"rollout": {"strategy": "Canary", "blueGreen": {}}}}},
+        plural=SERVICES,
+    ),
 ]  # fmt: skip
 
 

@@ -83,6 +83,8 @@ KINDS = (
         (
             Column("Ready", "string", f"{_READY}.status", "Whether clients are answered."),
             Column("Version", "integer", ".status.versions.stable.version", "The version that answers."),
+            Column("Next", "integer", ".status.versions.next.version", "The version that is being rolled out."),
+            Column("Rollout", "string", ".status.rollout.phase", "How far that is."),
             Column("Replicas", "integer", ".status.readyReplicas", "Pods that answer."),
             Column("URL", "string", ".status.url", "Triton's HTTP endpoint."),
             _AGE,

@@ -32,6 +32,10 @@ LABEL_INCARNATION = f"{GROUP}/incarnation"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_RUN = f"{GROUP}/run"
 LABEL_VERSION = f"{GROUP}/version"
+LABEL_ARTIFACT = f"{GROUP}/artifact"  # the first digits of the digest
+
+# Annotations that users write.
+ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its rollout
 
 # Annotations of children.
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
@@ -110,6 +114,12 @@ class Reason(StrEnum):
     TRAINING_NOT_COMPLETE = "TrainingNotComplete"
     ROLLING_OUT = "RollingOut"
     ROLLED_OUT = "RolledOut"
+    ROLLOUT_STEP = "RolloutStep"
+    ROLLOUT_PAUSED = "RolloutPaused"
+    AWAITING_PROMOTION = "AwaitingPromotion"
+    ROLLOUT_ABORTED = "RolloutAborted"
+    ROLLED_BACK = "RolledBack"
+    COMMAND_REFUSED = "CommandRefused"
     AVAILABLE = "Available"
     UNAVAILABLE = "Unavailable"
     PROGRESS_DEADLINE = "ProgressDeadlineExceeded"

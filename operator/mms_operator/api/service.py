@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
-from mms_operator.api.types import (
-    URI_PATTERN,
-    Conditions,
-    Model,
-    Name,
-    PodTemplate,
-    Resources,
-    SecretReference,
-    StoreAccess,
-    rules,
-)
+from mms_operator.api.rollout import Rollout
+from mms_operator.api.service_status import ServiceStatus  # noqa: TC001 - pydantic reads it
+from mms_operator.api.types import URI_PATTERN, Model, Name, PodTemplate, Resources, StoreAccess, rules
 
 
 class TrainingReference(Model):
@@ -61,14 +53,6 @@ class Server(Model):
     podTemplate: PodTemplate | None = None
 
 
-class Rollout(Model):
-    """How one version takes the place of another."""
-
-    progressDeadlineSeconds: int = Field(
-        default=600, ge=10, le=86_400, description="A rollout that has not advanced for so long is reported as stalled."
-    )
-
-
 class ServiceSpec(Model):
     """What is wanted."""
 
@@ -76,42 +60,6 @@ class ServiceSpec(Model):
     model: ModelSource
     server: Server = Field(default_factory=Server)
     rollout: Rollout = Field(default_factory=Rollout)
-
-
-class ServedVersion(Model):
-    """An artifact as it is pinned: with all that fetching it again takes, whatever becomes of the training."""
-
-    version: int | None = Field(
-        default=None, ge=1, description="The run of the training that made it. Absent for an artifact by address."
-    )
-    digest: str = Field(max_length=80, description="sha256 of the artifact's manifest.json.")
-    uri: str = Field(max_length=1024, description="The artifact's folder.")
-    training: str | None = Field(default=None, max_length=253, description="The training that made it.")
-    installationStore: bool = Field(default=False, description="Whether it is fetched with the installation's keys.")
-    endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
-    region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
-    secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
-    replicas: int = Field(default=0, ge=0, description="Pods whose golden inference was right.")
-
-
-class Versions(Model):
-    """The artifacts that are served, pinned by digest."""
-
-    stable: ServedVersion | None = Field(default=None, description="What clients are answered from.")
-    next: ServedVersion | None = Field(default=None, description="What is being rolled out.")
-
-
-class ServiceStatus(Model):
-    """What there is. The operator writes it."""
-
-    observedGeneration: int | None = Field(default=None, ge=0, description="The generation that the status is about.")
-    conditions: Conditions = Field(default_factory=list)
-    url: str | None = Field(default=None, max_length=512, description="Triton's HTTP endpoint inside the cluster.")
-    grpcUrl: str | None = Field(default=None, max_length=512, description="Triton's gRPC endpoint inside the cluster.")
-    replicas: int | None = Field(default=None, ge=0, description="Pods there are.")
-    readyReplicas: int | None = Field(default=None, ge=0, description="Pods that answer rightly.")
-    selector: str | None = Field(default=None, max_length=512, description="Label selector of the pods.")
-    versions: Versions = Field(default_factory=Versions)
 
 
 class ModelService(Model):

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mms_operator.cli import cluster_store, embedding, forward, replay
+from mms_operator.cli import cluster_store, embedding, forward, replay, rollout
 from mms_operator.lab.trace import TraceError
 from mms_workloads.contract import TRITON_GRPC_PORT
 from mms_workloads.serve import query
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 data = typer.Typer(no_args_is_help=True, help="The data sets in a store.")
 app.add_typer(data, name="data")
+rollouts = typer.Typer(
+    no_args_is_help=True, help="The rollout of a ModelService: how far it is, and what is to become of it."
+)
+app.add_typer(rollouts, name="rollout")
 console = Console()
 errors = Console(stderr=True)
 
@@ -190,6 +194,63 @@ def replay_trace(
     console.print(f"{replay.summary(answer)}\n{escape(str(output))}: pictures and decisions", highlight=False)
 
 
+@rollouts.command("status")
+def rollout_status(service: Service, *, namespace: Namespace = "default") -> None:
+    """Versions, how far the rollout is, and what was served before."""
+    try:
+        console.print(rollout.status(rollout.Service(service, namespace)), highlight=False)
+    except rollout.RolloutError as error:
+        _fail(str(error))
+
+
+@rollouts.command("pause")
+def rollout_pause(service: Service, *, namespace: Namespace = "default") -> None:
+    """Leave the rollout where it is."""
+    _say(service, namespace, "pause")
+
+
+@rollouts.command("resume")
+def rollout_resume(service: Service, *, namespace: Namespace = "default") -> None:
+    """Go on with a rollout that was paused."""
+    _say(service, namespace, "resume")
+
+
+@rollouts.command("promote")
+def rollout_promote(
+    service: Service,
+    *,
+    namespace: Namespace = "default",
+    everything: Annotated[bool, typer.Option("--all", help="All steps that are left.")] = False,
+) -> None:
+    """Go on to the next step."""
+    _say(service, namespace, "promote all" if everything else "promote")
+
+
+@rollouts.command("abort")
+def rollout_abort(service: Service, *, namespace: Namespace = "default") -> None:
+    """Give the rollout up: the version before answers, at once."""
+    _say(service, namespace, "abort")
+
+
+@rollouts.command("rollback")
+def rollout_back(
+    service: Service,
+    version: Annotated[
+        str | None, typer.Argument(help="Of the history: its number or how its digest begins. Absent: the one before.")
+    ] = None,
+    *,
+    namespace: Namespace = "default",
+) -> None:
+    """Go back to a version that was served."""
+    _say(service, namespace, f"rollback {version}" if version else "rollback")
+
+
+@rollouts.command("retry")
+def rollout_retry(service: Service, *, namespace: Namespace = "default") -> None:
+    """Roll out again what was aborted or rolled back."""
+    _say(service, namespace, "retry")
+
+
 @data.command("put")
 def put(
     files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files to upload.")],
@@ -204,6 +265,16 @@ def put(
         _fail(str(error))
     for target, size in written:
         console.print(f"{escape(target)}  {size / 1e6:.1f} MB", highlight=False)
+
+
+def _say(service: str, namespace: str, command: str) -> None:
+    """What came of it stands in the service's conditions and events."""
+    try:
+        rollout.say(rollout.Service(service, namespace), command)
+    except rollout.RolloutError as error:
+        _fail(str(error))
+    look = escape(f"mms rollout status {service} -n {namespace}")
+    console.print(f"{escape(service)}: {command} was asked for. `{look}` shows what comes of it", highlight=False)
 
 
 def _ask(question: Callable[[str], Answer], service: str, namespace: str, url: str | None) -> Answer:

@@ -231,11 +231,13 @@ def _entry(place: tuple[str, str, str], version: int, obj: Object) -> Entry:
 
 
 def _pins(service: Object) -> frozenset[str]:
-    """URIs of the artifacts that a service names in its spec, and of all versions in its status."""
+    """URIs of the artifacts that a service names in its spec, of all versions in its status, and of the one before."""
+    status = service.get("status") or {}
     named = (service.get("spec", {}).get("model") or {}).get("artifact")
     found = [named] if named else []
-    for version in ((service.get("status") or {}).get("versions") or {}).values():
-        found += version if isinstance(version, list) else [version]
+    found += (status.get("versions") or {}).values()
+    # The last one that was served is what answers, and its forerunner what a rollback without a number goes to.
+    found += [one for one in status.get("history") or () if one.get("outcome") == "Served"][:2]
     return frozenset(one["uri"] for one in found if one and "uri" in one)
 
 

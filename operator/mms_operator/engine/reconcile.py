@@ -128,11 +128,10 @@ class Reconciler:
     def _gather_service(self, key: Key, cr: Object, secrets: dict[str, ReferencedSecret]) -> ObservedService:
         children = self.cache.children(key)
         own = (entry for entry in children if entry.kind == "Deployment" and entry.owner_uid == cr["metadata"]["uid"])
-        deployment = next(own, None)
         name = (cr["spec"].get("model", {}).get("trainingRef") or {}).get("name")
         return ObservedService(
             training=self.cache.get(Key(names.TRAINING, key.namespace, name)) if name else None,
-            deployment=deployment.object() if deployment else None,
+            deployments=tuple(entry.object() for entry in own if not entry.deleting),
             pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
             secrets=secrets,
         )

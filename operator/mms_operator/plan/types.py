@@ -90,7 +90,7 @@ class ObservedService:
     """What was seen of a service's surroundings."""
 
     training: Object | None = None  # the ModelTraining that trainingRef names
-    deployment: Object | None = None
+    deployments: tuple[Object, ...] = ()  # one for each version
     pods: tuple[Object, ...] = ()
     secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)
 

@@ -164,19 +164,24 @@ def test_services_hear_of_the_training_that_they_follow(cache: Cache) -> None:
 
 def test_what_services_serve_or_name_is_known_by_namespace(cache: Cache) -> None:
     assert cache.artifacts("ns") == frozenset()
-    versions = {"stable": {"uri": "s3://m/1"}, "next": None, "previous": [{"uri": "s3://m/0"}]}
-    served = {**service(version=2), "status": {"versions": versions}}
+    versions = {"stable": {"uri": "s3://m/1"}, "next": None, "previous": {"uri": "s3://m/0"}}
+    history = [
+        {"uri": "s3://m/2", "outcome": "Aborted"}, {"uri": "s3://m/1", "outcome": "Served"},
+        {"uri": "s3://m/before", "outcome": "Served"}, {"uri": "s3://m/long-ago", "outcome": "Served"},
+    ]  # fmt: skip
+    served = {**service(version=2), "status": {"versions": versions, "history": history}}
     named = {**made(names.SERVICE, "named", 1), "spec": {"model": {"artifact": {"uri": "s3://other/3"}}}}
     elsewhere = {**served, "metadata": {**served["metadata"], "namespace": "elsewhere", "uid": "uid-elsewhere"}}
+    of_served = {"s3://m/0", "s3://m/1", "s3://m/before"}
     for seen in (service(), named, served):
         cache.put(names.SERVICE, seen)
-    assert cache.artifacts("ns") == {"s3://m/0", "s3://m/1", "s3://other/3"}
+    assert cache.artifacts("ns") == {*of_served, "s3://other/3"}
     cache.put(names.SERVICE, elsewhere)
     cache.remove(names.SERVICE, "ns", "named")
-    assert cache.artifacts("ns") == {"s3://m/0", "s3://m/1"}
+    assert cache.artifacts("ns") == of_served
     cache.remove(names.SERVICE, "ns", "served", "uid-served")
     assert cache.artifacts("ns") == frozenset()
-    assert cache.artifacts("elsewhere") == {"s3://m/0", "s3://m/1"}
+    assert cache.artifacts("elsewhere") == of_served
 
 
 def test_a_training_hears_of_what_is_served_of_it(cache: Cache) -> None:

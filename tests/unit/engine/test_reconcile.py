@@ -221,8 +221,7 @@ async def test_a_service_observes_its_training_deployment_and_pods(world: World)
     assert isinstance(observed, ObservedService)
     assert observed.training
     assert observed.training["metadata"]["uid"] == "uid-words"
-    assert observed.deployment
-    assert observed.deployment["metadata"]["name"] == "served"
+    assert [one["metadata"]["name"] for one in observed.deployments] == ["served"]
     assert [pod["metadata"]["name"] for pod in observed.pods] == ["x"]
 
 

@@ -46,7 +46,7 @@ def plan(cr: Object, observed: Object) -> Plan:
     }
     pods = tuple(observed.get("pods", ()))
     if cr["kind"] == names.SERVICE:
-        seen = ObservedService(observed.get("training"), observed.get("deployment"), pods, secrets)
+        seen = ObservedService(observed.get("training"), tuple(observed.get("deployments", ())), pods, secrets)
         return service.plan(cr, seen, SETTINGS, NOW)
     expire, report = observed.get("certificatesExpire"), observed.get("report")
     return training.plan(

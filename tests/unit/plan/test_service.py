@@ -33,9 +33,16 @@ def objects_of(plan: Any) -> dict[str, Any]:
     return {f"{o['kind']}/{o['metadata']['name']}": o for wave in plan.waves for o in wave}
 
 
-def deployed(plan: Any, *, ready: int = 1, replicas: int = 1, total: int | None = None) -> dict[str, Any]:
+def name_of(digest: str) -> str:
+    return f"Deployment/words-{digest.removeprefix('sha256:')[:12]}"
+
+
+def deployed(
+    plan: Any, digest: str | None = None, *, ready: int = 1, replicas: int = 1, total: int | None = None
+) -> dict[str, Any]:
     """The planned Deployment as the API server has it, so far rolled out."""
-    found = copy.deepcopy(objects_of(plan)["Deployment/words"])
+    digest = digest or ARTIFACT.digest
+    found = copy.deepcopy(objects_of(plan)[name_of(digest)])
     found["metadata"]["generation"] = 1
     found["spec"]["replicas"] = replicas
     found["status"] = {
@@ -87,7 +94,7 @@ def test_rollout_of_the_first_artifact() -> None:
     found = following()
     plan = plan_service(found, ObservedService(training=trained()))
     assert set(objects_of(plan)) == {
-        "Service/words", "NetworkPolicy/words-serving", "PodDisruptionBudget/words", "Deployment/words",
+        "Service/words", "NetworkPolicy/words-serving", "PodDisruptionBudget/words", name_of(ARTIFACT.digest),
         "ConfigMap/words-serve-aaaaaaaaaaaa", "Secret/words-serving-store",
     }  # fmt: skip
     assert condition(plan, "Ready")["reason"] == "RollingOut"
@@ -99,12 +106,12 @@ def test_rollout_of_the_first_artifact() -> None:
     assert serve.storage.credentials == "storage"
 
     found = after(found, plan)
-    observed = ObservedService(trained(), deployed(plan, ready=0), (pod(ARTIFACT.digest, ready=False),))
+    observed = ObservedService(trained(), (deployed(plan, ready=0),), (pod(ARTIFACT.digest, ready=False),))
     again = plan_service(found, observed)
     assert again.events == ()
     assert condition(again, "Ready")["status"] == "False"
 
-    done = plan_service(found, ObservedService(trained(), deployed(plan), (pod(ARTIFACT.digest),)))
+    done = plan_service(found, ObservedService(trained(), (deployed(plan),), (pod(ARTIFACT.digest),)))
     assert (condition(done, "Ready")["status"], condition(done, "Available")["status"]) == ("True", "True")
     assert condition(done, "Reconciling")["status"] is None
     assert done.status["versions"] == {
@@ -114,7 +121,7 @@ def test_rollout_of_the_first_artifact() -> None:
         }
     }  # fmt: skip
     assert [event.reason for event in done.events] == ["Available"]
-    final = plan_service(after(found, done), ObservedService(trained(), deployed(plan), (pod(ARTIFACT.digest),)))
+    final = plan_service(after(found, done), ObservedService(trained(), (deployed(plan),), (pod(ARTIFACT.digest),)))
     assert (final.status, final.events) == (done.status, ())
 
 
@@ -122,33 +129,35 @@ def served() -> tuple[dict[str, Any], Any]:
     """A service whose first artifact is rolled out, and the plan that says so."""
     found = following()
     first = plan_service(found, ObservedService(training=trained()))
-    plan = plan_service(after(found, first), ObservedService(trained(), deployed(first), (pod(ARTIFACT.digest),)))
+    plan = plan_service(after(found, first), ObservedService(trained(), (deployed(first),), (pod(ARTIFACT.digest),)))
     return after(found, plan), first
 
 
 def test_the_next_run_is_rolled_out_and_the_old_one_answers_meanwhile() -> None:
     found, first = served()
     newer = trained(OTHER, 2)
-    plan = plan_service(found, ObservedService(newer, deployed(first), (pod(ARTIFACT.digest),)))
+    plan = plan_service(found, ObservedService(newer, (deployed(first),), (pod(ARTIFACT.digest),)))
     assert (condition(plan, "Ready")["status"], condition(plan, "Available")["status"]) == ("False", "True")
     assert plan.status["versions"]["stable"]["version"] == 1
     assert plan.status["versions"]["next"]["version"] == 2
     assert {"ConfigMap/words-serve-aaaaaaaaaaaa", "ConfigMap/words-serve-cccccccccccc"} <= set(objects_of(plan))
-    assert objects_of(plan)["Deployment/words"]["metadata"]["annotations"][names.ANNOTATION_DIGEST] == OTHER
+    assert objects_of(plan)[name_of(OTHER)]["metadata"]["annotations"][names.ANNOTATION_DIGEST] == OTHER
+    assert [objects_of(plan)[name_of(one)]["spec"]["replicas"] for one in (ARTIFACT.digest, OTHER)] == [1, 1]
     found = after(found, plan)
-    done = plan_service(found, ObservedService(newer, deployed(plan), (pod(OTHER),)))
+    both = (deployed(first), deployed(plan, OTHER))
+    done = plan_service(found, ObservedService(newer, both, (pod(ARTIFACT.digest), pod(OTHER))))
     assert done.status["versions"]["stable"]["version"] == 2
     assert "next" not in done.status["versions"]
+    assert objects_of(done)[name_of(ARTIFACT.digest)]["spec"]["replicas"] == 0
     assert "ConfigMap/words-serve-aaaaaaaaaaaa" in objects_of(done), "until the status says that it is rolled out"
-    assert "ConfigMap/words-serve-aaaaaaaaaaaa" not in objects_of(
-        plan_service(after(found, done), ObservedService(newer, deployed(plan), (pod(OTHER),)))
-    )
+    final = plan_service(after(found, done), ObservedService(newer, both, (pod(OTHER),)))
+    assert not {"ConfigMap/words-serve-aaaaaaaaaaaa", name_of(ARTIFACT.digest)} & set(objects_of(final))
 
 
 @pytest.mark.parametrize("training", [None, cr(**spec())], ids=["deleted", "made again"])
 def test_what_is_pinned_outlives_its_training(training: dict[str, Any] | None) -> None:
     found, first = served()
-    plan = plan_service(found, ObservedService(training, deployed(first), (pod(ARTIFACT.digest),)))
+    plan = plan_service(found, ObservedService(training, (deployed(first),), (pod(ARTIFACT.digest),)))
     assert condition(plan, "Ready")["status"] == "True"
     assert plan.status == found["status"]
     assert objects_of(plan) == objects_of(first)
@@ -175,21 +184,23 @@ def test_a_secret_that_goes_leaves_what_is_served_as_it_is() -> None:
     first = plan_service(found, ObservedService(secrets=there))
     found = after(found, first)
     pods = (pod(ARTIFACT.digest),)
-    found = after(found, plan_service(found, ObservedService(None, deployed(first), pods, there)))
+    found = after(found, plan_service(found, ObservedService(None, (deployed(first),), pods, there)))
     found["spec"]["replicas"] = 2
-    plan = plan_service(found, ObservedService(None, deployed(first), pods, {"keys": ReferencedSecret("keys", None)}))
+    plan = plan_service(
+        found, ObservedService(None, (deployed(first),), pods, {"keys": ReferencedSecret("keys", None)})
+    )
     assert condition(plan, "Ready")["reason"] == "SecretNotFound"
     assert "next" not in plan.status["versions"]
-    assert objects_of(plan)["Deployment/words"]["spec"]["replicas"] == 2
+    assert objects_of(plan)[name_of(ARTIFACT.digest)]["spec"]["replicas"] == 2
 
 
 def test_another_training_that_is_not_there_leaves_what_is_served() -> None:
     found, first = served()
     found["spec"] = {"model": {"trainingRef": {"name": "typo"}}}
-    plan = plan_service(found, ObservedService(None, deployed(first), (pod(ARTIFACT.digest),)))
+    plan = plan_service(found, ObservedService(None, (deployed(first),), (pod(ARTIFACT.digest),)))
     assert condition(plan, "Ready")["reason"] == "TrainingNotFound"
     assert condition(plan, "Available")["status"] == "True"
-    assert "Deployment/words" in objects_of(plan)
+    assert name_of(ARTIFACT.digest) in objects_of(plan)
 
 
 FAILURES = {
@@ -219,7 +230,7 @@ def test_what_a_container_said_is_the_reason(case: str) -> None:
         "state": {"waiting": {"reason": "CrashLoopBackOff"}},
     }  # fmt: skip
     broken = pod(ARTIFACT.digest, ready=False, **{statuses: [container]})
-    plan = plan_service(after(found, first), ObservedService(trained(), deployed(first, ready=0), (broken,)))
+    plan = plan_service(after(found, first), ObservedService(trained(), (deployed(first, ready=0),), (broken,)))
     assert condition(plan, "Ready")["reason"] == reason
     assert words in condition(plan, "Ready")["message"]
     assert condition(plan, "Stalled")["status"] == stalled
@@ -232,7 +243,7 @@ def test_a_bad_artifact_leaves_the_good_one_answering() -> None:
     outcome = Outcome(result="Failed", reason="ArtifactCorrupt", message="expected digest")
     failed = {"terminated": {"exitCode": 1, "message": outcome.model_dump_json(exclude_none=True)}}
     broken = pod(OTHER, ready=False, initContainerStatuses=[{"name": "fetch", "state": failed}])
-    observed = ObservedService(None, deployed(first), (pod(ARTIFACT.digest), broken))
+    observed = ObservedService(None, (deployed(first),), (pod(ARTIFACT.digest), broken))
     plan = plan_service(found, observed)
     assert (condition(plan, "Ready")["reason"], condition(plan, "Available")["status"]) == ("ArtifactCorrupt", "True")
     assert plan.status["versions"]["stable"]["digest"] == ARTIFACT.digest
@@ -250,16 +261,16 @@ def test_an_artifact_by_address_with_keys_of_its_own() -> None:
     assert waiting.waves == ()
     plan = plan_service(found, ObservedService(secrets={"keys": ReferencedSecret("keys", KEYS)}))
     assert "Secret/words-serving-store" not in objects_of(plan)
-    sources = objects_of(plan)["Deployment/words"]["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"]
+    sources = objects_of(plan)[name_of(OTHER)]["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"]
     assert [source["secret"]["name"] for source in sources if "secret" in source] == ["keys"]
 
 
 def test_scaled_to_zero() -> None:
     found, first = served()
     found["spec"] = {**FOLLOWING, "replicas": 0}
-    stopping = plan_service(found, ObservedService(trained(), deployed(first), (pod(ARTIFACT.digest),)))
+    stopping = plan_service(found, ObservedService(trained(), (deployed(first),), (pod(ARTIFACT.digest),)))
     assert condition(stopping, "Ready")["status"] == "False"
-    plan = plan_service(found, ObservedService(trained(), deployed(first, ready=0, replicas=0)))
+    plan = plan_service(found, ObservedService(trained(), (deployed(first, ready=0, replicas=0),)))
     assert (condition(plan, "Ready")["status"], condition(plan, "Ready")["reason"]) == ("True", "ScaledToZero")
     assert condition(plan, "Available")["reason"] == "ScaledToZero"
 
@@ -271,18 +282,18 @@ def test_a_rollout_that_does_not_advance_is_stalled() -> None:
     stuck["status"]["conditions"] = [
         {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "timed out"}
     ]
-    plan = plan_service(after(found, first), ObservedService(trained(), stuck, (pod(ARTIFACT.digest, ready=False),)))
+    plan = plan_service(after(found, first), ObservedService(trained(), (stuck,), (pod(ARTIFACT.digest, ready=False),)))
     assert condition(plan, "Ready")["reason"] == "ProgressDeadlineExceeded"
     assert condition(plan, "Stalled")["status"] == "True"
     stuck["metadata"]["generation"] = 2
-    plan = plan_service(after(found, first), ObservedService(trained(), stuck, ()))
+    plan = plan_service(after(found, first), ObservedService(trained(), (stuck,), ()))
     assert condition(plan, "Ready")["reason"] == "RollingOut", "that was said of the spec before"
 
 
 def test_a_forbidden_pod_template_leaves_what_is_served() -> None:
     found, first = served()
     found["spec"] = {**FOLLOWING, "server": {"podTemplate": {"spec": {"hostPID": True}}}}
-    plan = plan_service(found, ObservedService(trained(), deployed(first), (pod(ARTIFACT.digest),)))
+    plan = plan_service(found, ObservedService(trained(), (deployed(first),), (pod(ARTIFACT.digest),)))
     assert condition(plan, "Accepted")["reason"] == "PodTemplateForbidden"
     assert condition(plan, "Available")["status"] == "True"
     assert (plan.waves, plan.prune) == ((), False)
@@ -290,7 +301,7 @@ def test_a_forbidden_pod_template_leaves_what_is_served() -> None:
 
 def test_times_of_an_ending_pod_add_up() -> None:
     plan = plan_service(following(), ObservedService(training=trained()))
-    spec_ = objects_of(plan)["Deployment/words"]["spec"]["template"]["spec"]
+    spec_ = objects_of(plan)[name_of(ARTIFACT.digest)]["spec"]["template"]["spec"]
     triton = spec_["containers"][0]
     pre_stop = int(triton["lifecycle"]["preStop"]["exec"]["command"][1])
     exit_timeout = int(triton["env"][0]["value"])

@@ -11,7 +11,8 @@ from mms_operator.plan.service.target import CREDENTIALS, location
 from mms_workloads import contract
 
 if TYPE_CHECKING:
-    from mms_operator.api.service import ServedVersion, ServiceSpec
+    from mms_operator.api.service import ServiceSpec
+    from mms_operator.api.service_status import ServedVersion
     from mms_operator.plan.stores import Location
     from mms_operator.plan.types import Object, Settings
 
@@ -55,8 +56,19 @@ class Serving(objects.Owner):
         return location(version, self.settings.default_store, self.store_secret)
 
     def config_map(self, version: ServedVersion) -> str:
-        """One for each artifact: the pods of two versions live side by side during a rollout."""
-        return f"{self.name}-serve-{version.digest.removeprefix('sha256:')[:DIGEST_DIGITS]}"
+        return f"{self.name}-serve-{short(version)}"
+
+    def deployment(self, version: ServedVersion) -> str:
+        return f"{self.name}-{short(version)}"
+
+    def of_version(self, version: ServedVersion) -> dict[str, str]:
+        """Selects the pods of one version: those of two live side by side during a rollout."""
+        return {**self.selector, names.LABEL_ARTIFACT: short(version)}
+
+
+def short(version: ServedVersion) -> str:
+    """What tells a version's objects apart from those of another."""
+    return version.digest.removeprefix("sha256:")[:DIGEST_DIGITS]
 
 
 def labels(serving: Serving) -> dict[str, str]:
@@ -83,17 +95,27 @@ def store_secret(serving: Serving) -> Object | None:
     )  # fmt: skip
 
 
-def service(serving: Serving) -> Object:
+def service(serving: Serving, route: ServedVersion | None) -> Object:
+    """What clients ask. `route`: the only version that answers; None: all of them, by their pods."""
+    return _service(serving, serving.name, serving.of_version(route) if route else serving.selector)
+
+
+def next_service(serving: Serving, version: ServedVersion) -> Object:
+    """Leads to the pods of the version that is being rolled out, for those who want to look at it first."""
+    return _service(serving, f"{serving.name}-next", serving.of_version(version))
+
+
+def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
     ports = (
         ("http", contract.TRITON_HTTP_PORT),
         ("grpc", contract.TRITON_GRPC_PORT),
         ("metrics", contract.TRITON_METRICS_PORT),
     )
     spec = {
-        "selector": serving.selector,
-        "ports": [{"name": name, "port": port, "targetPort": name, "protocol": "TCP"} for name, port in ports],
+        "selector": selector,
+        "ports": [{"name": port, "port": number, "targetPort": port, "protocol": "TCP"} for port, number in ports],
     }
-    return _object(serving, "v1", "Service", serving.name, spec=spec)
+    return _object(serving, "v1", "Service", name, spec=spec)
 
 
 def disruption_budget(serving: Serving) -> Object:
@@ -117,19 +139,19 @@ def network_policy(serving: Serving) -> Object:
     return _object(serving, "networking.k8s.io/v1", "NetworkPolicy", f"{serving.name}-serving", spec=spec)
 
 
-def deployment(serving: Serving, version: ServedVersion) -> Object:
-    """The next version takes over pod by pod, each when its golden inferences were right; no pod leaves before."""
+def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Object:
+    """The pods of one version. When their template changes they are replaced one by one, each by one that answers."""
     plain = {"metadata": _pod_metadata(serving, version), "spec": _pod_spec(serving, version)}
     template = pod_template.overlay(plain, serving.spec.server.podTemplate, sidecars=True)
     spec = {
-        "replicas": serving.spec.replicas,
-        "selector": {"matchLabels": serving.selector},
+        "replicas": replicas,
+        "selector": {"matchLabels": serving.of_version(version)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "progressDeadlineSeconds": serving.spec.rollout.progressDeadlineSeconds,
         "revisionHistoryLimit": 2,
         "template": template,
     }
-    found = _object(serving, "apps/v1", "Deployment", serving.name, spec=spec)
+    found = _object(serving, "apps/v1", "Deployment", serving.deployment(version), spec=spec)
     found["metadata"]["annotations"] = {names.ANNOTATION_DIGEST: version.digest}
     return found
 
@@ -137,7 +159,7 @@ def deployment(serving: Serving, version: ServedVersion) -> Object:
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
     marked = {names.LABEL_VERSION: str(version.version)} if version.version else {}
     return {
-        "labels": {**labels(serving), **marked},
+        "labels": {**labels(serving), **serving.of_version(version), **marked},
         "annotations": {names.ANNOTATION_DIGEST: version.digest},
     }
 

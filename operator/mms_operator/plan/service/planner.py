@@ -3,184 +3,196 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from mms_operator.api import names
-from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Reason
-from mms_operator.api.service import ServedVersion, ServiceSpec, ServiceStatus, Versions
+from mms_operator.api.rollout import BlueGreen, Strategy
+from mms_operator.api.service import ServiceSpec
+from mms_operator.api.service_status import Outcome, RolloutPhase, ServedVersion, ServiceStatus, Versions
 from mms_operator.plan import conditions, pod_template, pods, stores
-from mms_operator.plan.conditions import Condition
-from mms_operator.plan.service import objects, target
+from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.service import commands, history, objects, rollout, saying, target
 from mms_operator.plan.service.objects import Serving
-from mms_operator.plan.types import Event, Plan
+from mms_operator.plan.service.rollout import Route
+from mms_operator.plan.service.saying import State
+from mms_operator.plan.service.seen import Seen
+from mms_operator.plan.types import Plan
 from mms_workloads import contract
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
+    from mms_operator.api.names import Condition as Kind
+    from mms_operator.api.service_status import PastVersion
+    from mms_operator.plan.conditions import Condition
     from mms_operator.plan.stores import SecretProblem
-    from mms_operator.plan.types import Object, ObservedService, Settings
+    from mms_operator.plan.types import Event, Object, ObservedService, Settings
 
-ACCEPTED = Condition("True", Reason.ACCEPTED, "the spec can be carried out")
 SECRET_SECONDS = 10.0  # between two looks for a Secret that is not there
-
-
-@dataclass(frozen=True)
-class _State:
-    """How the service stands. `waits`: it goes on by itself; `accepted`: the spec can be carried out."""
-
-    ready: bool
-    reason: str
-    message: str
-    waits: bool = True
-    accepted: Condition = ACCEPTED
 
 
 def references(cr: Object) -> frozenset[str]:
     """The Secrets that the spec names, and those of the versions that are pinned."""
     spec, status = cr.get("spec") or {}, cr.get("status") or {}
     versions = status.get("versions") or {}
-    places = (
-        (spec.get("model") or {}).get("artifact") or {},
-        versions.get("stable") or {},
-        versions.get("next") or {},
-    )
+    places = [(spec.get("model") or {}).get("artifact") or {}, *(version or {} for version in versions.values())]
     found = ((place.get("secretRef") or {}).get("name") for place in places)
     return frozenset(name for name in found if name)
 
 
+@dataclass(frozen=True)
+class _Course:
+    """What the decision came to: which pods there are to be, who answers, and what is said of it."""
+
+    status: ServiceStatus
+    state: State
+    fleets: tuple[tuple[ServedVersion, int], ...] = ()  # versions and their replicas, the one that is wanted first
+    route: ServedVersion | None = None  # the only one that clients are sent to; None: all
+    requeue: float | None = None
+    prune: bool = True  # whether what there is of other versions goes
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the decisions are made from."""
+
+    serving: Serving
+    status: ServiceStatus
+    seen: Seen
+    now: datetime
+
+    @property
+    def replicas(self) -> int:
+        return self.serving.spec.replicas
+
+    def status_with(self, **changes: object) -> ServiceStatus:
+        return self.status.model_copy(update=changes)
+
+    def counted(self, version: ServedVersion) -> ServedVersion:
+        """With the number of its pods that answer rightly."""
+        return version.model_copy(update={"replicas": self.seen.ready_of(version.digest)})
+
+    def kept_seconds(self) -> float:
+        """For which the pods of the version before stay."""
+        until = self.status.keptUntil
+        return (datetime.fromisoformat(until) - self.now).total_seconds() if until else 0.0
+
+
 def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetime) -> Plan:
     """Pure: the same arguments give the same plan, and a plan that was carried out plans nothing more."""
-    previous = cr.get("status") or {}
-    status = ServiceStatus.model_validate(previous)
+    status = ServiceStatus.model_validate(cr.get("status") or {})
     try:
         spec = ServiceSpec.model_validate(cr["spec"])
     except ValidationError as error:
-        return _plan(
-            cr,
-            status,
-            _refused(Reason.INVALID_SPEC, conditions.invalid_spec(error)),
-            now,
-            available=_ready_pods(observed),
-        )
+        state = saying.refused(Reason.INVALID_SPEC, conditions.invalid_spec(error))
+        return _left(cr, status, state, now, sum(pods.is_ready(pod) for pod in observed.pods))
     serving = Serving(cr, spec, settings)
-    seen = _Seen.of(serving, observed)
+    seen = Seen.of(serving, observed)
     found = pod_template.violations(
         "spec.server.podTemplate", spec.server.podTemplate, settings.policy, objects.CONTAINERS, objects.VOLUMES
     )
     if found:
-        state = _refused(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found))
-        return _plan(cr, status, state, now, available=seen.ready)
-    chosen = target.choose(spec.model, status.versions, observed.training, settings.default_store)
-    if isinstance(chosen, target.Missing):
-        return _nothing_to_serve(serving, status, chosen, seen, now)
-    if problem := stores.secret_problem(serving.location(chosen), observed.secrets):
-        return _wait_for_secret(serving, status, chosen, problem, seen=seen, now=now)
-    return _roll_out(serving, status, chosen, seen, now)
+        return _left(cr, status, saying.refused(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)), now, seen.ready)
+    source = target.choose(spec.model, status.versions, observed.training, settings.default_store)
+    named = None if isinstance(source, target.Missing) else source
+    status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
+    look = _Look(serving, status, seen, now)
+    return _plan(look, _course(look, source, observed), told)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """The pods and the Deployment, as far as the decisions need them."""
-
-    deployment: Object | None
-    pods: tuple[Object, ...]
-
-    @classmethod
-    def of(cls, serving: Serving, observed: ObservedService) -> _Seen:
-        wanted = serving.selector.items()
-        mine = (pod for pod in observed.pods if wanted <= (pod["metadata"].get("labels") or {}).items())
-        return cls(observed.deployment, tuple(mine))
-
-    @property
-    def ready(self) -> int:
-        return sum(pods.is_ready(pod) for pod in self.pods)
-
-    def of_digest(self, digest: str) -> list[Object]:
-        return [pod for pod in self.pods if _digest(pod) == digest]
-
-    def rolled_out(self, version: ServedVersion, replicas: int) -> bool:
-        """Whether the Deployment is of this artifact and all of its pods are, and nothing else is left."""
-        if self.deployment is None:
-            return False
-        found = self.deployment.get("status") or {}
-        metadata = self.deployment["metadata"]
-        if (metadata.get("annotations") or {}).get(names.ANNOTATION_DIGEST) != version.digest:
-            return False
-        if found.get("observedGeneration") != metadata.get("generation"):
-            return False
-        counts = {found.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")}
-        return counts == {replicas} and self.deployment["spec"].get("replicas") == replicas
-
-    def overdue(self, version: ServedVersion) -> str | None:
-        """What the Deployment says when it has not advanced within its deadline."""
-        if self.deployment is None:
-            return None
-        metadata, found = self.deployment["metadata"], self.deployment.get("status") or {}
-        if (metadata.get("annotations") or {}).get(names.ANNOTATION_DIGEST) != version.digest:
-            return None
-        if found.get("observedGeneration") != metadata.get("generation"):
-            return None
-        for condition in found.get("conditions") or ():
-            if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-                return str(condition.get("message", ""))
-        return None
+def _course(look: _Look, source: ServedVersion | target.Missing, observed: ObservedService) -> _Course:
+    if isinstance(source, target.Missing):
+        return _nothing_to_serve(look, source)
+    stable = look.status.versions.stable
+    withheld = history.given_up(look.status.history, source.digest)
+    chosen = (look.status.versions.next or stable or source) if withheld else source
+    if problem := stores.secret_problem(look.serving.location(chosen), observed.secrets):
+        return _wait_for_secret(look, chosen, problem)
+    if stable is None:
+        return _first(look, chosen)
+    if stable.digest == chosen.digest:
+        return _steady(look, chosen, withheld)
+    return _roll_out(look, chosen, stable)
 
 
-def _roll_out(serving: Serving, status: ServiceStatus, chosen: ServedVersion, seen: _Seen, now: datetime) -> Plan:
-    """The Deployment's rolling update; the version that was stable stays so until all pods are of the next."""
-    replicas = serving.spec.replicas
-    ready = sum(pods.is_ready(pod) for pod in seen.of_digest(chosen.digest))
-    counted = chosen.model_copy(update={"replicas": ready})
-    stable = status.versions.stable
-    if seen.rolled_out(chosen, replicas):
-        versions = Versions(stable=counted)
-        state = _served(chosen, replicas)
-    elif stable and stable.digest == chosen.digest:
-        versions = Versions(stable=counted)
-        state = _trouble(serving, chosen, seen) or _scaling(ready, replicas)
+def _first(look: _Look, chosen: ServedVersion) -> _Course:
+    """Nothing answers yet that could be spared: all pods at once."""
+    counted, fleets = look.counted(chosen), ((chosen, look.replicas),)
+    if not look.seen.fleet(chosen, look.replicas).complete:
+        state = _trouble(look.serving, chosen, look.seen) or saying.rolling(chosen, None, None)
+        return _Course(look.status_with(versions=Versions(next=counted)), state, fleets, chosen)
+    past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
+    status = look.status_with(versions=Versions(stable=counted), history=past)
+    return _Course(status, saying.served(chosen, look.replicas), fleets, chosen)
+
+
+def _steady(look: _Look, chosen: ServedVersion, withheld: PastVersion | None) -> _Course:
+    """What is wanted is what answers. The version before may be kept for a while."""
+    counted, replicas = look.counted(chosen), look.replicas
+    if look.seen.fleet(chosen, replicas).complete:
+        state = saying.given_up(withheld, chosen) if withheld else saying.served(chosen, replicas)
     else:
-        before = stable and stable.model_copy(
-            update={"replicas": sum(pods.is_ready(pod) for pod in seen.of_digest(stable.digest))}
-        )
-        versions = Versions(stable=before, next=counted)
-        state = _trouble(serving, chosen, seen) or _rolling(chosen, stable)
-    status = status.model_copy(update={"versions": versions})
-    return _plan(
-        serving.cr,
-        _addressed(serving, status, seen),
-        state,
-        now,
-        available=seen.ready,
-        waves=_waves(serving, chosen, stable),
-        replicas=replicas,
+        state = _trouble(look.serving, chosen, look.seen) or saying.scaling(counted.replicas, replicas)
+    ended = look.status.rollout
+    if look.status.versions.next is not None and ended is not None:  # the spec went back to what answers
+        ended = ended.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0, "paused": False})
+    previous, left = look.status.versions.previous, look.kept_seconds()
+    if previous is None or left <= 0:
+        status = look.status_with(versions=Versions(stable=counted), rollout=ended, keptUntil=None)
+        return _Course(status, state, ((chosen, replicas),), chosen)
+    versions = Versions(stable=counted, previous=look.counted(previous))
+    status = look.status_with(versions=versions, rollout=ended)
+    return _Course(status, state, ((chosen, replicas), (previous, replicas)), chosen, min(left, rollout.DAY_SECONDS))
+
+
+def _roll_out(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> _Course:
+    """One version takes the place of the other, as far as it may go now."""
+    how, replicas, seen = look.serving.spec.rollout, look.replicas, look.seen
+    following = look.status.versions.next
+    under_way = look.status.rollout if following and following.digest == chosen.digest else None
+    begun = under_way or rollout.begin(how, replicas, look.now)
+    pods_of = rollout.Fleets(replicas, seen.fleet(stable, replicas), seen.fleet(chosen, replicas))
+    step = rollout.advance(how, begun, pods_of, look.now)
+    fleets = ((chosen, step.next_replicas), (stable, step.stable_replicas))
+    if not step.done:
+        versions = Versions(stable=look.counted(stable), next=look.counted(chosen))
+        state = _trouble(look.serving, chosen, seen) or saying.rolling(versions.next or chosen, stable, step.status)
+        status = look.status_with(versions=versions, rollout=step.status, keptUntil=None)
+        route = stable if step.route is Route.STABLE else None
+        return _Course(status, state, fleets, route, step.requeue)
+    blue_green = how.blueGreen or BlueGreen()
+    keep = blue_green.keepSeconds if how.strategy is Strategy.BLUE_GREEN and not begun.rollback else 0
+    status = look.status_with(
+        versions=Versions(stable=look.counted(chosen), previous=look.counted(stable) if keep else None),
+        rollout=step.status,
+        history=history.record(look.status.history, chosen, Outcome.SERVED, look.now),
+        keptUntil=rfc3339(look.now + timedelta(seconds=keep)) if keep else None,
     )
+    return _Course(status, saying.served(chosen, replicas), fleets, chosen)
 
 
-def _served(chosen: ServedVersion, replicas: int) -> _State:
-    if replicas == 0:
-        return _State(
-            ready=True, reason=Reason.SCALED_TO_ZERO, message="spec.replicas is 0: nothing is served", waits=False
-        )
-    noun = "pod answers" if replicas == 1 else "pods answer"
-    said = f"{replicas} {noun} with {_called(chosen)}; the golden inferences were right on each"
-    return _State(ready=True, reason=Reason.AVAILABLE, message=said, waits=False)
+def _nothing_to_serve(look: _Look, missing: target.Missing) -> _Course:
+    """There is no artifact. What was served before, of another source, goes on until there is one."""
+    state = State(ready=False, reason=missing.reason, message=missing.message)
+    stable = look.status.versions.stable
+    status = look.status_with(versions=Versions(stable=stable), keptUntil=None)
+    return _Course(status, state, ((stable, look.replicas),) if stable else (), stable)
 
 
-def _scaling(ready: int, replicas: int) -> _State:
-    return _State(ready=False, reason=Reason.WAITING_FOR_PODS, message=f"{ready} of {replicas} pods are ready")
+def _wait_for_secret(look: _Look, chosen: ServedVersion, problem: SecretProblem) -> _Course:
+    """No pod can be made without it. What is served already goes on, with whatever else the spec asks for."""
+    state = State(ready=False, reason=problem.reason, message=problem.message)
+    stable = look.status.versions.stable
+    waits = None if stable and stable.digest == chosen.digest else chosen
+    status = look.status_with(versions=Versions(stable=stable, next=waits), keptUntil=None)
+    fleets = ((stable, look.replicas),) if stable else ()
+    return _Course(status, state, fleets, stable, SECRET_SECONDS, prune=bool(fleets))
 
 
-def _rolling(chosen: ServedVersion, stable: ServedVersion | None) -> _State:
-    meanwhile = f"; {_called(stable)} answers meanwhile" if stable else ""
-    said = f"{_called(chosen)} is fetched, loaded and checked{meanwhile}"
-    return _State(ready=False, reason=Reason.ROLLING_OUT, message=said)
-
-
-def _trouble(serving: Serving, chosen: ServedVersion, seen: _Seen) -> _State | None:
+def _trouble(serving: Serving, chosen: ServedVersion, seen: Seen) -> State | None:
     """What keeps the pods of the artifact from being ready: as their containers, the scheduler or the kubelet say.
 
     What another try cannot mend makes the service stalled, although the kubelet goes on trying.
@@ -192,160 +204,69 @@ def _trouble(serving: Serving, chosen: ServedVersion, seen: _Seen) -> _State | N
                 about = ended.outcome.message
                 if ended.outcome.reason in (contract.Reason.CREDENTIALS_INVALID, contract.Reason.STORAGE_DENIED):
                     about = f"{about}. ({serving.location(chosen).whose()})"
-                return _State(ready=False, reason=ended.reason, message=about, waits=ended.retryable)
+                return State(ready=False, reason=ended.reason, message=about, waits=ended.retryable)
     for pod in mine:
         if trouble := pods.trouble(pod):
-            return _State(ready=False, reason=trouble.reason, message=trouble.message)
+            return State(ready=False, reason=trouble.reason, message=trouble.message)
     for pod in mine:
         for ended in pods.failures(pod):
             said = f"a container of pod {pod['metadata']['name']} does not stay up: {ended.message}"
-            return _State(ready=False, reason=ended.reason, message=said)
+            return State(ready=False, reason=ended.reason, message=said)
     if (late := seen.overdue(chosen)) is not None:
         remedy = "`kubectl describe pods` says more; spec.rollout.progressDeadlineSeconds is the time it has"
-        return _State(ready=False, reason=Reason.PROGRESS_DEADLINE, message=f"{late}: {remedy}", waits=False)
+        return State(ready=False, reason=Reason.PROGRESS_DEADLINE, message=f"{late}: {remedy}", waits=False)
     return None
 
 
-def _nothing_to_serve(
-    serving: Serving, status: ServiceStatus, missing: target.Missing, seen: _Seen, now: datetime
-) -> Plan:
-    """There is no artifact. What was served before, of another source, goes on until there is one."""
-    state = _State(ready=False, reason=missing.reason, message=missing.message)
-    stable = status.versions.stable
-    status = status.model_copy(update={"versions": Versions(stable=stable)})
-    waves = _waves(serving, stable, None) if stable else ()
-    return _plan(
-        serving.cr, _addressed(serving, status, seen), state, now, available=seen.ready, waves=waves,
-        replicas=serving.spec.replicas if stable else 0, prune=stable is None,
-    )  # fmt: skip
-
-
-def _wait_for_secret(
-    serving: Serving,
-    status: ServiceStatus,
-    chosen: ServedVersion,
-    problem: SecretProblem,
-    *,
-    seen: _Seen,
-    now: datetime,
-) -> Plan:
-    """No pod can be made without it. What is served already goes on, with whatever else the spec asks for."""
-    state = _State(ready=False, reason=problem.reason, message=problem.message)
-    stable = status.versions.stable
-    waits = None if stable and stable.digest == chosen.digest else chosen
-    status = status.model_copy(update={"versions": Versions(stable=stable, next=waits)})
-    return _plan(
-        serving.cr, _addressed(serving, status, seen), state, now, available=seen.ready,
-        waves=_waves(serving, stable, None) if stable else None, replicas=serving.spec.replicas,
-        requeue=SECRET_SECONDS,
-    )  # fmt: skip
-
-
-def _refused(reason: Reason, message: str) -> _State:
-    return _State(
-        ready=False, reason=reason, message=message, waits=False, accepted=Condition("False", reason, message)
-    )  # fmt: skip
-
-
-def _waves(serving: Serving, chosen: ServedVersion, stable: ServedVersion | None) -> tuple[tuple[Object, ...], ...]:
-    """Pods of the version before may be started again during a rollout: its file stays as long."""
+def _waves(serving: Serving, course: _Course) -> tuple[tuple[Object, ...], ...]:
+    """Each version has its file and its Deployment. Clients are sent elsewhere only after its pods are there."""
+    versions = [version for version, _ in course.fleets]
     first = [
-        objects.service(serving),
         objects.network_policy(serving),
         objects.disruption_budget(serving),
-        objects.config_map(serving, chosen),
+        *(objects.config_map(serving, version) for version in versions),
     ]
-    if stable and stable.digest != chosen.digest:
-        first.append(objects.config_map(serving, stable))
-    uses_ours = any(version and version.installationStore for version in (chosen, stable))
-    if uses_ours and (secret := objects.store_secret(serving)):
+    if any(version.installationStore for version in versions) and (secret := objects.store_secret(serving)):
         first.append(secret)
-    return (tuple(first), (objects.deployment(serving, chosen),))
+    deployments = tuple(objects.deployment(serving, version, replicas) for version, replicas in course.fleets)
+    services = [objects.service(serving, course.route)]
+    following = course.status.versions.next
+    if following is not None and course.status.versions.stable is not None:
+        services.append(objects.next_service(serving, following))
+    return ((*first, *services), deployments)
 
 
-def _addressed(serving: Serving, status: ServiceStatus, seen: _Seen) -> ServiceStatus:
-    found = (seen.deployment or {}).get("status") or {}
-    return status.model_copy(
+def _plan(look: _Look, course: _Course, told: Sequence[Event]) -> Plan:
+    serving, seen = look.serving, look.seen
+    status = course.status.model_copy(
         update={
             "url": f"http://{serving.host}:{contract.TRITON_HTTP_PORT}",
             "grpcUrl": f"{serving.host}:{contract.TRITON_GRPC_PORT}",
-            "replicas": found.get("replicas", 0),
+            "replicas": seen.replicas,
             "readyReplicas": seen.ready,
             "selector": ",".join(f"{key}={value}" for key, value in sorted(serving.selector.items())),
         }
     )
-
-
-def _plan(
-    cr: Object,
-    status: ServiceStatus,
-    state: _State,
-    now: datetime,
-    *,
-    available: int,
-    waves: tuple[tuple[Object, ...], ...] | None = None,
-    replicas: int = 0,
-    requeue: float | None = None,
-    prune: bool = True,
-) -> Plan:
-    """Without `waves` everything that is there stays as it is."""
-    previous = cr.get("status") or {}
-    generation = cr["metadata"]["generation"]
-    known = previous.get("conditions") or []
-    rendered = conditions.render(_conditions(state, available, replicas), known, generation, now)
-    found = status.model_copy(update={"observedGeneration": generation})
-    body = found.model_dump(exclude_none=True, exclude={"conditions"})
+    said = saying.said_of(course.state, seen.ready, look.replicas)
     return Plan(
-        status={**body, "conditions": rendered},
-        waves=waves or (),
-        events=_events(known, state),
-        requeue_after=requeue,
-        prune=prune and waves is not None,
+        status=_body(serving.cr, status, said, look.now),
+        waves=_waves(serving, course) if course.fleets else (),
+        events=(*told, *saying.told(serving.cr, status, course.state)),
+        requeue_after=course.requeue,
+        prune=course.prune,
     )
 
 
-def _conditions(state: _State, available: int, replicas: int) -> dict[Kind, Condition]:
-    why = (state.reason, state.message)
-    stalled = not state.ready and not state.waits
-    progressing = not state.ready and state.waits
-    answers = available > 0
-    noun = "pod answers" if available == 1 else "pods answer"
-    return {
-        Kind.ACCEPTED: state.accepted,
-        Kind.READY: Condition("True" if state.ready else "False", *why),
-        Kind.RECONCILING: Condition("True" if progressing else "False", *why),
-        Kind.STALLED: Condition("True" if stalled else "False", *why),
-        Kind.PROGRESSING: Condition("True" if progressing else "False", *why),
-        Kind.AVAILABLE: Condition("True", Reason.AVAILABLE, f"{available} {noun}")
-        if answers
-        else Condition("False", Reason.SCALED_TO_ZERO if state.ready and not replicas else Reason.UNAVAILABLE,
-                       "no pod answers"),
-    }  # fmt: skip
+def _left(cr: Object, status: ServiceStatus, state: State, now: datetime, available: int) -> Plan:
+    """A spec that is refused: everything that is there stays as it is."""
+    body = _body(cr, status, saying.said_of(state, available, replicas=0), now)
+    return Plan(status=body, events=saying.told(cr, status, state), prune=False)
 
 
-def _events(known: list[Object], state: _State) -> tuple[Event, ...]:
-    """One when readiness or its reason has changed."""
-    before = conditions.find(known, Kind.READY)
-    value = "True" if state.ready else "False"
-    if before and (before["status"], before["reason"]) == (value, str(state.reason)):
-        return ()
-    usual = state.ready or state.reason in (
-        Reason.ROLLING_OUT, Reason.WAITING_FOR_PODS, Reason.TRAINING_NOT_COMPLETE, Reason.TRAINING_NOT_FOUND
-    )  # fmt: skip
-    return (Event("Normal" if usual else "Warning", str(state.reason), state.message),)
-
-
-def _ready_pods(observed: ObservedService) -> int:
-    return sum(pods.is_ready(pod) for pod in observed.pods)
-
-
-def _digest(pod: Object) -> str | None:
-    found: str | None = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_DIGEST)
-    return found
-
-
-def _called(version: ServedVersion) -> str:
-    short = version.digest.removeprefix("sha256:")[:12]
-    if version.version:
-        return f"version {version.version} of {version.training} ({short})"
-    return f"artifact {short}"
+def _body(cr: Object, status: ServiceStatus, said: Mapping[Kind, Condition], now: datetime) -> Object:
+    known = (cr.get("status") or {}).get("conditions") or []
+    generation = cr["metadata"]["generation"]
+    body = status.model_copy(update={"observedGeneration": generation}).model_dump(
+        exclude_none=True, exclude={"conditions"}, mode="json"
+    )
+    return {**body, "conditions": conditions.render(said, known, generation, now)}

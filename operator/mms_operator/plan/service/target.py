@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Phase, Reason
-from mms_operator.api.service import Artifact, ServedVersion
+from mms_operator.api.service_status import ServedVersion
 from mms_operator.plan import stores
 from mms_workloads.contract import Store
 
 if TYPE_CHECKING:
-    from mms_operator.api.service import ModelSource, Versions
+    from mms_operator.api.service import Artifact, ModelSource
+    from mms_operator.api.service_status import Versions
     from mms_operator.plan.stores import Location
     from mms_operator.plan.types import DefaultStore, Object
 

@@ -1,0 +1,87 @@
+"""How one version takes the place of another."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import ConfigDict, Field
+
+from mms_operator.api.types import Model, rules
+
+MAX_STEPS = 10
+
+
+class Strategy(StrEnum):
+    ROLLING_UPDATE = "RollingUpdate"
+    CANARY = "Canary"
+    BLUE_GREEN = "BlueGreen"
+
+
+class CanaryStep(Model):
+    """A part of the pods is of the next version for a while."""
+
+    percent: int = Field(
+        ge=1, le=99, description="How many of spec.replicas are of the next version, rounded up; at least one pod."
+    )
+    seconds: int = Field(
+        default=60, ge=0, le=604_800, description="How long it lasts, from when all of these pods answer rightly."
+    )
+    approval: bool = Field(default=False, description="Whether it lasts until it is promoted.")
+
+
+class Canary(Model):
+    """Clients are answered by both versions, by the next one more from step to step."""
+
+    steps: list[CanaryStep] = Field(
+        default_factory=lambda: [CanaryStep(percent=10), CanaryStep(percent=50)],
+        min_length=1,
+        max_length=MAX_STEPS,
+        description="In this order; after the last one all pods are replaced.",
+    )
+
+
+class BlueGreen(Model):
+    """As many pods of the next version as of the one before, then all clients at once."""
+
+    seconds: int = Field(
+        default=0, ge=0, le=604_800, description="How long the next version is ready before clients are sent to it."
+    )
+    approval: bool = Field(default=False, description="Whether it waits until it is promoted.")
+    keepSeconds: int = Field(
+        default=300,
+        ge=0,
+        le=604_800,
+        description="How long the pods of the version before stay after the switch: while they do, a rollback takes "
+        "one write.",
+    )
+
+
+class Rollout(Model):
+    """How one version takes the place of another."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.canary) || self.strategy == 'Canary'",
+                "canary is for strategy Canary: set strategy, or leave it out",
+            ),
+            (
+                "!has(self.blueGreen) || self.strategy == 'BlueGreen'",
+                "blueGreen is for strategy BlueGreen: set strategy, or leave it out",
+            ),
+        )
+    )
+
+    strategy: Strategy = Field(
+        default=Strategy.ROLLING_UPDATE,
+        description="RollingUpdate: pod by pod. Canary: in steps, each for a while. BlueGreen: beside the version "
+        "before, then all clients at once.",
+    )
+    canary: Canary | None = Field(
+        default=None, description="With strategy Canary. Absent: 10 % and 50 % for a minute each."
+    )
+    blueGreen: BlueGreen | None = Field(default=None, description="With strategy BlueGreen.")
+    paused: bool = Field(default=False, description="Whether a rollout stays where it is.")
+    progressDeadlineSeconds: int = Field(
+        default=600, ge=10, le=86_400, description="A rollout that has not advanced for so long is reported as stalled."
+    )

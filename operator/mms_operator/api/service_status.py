@@ -1,0 +1,112 @@
+"""What the operator says of a service: what answers, how far a rollout is, what was served before."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from mms_operator.api.rollout import Strategy
+from mms_operator.api.types import Conditions, Model, SecretReference
+
+HISTORY = 10
+
+
+class ServedVersion(Model):
+    """An artifact as it is pinned: with all that fetching it again takes, whatever becomes of the training."""
+
+    version: int | None = Field(
+        default=None, ge=1, description="The run of the training that made it. Absent for an artifact by address."
+    )
+    digest: str = Field(max_length=80, description="sha256 of the artifact's manifest.json.")
+    uri: str = Field(max_length=1024, description="The artifact's folder.")
+    training: str | None = Field(default=None, max_length=253, description="The training that made it.")
+    installationStore: bool = Field(default=False, description="Whether it is fetched with the installation's keys.")
+    endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
+    region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
+    secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
+    replicas: int = Field(default=0, ge=0, description="Pods whose golden inference was right.")
+
+
+class Versions(Model):
+    """The artifacts that are served, pinned by digest."""
+
+    stable: ServedVersion | None = Field(default=None, description="What clients are answered from.")
+    next: ServedVersion | None = Field(default=None, description="What is being rolled out.")
+    previous: ServedVersion | None = Field(
+        default=None, description="What was served before, while its pods are kept for a rollback at once."
+    )
+
+
+class Outcome(StrEnum):
+    SERVED = "Served"
+    ABORTED = "Aborted"
+    ROLLED_BACK = "RolledBack"
+
+
+class PastVersion(ServedVersion):
+    """A version that was rolled out, or was not."""
+
+    time: str = Field(json_schema_extra={"format": "date-time"}, description="When.")
+    outcome: Outcome = Field(
+        description="Served; Aborted before it was; RolledBack: another was put in its place. The last two are not "
+        "rolled out again until a retry is asked for."
+    )
+
+
+class RolloutPhase(StrEnum):
+    PROGRESSING = "Progressing"
+    WAITING = "Waiting"  # for the time of a step
+    AWAITING_PROMOTION = "AwaitingPromotion"
+    PAUSED = "Paused"
+    COMPLETE = "Complete"
+    ABORTED = "Aborted"
+
+
+class RolloutStatus(Model):
+    """How far a rollout is, or how the last one ended."""
+
+    strategy: Strategy = Field(default=Strategy.ROLLING_UPDATE, description="What it goes by.")
+    phase: RolloutPhase = Field(description="What it does.")
+    step: int = Field(default=1, ge=1, description="The step that it is at; one beyond `steps`: all pods are replaced.")
+    steps: int = Field(default=0, ge=0, description="Steps that the strategy has before all pods are replaced.")
+    percent: int = Field(
+        default=0, ge=0, le=100, description="Part of the pods that answer clients with the next version."
+    )
+    startTime: str = Field(json_schema_extra={"format": "date-time"}, description="When it began.")
+    reachedTime: str | None = Field(
+        default=None,
+        json_schema_extra={"format": "date-time"},
+        description="Since when the step's pods answer rightly.",
+    )
+    rollback: bool = Field(default=False, description="Whether it goes back to a version that was served before.")
+    paused: bool = Field(default=False, description="Whether a pause was asked for by the annotation.")
+
+
+class ServiceStatus(Model):
+    """What there is. The operator writes it."""
+
+    observedGeneration: int | None = Field(default=None, ge=0, description="The generation that the status is about.")
+    conditions: Conditions = Field(default_factory=list)
+    url: str | None = Field(default=None, max_length=512, description="Triton's HTTP endpoint inside the cluster.")
+    grpcUrl: str | None = Field(default=None, max_length=512, description="Triton's gRPC endpoint inside the cluster.")
+    replicas: int | None = Field(default=None, ge=0, description="Pods there are.")
+    readyReplicas: int | None = Field(default=None, ge=0, description="Pods that answer rightly.")
+    selector: str | None = Field(default=None, max_length=512, description="Label selector of the pods.")
+    versions: Versions = Field(default_factory=Versions)
+    rollout: RolloutStatus | None = Field(default=None, description="The rollout that is under way, or the last one.")
+    history: list[PastVersion] = Field(
+        default_factory=list,
+        max_length=HISTORY,
+        description="Versions that were rolled out or given up, the last one first.",
+    )
+    keptUntil: str | None = Field(
+        default=None,
+        json_schema_extra={"format": "date-time"},
+        description="How long the pods of versions.previous stay.",
+    )
+    command: str | None = Field(
+        default=None,
+        max_length=256,
+        description="What the annotation mms.dev/rollout said when it was last carried out.",
+    )

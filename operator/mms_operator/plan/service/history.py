@@ -1,0 +1,52 @@
+"""What was served, and what was given up and is not tried again. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mms_operator.api.service_status import HISTORY, Outcome, PastVersion, ServedVersion
+from mms_operator.plan.conditions import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+GIVEN_UP = frozenset({Outcome.ABORTED, Outcome.ROLLED_BACK})
+
+
+def record(
+    history: Sequence[PastVersion], version: ServedVersion, outcome: Outcome, now: datetime
+) -> list[PastVersion]:
+    """The history with one more entry, which is the only one of its artifact."""
+    entry = PastVersion.model_validate(
+        {**version.model_dump(exclude={"time", "outcome"}), "replicas": 0, "time": rfc3339(now), "outcome": outcome}
+    )
+    return [entry, *(one for one in history if one.digest != version.digest)][:HISTORY]
+
+
+def given_up(history: Sequence[PastVersion], digest: str) -> PastVersion | None:
+    """Its entry, if the artifact was aborted or rolled back and is not tried again."""
+    return next((one for one in history if one.digest == digest and one.outcome in GIVEN_UP), None)
+
+
+def before(history: Sequence[PastVersion], stable: ServedVersion | None) -> PastVersion | None:
+    """What was served before what is served now."""
+    served = (one for one in history if one.outcome is Outcome.SERVED and (not stable or one.digest != stable.digest))
+    return next(served, None)
+
+
+def find(history: Sequence[PastVersion], wanted: str) -> PastVersion | None:
+    """The version of that number, or of the digest that begins so."""
+    for one in history:
+        if str(one.version) == wanted or one.digest.removeprefix("sha256:").startswith(wanted.removeprefix("sha256:")):
+            return one
+    return None
+
+
+def forgiven(history: Sequence[PastVersion], digest: str) -> list[PastVersion]:
+    """The history without what keeps an artifact from being tried again."""
+    return [one for one in history if one.digest != digest or one.outcome not in GIVEN_UP]
+
+
+def pinned(entry: PastVersion) -> ServedVersion:
+    return ServedVersion.model_validate(entry.model_dump(exclude={"time", "outcome", "replicas"}))

@@ -1,0 +1,83 @@
+"""An open-loop client in a pod of the cluster, so that it asks through the Service as any other pod does."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.e2e.kube import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.kube import Kube
+
+SCRIPT = Path(__file__).with_name("open_loop.py")
+NAME = "client"
+
+
+@dataclass
+class Asked:
+    """What became of the requests, by the way they were asked; known when the client has ended."""
+
+    ways: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def failures(self, way: str) -> int:
+        return int(self.ways[way]["failures"])
+
+    def versions(self, way: str) -> set[str]:
+        return set(self.ways[way]["versions"])
+
+
+@contextmanager
+def asking(kube: Kube, service: str, rate: float = 10) -> Iterator[Asked]:
+    """Asks while the context is open."""
+    server = next(pod for pod in kube.list("pods", f"mms.dev/service={service}"))
+    image = server["spec"]["containers"][0]["image"]
+    kube.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME},
+         "data": {SCRIPT.name: SCRIPT.read_text()}},
+        pod(service, rate, image),
+    )  # fmt: skip
+    asked = Asked()
+    kube.wait("pod", NAME, lambda _: "asking" in log(kube), 60, "asking")
+    yield asked
+    kube.run("exec", NAME, "--", "kill", "-TERM", "1")
+    kube.wait("pod", NAME, lambda found: found["status"]["phase"] == "Succeeded", 60, "finished")
+    asked.ways = json.loads(log(kube).splitlines()[-1])
+    kube.delete("pod", NAME)
+
+
+def log(kube: Kube) -> str:
+    try:
+        return kube.run("logs", NAME)
+    except RefusedError:  # it has not started
+        return ""
+
+
+def pod(service: str, rate: float, image: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": NAME},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}
+            },
+            "containers": [
+                {
+                    "name": "client",
+                    "image": image,
+                    "command": ["python", f"/script/{SCRIPT.name}", service, str(rate)],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "script", "mountPath": "/script"}],
+                }
+            ],
+            "volumes": [{"name": "script", "configMap": {"name": NAME}}],
+        },
+    }  # fmt: skip

@@ -1,0 +1,110 @@
+"""A client that does not retry, run in a pod: it asks at fixed times, whatever became of what it asked before.
+
+    python open_loop.py HOST RATE
+
+Each of three ways asks RATE times a second: `close` (HTTP, a connection for each request), `keep` (HTTP, connections
+are kept), `grpc` (one channel). SIGTERM ends it; a line of JSON says what became of each way's requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import numpy as np
+import tritonclient.grpc.aio as triton
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+TIMEOUT = 20.0
+BODY = {
+    "inputs": [
+        {"name": "WORDS", "datatype": "BYTES", "shape": [1, 1], "data": ["congress"]},
+        {"name": "K", "datatype": "INT32", "shape": [1, 1], "data": [3]},
+    ],
+    "outputs": [{"name": "WORDS"}],
+}
+
+
+class Way:
+    """What became of the requests of one way of asking."""
+
+    def __init__(self, ask: Callable[[], Awaitable[str]]) -> None:
+        self.ask = ask
+        self.sent = 0
+        self.versions: Counter[str] = Counter()
+        self.failed: list[tuple[float, str]] = []  # when, what
+        self.seconds: list[float] = []
+
+    async def one(self) -> None:
+        self.sent += 1
+        began = time.time()
+        try:
+            self.versions[await self.ask()] += 1
+        except Exception as error:  # noqa: BLE001 - whatever a client sees counts
+            self.failed.append((round(began, 2), f"{type(error).__name__}: {error}"[:200]))
+        self.seconds.append(time.time() - began)
+
+    def summary(self) -> dict[str, Any]:
+        slowest = sorted(self.seconds)
+        p99 = slowest[int(0.99 * (len(slowest) - 1))] if slowest else 0.0
+        return {"sent": self.sent, "failed": self.failed[:20], "failures": len(self.failed),
+                "versions": dict(self.versions), "p99": round(p99, 3)}  # fmt: skip
+
+
+async def main(host: str, rate: float) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), timeout=timeout) as closing,
+        aiohttp.ClientSession(timeout=timeout) as keeping,
+    ):
+        channel = triton.InferenceServerClient(f"{host}:8001")
+        ways = {
+            "close": Way(lambda: over_http(closing, host)),
+            "keep": Way(lambda: over_http(keeping, host)),
+            "grpc": Way(lambda: over_grpc(channel)),
+        }
+        asked: set[asyncio.Task[None]] = set()
+        number, began = 0, time.monotonic()
+        print("asking", flush=True)  # noqa: T201 - the pod's log
+        while not stop.is_set():
+            for way in ways.values():
+                task = asyncio.create_task(way.one())
+                asked.add(task)
+                task.add_done_callback(asked.discard)
+            number += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), max(0.0, began + number / rate - time.monotonic()))
+        if asked:
+            await asyncio.wait(asked)
+        await channel.close()
+    print(json.dumps({name: way.summary() for name, way in ways.items()}), flush=True)  # noqa: T201 - as above
+
+
+async def over_http(session: aiohttp.ClientSession, host: str) -> str:
+    async with session.post(f"http://{host}:8000/v2/models/neighbours/infer", json=BODY) as answer:
+        found = await answer.json()
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status} {found}")
+        return str(found["model_version"])
+
+
+async def over_grpc(channel: triton.InferenceServerClient) -> str:
+    words = triton.InferInput("WORDS", [1, 1], "BYTES")
+    words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
+    answer = await channel.infer("neighbours", [words], client_timeout=TIMEOUT)
+    return str(answer.get_response().model_version)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], float(sys.argv[2])))

@@ -1,0 +1,116 @@
+"""Rollouts on the real cluster, while a client that does not retry asks through the Service."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, condition, service, training
+from typer.testing import CliRunner
+
+from mms_operator.cli import app
+from mms_operator.cli.forward import port_forward
+from mms_workloads.serve import query
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Corpora
+
+pytestmark = pytest.mark.e2e
+
+
+def mms(*arguments: str) -> str:
+    answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+@pytest.fixture
+def artifacts(kube: Kube, corpora: Corpora) -> list[dict[str, str]]:
+    """Two runs of one training."""
+    kube.apply(training("words", corpora.small))
+    found = []
+    for run in (1, 2):
+        if run > 1:
+            kube.patch("modeltraining", "words", {"runPolicy": {"run": run}})
+        done = kube.wait(
+            "modeltraining", "words",
+            lambda t, run=run: t.get("status", {}).get("run") == run and t["status"].get("phase") == "Complete",
+            180, f"run {run} complete",
+        )  # fmt: skip
+        found.append({key: done["status"]["artifact"][key] for key in ("uri", "digest")})
+    return found
+
+
+def serve(kube: Kube, artifact: dict[str, str], **spec: Any) -> None:
+    made = service("words", artifact=artifact)
+    kube.apply({**made, "spec": {**made["spec"], **spec}})
+
+
+def test_canary(kube: Kube, artifacts: list[dict[str, str]]) -> None:
+    """Step by step with a promotion, then back; no request fails but on connections that Triton cuts."""
+    first, second = artifacts
+    how = {"rollout": {"strategy": "Canary", "canary": {"steps": [{"percent": 50, "seconds": 5, "approval": True}]}}}
+    serve(kube, first, replicas=2, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    with asking(kube, "words") as half:
+        serve(kube, second, replicas=2, **how)
+        kube.wait_condition("modelservice", "words", "Ready", "False", "AwaitingPromotion")
+        assert kube.get("modelservice", "words")["status"]["rollout"]["percent"] == 50
+        time.sleep(3)  # what is measured: who answers in that time
+    assert half.failures("close") == 0, half.ways
+    assert len(half.versions("close")) == 2, half.ways
+    with asking(kube, "words") as rest:
+        mms("rollout", "promote", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "True", "Available")
+    assert rest.failures("close") == 0, rest.ways
+    assert rest.failures("grpc") <= 1, rest.ways  # without an edge: one for a connection that Triton cuts
+    assert [one["outcome"] for one in kube.get("modelservice", "words")["status"]["history"]] == ["Served", "Served"]
+    with asking(kube, "words") as back:
+        mms("rollout", "rollback", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack")
+    assert back.failures("close") == 0, back.ways
+    status = kube.get("modelservice", "words")["status"]
+    assert status["versions"]["stable"]["digest"] == first["digest"]
+    assert {event["reason"] for event in kube.events("words")} >= {"RollingOut", "AwaitingPromotion", "RolledBack"}
+    assert "RolledBack" in mms("rollout", "status", "words", "-n", kube.namespace)
+
+
+def test_abort(kube: Kube, artifacts: list[dict[str, str]]) -> None:
+    first, second = artifacts
+    how = {"rollout": {"strategy": "Canary", "canary": {"steps": [{"percent": 50, "seconds": 3600}]}}}
+    serve(kube, first, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    with asking(kube, "words") as asked:
+        serve(kube, second, **how)
+        kube.wait("modelservice", "words", lambda s: s["status"].get("rollout", {}).get("percent") == 50, 120, "half")
+        mms("rollout", "abort", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted")
+    assert asked.failures("close") == 0, asked.ways
+    assert condition(kube.get("modelservice", "words"), "Available")["status"] == "True"
+    with port_forward(kube.namespace, "svc/words", 8001) as address:
+        assert query.neighbours(address, ["congress"], 3)[0].digest == first["digest"]
+
+
+def test_blue_green(kube: Kube, artifacts: list[dict[str, str]]) -> None:
+    """All at once, and back at once, since the pods of the version before are still there."""
+    first, second = artifacts
+    how = {"rollout": {"strategy": "BlueGreen", "blueGreen": {"approval": True, "keepSeconds": 600}}}
+    serve(kube, first, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    with asking(kube, "words") as asked:
+        serve(kube, second, **how)
+        kube.wait_condition("modelservice", "words", "Ready", "False", "AwaitingPromotion")
+        with port_forward(kube.namespace, "svc/words-next", 8001) as address:
+            assert query.neighbours(address, ["congress"], 3)[0].digest == second["digest"]
+        mms("rollout", "promote", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "True", "Available")
+        began = time.monotonic()
+        mms("rollout", "rollback", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack")
+        took = time.monotonic() - began
+    assert asked.failures("close") == 0, asked.ways
+    assert took < 10, "its pods were there"
+    selector = kube.get("service", "words")["spec"]["selector"]
+    assert selector["mms.dev/artifact"] == first["digest"].removeprefix("sha256:")[:12]

@@ -1,0 +1,313 @@
+"""Rollouts from the first pod to the last: who answers at each step, and what a user's word does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.plan.serving_world import ServingWorld, digest
+
+STEPS = [{"percent": 20, "seconds": 60}, {"percent": 60, "seconds": 30, "approval": True}]
+CANARY = {"strategy": "Canary", "canary": {"steps": STEPS}}
+BLUE_GREEN = {"strategy": "BlueGreen", "blueGreen": {"approval": True, "keepSeconds": 100}}
+
+
+def world(rollout: dict[str, Any] | None = None, replicas: int = 5, bad: str = "") -> ServingWorld:
+    """A service that answers with a."""
+    found = ServingWorld({"replicas": replicas, "rollout": rollout or {}}, frozenset(digest(one) for one in bad))
+    found.serve("a")
+    found.settle()
+    assert found.answering() == {"a": replicas}
+    assert found.condition("Ready") == ("True", "Available")
+    return found
+
+
+def test_pod_by_pod() -> None:
+    w = world(replicas=4)
+    w.serve("b")
+    seen = []
+    for _ in range(12):
+        w.turn()
+        seen.append(w.counts())
+        assert sum(w.answering().values()) >= 4
+    assert seen[0] == {"a": 4, "b": 1}, "the first one is alone"
+    assert seen[-1] == {"b": 4}
+    assert w.condition("Ready") == ("True", "Available")
+    assert [one["digest"] for one in w.cr["status"]["history"]] == [digest("b"), digest("a")]
+    assert w.rollout["phase"] == "Complete"
+
+
+def test_a_bad_version_never_has_a_second_pod() -> None:
+    for rollout in ({}, CANARY, BLUE_GREEN):
+        w = world(rollout, bad="b")
+        w.serve("b")
+        w.settle()
+        assert w.counts() == {"a": 5, "b": 1}
+        assert w.answering() == {"a": 5}
+        assert w.condition("Available") == ("True", "Available")
+
+
+def test_canary_by_steps() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 4, "b": 1}
+    assert (w.rollout["step"], w.rollout["phase"], w.rollout["percent"]) == (1, "Waiting", 20)
+    assert w.plan is not None
+    assert w.plan.requeue_after == 60
+    w.wait(59)
+    w.settle()
+    assert w.counts() == {"a": 4, "b": 1}
+    w.wait(1)
+    w.settle()
+    assert w.answering() == {"a": 2, "b": 3}
+    w.wait(3600)
+    w.settle()
+    assert w.condition("Ready") == ("False", "AwaitingPromotion")
+    assert w.plan.requeue_after is None
+    w.say("promote")
+    w.settle()
+    assert w.answering() == {"b": 5}
+    assert w.condition("Ready") == ("True", "Available")
+    assert [event.reason for event in w.events] == [
+        "RollingOut", "Available", "RollingOut", "RolloutStep", "AwaitingPromotion", "RollingOut", "Available"
+    ]  # fmt: skip
+
+
+def test_one_replica_has_a_canary_beside_it() -> None:
+    w = world(CANARY, replicas=1)
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 1, "b": 1}
+    assert w.rollout["percent"] == 50, "what it is, and not what was asked for"
+
+
+def test_blue_green_switches_at_once_and_back_at_once() -> None:
+    w = world(BLUE_GREEN)
+    w.serve("b")
+    w.settle()
+    assert w.ready() == {"a": 5, "b": 5}
+    assert w.answering() == {"a": 5}
+    assert w.objects["Service/words-next"]["spec"]["selector"]["mms.dev/artifact"] == "b" * 12
+    w.say("promote")
+    w.look()
+    assert w.answering() == {"b": 5}
+    w.settle()
+    assert w.counts() == {"a": 5, "b": 5}, "kept for a while"
+    assert "Service/words-next" not in w.objects
+    w.say("rollback")
+    w.look()
+    assert w.answering() == {"a": 5}, "in one write"
+    w.settle()
+    assert w.counts() == {"a": 5}
+    assert w.condition("Ready") == ("False", "RolledBack")
+    assert w.condition("Stalled") == ("True", "RolledBack")
+
+
+def test_what_was_kept_goes_when_its_time_is_over() -> None:
+    w = world(BLUE_GREEN)
+    w.serve("b")
+    w.settle()
+    w.say("promote")
+    w.settle()
+    assert w.plan is not None
+    assert w.plan.requeue_after == 100
+    w.wait(100)
+    w.settle()
+    assert w.counts() == {"b": 5}
+    w.say("rollback")
+    w.settle()
+    assert w.answering() == {"a": 5}, "its pods are made again"
+
+
+@pytest.mark.parametrize("rollout", [{}, CANARY, BLUE_GREEN], ids=["rolling", "canary", "blue-green"])
+def test_abort(rollout: dict[str, Any]) -> None:
+    w = world(rollout)
+    w.serve("b")
+    w.look()
+    w.deploy()
+    w.start()
+    w.look()
+    w.say("abort")
+    w.look()
+    assert set(w.answering()) == {"a"}, "nobody is answered by what was given up"
+    w.settle()
+    assert w.counts() == {"a": 5}
+    assert w.condition("Ready") == ("False", "RolloutAborted")
+    assert w.condition("Available") == ("True", "Available")
+    w.settle()
+    w.say("retry")
+    w.settle()
+    assert w.ready()["b"] >= 1, "tried again"
+
+
+def test_another_artifact_is_tried_after_an_abort() -> None:
+    w = world()
+    w.serve("b")
+    w.turn()
+    w.say("abort")
+    w.settle()
+    w.serve("c")
+    w.settle()
+    assert w.answering() == {"c": 5}
+    assert w.condition("Ready") == ("True", "Available")
+
+
+def test_rollback_to_any_version_that_is_known() -> None:
+    w = world()
+    for letter in "bcd":
+        w.serve(letter)
+        w.settle()
+    w.say("rollback " + "b" * 8)
+    w.turn()
+    assert w.counts() == {"b": 5, "d": 5}, "it has answered before: all its pods at once"
+    w.settle()
+    assert w.answering() == {"b": 5}
+    w.say("rollback")
+    w.settle()
+    assert w.answering() == {"c": 5}, "what was served before, and was not rolled back itself"
+    w.say("rollback zzz")
+    w.look()
+    assert w.events[-1].reason == "CommandRefused"
+    assert "no such version" in w.events[-1].message
+    assert w.answering() == {"c": 5}
+
+
+def test_pause_holds_a_rollout_where_it_is() -> None:
+    w = world(replicas=8)
+    w.serve("b")
+    w.turn()
+    w.turn()
+    w.say("pause")
+    w.look()
+    counts = w.counts()
+    w.settle()
+    assert w.condition("Ready") == ("False", "RolloutPaused")
+    assert w.counts()["b"] == counts["b"]
+    w.say("resume")
+    w.settle()
+    assert w.answering() == {"b": 8}
+
+
+def test_paused_by_the_spec() -> None:
+    w = world({**CANARY, "paused": True})
+    w.serve("b")
+    w.settle()
+    assert w.counts() == {"a": 5}, "it does not begin"
+    w.cr["spec"]["rollout"]["paused"] = False
+    w.settle()
+    assert w.answering() == {"a": 4, "b": 1}
+
+
+def test_a_command_is_carried_out_once() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    w.say("promote")
+    w.settle()
+    assert w.answering() == {"a": 2, "b": 3}
+    w.wait(3600)
+    w.settle()
+    assert w.answering() == {"a": 2, "b": 3}, "it awaits the next promotion"
+    w.say("promote @2")
+    w.settle()
+    assert w.answering() == {"b": 5}
+
+
+def test_promote_all_leaves_the_steps_out() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.say("promote all")
+    w.look()
+    assert w.events[-2].reason == "CommandRefused", "there was no rollout yet"
+    w.say("promote all @2")
+    w.settle()
+    assert w.answering() == {"b": 5}
+
+
+@pytest.mark.parametrize(
+    "command", ["pause", "resume", "promote", "abort", "rollback", "retry", "nonsense", "rollback 1 2"]
+)
+def test_what_cannot_be_carried_out_is_refused_once(command: str) -> None:
+    w = world()
+    before = w.counts()
+    w.say(command)
+    w.settle()
+    assert [event.reason for event in w.events][2:] == ["CommandRefused"]
+    assert w.counts() == before
+    w.say(None)
+    w.settle()
+    w.say(command)
+    w.settle()
+    assert [event.reason for event in w.events][2:] == ["CommandRefused"] * 2, "it was taken away and said again"
+
+
+def test_the_spec_goes_back_to_what_answers() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    w.serve("a")
+    w.settle()
+    assert w.answering() == {"a": 5}
+    assert w.condition("Ready") == ("True", "Available")
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 4, "b": 1}, "nobody gave it up"
+
+
+def test_a_third_version_takes_the_place_of_the_second() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    w.serve("c")
+    w.settle()
+    assert w.answering() == {"a": 4, "c": 1}
+    assert w.rollout["step"] == 1
+
+
+def test_to_zero_and_back_in_a_rollout() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    w.scale(0)
+    w.settle()
+    assert w.counts() == {}
+    assert w.condition("Ready") == ("True", "ScaledToZero")
+    w.scale(3)
+    w.settle()
+    assert w.answering() == {"b": 3}
+
+
+HAPPENINGS = ("turn", "look", "deploy", "start", "wait")
+WISHES = ("a", "b", "c", "up", "down")
+COMMANDS = ("pause", "resume", "promote", "abort", "rollback", "retry")
+ACTIONS = st.sampled_from(HAPPENINGS + WISHES + COMMANDS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([{}, CANARY, BLUE_GREEN]), st.lists(ACTIONS, max_size=40), st.booleans())
+def test_whatever_happens_clients_are_answered(rollout: dict[str, Any], actions: list[str], good: bool) -> None:
+    """By as many pods as were asked for, but while more are asked for; and it comes to rest."""
+    w = world(rollout, replicas=4, bad="" if good else "b")
+    asked = 4
+    for number, action in enumerate(actions):
+        match action:
+            case "turn" | "look" | "deploy" | "start":
+                getattr(w, action)()
+            case "wait":
+                w.wait(120)
+            case "a" | "b" | "c":
+                w.serve(action)
+            case "up" | "down":
+                w.scale(5 if action == "up" else 3)
+                asked = 3
+            case _:
+                w.say(f"{action} @{number}")
+        if w.objects and action in ("turn", "look", "deploy"):
+            assert sum(w.answering().values()) >= 1
+            if not good:
+                assert w.counts().get("b", 0) <= 1
+    w.settle()
+    assert sum(w.answering().values()) >= asked
