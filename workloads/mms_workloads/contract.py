@@ -404,6 +404,30 @@ class Golden(Contract):
     cases: list[GoldenCase]
 
 
+class SwapReport(Contract):
+    """How far an artifact is on its way into a running pod."""
+
+    digest: str
+    phase: str  # Fetching | Holding | Proving | Switching | Done | Failed
+    reason: str | None = None  # of a failure
+    message: str = ""
+    seconds: float | None = None  # that it took
+
+
+class AgentReport(Contract):
+    """What the agent of a serving pod answers to GET /v1/served."""
+
+    digest: str  # of the artifact that serves
+    version: PositiveInt
+    models: list[str]
+    phase: str
+    message: str = ""
+    goldenCases: int
+    goldenRight: int
+    verifiedAt: str | None = None
+    swap: SwapReport | None = None  # the last one
+
+
 class ServeFile(Contract):
     """The agent's and the fetcher's job file, in a ConfigMap of the service."""
 

@@ -9,15 +9,17 @@ import os
 import signal
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 from tests.unit.serve import artifacts
 
-from mms_workloads.contract import ArtifactManifest, Golden, Outcome, Reason
+from mms_workloads.contract import ArtifactManifest, ArtifactPin, Golden, Outcome, Reason, ServeFile, Store
 from mms_workloads.serve import agent as agents
-from mms_workloads.serve.agent import Agent, Artifact, State
+from mms_workloads.serve.agent import Agent, State
+from mms_workloads.serve.artifact import Artifact
 from mms_workloads.serve.control import TritonGoneError
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
@@ -59,6 +61,8 @@ def test_metrics() -> None:
         "mms_agent_golden_right": "3",
         "mms_agent_verifications_total": "2",
         "mms_agent_ready_seconds": "1.5",
+        "mms_agent_swaps_total": "0",
+        "mms_agent_swaps_failed_total": "0",
     }
 
 
@@ -78,18 +82,18 @@ class FakeTriton:
         self.looks += 1
         return self.up
 
-    async def ready(self, version: int) -> dict[str, bool]:
+    async def ready(self) -> dict[str, bool]:
         self.looks += 1
         return dict.fromkeys(READY, self.up and self.loaded)
 
-    async def load(self, manifest: ArtifactManifest, digest: str) -> None:
+    async def load(self) -> None:
         self.loads += 1
         if self.dies_while_loading:
             self.dies_while_loading -= 1
             raise TritonGoneError("connection reset")
         self.loaded = True
 
-    async def verify(self, cases: Golden, version: int) -> int:
+    async def verify(self, cases: Golden, digest: str) -> int:
         if self.wrong:
             raise self.wrong
         return len(cases.cases)
@@ -190,7 +194,7 @@ async def test_serves_and_drains(agent: Agent, triton: FakeTriton) -> None:
             served = await response.json()
         assert served["digest"] == agent.artifact.digest
         assert served["version"] == 3
-        assert served["golden"]["right"] == 3
+        assert served["goldenRight"] == 3
         assert await status(session, f"{url}/healthz") == 200
         async with session.get(f"{url}/metrics") as response:
             assert "mms_agent_ready 1" in await response.text()
@@ -209,6 +213,71 @@ async def test_a_wrong_answer_ends_it(agent: Agent, triton: FakeTriton) -> None:
     assert await asyncio.wait_for(task, 5) is triton.wrong
     assert agent.state.phase == "Failed"
     assert "SCORES[3]" in agent.state.message
+
+
+class Shop:
+    """What is wanted, and what comes of taking it."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.wanted: ServeFile | None = None
+        self.fails: JobError | None = None
+        self.taken: list[str] = []
+
+    def want(self, digest: str) -> None:
+        pin = ArtifactPin(uri="file:///x", digest=digest)
+        self.wanted = ServeFile(namespace="d", name="words", artifact=pin, storage=Store(uri="file:///x"))
+
+    async def take(self, serve: ServeFile, tell: Callable[[str], None]) -> Artifact:
+        self.taken.append(serve.artifact.digest)
+        tell("Proving")
+        if self.fails:
+            raise self.fails
+        return replace(self.artifact, digest=serve.artifact.digest)
+
+
+@pytest.fixture
+def shop(agent: Agent, triton: FakeTriton) -> tuple[Shop, Agent]:
+    made = Shop(agent.artifact)
+    return made, Agent(agent.artifact, triton, lambda: made.wanted, made.take)  # type: ignore[arg-type]
+
+
+async def test_what_is_wanted_is_taken(shop: tuple[Shop, Agent]) -> None:
+    made, agent = shop
+    made.want(agent.artifact.digest)
+    async with supervised(agent):
+        await until(lambda: agent.state.phase == "Verified")
+        assert made.taken == [], "it serves already"
+        made.want("sha256:b")
+        await until(lambda: agent.artifact.digest == "sha256:b")
+        await until(lambda: agent.state.swaps == 1)
+    assert agent.state.phase == "Verified"
+    assert agent.state.swap is not None
+    assert (agent.state.swap.phase, agent.state.swap.digest) == ("Done", "sha256:b")
+    assert made.taken == ["sha256:b"]
+
+
+@pytest.mark.parametrize("retryable", [False, True])
+async def test_what_cannot_be_taken_is_told_and_what_served_serves_on(
+    shop: tuple[Shop, Agent], triton: FakeTriton, monkeypatch: pytest.MonkeyPatch, retryable: bool
+) -> None:
+    made, agent = shop
+    before = agent.artifact.digest
+    made.fails = JobError(Reason.GOLDEN_MISMATCH, "wrong", retryable=retryable)
+    monkeypatch.setattr(agents, "RETRY_SECONDS", 0.0)
+    async with supervised(agent):
+        made.want("sha256:b")
+        await until(lambda: agent.state.swaps_failed >= (2 if retryable else 1))
+        looks = triton.looks
+        await until(lambda: triton.looks > looks + 20)
+        assert agent.artifact.digest == before
+        assert agent.state.phase == "Verified"
+        assert agent.state.swap is not None
+        assert agent.state.swap.reason == "GoldenMismatch"
+        if not retryable:
+            assert made.taken == ["sha256:b"], "once"
+            made.want("sha256:c")
+            await until(lambda: made.taken[-1] == "sha256:c")
 
 
 def test_without_fetch(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_good(pod: Pod) -> None:
     repository = pod.root / "models" / "repository"
     found = sorted(str(path.relative_to(repository)) for path in repository.rglob("*.p*") if path.is_file())
     assert [name for name in found if not name.endswith(".pyc")] == [
-        f"{model}/{name}" for model in sorted(MODELS) for name in ("3/model.py", "config.pbtxt")
+        f"{model}/{name}" for model in sorted(MODELS) for name in ("1/model.py", "config.pbtxt")
     ]
     key = pod.root / "models" / "control-key"
     assert len(key.read_text()) == 64

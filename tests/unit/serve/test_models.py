@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import save_file
 from tests.unit.serve import artifacts
 
-from mms_workloads.serve import embedding, vectors_file
+from mms_workloads.serve import embedding, generations, vectors_file
+from mms_workloads.serve.generations import Generation, Generations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,7 @@ DIGEST = "sha256:abc"
 
 
 class TritonError:
+    UNAVAILABLE = 4
     NOT_FOUND = 5
     INVALID_ARG = 3
 
@@ -52,7 +54,13 @@ class InferenceResponse:
         return next(tensor.value for tensor in self.output_tensors if tensor.name == name)
 
 
-Request = dict[str, np.ndarray]
+class Request(dict[str, np.ndarray]):
+    """Tensors by name, and the request's parameters."""
+
+    given: str = ""
+
+    def parameters(self) -> str:
+        return self.given
 
 
 def get_input_tensor_by_name(request: Request, name: str) -> Tensor | None:
@@ -77,8 +85,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def initialized(model: Any, folder: Path) -> Any:
-    parameters = {"artifact_dir": {"string_value": str(folder)}, "digest": {"string_value": DIGEST}}
-    model.initialize({"model_config": json.dumps({"parameters": parameters})})
+    path = folder / "generations.json"
+    one = Generation(digest=DIGEST, version=3, folder=str(folder))
+    generations.write(path, Generations(serving=DIGEST, held=[one]))
+    parameters = {"generations": {"string_value": str(path)}}
+    model.initialize({"model_config": json.dumps({"parameters": parameters}), "model_name": type(model).__name__})
     return model
 
 
@@ -90,6 +101,10 @@ def neighbours(triton_models: Any, built: Built) -> Any:
 @pytest.fixture(scope="module")
 def vectors(triton_models: Any, built: Built) -> Any:
     return initialized(triton_models.Vectors(), built.folder)
+
+
+def asked(*requests: dict[str, np.ndarray]) -> list[Request]:
+    return [Request(request) for request in requests]
 
 
 def words(*texts: str | bytes) -> np.ndarray:
@@ -106,19 +121,43 @@ def k(value: int, rows: int) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 10, 40, 1499], ids=lambda count: f"k={count}")
 def test_neighbours_are_the_nearest(neighbours: Any, built: Built, count: int) -> None:
-    (response,) = neighbours.execute([{"WORDS": words("word5", "höhe"), "K": k(count, 2)}])
+    (response,) = neighbours.execute(asked({"WORDS": words("word5", "höhe"), "K": k(count, 2)}))
     for i, row in enumerate((5, 1)):
         expected = artifacts.cosine_neighbours(built.vectors, row, count)
         np.testing.assert_allclose(response["SCORES"][i], [score for _, score in expected], atol=1e-6)
         assert [word.decode() for word in response["WORDS"][i][:10]] == [built.words[o] for o, _ in expected[:10]]
     assert response["SCORES"].dtype == np.float32
     assert response["DIGEST"].tolist() == [[DIGEST.encode()]] * 2
+    assert response["VERSION"].tolist() == [[3]] * 2
+
+
+def test_a_request_may_name_the_artifact_that_is_to_answer(triton_models: Any, tmp_path: Path) -> None:
+    """In one batch, whichever serves."""
+    made = [artifacts.build(tmp_path / str(seed), size=300, dimensions=4 + seed, seed=seed) for seed in range(2)]
+    for one in made:
+        vectors_file.prepare(one.folder)
+    path = tmp_path / "generations.json"
+    held = [Generation(digest=f"d{n}", version=n + 1, folder=str(one.folder)) for n, one in enumerate(made)]
+    generations.write(path, Generations(serving="d0", held=held))
+    model = triton_models.Vectors()
+    parameters = {"generations": {"string_value": str(path)}}
+    model.initialize({"model_config": json.dumps({"parameters": parameters}), "model_name": "vectors"})
+    requests = asked(*[{"WORDS": words("word5")}] * 4)
+    for request, pin in zip(requests, ("d1", None, "d2", "d0"), strict=True):
+        request.given = json.dumps({"mms_digest": pin}) if pin else ""
+    first, second, third, fourth = model.execute(requests)
+    assert first["VECTORS"][0].tolist() == made[1].vectors[5].tolist()
+    assert second["VECTORS"].tolist() == fourth["VECTORS"].tolist() == [made[0].vectors[5].tolist()]
+    assert [one["DIGEST"][0, 0] for one in (first, second, fourth)] == [b"d1", b"d0", b"d0"]
+    assert [one["VERSION"][0, 0] for one in (first, second, fourth)] == [2, 1, 1]
+    assert (third.error.code, "d2 is not held" in third.error.message) == (TritonError.UNAVAILABLE, True)
+    model.finalize()
 
 
 def test_neighbours_of_many_words_in_parts(neighbours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole,) = neighbours.execute([{"IDS": column(*range(100))}])
+    (whole,) = neighbours.execute(asked({"IDS": column(*range(100))}))
     monkeypatch.setattr(embedding, "SCORE_BYTES", 4 * 1500 * 7)  # seven rows of scores at a time
-    (parts,) = neighbours.execute([{"IDS": column(*range(100))}])
+    (parts,) = neighbours.execute(asked({"IDS": column(*range(100))}))
     assert whole["WORDS"].shape == (100, 10)
     assert whole["WORDS"].tolist() == parts["WORDS"].tolist()
 
@@ -134,7 +173,7 @@ def test_equal_scores_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_vectors(vectors: Any, built: Built) -> None:
-    by_word, by_id = vectors.execute([{"WORDS": words("word9", "word0")}, {"IDS": column(9, 0)}])
+    by_word, by_id = vectors.execute(asked({"WORDS": words("word9", "word0")}, {"IDS": column(9, 0)}))
     np.testing.assert_array_equal(by_word["VECTORS"], built.vectors[[9, 0]])
     np.testing.assert_array_equal(by_id["VECTORS"], built.vectors[[9, 0]])
 
@@ -161,7 +200,7 @@ def test_vectors(vectors: Any, built: Built) -> None:
 )  # fmt: skip
 def test_a_bad_request_fails_alone(neighbours: Any, request_: Request, code: int, says: list[str]) -> None:
     good = {"WORDS": words("word5"), "K": k(2, 1)}
-    before, bad, after = neighbours.execute([good, request_, good])
+    before, bad, after = neighbours.execute(asked(good, request_, good))
     assert bad.error.code == code
     assert not bad.output_tensors
     for text in says:
@@ -171,7 +210,7 @@ def test_a_bad_request_fails_alone(neighbours: Any, request_: Request, code: int
 
 
 def test_vectors_refuse_too(vectors: Any) -> None:
-    bad, good = vectors.execute([{"WORDS": words("nope")}, {"IDS": column(3)}])
+    bad, good = vectors.execute(asked({"WORDS": words("nope")}, {"IDS": column(3)}))
     assert "nope" in bad.error.message
     assert good["VECTORS"].shape == (1, 8)
 
@@ -181,7 +220,7 @@ def test_analogies(triton_models: Any, built: Built) -> None:
     three = words("word3", "word4", "word5").reshape(1, 3)
     bad = words("word3", "nope", "word5").reshape(1, 3)
     first, refused, second = analogies.execute(
-        [{"WORDS": three}, {"WORDS": bad}, {"IDS": column(3, 4, 5).reshape(1, 3)}]
+        asked({"WORDS": three}, {"WORDS": bad}, {"IDS": column(3, 4, 5).reshape(1, 3)})
     )
     assert first["WORDS"].shape == first["SCORES"].shape == (1, 10)
     assert first["WORDS"].tolist() == second["WORDS"].tolist()
@@ -192,7 +231,7 @@ def test_analogies(triton_models: Any, built: Built) -> None:
 def test_similarity(triton_models: Any, built: Built) -> None:
     similarity = initialized(triton_models.Similarity(), built.folder)
     pairs = words("word3 word4", "word4, WORD3!", "Höhe", "word1").reshape(2, 2)
-    good, refused = similarity.execute([{"TEXTS": pairs[:1]}, {"TEXTS": pairs}])
+    good, refused = similarity.execute(asked({"TEXTS": pairs[:1]}, {"TEXTS": pairs}))
     np.testing.assert_allclose(good["SCORES"], [[1]], atol=1e-6)
     assert good["DIGEST"].tolist() == [[DIGEST.encode()]]
     assert refused.error.code == TritonError.INVALID_ARG

@@ -43,12 +43,16 @@ class Asked:
     def client(self, *_: Any) -> Iterator[Any]:
         yield self.ask
 
-    def ask(self, model: str, inputs: dict[str, np.ndarray], outputs: list[str]) -> tuple[dict[str, Any], int]:
+    def ask(self, model: str, inputs: dict[str, np.ndarray], outputs: list[str]) -> dict[str, Any]:
         self.requests.append((model, inputs))
         count = len(next(iter(inputs.values())))
         scores = np.arange(count, dtype=np.float32)[:, None]
-        answers = {"WORDS": np.full((count, 1), "höhe".encode(), np.object_), "DIGEST": np.array([[b"sha256:0"]])}
-        return {name: {**answers, "SCORES": scores}[name] for name in outputs}, 3
+        answers = {
+            "WORDS": np.full((count, 1), "höhe".encode(), np.object_),
+            "DIGEST": np.array([[b"sha256:0"]]),
+            "VERSION": np.array([[3]]),
+        }
+        return {name: {**answers, "SCORES": scores}[name] for name in outputs}
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from tests.unit.serve import artifacts
 
-from mms_workloads.contract import ArtifactManifest
 from mms_workloads.serve import repository
 
 NEIGHBOURS = """\
@@ -22,11 +19,10 @@ input { name: "K" data_type: TYPE_INT32 dims: [1] optional: true }
 output { name: "WORDS" data_type: TYPE_STRING dims: [-1] }
 output { name: "SCORES" data_type: TYPE_FP32 dims: [-1] }
 output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
+output { name: "VERSION" data_type: TYPE_INT64 dims: [1] }
 instance_group { kind: KIND_CPU count: 1 }
 dynamic_batching { max_queue_delay_microseconds: 0 }
-parameters { key: "artifact_dir" value { string_value: "/models/artifact-abc" } }
-parameters { key: "digest" value { string_value: "sha256:abc" } }
-parameters { key: "version" value { string_value: "3" } }
+parameters { key: "generations" value { string_value: "/models/generations.json" } }
 """
 
 VECTORS = """\
@@ -35,13 +31,12 @@ backend: "python"
 max_batch_size: 256
 input { name: "WORDS" data_type: TYPE_STRING dims: [1] optional: true }
 input { name: "IDS" data_type: TYPE_INT64 dims: [1] optional: true }
-output { name: "VECTORS" data_type: TYPE_FP32 dims: [100] }
+output { name: "VECTORS" data_type: TYPE_FP32 dims: [-1] }
 output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
+output { name: "VERSION" data_type: TYPE_INT64 dims: [1] }
 instance_group { kind: KIND_CPU count: 1 }
 dynamic_batching { max_queue_delay_microseconds: 0 }
-parameters { key: "artifact_dir" value { string_value: "/models/artifact-abc" } }
-parameters { key: "digest" value { string_value: "sha256:abc" } }
-parameters { key: "version" value { string_value: "3" } }
+parameters { key: "generations" value { string_value: "/models/generations.json" } }
 """
 
 ANALOGIES = NEIGHBOURS.replace('"neighbours"', '"analogies"')
@@ -55,14 +50,13 @@ max_batch_size: 256
 input { name: "TEXTS" data_type: TYPE_STRING dims: [2] }
 output { name: "SCORES" data_type: TYPE_FP32 dims: [1] }
 output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
+output { name: "VERSION" data_type: TYPE_INT64 dims: [1] }
 """ + VECTORS[VECTORS.index("instance_group") :]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> dict[str, str]:
-    built = artifacts.build(tmp_path)
-    manifest = ArtifactManifest.model_validate(json.loads((built.folder / "manifest.json").read_text()))
-    return repository.render(manifest, digest="sha256:abc", artifact_dir=Path("/models/artifact-abc"), dimensions=100)
+def files() -> dict[str, str]:
+    return repository.render(Path("/models/generations.json"))
 
 
 @pytest.mark.parametrize(
@@ -72,10 +66,10 @@ def files(tmp_path: Path) -> dict[str, str]:
         ("vectors/config.pbtxt", VECTORS),
         ("analogies/config.pbtxt", ANALOGIES),
         ("similarity/config.pbtxt", SIMILARITY),
-        ("neighbours/3/model.py", "from mms_workloads.serve.triton_models import Neighbours as TritonPythonModel\n"),
-        ("vectors/3/model.py", "from mms_workloads.serve.triton_models import Vectors as TritonPythonModel\n"),
-        ("analogies/3/model.py", "from mms_workloads.serve.triton_models import Analogies as TritonPythonModel\n"),
-        ("similarity/3/model.py", "from mms_workloads.serve.triton_models import Similarity as TritonPythonModel\n"),
+        ("neighbours/1/model.py", "from mms_workloads.serve.triton_models import Neighbours as TritonPythonModel\n"),
+        ("vectors/1/model.py", "from mms_workloads.serve.triton_models import Vectors as TritonPythonModel\n"),
+        ("analogies/1/model.py", "from mms_workloads.serve.triton_models import Analogies as TritonPythonModel\n"),
+        ("similarity/1/model.py", "from mms_workloads.serve.triton_models import Similarity as TritonPythonModel\n"),
     ],
     ids=lambda value: value.split("\n")[0] if isinstance(value, str) else None,
 )
@@ -85,5 +79,5 @@ def test_files(files: dict[str, str], path: str, text: str) -> None:
 
 
 def test_a_folder_with_quotes_stays_one_string() -> None:
-    text = repository.config("vectors", version=1, digest="d", artifact_dir=Path('/a"b\\c'), dimensions=2)
+    text = repository.config("vectors", Path('/a"b\\c'))
     assert r'string_value: "/a\"b\\c"' in text

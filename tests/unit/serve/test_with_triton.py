@@ -8,10 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from ctypes.util import find_library
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +56,7 @@ class ServingPod:
             "MMS_MODELS_DIR": str(self.root / "models"),
             "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
             "MMS_EXIT_TIMEOUT_SECONDS": "3",
+            "MMS_WANTED_FILE": str(self.root / "wanted"),
         }
         names = ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS", "AGENT")
         environment |= {f"MMS_{name}_PORT": str(port) for name, port in zip(names, self.ports, strict=True)}
@@ -71,6 +75,16 @@ class ServingPod:
 
     def start_triton(self) -> None:
         self.start("triton", f"--backend-directory={self.home.folder}/backends")
+
+    def want(self, built: artifacts.Built) -> None:
+        """As the kubelet does it: the file is replaced."""
+        part = artifacts.serve_file(self.root / "wanted.part", built.folder, built.digest)
+        part.replace(self.root / "wanted")
+
+    def served(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[3]}/v1/served", timeout=5) as response:
+            found: dict[str, Any] = json.load(response)
+            return found
 
     def readyz(self) -> tuple[int, dict[str, Any]]:
         try:
@@ -155,3 +169,63 @@ def test_a_wrong_golden_case_is_never_ready(pod: ServingPod) -> None:
     outcome = Outcome.model_validate_json((pod.root / "agent.termination").read_bytes())
     assert outcome.reason == "GoldenMismatch"
     assert "SCORES[3]" in outcome.message
+
+
+def test_another_artifact_in_the_running_models(pod: ServingPod) -> None:
+    """Of other words and dimensions: no request fails, each answer is of one artifact, and back is quick."""
+    other = artifacts.build(pod.root / "other", size=1500, dimensions=20, seed=7, version=4)
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200)
+    best = {
+        built.digest: [built.words[row] for row, _ in artifacts.cosine_neighbours(built.vectors, 5, 4)]
+        for built in (pod.built, other)
+    }
+    url = f"127.0.0.1:{pod.ports[1]}"
+    stop, seen = threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            (answer,) = query.neighbours(url, ["word5"], 4)
+            assert answer.words == best[answer.digest]
+            seen.append((answer.digest, answer.version))
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        try:
+            for wanted in (other, pod.built, other):
+                pod.want(wanted)
+                wait(lambda wanted=wanted: pod.served()["digest"] == wanted.digest)
+                assert pod.served()["swap"]["phase"] == "Done"
+                assert query.neighbours(url, ["word5"], 4)[0].digest == wanted.digest
+                assert query.vectors(url, ["word5"]).shape == (1, wanted.vectors.shape[1])
+                assert pod.readyz()[0] == 200
+        finally:
+            stop.set()
+        for one in asking:
+            one.result()
+    assert set(seen) == {(pod.digest, 3), (other.digest, 4)}
+
+    pod.processes["triton"].send_signal(signal.SIGKILL)
+    pod.processes["triton"].wait()
+    pod.start_triton()
+    wait(lambda: pod.readyz()[0] == 200 and query.neighbours(url, ["word5"], 4)[0].digest == other.digest)
+
+
+def test_a_bad_artifact_is_refused_by_a_running_pod(pod: ServingPod) -> None:
+    corrupt = artifacts.build(pod.root / "corrupt", size=1500, dimensions=20, seed=7, version=4)
+    (corrupt.folder / "vocabulary.txt").write_text("word\t1\n")
+    wrong = artifacts.build(pod.root / "wrong", size=1500, dimensions=20, seed=7, version=4)
+    golden = json.loads((wrong.folder / "golden.json").read_text())
+    golden["cases"][1]["outputs"]["SCORES"][3] += 0.01
+    (wrong.folder / "golden.json").write_text(json.dumps(golden))
+    wrong = replace(wrong, digest=artifacts.seal(wrong.folder, version=4))
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200)
+    for built, reason in ((corrupt, "ArtifactCorrupt"), (wrong, "GoldenMismatch")):
+        pod.want(built)
+        wait(lambda built=built: (pod.served().get("swap") or {}).get("digest") == built.digest)
+        wait(lambda: pod.served()["swap"]["phase"] == "Failed")
+        assert pod.served()["swap"]["reason"] == reason
+        assert pod.served()["digest"] == pod.digest
+        assert pod.readyz()[0] == 200
+        assert query.neighbours(f"127.0.0.1:{pod.ports[1]}", ["word5"], 4)[0].digest == pod.digest

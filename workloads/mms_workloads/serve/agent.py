@@ -9,6 +9,8 @@
 
 Models that cannot be loaded or answer wrongly end the process: the reason is in the termination log and the kubelet
 starts it again. A Triton that restarts has lost its models: they are loaded and verified again, not ready meanwhile.
+Another artifact that the pod is told to serve (`wanted`) takes the place of the one that serves without a restart:
+swap.py. One that fails is reported, and what served serves on.
 After SIGTERM it is not ready at once and ends when Triton has, or after 30 s.
 """
 
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -27,33 +28,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from aiohttp import web
-from pydantic import ValidationError
 
 from mms_workloads import contract, logs, pod
-from mms_workloads.contract import ArtifactManifest, Golden, Outcome, Reason
+from mms_workloads.contract import AgentReport, Outcome, Reason, SwapReport
+from mms_workloads.serve import generations
+from mms_workloads.serve.artifact import Artifact, read_artifact
 from mms_workloads.serve.control import Triton, TritonGoneError
-from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
+from mms_workloads.serve.layout import Layout, read_layout, read_wanted
 from mms_workloads.serve.repository import MODELS
+from mms_workloads.serve.swap import swap
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from mms_workloads.contract import ServeFile
 
 WATCH_SECONDS = 0.5  # between two looks at Triton
 DRAIN_SECONDS = 30.0
+RETRY_SECONDS = 10.0  # after a swap that another try may mend
 
 Phase = Literal["WaitingForTriton", "Loading", "Verifying", "Verified", "Failed", "Draining"]
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """What the pod is to serve, as fetch left it."""
-
-    digest: str
-    manifest: ArtifactManifest
-    golden: Golden
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,9 @@ class State:
     verified_at: str | None = None  # RFC 3339
     seconds_to_ready: float | None = None  # from the start of the agent to the first verification
     verifications: int = 0
+    swaps: int = 0  # that succeeded
+    swaps_failed: int = 0
+    swap: SwapReport | None = None  # the last one
 
 
 def readiness(state: State, models: Mapping[str, bool]) -> tuple[int, dict[str, Any]]:
@@ -86,41 +86,67 @@ def metrics(state: State, cases: int) -> str:
         ("mms_agent_golden_right", "gauge", "Golden cases that were right when last asked.", state.golden_right),
         ("mms_agent_verifications_total", "counter", "Times that all golden cases were right.", state.verifications),
     ]
+    values += [
+        (
+            "mms_agent_swaps_total",
+            "counter",
+            "Artifacts that took the place of another in the running pod.",
+            state.swaps,
+        ),
+        ("mms_agent_swaps_failed_total", "counter", "Artifacts that could not.", state.swaps_failed),
+    ]
+    if state.swap is not None and state.swap.seconds is not None:
+        seconds = state.swap.seconds
+        values.append(("mms_agent_swap_seconds", "gauge", "That the last swap took, fetching included.", seconds))
     if state.seconds_to_ready is not None:
         values.append(("mms_agent_ready_seconds", "gauge", "From the agent's start to ready.", state.seconds_to_ready))
     return "".join(f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {float(value):g}\n" for n, kind, text, value in values)
 
 
 class Agent:
-    """Holds the state; `run` is its life."""
+    """Holds the state; `supervise` is its life. `take` makes the pod serve what a file says: swap.swap."""
 
-    def __init__(self, artifact: Artifact, triton: Triton) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        triton: Triton,
+        wanted: Callable[[], ServeFile | None] = lambda: None,
+        take: Callable[[ServeFile, Callable[[str], None]], Awaitable[Artifact]] | None = None,
+    ) -> None:
         self.artifact = artifact
         self.triton = triton
         self.state = State()
+        self._wanted = wanted
+        self._take = take
+        self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
 
     async def supervise(self) -> None:
-        """Brings the models up and keeps them so. Ends only by JobError."""
-        version = self.artifact.manifest.version
+        """Brings the models up and keeps them so, and takes what is wanted. Ends only by JobError."""
         while True:
-            if self.state.phase != "Verified" or not all((await self.triton.ready(version)).values()):
-                try:
-                    await self._bring_up(version)
-                except TritonGoneError as error:
-                    self._enter("WaitingForTriton", f"Triton went away: {error}")
+            try:
+                if self.state.phase != "Verified" or not all((await self.triton.ready()).values()):
+                    await self._bring_up()
+                elif (serve := self._next()) is not None:
+                    await self._swap(serve)
+            except TritonGoneError as error:
+                self._enter("WaitingForTriton", f"Triton went away: {error}")
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def _bring_up(self, version: int) -> None:
+    async def _bring_up(self) -> None:
         if not await self.triton.live():
             if self.state.phase != "WaitingForTriton":
                 self._enter("WaitingForTriton", "Triton does not answer")
             return
         self._enter("Loading", f"loading {', '.join(MODELS)}")
-        await self.triton.load(self.artifact.manifest, self.artifact.digest)
+        await self.triton.load()
         self._enter("Verifying", "asking the golden cases")
-        right = await self.triton.verify(self.artifact.golden, version)
-        self.state = State(
+        right = await self.triton.verify(self.artifact.golden, self.artifact.digest)
+        self._verified(right)
+
+    def _verified(self, right: int) -> None:
+        self.state = replace(
+            self.state,
             phase="Verified",
             message="",
             golden_right=right,
@@ -128,7 +154,38 @@ class Agent:
             seconds_to_ready=self.state.seconds_to_ready or time.monotonic() - self._started,
             verifications=self.state.verifications + 1,
         )
-        log.info("verified", golden=right, digest=self.artifact.digest, version=version)
+        log.info("verified", golden=right, digest=self.artifact.digest, version=self.artifact.manifest.version)
+
+    def _next(self) -> ServeFile | None:
+        """What is wanted and does not serve, unless it has failed for good, or just now."""
+        serve = self._wanted() if self._take else None
+        if serve is None or serve.artifact.digest == self.artifact.digest:
+            return None
+        last = self.state.swap
+        failed = last is not None and last.phase == "Failed" and last.digest == serve.artifact.digest
+        return None if failed and time.monotonic() < self._retry_at else serve
+
+    async def _swap(self, serve: ServeFile) -> None:
+        """What fails is told; what serves serves on."""
+        assert self._take is not None  # noqa: S101 - asked for by `_next`
+        digest, began = serve.artifact.digest, time.monotonic()
+
+        def tell(phase: str) -> None:
+            log.info("swap", phase=phase, digest=digest)
+            self.state = replace(self.state, swap=SwapReport(digest=digest, phase=phase))
+
+        try:
+            self.artifact = await self._take(serve, tell)
+        except JobError as error:
+            log.error("swap failed", digest=digest, reason=error.reason, message=error.message)  # noqa: TRY400
+            self._retry_at = time.monotonic() + RETRY_SECONDS if error.retryable else float("inf")
+            failed = SwapReport(digest=digest, phase="Failed", reason=error.reason, message=error.message)
+            self.state = replace(self.state, swap=failed, swaps_failed=self.state.swaps_failed + 1)
+            return
+        took = time.monotonic() - began
+        done = SwapReport(digest=digest, phase="Done", seconds=took)
+        self.state = replace(self.state, swap=done, swaps=self.state.swaps + 1)
+        self._verified(len(self.artifact.golden.cases))
 
     def fail(self, error: JobError) -> None:
         self._enter("Failed", f"{error.reason}: {error.message}")
@@ -147,23 +204,24 @@ class Agent:
 
     async def readyz(self, _: web.Request) -> web.Response:
         state = self.state
-        ready = await self.triton.ready(self.artifact.manifest.version) if state.phase == "Verified" else {}
+        ready = await self.triton.ready() if state.phase == "Verified" else {}
         # The models may have been lost and loaded again while they were asked for: the later state decides.
         status, body = readiness(self.state, ready)
         return web.json_response(body, status=status)
 
     async def served(self, _: web.Request) -> web.Response:
-        cases = len(self.artifact.golden.cases)
-        return web.json_response(
-            {
-                "digest": self.artifact.digest,
-                "version": self.artifact.manifest.version,
-                "models": list(MODELS),
-                "phase": self.state.phase,
-                "message": self.state.message,
-                "golden": {"cases": cases, "right": self.state.golden_right, "at": self.state.verified_at},
-            }
+        report = AgentReport(
+            digest=self.artifact.digest,
+            version=self.artifact.manifest.version,
+            models=list(MODELS),
+            phase=self.state.phase,
+            message=self.state.message,
+            goldenCases=len(self.artifact.golden.cases),
+            goldenRight=self.state.golden_right,
+            verifiedAt=self.state.verified_at,
+            swap=self.state.swap,
         )
+        return web.json_response(text=report.model_dump_json(exclude_none=True))
 
     async def healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"phase": self.state.phase})
@@ -171,19 +229,6 @@ class Agent:
     async def metricsz(self, _: web.Request) -> web.Response:
         text = metrics(self.state, len(self.artifact.golden.cases))
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-
-def read_artifact(layout: Layout, digest: str) -> tuple[Artifact, str]:
-    """What fetch verified and left, and the key of Triton's model control. Raises JobError."""
-    folder = layout.artifact(digest)
-    try:
-        manifest = ArtifactManifest.model_validate_json((folder / "manifest.json").read_bytes())
-        cases = Golden.model_validate_json((folder / "golden.json").read_bytes())
-        return Artifact(digest, manifest, cases), layout.control_key.read_text().strip()
-    except (OSError, ValidationError, json.JSONDecodeError) as error:
-        raise JobError(
-            Reason.MODEL_LOAD_FAILED, f"{folder}: {error}: the fetch container must run first, on the same volume"
-        ) from error
 
 
 async def run(agent: Agent, port: int) -> JobError | None:
@@ -227,10 +272,31 @@ async def run(agent: Agent, port: int) -> JobError | None:
 async def start(environment: Mapping[str, str]) -> JobError | None:
     try:
         layout = read_layout(environment)
-        artifact, key = read_artifact(layout, read_serve_file(environment).artifact.digest)
+        artifact = read_artifact(layout, _serving(layout))
+        key = layout.control_key.read_text().strip()
     except JobError as error:
         return error
-    return await run(Agent(artifact, Triton(f"127.0.0.1:{layout.grpc_port}", key)), layout.agent_port)
+    except OSError as error:
+        return JobError(Reason.MODEL_LOAD_FAILED, f"{error}: the fetch container must run first, on the same volume")
+    triton = Triton(f"127.0.0.1:{layout.grpc_port}", key)
+    agent = Agent(
+        artifact,
+        triton,
+        lambda: read_wanted(environment),
+        lambda serve, tell: swap(serve, layout, triton, environment, tell),
+    )
+    return await run(agent, layout.agent_port)
+
+
+def _serving(layout: Layout) -> str:
+    """What the models serve: it may be another one than the pod began with. Raises JobError."""
+    try:
+        return generations.read(layout.generations).serving
+    except (OSError, ValueError) as error:
+        raise JobError(
+            Reason.MODEL_LOAD_FAILED,
+            f"{layout.generations}: {error}: the fetch container must run first, on the same volume",
+        ) from error
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:

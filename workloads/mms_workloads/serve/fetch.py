@@ -1,7 +1,8 @@
 """The init container: brings an artifact into the pod, verifies it and writes Triton's model repository.
 
-    python -m mms_workloads.serve.fetch
+    python -m mms_workloads.serve.fetch [--artifact]
 
+With --artifact it brings the artifact and leaves what is served as it is: the agent runs it so for the next one.
 Nothing that does not match the digest gets past it: the manifest must have the artifact's digest, each file the size
 and SHA-256 that the manifest says. How it failed is in the termination log; the exit code says whether another try can
 help.
@@ -26,13 +27,14 @@ from pydantic import ValidationError
 
 from mms_workloads import contract, logs, pod, store
 from mms_workloads.contract import ArtifactManifest, FileEntry, Golden, Outcome, Reason, ServeFile, Store
-from mms_workloads.serve import repository, vectors_file
+from mms_workloads.serve import generations, repository, vectors_file
+from mms_workloads.serve.generations import Generation, Generations
 from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
 from mms_workloads.serve.vectors_file import ArtifactError
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -46,13 +48,15 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")  # no folders, not
 log = structlog.get_logger()
 
 
-def main(environment: Mapping[str, str] = os.environ) -> int:
+def main(environment: Mapping[str, str] = os.environ, arguments: Sequence[str] = ()) -> int:
     # As process 1 of its container Python would ignore SIGTERM: the pod's end would wait for the kubelet's patience.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         layout = read_layout(environment)
         serve = read_serve_file(environment)
         manifest = fetch(serve, layout)
+        if "--artifact" not in arguments:
+            prepare_pod(manifest, serve.artifact.digest, layout)
     except JobError as error:
         log.error(  # noqa: TRY400 - the user's mistake needs no traceback
             "fetch failed", reason=error.reason, message=error.message, retryable=error.retryable
@@ -67,7 +71,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
-    """Makes the pod's volume hold the artifact, verified, and the model repository. Raises JobError."""
+    """Makes the pod's volume hold the artifact, verified, and what models map. Raises JobError."""
     digest = serve.artifact.digest
     data = _read_manifest(serve)
     manifest = parse_manifest(data, digest, serve.storage.uri)
@@ -77,7 +81,7 @@ def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
         for name, entry in sorted(manifest.files.items()):
             _fetch_file(store.child(serve.storage, name), name, entry, folder / name)
         (folder / MANIFEST).write_bytes(data)
-        _prepare(manifest, digest, folder, layout)
+        _make(digest, folder)
     except OSError as error:
         raise JobError(
             Reason.INTERNAL,
@@ -183,10 +187,28 @@ class _local:  # noqa: N801 - a context manager
         self.file.close()
 
 
-def _prepare(manifest: ArtifactManifest, digest: str, folder: Path, layout: Layout) -> None:
-    """What is made from the verified files: what models map, the model repository, the control key."""
+def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout) -> None:
+    """Writes what the pod's other containers begin with: the model repository, what is served, the control key.
+
+    Raises JobError.
+    """
+    first = Generation(digest=digest, version=manifest.version, folder=str(layout.artifact(digest)))
     try:
-        dimensions = vectors_file.prepare(folder)
+        generations.write(layout.generations, Generations(serving=digest, held=[first]))
+        _write_repository(layout.repository, repository.render(layout.generations))
+        if not layout.control_key.exists():
+            part = layout.control_key.with_name(".control-key.part")
+            part.touch(mode=0o600)
+            part.write_text(secrets.token_hex(32))
+            part.replace(layout.control_key)
+    except OSError as error:
+        raise _full(layout.models, error) from error
+
+
+def _make(digest: str, folder: Path) -> None:
+    """What models map, from the verified files."""
+    try:
+        vectors_file.prepare(folder)
         vectors_file.load(folder, unit=True)
         Golden.model_validate_json((folder / GOLDEN).read_bytes())
     except (ArtifactError, ValidationError) as error:
@@ -194,15 +216,6 @@ def _prepare(manifest: ArtifactManifest, digest: str, folder: Path, layout: Layo
             Reason.ARTIFACT_CORRUPT,
             f"artifact {digest} is what was published but cannot be served: {error}: train again",
         ) from error
-    _write_repository(
-        layout.repository,
-        repository.render(manifest, digest=digest, artifact_dir=folder, dimensions=dimensions),
-    )
-    if not layout.control_key.exists():
-        part = layout.control_key.with_name(".control-key.part")
-        part.touch(mode=0o600)
-        part.write_text(secrets.token_hex(32))
-        part.replace(layout.control_key)
 
 
 def _write_repository(target: Path, files: dict[str, str]) -> None:
@@ -246,4 +259,4 @@ def _about_an_artifact(error: JobError) -> JobError:
 
 if __name__ == "__main__":
     logs.configure()
-    sys.exit(main())
+    sys.exit(main(arguments=sys.argv[1:]))

@@ -4,6 +4,7 @@ The three containers (fetch, Triton, agent) share one volume, MODELS_DIR:
 
     /models/artifact-<12 hex digits>/   the artifact's files, and what is made from them
     /models/repository/                 Triton's model repository
+    /models/generations.json            which artifacts the models hold, and which one answers
     /models/control-key                 the secret of Triton's model control, new in each pod
 
 The MMS_* variables place things elsewhere when there is no pod: in tests and in a local run.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SERVE_FILE = "/etc/mms/serve.json"
+WANTED_FILE = "/etc/mms/wanted"  # a ServeFile too, or empty: the pod's annotation mms.dev/serve
 MODELS_DIR = "/models"
 CONTROL_HEADER = "mms-control-key"  # over gRPC Triton wants it with the prefix triton-grpc-protocol-
 
@@ -43,6 +45,10 @@ class Layout:
     @property
     def repository(self) -> Path:
         return self.models / "repository"
+
+    @property
+    def generations(self) -> Path:
+        return self.models / "generations.json"
 
     @property
     def control_key(self) -> Path:
@@ -70,3 +76,12 @@ def read_serve_file(environment: Mapping[str, str] = os.environ) -> ServeFile:
         return ServeFile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise JobError(Reason.JOB_FILE_INVALID, f"{path}: {error}") from error
+
+
+def read_wanted(environment: Mapping[str, str] = os.environ) -> ServeFile | None:
+    """What the pod is told to serve in place of what it began with. None where nothing, or nothing clear, is said."""
+    path = Path(environment.get("MMS_WANTED_FILE", WANTED_FILE))
+    try:
+        return ServeFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -85,14 +85,14 @@ def analogies(
 def similarity(url: str, pairs: Sequence[tuple[str, str]], timeout: float = TIMEOUT_SECONDS) -> list[float]:
     """How near the two texts of each pair are, -1 to 1: the cosine of their words' means. Raises QueryError."""
     with _client(url, timeout) as ask:
-        found = [ask(SIMILARITY, {"TEXTS": _rows(part)}, ["SCORES"])[0]["SCORES"] for part in _parts(pairs, "pairs")]
+        found = [ask(SIMILARITY, {"TEXTS": _rows(part)}, ["SCORES"])["SCORES"] for part in _parts(pairs, "pairs")]
     return [float(score) for scores in found for score in scores.ravel()]
 
 
 def vectors(url: str, words: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> NDArray[np.float32]:
     """The vectors [n, d] of words. Raises QueryError."""
     with _client(url, timeout) as ask:
-        found = [ask(VECTORS, {"WORDS": _rows(part)}, ["VECTORS"])[0]["VECTORS"] for part in _parts(words)]
+        found = [ask(VECTORS, {"WORDS": _rows(part)}, ["VECTORS"])["VECTORS"] for part in _parts(words)]
     return np.concatenate(found)
 
 
@@ -103,8 +103,8 @@ def _nearest(
     with _client(url, timeout) as ask:
         for part in _parts(asked):
             inputs = {"WORDS": _rows(part), "K": np.full((len(part), 1), k, np.int32)}
-            outputs, version = ask(model, inputs, ["WORDS", "SCORES", "DIGEST"])
-            digest = outputs["DIGEST"].flat[0].decode()
+            outputs = ask(model, inputs, ["WORDS", "SCORES", "DIGEST", "VERSION"])
+            digest, version = outputs["DIGEST"].flat[0].decode(), int(outputs["VERSION"].flat[0])
             for row, found, scores in zip(part, outputs["WORDS"], outputs["SCORES"], strict=True):
                 yield row, ([word.decode() for word in found], scores.tolist(), version, digest)
 
@@ -126,7 +126,7 @@ def _client(url: str, timeout: float) -> Iterator[Any]:
         client = module.InferenceServerClient(address)
         infer = partial(client.infer, client_timeout=timeout)
 
-    def ask(model: str, inputs: dict[str, NDArray[Any]], outputs: list[str]) -> tuple[dict[str, Any], int]:
+    def ask(model: str, inputs: dict[str, NDArray[Any]], outputs: list[str]) -> dict[str, Any]:
         return _ask(module, infer, model, inputs, outputs)
 
     try:
@@ -141,17 +141,15 @@ def _client(url: str, timeout: float) -> Iterator[Any]:
 
 def _ask(
     module: ModuleType, infer: Callable[..., Any], model: str, inputs: dict[str, NDArray[Any]], outputs: list[str]
-) -> tuple[dict[str, Any], int]:
-    """The outputs by name and the model's version."""
+) -> dict[str, Any]:
+    """The outputs by name."""
     tensors = []
     for name, array in inputs.items():
         tensor = module.InferInput(name, list(array.shape), "INT32" if array.dtype == np.int32 else "BYTES")
         tensor.set_data_from_numpy(array)
         tensors.append(tensor)
     result = infer(model, tensors, outputs=[module.InferRequestedOutput(name) for name in outputs])
-    response = result.get_response()
-    version = response["model_version"] if isinstance(response, dict) else response.model_version
-    return {name: result.as_numpy(name) for name in outputs}, int(version)
+    return {name: result.as_numpy(name) for name in outputs}
 
 
 def _explain(url: str, error: InferenceServerException) -> QueryError:

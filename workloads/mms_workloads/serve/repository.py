@@ -8,9 +8,10 @@ that one request asks for n words, and Triton merges requests without delay into
     analogies    the same, of WORDS or IDS [n, 3]             -> the same
     similarity   TEXTS string [n, 2]                          -> SCORES float32 [n, 1]
 
-K is the same number in each row. All also answer DIGEST string [n, 1], the artifact's. Triton's model version is the
-artifact's version, so each response carries it as model_version. (Triton 2.51 has no parameters in the responses of
-its python backend.) The models map the same files, so the page cache holds one copy of the weights.
+K is the same number in each row. All also answer DIGEST string [n, 1] and VERSION int64 [n, 1]: the artifact's digest,
+and the run that made it. (Triton 2.51 has no parameters in the responses of its python backend, and its own version of
+a model is the code's, MODEL_VERSION: weights change within a running model.) The models map the same files, so the
+page cache holds one copy of the weights.
 
 Triton: model_configuration.md of the server's documentation, triton-inference-server/python_backend README.
 """
@@ -22,13 +23,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mms_workloads.contract import ArtifactManifest
-
 VECTORS = "vectors"
 NEIGHBOURS = "neighbours"
 ANALOGIES = "analogies"
 SIMILARITY = "similarity"
 MODELS = (VECTORS, NEIGHBOURS, ANALOGIES, SIMILARITY)
+
+MODEL_VERSION = 1  # of the code and the tensors' names and types
 
 # Rows in one execution: bounds how long others wait behind it, 50 ms at 30,000 words on a core. A longer request is
 # refused by Triton, which names the limit.
@@ -37,22 +38,20 @@ MAX_BATCH_SIZE = 256
 _CLASSES = {VECTORS: "Vectors", NEIGHBOURS: "Neighbours", ANALOGIES: "Analogies", SIMILARITY: "Similarity"}
 
 
-def render(manifest: ArtifactManifest, *, digest: str, artifact_dir: Path, dimensions: int) -> dict[str, str]:
-    """The files of the repository by their path in it."""
+def render(generations: Path) -> dict[str, str]:
+    """The files of the repository by their path in it. `generations`: the file that says which artifacts are held."""
     files: dict[str, str] = {}
     for model in MODELS:
-        files[f"{model}/config.pbtxt"] = config(
-            model, version=manifest.version, digest=digest, artifact_dir=artifact_dir, dimensions=dimensions
-        )
-        files[f"{model}/{manifest.version}/model.py"] = code(model)
+        files[f"{model}/config.pbtxt"] = config(model, generations)
+        files[f"{model}/{MODEL_VERSION}/model.py"] = code(model)
     return files
 
 
-def config(model: str, *, version: int, digest: str, artifact_dir: Path, dimensions: int) -> str:
+def config(model: str, generations: Path) -> str:
     """config.pbtxt of a model. Each field is given: the server does not complete configurations."""
-    inputs, outputs = _tensors(model, dimensions)
-    outputs.append(_tensor("DIGEST", "TYPE_STRING", 1))
-    parameters = {"artifact_dir": str(artifact_dir), "digest": digest, "version": str(version)}
+    inputs, outputs = _tensors(model)
+    outputs += [_tensor("DIGEST", "TYPE_STRING", 1), _tensor("VERSION", "TYPE_INT64", 1)]
+    parameters = {"generations": str(generations)}
     return "\n".join(
         [
             f"name: {_quoted(model)}",
@@ -76,14 +75,14 @@ def code(model: str) -> str:
     return f"from mms_workloads.serve.triton_models import {_CLASSES[model]} as TritonPythonModel\n"
 
 
-def _tensors(model: str, dimensions: int) -> tuple[list[str], list[str]]:
+def _tensors(model: str) -> tuple[list[str], list[str]]:
     """Inputs, and outputs that are the model's own."""
     if model == SIMILARITY:
         return [_tensor("TEXTS", "TYPE_STRING", 2)], [_tensor("SCORES", "TYPE_FP32", 1)]
     words = 3 if model == ANALOGIES else 1
     inputs = [_tensor("WORDS", "TYPE_STRING", words, optional=True), _tensor("IDS", "TYPE_INT64", words, optional=True)]
     if model == VECTORS:
-        return inputs, [_tensor("VECTORS", "TYPE_FP32", dimensions)]
+        return inputs, [_tensor("VECTORS", "TYPE_FP32", -1)]  # artifacts of other dimensions may follow
     inputs.append(_tensor("K", "TYPE_INT32", 1, optional=True))
     return inputs, [_tensor("WORDS", "TYPE_STRING", -1), _tensor("SCORES", "TYPE_FP32", -1)]
 

@@ -14,37 +14,45 @@ import triton_python_backend_utils as pb_utils
 
 from mms_workloads.serve import embedding, vectors_file
 from mms_workloads.serve.embedding import Question, RequestError, UnknownWordError
+from mms_workloads.serve.generations import PIN
+from mms_workloads.serve.shelf import NotHeldError, Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from mms_workloads.serve.shelf import Held, View
     from mms_workloads.serve.vectors_file import Embedding
 
 
 class _Model:
     unit = True  # whether the model works on vectors of length 1
     answer: Callable[[Embedding, list[Question]], list[Any]]
-    embedding: Embedding
-    digest: bytes
+    shelf: Shelf
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once when the model is loaded. What it raises becomes the load's error."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self.embedding = vectors_file.load(Path(parameters["artifact_dir"]["string_value"]), unit=self.unit)
-        self.digest = parameters["digest"]["string_value"].encode()
+        self.shelf = Shelf(Path(parameters["generations"]["string_value"]), args["model_name"], self.load)
+
+    def finalize(self) -> None:
+        self.shelf.close()
+
+    def load(self, folder: Path) -> Embedding:
+        return vectors_file.load(folder, unit=self.unit)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        answers = self.answer(self.embedding, [_question(request) for request in requests])
-        return [_refusal(one) if isinstance(one, RequestError) else self.response(self.outputs(one)) for one in answers]
+        """The whole batch sees one state of the shelf; requests that name an artifact are answered apart."""
+        view = self.shelf.view
+        responses: list[Any] = [None] * len(requests)
+        for held, places in _by_artifact(view, requests, responses):
+            answers = self.answer(held.content, [_question(requests[place]) for place in places])
+            for place, one in zip(places, answers, strict=True):
+                refused = isinstance(one, RequestError)
+                responses[place] = _refusal(one) if refused else _response(self.outputs(one, held.content), held)
+        return responses
 
-    def outputs(self, answer: Any) -> dict[str, Any]:
+    def outputs(self, answer: Any, held: Embedding) -> dict[str, Any]:
         raise NotImplementedError
-
-    def response(self, outputs: dict[str, Any]) -> Any:
-        rows = len(next(iter(outputs.values())))
-        tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
-        tensors.append(pb_utils.Tensor("DIGEST", np.full((rows, 1), self.digest, dtype=np.object_)))
-        return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
 class Vectors(_Model):
@@ -53,7 +61,7 @@ class Vectors(_Model):
     unit = False
     answer = staticmethod(embedding.vectors)
 
-    def outputs(self, answer: Any) -> dict[str, Any]:
+    def outputs(self, answer: Any, held: Embedding) -> dict[str, Any]:  # noqa: ARG002 - of the other models
         return {"VECTORS": np.ascontiguousarray(answer)}
 
 
@@ -62,8 +70,8 @@ class Neighbours(_Model):
 
     answer = staticmethod(embedding.neighbours)
 
-    def outputs(self, answer: Any) -> dict[str, Any]:
-        return {"WORDS": self.embedding.words[answer.ids], "SCORES": answer.scores}
+    def outputs(self, answer: Any, held: Embedding) -> dict[str, Any]:
+        return {"WORDS": held.words[answer.ids], "SCORES": answer.scores}
 
 
 class Analogies(Neighbours):
@@ -77,12 +85,43 @@ class Similarity(_Model):
 
     answer = staticmethod(embedding.similarity)
 
-    def initialize(self, args: dict[str, str]) -> None:
-        super().initialize(args)
-        embedding.words_in(b"", self.embedding)  # makes the tokenizer's tables, or the first request would wait
+    def load(self, folder: Path) -> Embedding:
+        loaded = super().load(folder)
+        embedding.words_in(b"", loaded)  # makes the tokenizer's tables, or the first request would wait
+        return loaded
 
-    def outputs(self, answer: Any) -> dict[str, Any]:
+    def outputs(self, answer: Any, held: Embedding) -> dict[str, Any]:  # noqa: ARG002 - of the other models
         return {"SCORES": answer}
+
+
+def _by_artifact(view: View, requests: list[Any], responses: list[Any]) -> Iterable[tuple[Held, list[int]]]:
+    """The places of the requests that each artifact is to answer. Those that none can have their refusal already."""
+    places: dict[str, list[int]] = {}
+    chosen: dict[str, Held] = {}
+    for place, request in enumerate(requests):
+        try:
+            held = view.pick(_pin(request))
+        except NotHeldError as error:
+            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
+            responses[place] = pb_utils.InferenceResponse(output_tensors=[], error=refusal)
+            continue
+        chosen[held.digest] = held
+        places.setdefault(held.digest, []).append(place)
+    return [(chosen[digest], found) for digest, found in places.items()]
+
+
+def _pin(request: Any) -> str | None:
+    given = request.parameters()
+    pin = json.loads(given).get(PIN) if given and PIN in given else None
+    return pin if isinstance(pin, str) else None
+
+
+def _response(outputs: dict[str, Any], held: Held) -> Any:
+    rows = len(next(iter(outputs.values())))
+    tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
+    tensors.append(pb_utils.Tensor("DIGEST", np.full((rows, 1), held.digest.encode(), dtype=np.object_)))
+    tensors.append(pb_utils.Tensor("VERSION", np.full((rows, 1), held.version, dtype=np.int64)))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
 def _question(request: Any) -> Question:

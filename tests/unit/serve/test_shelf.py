@@ -1,0 +1,136 @@
+"""What a model's process holds, as the file of generations changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mms_workloads.serve import generations, memory, shelf
+from mms_workloads.serve.generations import Generation, Generations
+from mms_workloads.serve.shelf import NotHeldError, Shelf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Loads:
+    """Maps a folder to its name, unless it is called bad."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def __call__(self, folder: Path) -> str:
+        self.loaded.append(folder.name)
+        if folder.name.startswith("bad"):
+            raise ValueError("it is bad")
+        return folder.name
+
+
+@pytest.fixture
+def loads() -> Loads:
+    return Loads()
+
+
+def tell(root: Path, serving: str, *held: str) -> Path:
+    path = root / "generations.json"
+    for name in held:
+        (root / name).mkdir(exist_ok=True)
+    one = [Generation(digest=name, version=number, folder=str(root / name)) for number, name in enumerate(held, 1)]
+    generations.write(path, Generations(serving=serving, held=one))
+    return path
+
+
+@pytest.fixture
+def held(tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+    """Holds a; it looks at the file when it is told to."""
+    monkeypatch.setattr(shelf, "WATCH_SECONDS", 3600)
+    made = Shelf(tell(tmp_path, "a", "a"), "m", loads)
+    yield made
+    made.close()
+
+
+def test_what_serves_answers_those_who_name_nothing(held: Shelf) -> None:
+    assert held.view.pick(None).content == held.view.pick("a").content == "a"
+    with pytest.raises(NotHeldError, match="b is not held"):
+        held.view.pick("b")
+
+
+def test_another_is_held_beside_it_and_then_serves(held: Shelf, tmp_path: Path, loads: Loads) -> None:
+    tell(tmp_path, "a", "a", "b")
+    held.refresh()
+    assert (held.view.pick(None).content, held.view.pick("b").content) == ("a", "b")
+    seen = held.view
+    tell(tmp_path, "b", "b", "a")
+    held.refresh()
+    assert (held.view.pick(None).content, held.view.pick("a").content) == ("b", "a")
+    assert seen.pick(None).content == "a", "a batch that has begun stays with what it saw"
+    tell(tmp_path, "a", "a", "b")
+    held.refresh()
+    assert held.view.pick(None).content == "a"
+    assert loads.loaded == ["a", "b"], "each once"
+    report = generations.read_report(tmp_path / "generations.json", "m")
+    assert report is not None
+    assert (report.serving, report.held, report.refused) == ("a", ["a", "b"], {})
+
+
+def test_what_is_held_no_longer_is_let_go(held: Shelf, tmp_path: Path) -> None:
+    tell(tmp_path, "a", "a", "b")
+    held.refresh()
+    tell(tmp_path, "b", "b", "c")
+    held.refresh()
+    assert sorted(held.view.held) == ["b", "c"]
+
+
+def test_what_cannot_be_held_is_told_and_never_serves(held: Shelf, tmp_path: Path) -> None:
+    tell(tmp_path, "a", "a", "bad")
+    held.refresh()
+    with pytest.raises(NotHeldError, match="it is bad"):
+        held.view.pick("bad")
+    tell(tmp_path, "bad", "bad", "a")
+    held.refresh()
+    assert held.view.pick(None).content == "a"
+    report = generations.read_report(tmp_path / "generations.json", "m")
+    assert report is not None
+    assert report.serving == "a"
+    assert "it is bad" in report.refused["bad"]
+
+
+def test_what_does_not_fit_is_refused(held: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def admit(folder: str, beside: list[str]) -> None:
+        assert beside == [str(tmp_path / "a")]
+        raise memory.NoRoomError(f"{folder} does not fit")
+
+    monkeypatch.setattr(memory, "admit", admit)
+    tell(tmp_path, "a", "a", "b")
+    held.refresh()
+    with pytest.raises(NotHeldError, match="does not fit"):
+        held.view.pick("b")
+
+
+def test_a_file_that_cannot_be_read_changes_nothing(held: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "generations.json").write_text("{")
+    held.refresh()
+    assert held.view.pick(None).content == "a"
+    (tmp_path / "generations.json").unlink()
+    held.refresh()
+    assert held.view.pick(None).content == "a"
+
+
+def test_the_file_is_watched(tmp_path: Path, loads: Loads) -> None:
+    made = Shelf(tell(tmp_path, "a", "a"), "m", loads)
+    try:
+        tell(tmp_path, "b", "b", "a")
+        while made.view.serving.content != "b":
+            pass
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(("serving", "held_"), [("bad", ("bad",)), ("a", ("b",))], ids=["bad", "not held"])
+def test_without_what_serves_a_model_does_not_begin(
+    tmp_path: Path, loads: Loads, serving: str, held_: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"is bad|not held"):
+        Shelf(tell(tmp_path, serving, *held_), "m", loads)
