@@ -45,7 +45,7 @@ def asking(kube: Kube, service: str, rate: float = 10) -> Iterator[Asked]:
     asked = Asked()
     kube.wait("pod", NAME, lambda _: "asking" in log(kube), 60, "asking")
     yield asked
-    kube.run("exec", NAME, "--", "kill", "-TERM", "1")
+    kube.run("exec", NAME, "--", "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
     kube.wait("pod", NAME, lambda found: found["status"]["phase"] == "Succeeded", 60, "finished")
     asked.ways = json.loads(log(kube).splitlines()[-1])
     kube.delete("pod", NAME)

@@ -30,7 +30,7 @@ BODY = {
         {"name": "WORDS", "datatype": "BYTES", "shape": [1, 1], "data": ["congress"]},
         {"name": "K", "datatype": "INT32", "shape": [1, 1], "data": [3]},
     ],
-    "outputs": [{"name": "WORDS"}],
+    "outputs": [{"name": "WORDS"}, {"name": "VERSION"}],
 }
 
 
@@ -96,14 +96,14 @@ async def over_http(session: aiohttp.ClientSession, host: str) -> str:
         found = await answer.json()
         if answer.status != 200:
             raise RuntimeError(f"{answer.status} {found}")
-        return str(found["model_version"])
+        return str(next(one["data"][0] for one in found["outputs"] if one["name"] == "VERSION"))
 
 
 async def over_grpc(channel: triton.InferenceServerClient) -> str:
     words = triton.InferInput("WORDS", [1, 1], "BYTES")
     words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
     answer = await channel.infer("neighbours", [words], client_timeout=TIMEOUT)
-    return str(answer.get_response().model_version)
+    return str(answer.as_numpy("VERSION").flat[0])
 
 
 if __name__ == "__main__":
