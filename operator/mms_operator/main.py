@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from mms_operator import handlers
 from mms_operator.api import names
 from mms_operator.engine import health, kubeapi, logs
+from mms_operator.engine.agents import Agents
 from mms_operator.engine.apply import Applier
 from mms_operator.engine.cache import Cache
 from mms_operator.engine.intake import Intake
@@ -182,7 +183,8 @@ class Operator:
         cache = Cache(storage_uri=lambda cr: training.storage_place(cr, self.settings.default_store))
         applier = Applier(api, cache, self.metrics, queue.add, lease.identity)
         polls = Polls(api, self.metrics, queue.add)
-        reconciler = Reconciler(api, cache, queue, applier, polls, self.planners, self.settings, self.metrics)
+        agents = Agents(self.metrics, queue.add)
+        reconciler = Reconciler(api, cache, queue, applier, polls, agents, self.planners, self.settings, self.metrics)
         sweeper = Sweeper(api, cache, queue, self.metrics, self.namespaces or (None,))
         self.health.queue = queue
         self.metrics.observe_queue(queue)
@@ -200,6 +202,7 @@ class Operator:
             async with asyncio.TaskGroup() as group:
                 group.create_task(queue.run(reconciler.work, WORKERS))
                 group.create_task(polls.run())
+                group.create_task(agents.run())
                 group.create_task(sweeper.run())
                 group.create_task(metadata_watches.run())
                 await watches.run(self.namespaces, self.started)

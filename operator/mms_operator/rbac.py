@@ -36,7 +36,10 @@ RULES = (
         "owner references that block the owner's deletion, where the cluster enforces that right",
     ),
     Rule(
-        ("",), ("pods",), (*READ, "create", "delete"), "master and workers of a training; they are replaced, not edited"
+        ("",),
+        ("pods",),
+        (*READ, "create", "delete", "patch"),
+        "master and workers of a training, which are replaced; serving pods, told by an annotation what to take",
     ),
     Rule(
         ("",),

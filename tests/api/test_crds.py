@@ -278,6 +278,7 @@ SERVED: Object = {
     "endpoint": "http://minio:9000",
     "region": "eu-1",
     "secretRef": {"name": "keys"},
+    "base": DIGEST,
     "replicas": 2,
 }
 SERVICE_STATUS: Object = {
@@ -300,7 +301,7 @@ SERVICE_STATUS: Object = {
         "rollback": False,
         "paused": True,
     },
-    "history": [{**SERVED, "time": NOON, "outcome": "Served"}],
+    "history": [{**SERVED, "time": NOON, "outcome": "Aborted", "message": "a pod could not take it"}],
     "keptUntil": NOON,
     "command": "promote @1",
 }

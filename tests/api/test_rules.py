@@ -344,6 +344,13 @@ CASES = [
         plural=SERVICES,
     ),
     *created(
+        "hot-swap",
+        "hotSwap is for strategy HotSwap",
+        good={"hot-swap": {"spec": {"rollout": {"strategy": "HotSwap", "hotSwap": {"seconds": 5}}}}},
+        bad={"canary": {"spec": {"rollout": {"strategy": "Canary", "hotSwap": {}}}}},
+        plural=SERVICES,
+    ),
+    *created(
         "blue-green",
         "blueGreen is for strategy BlueGreen",
         good={"blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "blueGreen": {"approval": True}}}}},

@@ -114,3 +114,33 @@ def test_blue_green(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     assert took < 10, "its pods were there"
     selector = kube.get("service", "words")["spec"]["selector"]
     assert selector["mms.dev/artifact"] == first["digest"].removeprefix("sha256:")[:12]
+
+
+def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
+    """The running pods take the next version and go back: no pod is started, and no request fails in any way of asking."""
+    first, second = artifacts
+    how = {"rollout": {"strategy": "HotSwap"}}
+    serve(kube, first, replicas=2, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    pods = {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=words")}
+    with asking(kube, "words", rate=20) as asked:
+        serve(kube, second, replicas=2, **how)
+        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+        mms("rollout", "rollback", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack", seconds=60)
+        mms("rollout", "retry", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+    assert [asked.failures(way) for way in ("close", "keep", "grpc")] == [0, 0, 0], asked.ways
+    assert [len(asked.versions(way)) for way in ("close", "keep", "grpc")] == [2, 2, 2], asked.ways
+    assert {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=words")} == pods
+    corrupt = {**first, "digest": "sha256:" + "0" * 64}
+    serve(kube, corrupt, replicas=2, **how)
+    seen = kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted", seconds=60)
+    assert "ArtifactCorrupt" in seen["message"]
+    with port_forward(kube.namespace, "svc/words", 8001) as address:
+        assert query.neighbours(address, ["congress"], 3)[0].digest == second["digest"]
+    kube.run("scale", "modelservice", "words", "--replicas=3")
+    kube.wait("modelservice", "words", lambda s: s["status"]["readyReplicas"] == 3, 120, "of three pods")
+    versions = kube.get("modelservice", "words")["status"]["versions"]
+    assert versions["stable"]["digest"] == second["digest"]
+    assert versions["stable"]["base"] == first["digest"]

@@ -411,6 +411,7 @@ class SwapReport(Contract):
     phase: str  # Fetching | Holding | Proving | Switching | Done | Failed
     reason: str | None = None  # of a failure
     message: str = ""
+    retryable: bool = False  # whether the agent tries again by itself
     seconds: float | None = None  # that it took
 
 

@@ -31,7 +31,6 @@ LABEL_RANK = f"{GROUP}/rank"
 LABEL_INCARNATION = f"{GROUP}/incarnation"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_RUN = f"{GROUP}/run"
-LABEL_VERSION = f"{GROUP}/version"
 LABEL_ARTIFACT = f"{GROUP}/artifact"  # the first digits of the digest
 
 # Annotations that users write.
@@ -40,6 +39,7 @@ ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its 
 # Annotations of children.
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
+ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
 ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
 ANNOTATION_TEMPLATE = f"{GROUP}/template"  # of a pod: what it was made from
 

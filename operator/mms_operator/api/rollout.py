@@ -15,6 +15,7 @@ class Strategy(StrEnum):
     ROLLING_UPDATE = "RollingUpdate"
     CANARY = "Canary"
     BLUE_GREEN = "BlueGreen"
+    HOT_SWAP = "HotSwap"
 
 
 class CanaryStep(Model):
@@ -56,6 +57,15 @@ class BlueGreen(Model):
     )
 
 
+class HotSwap(Model):
+    """Running pods take the next version one by one: no pod is started, and the models answer all the while."""
+
+    seconds: int = Field(
+        default=0, ge=0, le=604_800, description="How long the first pod is alone with the next version."
+    )
+    approval: bool = Field(default=False, description="Whether the first pod is alone until it is promoted.")
+
+
 class Rollout(Model):
     """How one version takes the place of another."""
 
@@ -64,6 +74,10 @@ class Rollout(Model):
             (
                 "!has(self.canary) || self.strategy == 'Canary'",
                 "canary is for strategy Canary: set strategy, or leave it out",
+            ),
+            (
+                "!has(self.hotSwap) || self.strategy == 'HotSwap'",
+                "hotSwap is for strategy HotSwap: set strategy, or leave it out",
             ),
             (
                 "!has(self.blueGreen) || self.strategy == 'BlueGreen'",
@@ -75,12 +89,14 @@ class Rollout(Model):
     strategy: Strategy = Field(
         default=Strategy.ROLLING_UPDATE,
         description="RollingUpdate: pod by pod. Canary: in steps, each for a while. BlueGreen: beside the version "
-        "before, then all clients at once.",
+        "before, then all clients at once. HotSwap: into the running pods, one by one; new pods are made only where "
+        "the next version needs other keys for its store.",
     )
     canary: Canary | None = Field(
         default=None, description="With strategy Canary. Absent: 10 % and 50 % for a minute each."
     )
     blueGreen: BlueGreen | None = Field(default=None, description="With strategy BlueGreen.")
+    hotSwap: HotSwap | None = Field(default=None, description="With strategy HotSwap.")
     paused: bool = Field(default=False, description="Whether a rollout stays where it is.")
     progressDeadlineSeconds: int = Field(
         default=600, ge=10, le=86_400, description="A rollout that has not advanced for so long is reported as stalled."

@@ -25,7 +25,17 @@ class ServedVersion(Model):
     endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
     region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
     secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
+    base: str | None = Field(
+        default=None,
+        max_length=80,
+        description="Digest of the version whose pods took this one while they ran. Absent: they began with it.",
+    )
     replicas: int = Field(default=0, ge=0, description="Pods whose golden inference was right.")
+
+    @property
+    def lineage(self) -> str:
+        """The digest that its pods began with: it names their Deployment."""
+        return self.base or self.digest
 
 
 class Versions(Model):
@@ -52,6 +62,7 @@ class PastVersion(ServedVersion):
         description="Served; Aborted before it was; RolledBack: another was put in its place. The last two are not "
         "rolled out again until a retry is asked for."
     )
+    message: str | None = Field(default=None, max_length=1024, description="Why, where nobody had asked for it.")
 
 
 class RolloutPhase(StrEnum):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mms_operator.engine.kubeapi import KubeApi
     from mms_operator.engine.metrics import Metrics
     from mms_operator.engine.resources import Resource
-    from mms_operator.plan.types import Deletion, Object
+    from mms_operator.plan.types import Annotation, Deletion, Object
 
 PARALLEL_WRITES = 16
 NOT_FOUND, CONFLICT = 404, 409
@@ -67,6 +67,8 @@ class Applier:
             (self._delete(*args) for args in (*gone, *map(_arguments, plan.deletions))), problems
         )
         written |= await self._finalizer(key, cr, plan.finalizer, problems)
+        if not problems:
+            written |= await self._together((self._annotate(one) for one in plan.annotations), problems)
         if known and not problems:
             del self._problems[key]
             rewritten, cr = await self._status(key, cr, plan.status, None)
@@ -234,6 +236,17 @@ class Applier:
             and not entry.deleting
             and (entry.kind, entry.name) not in planned
         ]
+
+    async def _annotate(self, wanted: Annotation) -> bool:
+        async with self._slots:
+            try:
+                answer = await self.api.annotate(POD, wanted.namespace, wanted.name, wanted.uid, wanted.values)
+            except ApiError as error:
+                if error.status in (NOT_FOUND, CONFLICT):  # it has gone: the watch tells
+                    return False
+                raise ReconcileError((_problem(POD, {"metadata": {"name": wanted.name}}, error),)) from error
+        self._wake(self.cache.put(POD.kind, answer))
+        return True
 
     async def _delete(self, resource: Resource, namespace: str, name: str, uid: str, grace: int | None) -> bool:
         async with self._slots:

@@ -191,6 +191,18 @@ class KubeApi:
             headers={"Content-Type": _MERGE},
         )
 
+    async def annotate(
+        self, resource: Resource, namespace: str, name: str, uid: str, values: Mapping[str, str]
+    ) -> Object:
+        """Sets annotations of the object with that uid; 409 where another has its name."""
+        return await self._request(
+            "PATCH",
+            resource.path(namespace, name),
+            {"metadata": {"uid": uid, "annotations": dict(values)}},
+            params={"fieldManager": names.FIELD_MANAGER},
+            headers={"Content-Type": _MERGE},
+        )
+
     async def replace(self, resource: Resource, obj: Object) -> Object:
         metadata = obj["metadata"]
         return await self._request("PUT", resource.path(metadata["namespace"], metadata["name"]), obj)

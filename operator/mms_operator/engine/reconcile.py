@@ -20,6 +20,7 @@ from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, Ref
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from mms_operator.engine.agents import Agents
     from mms_operator.engine.apply import Applier
     from mms_operator.engine.cache import Cache
     from mms_operator.engine.kubeapi import KubeApi
@@ -50,6 +51,7 @@ class Reconciler:
     queue: WorkQueue[Key]
     applier: Applier
     polls: Polls
+    agents: Agents
     planners: Mapping[str, Planner]
     settings: Settings
     metrics: Metrics
@@ -71,6 +73,7 @@ class Reconciler:
         cr = self.cache.get(key)
         if cr is None or _goes(cr["metadata"]):
             self.polls.drop(key)
+            self.agents.drop(key)
             self.applier.forget(key)
             return "gone"
         planner = self.planners[key.kind]
@@ -81,6 +84,7 @@ class Reconciler:
         except ApiError as error:
             return await self._overtaken(key, error)
         self.polls.follow(key, cr, plan)
+        self.agents.follow(key, plan)
         if plan.requeue_after is not None:
             self.queue.add_after(key, plan.requeue_after)
         if written:
@@ -134,6 +138,7 @@ class Reconciler:
             deployments=tuple(entry.object() for entry in own if not entry.deleting),
             pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
             secrets=secrets,
+            agents=self.agents.reports(key),
         )
 
     def _certificates_expire(self, key: Key, uid: str, roles: Iterable[str]) -> datetime | None:

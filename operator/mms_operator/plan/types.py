@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from mms_workloads.contract import Desired, StatusReport
+    from mms_workloads.contract import AgentReport, Desired, StatusReport
 
 Object = dict[str, Any]  # a Kubernetes object as JSON
 
@@ -93,6 +93,7 @@ class ObservedService:
     deployments: tuple[Object, ...] = ()  # one for each version
     pods: tuple[Object, ...] = ()
     secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)
+    agents: Mapping[str, AgentReport] = field(default_factory=dict)  # by the pod's uid: what its agent said last
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,26 @@ class MasterCall:
 
 
 @dataclass(frozen=True)
+class AgentCalls:
+    """Ask the agents of serving pods what they serve, and look again when one says something else."""
+
+    hosts: Mapping[str, str]  # the pods' IPs by their uids
+    period: float  # seconds
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Annotate a pod: only the one with this uid."""
+
+    namespace: str
+    name: str
+    uid: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What to do, in this order: status, certificates, waves of objects, deletions, the finalizer, events.
+    """What to do, in this order: status, certificates, waves of objects, deletions, the finalizer, annotations, events.
 
     The status is written first: it holds what must not be forgotten (incarnations, restarts) before the objects that
     depend on it are made. Objects of one wave are applied side by side. The engine prunes what it finds of the owner
@@ -153,6 +172,8 @@ class Plan:
     deletions: tuple[Deletion, ...] = ()
     events: tuple[Event, ...] = ()
     master: MasterCall | None = None
+    agents: AgentCalls | None = None
+    annotations: tuple[Annotation, ...] = ()
     requeue_after: float | None = None  # seconds
     prune: bool = True
     finalizer: bool | None = None  # whether the custom resource is to have ours; None: as it is

@@ -60,6 +60,16 @@ class FakeApi:
             raise ApiError(409, "Conflict", "the object has been modified")
         return self.store({**present, "metadata": {**present["metadata"], "finalizers": finalizers}})
 
+    async def annotate(self, resource: Resource, namespace: str, name: str, uid: str, values: dict[str, str]) -> Object:
+        await self._called("annotate", resource, name)
+        found = self._found(resource, namespace, name)
+        if found["metadata"]["uid"] != uid:
+            raise ApiError(409, "Conflict", "another has its name")
+        metadata = found["metadata"]
+        return self.store(
+            {**found, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), **values}}}
+        )
+
     async def replace(self, resource: Resource, obj: Object) -> Object:
         metadata = obj["metadata"]
         await self._called("replace", resource, metadata["name"])
@@ -95,7 +105,7 @@ class FakeApi:
 
     def writes(self) -> list[str]:
         """What was written, in order, as `verb kind/name`."""
-        verbs = {"create", "apply", "status", "finalizers", "replace", "delete"}
+        verbs = {"create", "apply", "status", "finalizers", "annotate", "replace", "delete"}
         return [f"{verb} {kind}/{name}" for verb, kind, name in self.calls if verb in verbs]
 
     def _found(self, resource: Resource, namespace: str, name: str) -> Object:

@@ -14,7 +14,7 @@ from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.problems import ReconcileError
 from mms_operator.engine.resources import Key
-from mms_operator.plan.types import Certificates, Deletion, Event, Plan
+from mms_operator.plan.types import Annotation, Certificates, Deletion, Event, Plan
 
 Object = dict[str, Any]
 WORDS = Key(names.TRAINING, "ns", "words")
@@ -152,6 +152,41 @@ async def test_a_finalizer_that_is_refused_is_told(world: World) -> None:
     world.refuse("finalizers", names.TRAINING, FORBIDDEN)
     assert await world.fails(Plan(status=STATUS, finalizer=True)) == "FinalizerNotWritten"
     assert world.conditions()["Ready"] == ("False", "FinalizerNotWritten")
+
+
+def told(uid: str) -> Plan:
+    return Plan(status=STATUS, annotations=(Annotation("ns", "p", uid, {"mms.dev/serve": "b"}),))
+
+
+async def test_a_pod_is_annotated_and_the_next_plan_sees_it(world: World) -> None:
+    pod = world.see(
+        {"kind": "Pod", "metadata": {"name": "p", "namespace": "ns", "labels": {}, "annotations": {"a": "1"}}}
+    )
+    assert await world.apply(told(pod["metadata"]["uid"]))
+    entry = world.cache.entry("Pod", "ns", "p")
+    assert entry is not None
+    assert entry.object()["metadata"]["annotations"] == {"a": "1", "mms.dev/serve": "b"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_pod_that_went_is_not_annotated_and_no_failure(world: World, there: bool) -> None:
+    if there:
+        world.see({"kind": "Pod", "metadata": {"name": "p", "namespace": "ns"}})
+    await world.apply(told("of-the-one-before"))
+    assert [call for call in world.api.calls if call[0] == "annotate"] == [("annotate", "Pod", "p")]
+    if there:
+        assert "annotations" not in (world.stored("Pod", "p") or {})["metadata"]
+
+
+async def test_an_annotation_that_is_refused_is_told(world: World) -> None:
+    pod = world.see({"kind": "Pod", "metadata": {"name": "p", "namespace": "ns"}})
+
+    def refuse(verb: str, *_: str) -> None:
+        if verb == "annotate":
+            raise ApiError(403, "Forbidden", "no")
+
+    world.api.refuse = refuse
+    assert await world.fails(told(pod["metadata"]["uid"])) == "ApplyFailed"
 
 
 async def test_what_differs_is_written(world: World) -> None:

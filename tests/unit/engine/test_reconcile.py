@@ -19,7 +19,7 @@ from mms_operator.engine.reconcile import Planner, Reconciler
 from mms_operator.engine.resources import POD, SECRET, TRAINING, Key
 from mms_operator.engine.sweep import Sweeper
 from mms_operator.plan.types import Event, Images, MasterCall, ObservedService, ObservedTraining, Plan, Settings
-from mms_workloads.contract import Desired
+from mms_workloads.contract import AgentReport, Desired
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,9 +61,26 @@ class Polls:
         return None
 
 
+class Agents:
+    def __init__(self) -> None:
+        self.followed: list[Key] = []
+        self.dropped: list[Key] = []
+        self.said: dict[str, AgentReport] = {}
+
+    def follow(self, key: Key, _: Plan) -> None:
+        self.followed.append(key)
+
+    def drop(self, key: Key) -> None:
+        self.dropped.append(key)
+
+    def reports(self, _: Key) -> dict[str, AgentReport]:
+        return self.said
+
+
 class World:
     def __init__(self) -> None:
         self.api, self.cache, self.metrics, self.polls = FakeApi(), Cache(), Metrics(), Polls()
+        self.agents = Agents()
         self.queue: WorkQueue[Key] = WorkQueue(Clock(), jitter=lambda: 0.0)
         applier = Applier(self.api, self.cache, self.metrics, self.queue.add)  # type: ignore[arg-type]
         self.observed: list[Any] = []
@@ -81,6 +98,7 @@ class World:
             self.queue,
             applier,
             self.polls,  # type: ignore[arg-type]
+            self.agents,  # type: ignore[arg-type]
             {names.TRAINING: planner, names.SERVICE: planner},
             Settings(Images("w", "s")),
             self.metrics,
@@ -216,9 +234,13 @@ async def test_a_service_observes_its_training_deployment_and_pods(world: World)
     world.see(child("Deployment", "old", ownerReferences=[{**owner, "uid": "another"}]))
     world.see(child("Deployment", "served", ownerReferences=[{**owner, "uid": "uid-served"}]))
     world.see({"kind": "Pod", "metadata": {"name": "x", "namespace": "ns", "labels": {names.LABEL_SERVICE: "served"}}})
+    report = AgentReport(digest="d", version=1, models=[], phase="Verified", goldenCases=1, goldenRight=1)
+    world.agents.said = {"uid-x": report}
     await world.work(SERVED)
     (observed,) = world.observed
     assert isinstance(observed, ObservedService)
+    assert observed.agents == {"uid-x": report}
+    assert world.agents.followed == [SERVED]
     assert observed.training
     assert observed.training["metadata"]["uid"] == "uid-words"
     assert [one["metadata"]["name"] for one in observed.deployments] == ["served"]

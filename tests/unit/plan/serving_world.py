@@ -12,6 +12,7 @@ from tests.unit.plan.world import NOW, SETTINGS, cr
 from mms_operator.api import names
 from mms_operator.plan import service
 from mms_operator.plan.types import Event, ObservedService, Plan
+from mms_workloads.contract import AgentReport, ServeFile, SwapReport
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -25,8 +26,16 @@ def digest(letter: str) -> str:
 
 @dataclass
 class Pod:
-    digest: str
+    digest: str  # that it began with
     ready: bool = False
+    uid: str = ""
+    told: str | None = None  # its annotation
+    serves: str = ""
+    failed: bool = False  # to take what it was told
+
+    @property
+    def letter(self) -> str:
+        return self.serves[-1]
 
 
 @dataclass
@@ -42,6 +51,7 @@ class ServingWorld:
     objects: dict[str, Object] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     plan: Plan | None = None
+    made: int = 0  # pods
 
     def __post_init__(self) -> None:
         self.cr = cr(names.SERVICE, "words", **self.spec)
@@ -69,11 +79,15 @@ class ServingWorld:
         """One reconciliation, carried out."""
         observed = ObservedService(
             deployments=tuple(self._deployment(one) for one in self.deployments.values()),
-            pods=tuple(_object(pod, number) for number, pod in enumerate(self.pods)),
+            pods=tuple(_object(pod) for pod in self.pods),
+            agents=self._reports(),
         )
         self.plan = service.plan(self.cr, observed, SETTINGS, self.now)
         self.cr["status"] = copy.deepcopy(self.plan.status)
         self.events += self.plan.events
+        for wanted in self.plan.annotations:
+            pod = next(one for one in self.pods if one.uid == wanted.uid)
+            pod.told, pod.failed = wanted.values[names.ANNOTATION_SERVE], False
         planned = {f"{obj['kind']}/{obj['metadata']['name']}": obj for wave in self.plan.waves for obj in wave}
         self.objects = planned if self.plan.prune else {**self.objects, **planned}
         self.deployments = {
@@ -90,17 +104,27 @@ class ServingWorld:
             mine = sorted((pod for pod in self.pods if pod.digest == one), key=lambda pod: not pod.ready)
             for pod in mine[wanted:]:
                 self.pods.remove(pod)
-            self.pods += [Pod(one) for _ in range(wanted - len(mine))]
+            for _ in range(wanted - len(mine)):
+                self.made += 1
+                self.pods.append(Pod(one, uid=f"u{self.made:03}", serves=self._first(one)))
 
     def start(self, most: int | None = None) -> None:
         """Pods become ready, at most so many."""
         for pod in [pod for pod in self.pods if not pod.ready and pod.digest not in self.bad][:most]:
             pod.ready = True
 
+    def take(self, most: int | None = None) -> None:
+        """Agents take what their pods are told, at most so many."""
+        for pod in [pod for pod in self.pods if pod.told and digest_in(pod.told) != pod.serves][:most]:
+            pod.failed = digest_in(pod.told or "") in self.bad
+            if not pod.failed:
+                pod.serves = digest_in(pod.told or "")
+
     def turn(self) -> None:
         self.look()
         self.deploy()
         self.start()
+        self.take()
 
     def settle(self, turns: int = 40) -> None:
         """Until nothing changes but by time."""
@@ -118,18 +142,17 @@ class ServingWorld:
 
     def counts(self) -> dict[str, int]:
         """Pods of each version, by its letter."""
-        return {letter: sum(pod.digest == digest(letter) for pod in self.pods) for letter in self._letters()}
+        return {letter: sum(pod.letter == letter for pod in self.pods) for letter in self._letters()}
 
     def ready(self) -> dict[str, int]:
-        return {
-            letter: sum(pod.ready for pod in self.pods if pod.digest == digest(letter)) for letter in self._letters()
-        }
+        letters = self._letters()
+        return {letter: sum(pod.ready for pod in self.pods if pod.letter == letter) for letter in letters}
 
     def answering(self) -> dict[str, int]:
         """Ready pods that the Service leads to."""
-        selector = self.objects["Service/words"]["spec"]["selector"]
-        only = selector.get(names.LABEL_ARTIFACT)
-        return {letter: n for letter, n in self.ready().items() if n and only in (None, letter * DIGITS)}
+        only = self.objects["Service/words"]["spec"]["selector"].get(names.LABEL_ARTIFACT)
+        asked = [pod for pod in self.pods if pod.ready and only in (None, pod.digest[-DIGITS:])]
+        return {letter: n for letter in self._letters() if (n := sum(pod.letter == letter for pod in asked))}
 
     def condition(self, kind: str) -> tuple[str, str] | None:
         for one in self.cr["status"]["conditions"]:
@@ -142,7 +165,18 @@ class ServingWorld:
         return self.cr["status"]["rollout"]
 
     def _letters(self) -> list[str]:
-        return sorted({pod.digest[-1] for pod in self.pods})
+        return sorted({pod.letter for pod in self.pods})
+
+    def _first(self, lineage: str) -> str:
+        """What a new pod begins with: as the file of its Deployment says."""
+        file = self.objects[f"ConfigMap/words-serve-{lineage[7 : 7 + DIGITS]}"]["data"]["serve.json"]
+        return digest_in(file)
+
+    def _reports(self) -> dict[str, AgentReport]:
+        """Of the agents that the last plan wanted to hear of."""
+        if self.plan is None or self.plan.agents is None:
+            return {}
+        return {pod.uid: _report(pod) for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts}
 
     def _deployment(self, planned: Object) -> Object:
         """As the API server has it."""
@@ -156,13 +190,27 @@ class ServingWorld:
         return found
 
 
-def _object(pod: Pod, number: int) -> Object:
+def digest_in(file: str) -> str:
+    return ServeFile.model_validate_json(file).artifact.digest
+
+
+def _report(pod: Pod) -> AgentReport:
+    swap = SwapReport(digest=digest_in(pod.told or ""), phase="Failed", reason="GoldenMismatch") if pod.failed else None
+    return AgentReport(
+        digest=pod.serves, version=1, models=[], phase="Verified", goldenCases=1, goldenRight=1, swap=swap
+    )
+
+
+def _object(pod: Pod) -> Object:
     return {
         "metadata": {
-            "name": f"words-{pod.digest[7:10]}-{number}",
-            "uid": f"u{number}",
+            "name": f"words-{pod.digest[7:10]}-{pod.uid}",
+            "uid": pod.uid,
             "labels": {"mms.dev/service": "words", "app.kubernetes.io/component": "server"},
-            "annotations": {names.ANNOTATION_DIGEST: pod.digest},
+            "annotations": {
+                names.ANNOTATION_DIGEST: pod.digest,
+                **({names.ANNOTATION_SERVE: pod.told} if pod.told else {}),
+            },
         },
-        "status": {"conditions": [{"type": "Ready", "status": "True" if pod.ready else "False"}]},
+        "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True" if pod.ready else "False"}]},
     }

@@ -11,6 +11,7 @@ from tests.unit.plan.serving_world import ServingWorld, digest
 
 STEPS = [{"percent": 20, "seconds": 60}, {"percent": 60, "seconds": 30, "approval": True}]
 CANARY = {"strategy": "Canary", "canary": {"steps": STEPS}}
+HOT_SWAP = {"strategy": "HotSwap"}
 BLUE_GREEN = {"strategy": "BlueGreen", "blueGreen": {"approval": True, "keepSeconds": 100}}
 
 
@@ -280,21 +281,117 @@ def test_to_zero_and_back_in_a_rollout() -> None:
     assert w.answering() == {"b": 3}
 
 
-HAPPENINGS = ("turn", "look", "deploy", "start", "wait")
+def test_running_pods_take_the_next_version_one_by_one() -> None:
+    w = world(HOT_SWAP, replicas=3)
+    pods = [pod.uid for pod in w.pods]
+    w.serve("b")
+    told = []
+    for _ in range(12):
+        w.look()
+        told.append(sum(pod.told is not None and pod.serves != digest("b") for pod in w.pods))
+        w.take()
+        assert sum(w.answering().values()) == 3
+    assert max(told) == 1
+    assert w.answering() == {"b": 3}
+    assert [pod.uid for pod in w.pods] == pods, "no pod was started"
+    assert w.condition("Ready") == ("True", "Available")
+    assert w.cr["status"]["versions"]["stable"]["base"] == digest("a")
+    w.scale(4)
+    w.settle()
+    assert w.answering() == {"b": 4}, "a new pod begins with what is stable"
+
+
+def test_the_first_pod_is_alone_for_a_while() -> None:
+    w = world({**HOT_SWAP, "hotSwap": {"seconds": 60, "approval": True}}, replicas=3)
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 2, "b": 1}
+    assert (w.rollout["phase"], w.rollout["percent"]) == ("Waiting", 33)
+    w.wait(60)
+    w.settle()
+    assert w.condition("Ready") == ("False", "AwaitingPromotion")
+    w.say("promote")
+    w.settle()
+    assert w.answering() == {"b": 3}
+
+
+def test_what_a_running_pod_cannot_take_is_told_to_no_other() -> None:
+    w = world(HOT_SWAP, replicas=3, bad="b")
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 3}
+    assert w.condition("Ready") == ("False", "RolloutAborted")
+    assert "could not take artifact bbbbbbbbbbbb: GoldenMismatch" in w.cr["status"]["conditions"][1]["message"]
+    assert [pod.told for pod in w.pods].count(None) == 2
+    w.serve("c")
+    w.settle()
+    assert w.answering() == {"c": 3}
+
+
+@pytest.mark.parametrize("command", ["abort", "rollback"])
+def test_running_pods_go_back_together(command: str) -> None:
+    w = world({**HOT_SWAP, "hotSwap": {"approval": True}}, replicas=3)
+    w.serve("b")
+    w.settle()
+    w.say("promote" if command == "rollback" else None)
+    w.settle()
+    assert w.answering() == ({"b": 3} if command == "rollback" else {"a": 2, "b": 1})
+    w.say(command)
+    w.look()
+    w.take()
+    assert w.answering() == {"a": 3}
+    w.settle()
+    assert w.counts() == {"a": 3}
+    assert w.condition("Stalled") is not None
+
+
+def test_a_pod_that_is_made_in_a_swap_takes_it_too() -> None:
+    w = world(HOT_SWAP, replicas=2)
+    w.serve("b")
+    w.look()
+    w.take()
+    w.pods.pop()
+    w.settle()
+    assert w.answering() == {"b": 2}
+
+
+def test_another_strategy_follows_a_swap() -> None:
+    w = world(HOT_SWAP, replicas=2)
+    w.serve("b")
+    w.settle()
+    w.cr["spec"]["rollout"] = {"strategy": "RollingUpdate"}
+    w.serve("c")
+    w.settle()
+    assert w.answering() == {"c": 2}
+    assert "base" not in w.cr["status"]["versions"]["stable"]
+
+
+def test_pods_that_began_with_a_version_go_back_to_it_as_they_are() -> None:
+    """Whatever the strategy: their Deployment is that version's."""
+    w = world(HOT_SWAP, replicas=2)
+    w.serve("b")
+    w.settle()
+    w.cr["spec"]["rollout"] = {"strategy": "Canary"}
+    w.serve("a")
+    w.settle()
+    assert w.answering() == {"a": 2}
+
+
+HAPPENINGS = ("turn", "look", "deploy", "start", "take", "wait")
 WISHES = ("a", "b", "c", "up", "down")
 COMMANDS = ("pause", "resume", "promote", "abort", "rollback", "retry")
 ACTIONS = st.sampled_from(HAPPENINGS + WISHES + COMMANDS)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([{}, CANARY, BLUE_GREEN]), st.lists(ACTIONS, max_size=40), st.booleans())
+@given(st.sampled_from([{}, CANARY, BLUE_GREEN, HOT_SWAP]), st.lists(ACTIONS, max_size=40), st.booleans())
 def test_whatever_happens_clients_are_answered(rollout: dict[str, Any], actions: list[str], good: bool) -> None:
     """By as many pods as were asked for, but while more are asked for; and it comes to rest."""
     w = world(rollout, replicas=4, bad="" if good else "b")
     asked = 4
     for number, action in enumerate(actions):
         match action:
-            case "turn" | "look" | "deploy" | "start":
+            case "turn" | "look" | "deploy" | "start" | "take":
                 getattr(w, action)()
             case "wait":
                 w.wait(120)

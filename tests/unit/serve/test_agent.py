@@ -276,8 +276,10 @@ async def test_what_cannot_be_taken_is_told_and_what_served_serves_on(
         assert agent.state.swap.reason == "GoldenMismatch"
         if not retryable:
             assert made.taken == ["sha256:b"], "once"
-            made.want("sha256:c")
-            await until(lambda: made.taken[-1] == "sha256:c")
+            made.want(before)
+            await until(lambda: agent.state.swap is None)
+            made.want("sha256:b")
+            await until(lambda: made.taken == ["sha256:b"] * 2)
 
 
 def test_without_fetch(tmp_path: Path) -> None:

@@ -159,11 +159,16 @@ class Agent:
     def _next(self) -> ServeFile | None:
         """What is wanted and does not serve, unless it has failed for good, or just now."""
         serve = self._wanted() if self._take else None
-        if serve is None or serve.artifact.digest == self.artifact.digest:
+        if serve is None:
             return None
         last = self.state.swap
-        failed = last is not None and last.phase == "Failed" and last.digest == serve.artifact.digest
-        return None if failed and time.monotonic() < self._retry_at else serve
+        if last and last.phase == "Failed" and last.digest != serve.artifact.digest:
+            # Something else has been said since: what failed may be asked for again.
+            self._retry_at = 0.0
+            self.state = replace(self.state, swap=None)
+        if serve.artifact.digest == self.artifact.digest or time.monotonic() < self._retry_at:
+            return None
+        return serve
 
     async def _swap(self, serve: ServeFile) -> None:
         """What fails is told; what serves serves on."""
@@ -179,7 +184,9 @@ class Agent:
         except JobError as error:
             log.error("swap failed", digest=digest, reason=error.reason, message=error.message)  # noqa: TRY400
             self._retry_at = time.monotonic() + RETRY_SECONDS if error.retryable else float("inf")
-            failed = SwapReport(digest=digest, phase="Failed", reason=error.reason, message=error.message)
+            failed = SwapReport(
+                digest=digest, phase="Failed", reason=error.reason, message=error.message, retryable=error.retryable
+            )
             self.state = replace(self.state, swap=failed, swaps_failed=self.state.swaps_failed + 1)
             return
         took = time.monotonic() - began

@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+MESSAGE_LIMIT = 1024  # characters
 GIVEN_UP = frozenset({Outcome.ABORTED, Outcome.ROLLED_BACK})
 
 
 def record(
-    history: Sequence[PastVersion], version: ServedVersion, outcome: Outcome, now: datetime
+    history: Sequence[PastVersion], version: ServedVersion, outcome: Outcome, now: datetime, why: str | None = None
 ) -> list[PastVersion]:
     """The history with one more entry, which is the only one of its artifact."""
+    known = version.model_dump(exclude={"time", "outcome", "base", "message"})
     entry = PastVersion.model_validate(
-        {**version.model_dump(exclude={"time", "outcome"}), "replicas": 0, "time": rfc3339(now), "outcome": outcome}
+        {**known, "replicas": 0, "time": rfc3339(now), "outcome": outcome, "message": why and why[:MESSAGE_LIMIT]}
     )
     return [entry, *(one for one in history if one.digest != version.digest)][:HISTORY]
 
@@ -49,4 +51,4 @@ def forgiven(history: Sequence[PastVersion], digest: str) -> list[PastVersion]:
 
 
 def pinned(entry: PastVersion) -> ServedVersion:
-    return ServedVersion.model_validate(entry.model_dump(exclude={"time", "outcome", "replicas"}))
+    return ServedVersion.model_validate(entry.model_dump(exclude={"time", "outcome", "replicas", "message"}))

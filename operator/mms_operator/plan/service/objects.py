@@ -30,6 +30,14 @@ DIGEST_DIGITS = 12
 # Of the three containers, where the spec gives none.
 _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 _AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
+# The kubelet writes the annotation into the file as soon as the pod is changed.
+_WANTED = {
+    "downwardAPI": {
+        "items": [
+            {"path": "wanted", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_SERVE}']"}},
+        ]
+    }
+}
 _FETCH = {"requests": {"cpu": "50m", "memory": "128Mi"}}
 
 
@@ -56,19 +64,19 @@ class Serving(objects.Owner):
         return location(version, self.settings.default_store, self.store_secret)
 
     def config_map(self, version: ServedVersion) -> str:
-        return f"{self.name}-serve-{short(version)}"
+        return f"{self.name}-serve-{short(version.lineage)}"
 
     def deployment(self, version: ServedVersion) -> str:
-        return f"{self.name}-{short(version)}"
+        return f"{self.name}-{short(version.lineage)}"
 
     def of_version(self, version: ServedVersion) -> dict[str, str]:
-        """Selects the pods of one version: those of two live side by side during a rollout."""
-        return {**self.selector, names.LABEL_ARTIFACT: short(version)}
+        """Selects the pods that began with one version: those of two live side by side during a rollout."""
+        return {**self.selector, names.LABEL_ARTIFACT: short(version.lineage)}
 
 
-def short(version: ServedVersion) -> str:
+def short(digest: str) -> str:
     """What tells a version's objects apart from those of another."""
-    return version.digest.removeprefix("sha256:")[:DIGEST_DIGITS]
+    return digest.removeprefix("sha256:")[:DIGEST_DIGITS]
 
 
 def labels(serving: Serving) -> dict[str, str]:
@@ -76,14 +84,18 @@ def labels(serving: Serving) -> dict[str, str]:
 
 
 def config_map(serving: Serving, version: ServedVersion) -> Object:
-    file = contract.ServeFile(
+    text = serve_file(serving, version).model_dump_json(indent=1, exclude_none=True)
+    return _object(serving, "v1", "ConfigMap", serving.config_map(version), data={SERVE_FILE: text})
+
+
+def serve_file(serving: Serving, version: ServedVersion) -> contract.ServeFile:
+    """What tells a pod which artifact to serve."""
+    return contract.ServeFile(
         namespace=serving.namespace,
         name=serving.name,
         artifact=contract.ArtifactPin(uri=version.uri, digest=version.digest),
         storage=serving.location(version).store,
     )
-    text = file.model_dump_json(indent=1, exclude_none=True)
-    return _object(serving, "v1", "ConfigMap", serving.config_map(version), data={SERVE_FILE: text})
 
 
 def store_secret(serving: Serving) -> Object | None:
@@ -152,22 +164,21 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
         "template": template,
     }
     found = _object(serving, "apps/v1", "Deployment", serving.deployment(version), spec=spec)
-    found["metadata"]["annotations"] = {names.ANNOTATION_DIGEST: version.digest}
+    found["metadata"]["annotations"] = {names.ANNOTATION_DIGEST: version.lineage}
     return found
 
 
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
-    marked = {names.LABEL_VERSION: str(version.version)} if version.version else {}
     return {
-        "labels": {**labels(serving), **serving.of_version(version), **marked},
-        "annotations": {names.ANNOTATION_DIGEST: version.digest},
+        "labels": {**labels(serving), **serving.of_version(version)},
+        "annotations": {names.ANNOTATION_DIGEST: version.lineage},
     }
 
 
 def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
     spec = objects.pod_spec(serving.settings)
     where = serving.location(version)
-    sources = [objects.config_source(serving.config_map(version), SERVE_FILE)]
+    sources = [objects.config_source(serving.config_map(version), SERVE_FILE), _WANTED]
     if where.secret:
         sources.append(objects.credentials_source(where.secret, CREDENTIALS))
     spec |= {

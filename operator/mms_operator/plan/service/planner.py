@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from mms_operator.api import names
 from mms_operator.api.names import Reason
 from mms_operator.api.rollout import BlueGreen, Strategy
 from mms_operator.api.service import ServiceSpec
 from mms_operator.api.service_status import Outcome, RolloutPhase, ServedVersion, ServiceStatus, Versions
 from mms_operator.plan import conditions, pod_template, pods, stores
 from mms_operator.plan.conditions import rfc3339
-from mms_operator.plan.service import commands, history, objects, rollout, saying, target
+from mms_operator.plan.service import commands, history, objects, rollout, saying, swapping, target
 from mms_operator.plan.service.objects import Serving
 from mms_operator.plan.service.rollout import Route
 from mms_operator.plan.service.saying import State
 from mms_operator.plan.service.seen import Seen
-from mms_operator.plan.types import Plan
+from mms_operator.plan.types import AgentCalls, Annotation, Plan
 from mms_workloads import contract
 
 if TYPE_CHECKING:
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from mms_operator.api.names import Condition as Kind
     from mms_operator.api.service_status import PastVersion
     from mms_operator.plan.conditions import Condition
+    from mms_operator.plan.service.swapping import Running
     from mms_operator.plan.stores import SecretProblem
     from mms_operator.plan.types import Event, Object, ObservedService, Settings
 
+SWAP_SECONDS = 0.5  # between two questions to an agent while its pod is to take another artifact
+QUIET_SECONDS = 10.0  # and otherwise
 SECRET_SECONDS = 10.0  # between two looks for a Secret that is not there
 
 
@@ -53,6 +57,7 @@ class _Course:
     route: ServedVersion | None = None  # the only one that clients are sent to; None: all
     requeue: float | None = None
     prune: bool = True  # whether what there is of other versions goes
+    tell: tuple[Running, ...] = ()  # running pods that are to take the first of `fleets`
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class _Look:
 
     def counted(self, version: ServedVersion) -> ServedVersion:
         """With the number of its pods that answer rightly."""
-        return version.model_copy(update={"replicas": self.seen.ready_of(version.digest)})
+        return version.model_copy(update={"replicas": self.seen.ready_of(version)})
 
     def kept_seconds(self) -> float:
         """For which the pods of the version before stay."""
@@ -114,7 +119,9 @@ def _course(look: _Look, source: ServedVersion | target.Missing, observed: Obser
     if stable is None:
         return _first(look, chosen)
     if stable.digest == chosen.digest:
-        return _steady(look, chosen, withheld)
+        return _steady(look, chosen.model_copy(update={"base": stable.base}), withheld)
+    if _can_swap(look, chosen, stable):
+        return _swap(look, chosen.model_copy(update={"base": stable.lineage}), stable)
     return _roll_out(look, chosen, stable)
 
 
@@ -132,7 +139,8 @@ def _first(look: _Look, chosen: ServedVersion) -> _Course:
 def _steady(look: _Look, chosen: ServedVersion, withheld: PastVersion | None) -> _Course:
     """What is wanted is what answers. The version before may be kept for a while."""
     counted, replicas = look.counted(chosen), look.replicas
-    if look.seen.fleet(chosen, replicas).complete:
+    astray = swapping.astray(swapping.running(look.seen, chosen.lineage), chosen.digest)
+    if look.seen.fleet(chosen, replicas).complete and not astray:
         state = saying.given_up(withheld, chosen) if withheld else saying.served(chosen, replicas)
     else:
         state = _trouble(look.serving, chosen, look.seen) or saying.scaling(counted.replicas, replicas)
@@ -142,7 +150,7 @@ def _steady(look: _Look, chosen: ServedVersion, withheld: PastVersion | None) ->
     previous, left = look.status.versions.previous, look.kept_seconds()
     if previous is None or left <= 0:
         status = look.status_with(versions=Versions(stable=counted), rollout=ended, keptUntil=None)
-        return _Course(status, state, ((chosen, replicas),), chosen)
+        return _Course(status, state, ((chosen, replicas),), chosen, tell=astray)
     versions = Versions(stable=counted, previous=look.counted(previous))
     status = look.status_with(versions=versions, rollout=ended)
     return _Course(status, state, ((chosen, replicas), (previous, replicas)), chosen, min(left, rollout.DAY_SECONDS))
@@ -174,6 +182,39 @@ def _roll_out(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> _Cou
     return _Course(status, saying.served(chosen, replicas), fleets, chosen)
 
 
+def _can_swap(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> bool:
+    """Whether the running pods are to take the version: they have the keys of the store that they began with."""
+    serving = look.serving
+    asked = serving.spec.rollout.strategy is Strategy.HOT_SWAP or chosen.digest == stable.lineage
+    same = serving.location(chosen).secret == serving.location(stable).secret
+    return asked and same and bool(look.replicas) and stable.lineage in look.seen.deployments
+
+
+def _swap(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> _Course:
+    """The running pods take the version, as far as it may go now. `chosen.base` says whose pods they are."""
+    how, following = look.serving.spec.rollout, look.status.versions.next
+    under_way = look.status.rollout if following and following.digest == chosen.digest else None
+    begun = under_way or rollout.begin(how, look.replicas, look.now)
+    swap = swapping.advance(how, begun, swapping.running(look.seen, stable.lineage), chosen.digest, look.now)
+    if swap.failed:
+        pod, report = swap.failed
+        why = saying.refused_by(pod.name, chosen, report)
+        past = history.record(look.status.history, chosen, Outcome.ABORTED, look.now, why)
+        ended = swap.status.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0})
+        status = look.status_with(versions=Versions(stable=look.counted(stable)), rollout=ended, history=past)
+        return _Course(status, saying.given_up(past[0], stable), ((stable, look.replicas),), stable)
+    if swap.done:
+        past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
+        versions = Versions(stable=look.counted(chosen))
+        status = look.status_with(versions=versions, rollout=swap.status, history=past, keptUntil=None)
+        return _Course(status, saying.served(chosen, look.replicas), ((chosen, look.replicas),), chosen)
+    versions = Versions(stable=look.counted(stable), next=look.counted(chosen))
+    state = _trouble(look.serving, stable, look.seen) or saying.rolling(versions.next or chosen, stable, swap.status)
+    status = look.status_with(versions=versions, rollout=swap.status, keptUntil=None)
+    fleets = ((stable, look.replicas),)
+    return _Course(status, state, fleets, stable, swap.requeue, tell=swap.tell)
+
+
 def _nothing_to_serve(look: _Look, missing: target.Missing) -> _Course:
     """There is no artifact. What was served before, of another source, goes on until there is one."""
     state = State(ready=False, reason=missing.reason, message=missing.message)
@@ -197,7 +238,7 @@ def _trouble(serving: Serving, chosen: ServedVersion, seen: Seen) -> State | Non
 
     What another try cannot mend makes the service stalled, although the kubelet goes on trying.
     """
-    mine = [pod for pod in seen.of_digest(chosen.digest) if not pods.is_ready(pod)]
+    mine = [pod for pod in seen.began_with(chosen.lineage) if not pods.is_ready(pod)]
     for pod in mine:
         for ended in pods.failures(pod):
             if ended.outcome is not None:
@@ -254,7 +295,33 @@ def _plan(look: _Look, course: _Course, told: Sequence[Event]) -> Plan:
         events=(*told, *saying.told(serving.cr, status, course.state)),
         requeue_after=course.requeue,
         prune=course.prune,
+        agents=_agents(look, course),
+        annotations=_told(look, course),
     )
+
+
+def _told(look: _Look, course: _Course) -> tuple[Annotation, ...]:
+    """Running pods hear what they are to take: what is being rolled out, else what is stable."""
+    versions = course.status.versions
+    version = versions.next or versions.stable
+    if not course.tell or version is None:
+        return ()
+    text = objects.serve_file(look.serving, version).model_dump_json(exclude_none=True)
+    return tuple(
+        Annotation(look.serving.namespace, pod.name, pod.uid, {names.ANNOTATION_SERVE: text}) for pod in course.tell
+    )
+
+
+def _agents(look: _Look, course: _Course) -> AgentCalls | None:
+    """The pods whose agents say what they serve, where it may be another artifact than they began with."""
+    versions = course.status.versions
+    stable = versions.stable
+    if stable is None or (look.serving.spec.rollout.strategy is not Strategy.HOT_SWAP and not stable.base):
+        return None
+    mine = look.seen.began_with(stable.lineage)
+    hosts = {pod["metadata"]["uid"]: ip for pod in mine if (ip := (pod.get("status") or {}).get("podIP"))}
+    moves = versions.next is not None or bool(course.tell)
+    return AgentCalls(hosts, SWAP_SECONDS if moves else QUIET_SECONDS)
 
 
 def _left(cr: Object, status: ServiceStatus, state: State, now: datetime, available: int) -> Plan:

@@ -104,7 +104,7 @@ def stages(rollout: Rollout, replicas: int) -> Sequence[Stage]:
             how = rollout.blueGreen or BlueGreen()
             preview = Stage(replicas, replicas, Route.STABLE, how.seconds, how.approval, at_once=True)
             return [preview, Stage(replicas, 0, Route.NEXT, at_once=True)]
-        case Strategy.ROLLING_UPDATE:
+        case Strategy.ROLLING_UPDATE | Strategy.HOT_SWAP:
             return [Stage(replicas, 0, Route.BOTH)]
 
 

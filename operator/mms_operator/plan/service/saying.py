@@ -15,6 +15,7 @@ from mms_operator.plan.types import Event
 if TYPE_CHECKING:
     from mms_operator.api.service_status import PastVersion, RolloutStatus, ServedVersion, ServiceStatus
     from mms_operator.plan.types import Object
+    from mms_workloads.contract import SwapReport
 
 ACCEPTED = Condition("True", Reason.ACCEPTED, "the spec can be carried out")
 # Reasons for not being ready that belong to the usual course of things.
@@ -63,11 +64,16 @@ def given_up(entry: PastVersion, stable: ServedVersion) -> State:
         if entry.outcome is Outcome.ROLLED_BACK
         else ("aborted while it was rolled out", Reason.ROLLOUT_ABORTED)
     )
+    why = f": {entry.message}" if entry.message else ""
     said = (
-        f"{called(entry)} was {how} at {entry.time} and is not tried again; {called(stable)} answers. Another artifact "
-        "is rolled out as soon as there is one; `mms rollout retry` tries this one again"
+        f"{called(entry)} was {how} at {entry.time}{why}. It is not tried again; {called(stable)} answers. Another "
+        "artifact is rolled out as soon as there is one; `mms rollout retry` tries this one again"
     )
     return State(ready=False, reason=reason, message=said, waits=False)
+
+
+def refused_by(pod: str, chosen: ServedVersion, swap: SwapReport) -> str:
+    return f"pod {pod} could not take {called(chosen)}: {swap.reason}: {swap.message}"
 
 
 def rolling(chosen: ServedVersion, stable: ServedVersion | None, state: RolloutStatus | None) -> State:

@@ -15,20 +15,24 @@ if TYPE_CHECKING:
     from mms_operator.api.service_status import ServedVersion
     from mms_operator.plan.service.objects import Serving
     from mms_operator.plan.types import Object, ObservedService
+    from mms_workloads.contract import AgentReport
 
 
 @dataclass(frozen=True)
 class Seen:
     """What there is of one service."""
 
-    deployments: Mapping[str, Object]  # by the digest of what they serve
+    deployments: Mapping[str, Object]  # by the digest that their pods begin with
     pods: tuple[Object, ...]
+    agents: Mapping[str, AgentReport]  # by the pod's uid
 
     @classmethod
     def of(cls, serving: Serving, observed: ObservedService) -> Seen:
         wanted = serving.selector.items()
         mine = (pod for pod in observed.pods if wanted <= (pod["metadata"].get("labels") or {}).items())
-        return cls({digest: one for one in observed.deployments if (digest := digest_of(one))}, tuple(mine))
+        return cls(
+            {digest: one for one in observed.deployments if (digest := digest_of(one))}, tuple(mine), observed.agents
+        )
 
     @property
     def ready(self) -> int:
@@ -38,19 +42,26 @@ class Seen:
     def replicas(self) -> int:
         return sum((one.get("status") or {}).get("replicas", 0) for one in self.deployments.values())
 
-    def of_digest(self, digest: str) -> list[Object]:
-        return [pod for pod in self.pods if digest_of(pod) == digest]
+    def began_with(self, lineage: str) -> list[Object]:
+        return [pod for pod in self.pods if digest_of(pod) == lineage]
 
-    def ready_of(self, digest: str) -> int:
-        return sum(pods.is_ready(pod) for pod in self.of_digest(digest))
+    def ready_of(self, version: ServedVersion) -> int:
+        """Pods that answer with it, as far as is known: their agents are asked only while pods may take another."""
+        return sum(
+            pods.is_ready(pod) and self._serves(pod) == version.digest for pod in self.began_with(version.lineage)
+        )
+
+    def _serves(self, pod: Object) -> str | None:
+        report = self.agents.get(pod["metadata"]["uid"])
+        return report.digest if report else digest_of(pod)
 
     def fleet(self, version: ServedVersion | None, replicas: int) -> Fleet:
         """The pods of a version of which there are to be `replicas`."""
         if version is None:
             return Fleet()
-        deployment = self.deployments.get(version.digest)
+        deployment = self.deployments.get(version.lineage)
         wanted = deployment["spec"].get("replicas", 1) if deployment else 0
-        return Fleet(wanted, self.ready_of(version.digest), self._complete(deployment, replicas))
+        return Fleet(wanted, self.ready_of(version), self._complete(deployment, replicas))
 
     @staticmethod
     def _complete(deployment: Object | None, replicas: int) -> bool:
@@ -62,7 +73,7 @@ class Seen:
 
     def overdue(self, version: ServedVersion) -> str | None:
         """What the version's Deployment says when it has not advanced within its deadline."""
-        deployment = self.deployments.get(version.digest)
+        deployment = self.deployments.get(version.lineage)
         if deployment is None or not _current(deployment):
             return None
         for condition in (deployment.get("status") or {}).get("conditions") or ():
@@ -72,7 +83,7 @@ class Seen:
 
 
 def digest_of(obj: Object) -> str | None:
-    """The digest of the artifact that a Deployment or a pod is for."""
+    """The digest of the artifact that a Deployment's pods, or a pod, began with."""
     found: str | None = (obj["metadata"].get("annotations") or {}).get(names.ANNOTATION_DIGEST)
     return found
 

@@ -1,0 +1,130 @@
+"""Which running pod is to take the next version now. Pure.
+
+One pod at a time, by name; what fails in one is told to no other. Pods are told by an annotation, and what they serve
+their agents say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from mms_operator.api import names
+from mms_operator.api.rollout import HotSwap, Strategy
+from mms_operator.api.service_status import RolloutPhase
+from mms_operator.plan import pods
+from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.service.rollout import DAY_SECONDS
+from mms_workloads.contract import ServeFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mms_operator.api.rollout import Rollout
+    from mms_operator.api.service_status import RolloutStatus
+    from mms_operator.plan.service.seen import Seen
+    from mms_operator.plan.types import Object
+    from mms_workloads.contract import SwapReport
+
+STEPS = 1  # the first pod alone; beyond it all pods
+
+
+@dataclass(frozen=True)
+class Running:
+    """A pod that could take a version."""
+
+    name: str
+    uid: str
+    ready: bool
+    told: str | None  # digest of what it was last told to take
+    serves: str | None  # as its agent says; None: nothing yet
+    swap: SwapReport | None
+
+    @property
+    def wants(self) -> str | None:
+        return self.told or self.serves
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What is to be done now."""
+
+    tell: tuple[Running, ...]  # those that are to take the version
+    status: RolloutStatus
+    done: bool = False
+    failed: tuple[Running, SwapReport] | None = None  # it cannot be taken: nobody else is to try
+    requeue: float | None = None  # seconds until time alone moves it on
+
+
+def running(seen: Seen, lineage: str) -> list[Running]:
+    """The pods that began with a version and are not ending, by name."""
+    found = []
+    for pod in seen.began_with(lineage):
+        if "deletionTimestamp" in pod["metadata"]:
+            continue
+        report = seen.agents.get(pod["metadata"]["uid"])
+        found.append(
+            Running(
+                name=pod["metadata"]["name"],
+                uid=pod["metadata"]["uid"],
+                ready=pods.is_ready(pod),
+                told=told(pod),
+                serves=report.digest if report else None,
+                swap=report.swap if report else None,
+            )
+        )
+    return sorted(found, key=lambda one: one.name)
+
+
+def told(pod: Object) -> str | None:
+    """The digest that a pod's annotation names."""
+    text = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_SERVE)
+    try:
+        return ServeFile.model_validate_json(text).artifact.digest if text else None
+    except ValidationError:
+        return None
+
+
+def astray(fleet: Sequence[Running], stable: str) -> tuple[Running, ...]:
+    """Pods that are to serve what is stable and were told, or say, otherwise."""
+    return tuple(one for one in fleet if one.wants not in (None, stable))
+
+
+def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], digest: str, now: datetime) -> Swap:
+    """One look at a rollout into running pods."""
+    how = rollout.hotSwap or HotSwap()
+    have = [one for one in fleet if one.serves == digest and one.ready]
+    state = state.model_copy(
+        update={"strategy": Strategy.HOT_SWAP, "steps": STEPS, "percent": round(100 * len(have) / max(1, len(fleet)))}
+    )
+    for one in fleet:
+        if one.told == digest and one.swap and one.swap.digest == digest and _hopeless(one.swap):
+            return Swap((), state, failed=(one, one.swap))
+    if fleet and len(have) == len(fleet):
+        return Swap((), state.model_copy(update={"phase": RolloutPhase.COMPLETE, "percent": 100}), done=True)
+    waiting = [one for one in fleet if digest not in {one.told, one.serves}]
+    if state.rollback:  # it has answered before: all of them
+        return Swap(tuple(waiting), state.model_copy(update={"phase": RolloutPhase.PROGRESSING}))
+    if len(fleet) - len(waiting) > len(have):  # one is taking it, or has it and is not ready
+        return Swap((), state.model_copy(update={"phase": RolloutPhase.PROGRESSING, "reachedTime": None}))
+    if state.paused or rollout.paused:
+        return Swap((), state.model_copy(update={"phase": RolloutPhase.PAUSED}))
+    if have and state.step <= STEPS:
+        since = datetime.fromisoformat(state.reachedTime) if state.reachedTime else now
+        state = state.model_copy(update={"reachedTime": rfc3339(since)})
+        left = (since + timedelta(seconds=how.seconds) - now).total_seconds()
+        if left > 0:
+            return Swap((), state.model_copy(update={"phase": RolloutPhase.WAITING}), requeue=min(left, DAY_SECONDS))
+        if how.approval:
+            return Swap((), state.model_copy(update={"phase": RolloutPhase.AWAITING_PROMOTION}))
+        state = state.model_copy(update={"step": STEPS + 1, "reachedTime": None})
+    following = next((one for one in waiting if one.ready), None)
+    tell = (following,) if following else ()
+    return Swap(tell, state.model_copy(update={"phase": RolloutPhase.PROGRESSING}))
+
+
+def _hopeless(swap: SwapReport) -> bool:
+    return swap.phase == "Failed" and not swap.retryable
