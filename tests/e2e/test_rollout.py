@@ -117,7 +117,7 @@ def test_blue_green(kube: Kube, artifacts: list[dict[str, str]]) -> None:
 
 
 def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
-    """The running pods take the next version and go back: no pod is started, and no request fails in any way of asking."""
+    """The running pods take the next version and go back: no pod is started, no request fails in any way of asking."""
     first, second = artifacts
     how = {"rollout": {"strategy": "HotSwap"}}
     serve(kube, first, replicas=2, **how)
