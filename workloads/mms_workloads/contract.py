@@ -402,6 +402,8 @@ class Golden(Contract):
     contractVersion: Literal[1] = CONTRACT_VERSION
     absoluteTolerance: float = 1e-4  # of floats; strings and integers are compared exactly
     cases: list[GoldenCase]
+    # Requests that another version may well answer otherwise: how often it does is what an analysis is told.
+    comparisons: list[GoldenCase] = []
 
 
 class SwapReport(Contract):
@@ -413,6 +415,23 @@ class SwapReport(Contract):
     message: str = ""
     retryable: bool = False  # whether the agent tries again by itself
     seconds: float | None = None  # that it took
+
+
+class Counters(Contract):
+    """What Triton has counted of the models since its start."""
+
+    requests: NonNegativeInt = 0  # answered, rightly or with an error
+    failed: NonNegativeInt = 0  # of these
+    timed: NonNegativeInt = 0  # that succeeded
+    seconds: float = 0.0  # that these took in all, in the queue and computing
+
+
+class Comparison(Contract):
+    """How the artifact that serves answers the comparisons of another one."""
+
+    reference: str  # the other's digest
+    compared: NonNegativeInt
+    differing: NonNegativeInt
 
 
 class AgentReport(Contract):
@@ -427,6 +446,15 @@ class AgentReport(Contract):
     goldenRight: int
     verifiedAt: str | None = None
     swap: SwapReport | None = None  # the last one
+    counters: Counters | None = None  # None: Triton did not say
+    comparison: Comparison | None = None
+
+
+class Reference(Contract):
+    """An artifact that another one is compared with."""
+
+    artifact: ArtifactPin
+    storage: Store
 
 
 class ServeFile(Contract):
@@ -437,6 +465,7 @@ class ServeFile(Contract):
     name: str
     artifact: ArtifactPin
     storage: Store  # uri: the artifact's folder
+    reference: Reference | None = None  # what is served while this one is rolled out
 
 
 StatusReport.model_rebuild()

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import ConfigDict, Field
 
-from mms_operator.api.types import Model, rules
+from mms_operator.api.types import FRACTION_PATTERN, Model, decimal, rules
 
 MAX_STEPS = 10
 
@@ -66,6 +66,59 @@ class HotSwap(Model):
     approval: bool = Field(default=False, description="Whether the first pod is alone until it is promoted.")
 
 
+class AtEnd(StrEnum):
+    PAUSE = "Pause"
+    PROMOTE = "Promote"
+    ROLLBACK = "Rollback"
+
+
+class Analysis(Model):
+    """What the next version is compared with the one before by, while it is rolled out.
+
+    It is given up as soon as a bound is broken, and all pods are replaced only when all bounds are known to be kept.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.errorMargin) || has(self.latencyMargin) || has(self.disagreementLimit)",
+                "analysis needs at least one of errorMargin, latencyMargin and disagreementLimit",
+            )
+        )
+    )
+
+    errorMargin: str | None = decimal(
+        "By how much the part of requests that fail may be above the version before's: 0.01 is one in a hundred.",
+        FRACTION_PATTERN,
+        default=None,
+    )
+    latencyMargin: str | None = decimal(
+        "By how much longer a request may take in the queue and computing: 0.2 is 1.2 times as long.", default=None
+    )
+    disagreementLimit: str | None = decimal(
+        "What part of the artifact's comparisons may be answered otherwise than by the version before.",
+        FRACTION_PATTERN,
+        default=None,
+    )
+    falseRollback: str = decimal(
+        "The probability that a version is given up although it keeps all bounds.", FRACTION_PATTERN, default="0.05"
+    )
+    falsePromote: str = decimal(
+        "The probability that a version is promoted although it breaks one.", FRACTION_PATTERN, default="0.05"
+    )
+    probesPerSecond: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="Golden questions that each pod is asked meanwhile, so that there is something to measure.",
+    )
+    limitSeconds: int = Field(default=1800, ge=10, le=604_800, description="After which it ends one way or another.")
+    atEnd: AtEnd = Field(
+        default=AtEnd.PAUSE,
+        description="What then, if nothing is known for sure: Pause waits for your word, Promote, Rollback.",
+    )
+
+
 class Rollout(Model):
     """How one version takes the place of another."""
 
@@ -78,6 +131,10 @@ class Rollout(Model):
             (
                 "!has(self.hotSwap) || self.strategy == 'HotSwap'",
                 "hotSwap is for strategy HotSwap: set strategy, or leave it out",
+            ),
+            (
+                "!has(self.analysis) || self.strategy != 'RollingUpdate'",
+                "analysis needs a step to decide in: set strategy to Canary, BlueGreen or HotSwap",
             ),
             (
                 "!has(self.blueGreen) || self.strategy == 'BlueGreen'",
@@ -97,6 +154,9 @@ class Rollout(Model):
     )
     blueGreen: BlueGreen | None = Field(default=None, description="With strategy BlueGreen.")
     hotSwap: HotSwap | None = Field(default=None, description="With strategy HotSwap.")
+    analysis: Analysis | None = Field(
+        default=None, description="What decides by itself. Absent: the steps' times and your word do."
+    )
     paused: bool = Field(default=False, description="Whether a rollout stays where it is.")
     progressDeadlineSeconds: int = Field(
         default=600, ge=10, le=86_400, description="A rollout that has not advanced for so long is reported as stalled."

@@ -68,10 +68,40 @@ class PastVersion(ServedVersion):
 class RolloutPhase(StrEnum):
     PROGRESSING = "Progressing"
     WAITING = "Waiting"  # for the time of a step
+    ANALYSING = "Analysing"
     AWAITING_PROMOTION = "AwaitingPromotion"
     PAUSED = "Paused"
     COMPLETE = "Complete"
     ABORTED = "Aborted"
+
+
+class Finding(Model):
+    """What is known of one metric."""
+
+    metric: str = Field(max_length=32, description="errors, latency or disagreement.")
+    verdict: str = Field(max_length=16, description="Promote: its bound is kept. Rollback: it is broken. Continue.")
+    canary: str | None = Field(
+        default=None, max_length=32, description="Part of requests that failed, or seconds of one."
+    )
+    stable: str | None = Field(default=None, max_length=32, description="The same of the version before.")
+    estimate: str | None = Field(
+        default=None, max_length=32, description="Their difference, ratio, or the part that differs."
+    )
+    bound: str = Field(max_length=32, description="The largest estimate that is allowed.")
+    message: str = Field(max_length=512, description="The same for people.")
+
+
+class AnalysisStatus(Model):
+    """How the next version compares with the one before."""
+
+    verdict: str = Field(max_length=16, description="Promote, Rollback, Continue, or Pause where the time was over.")
+    message: str = Field(max_length=2048, description="Why.")
+    findings: list[Finding] = Field(default_factory=list, max_length=8, description="By metric.")
+    sampledTime: str | None = Field(
+        default=None, max_length=40, description="The end of the last interval that was counted."
+    )
+    compared: bool = Field(default=False, description="Whether the comparisons have been counted.")
+    memory: str = Field(default="", max_length=8192, description="What was learnt so far; for the operator only.")
 
 
 class RolloutStatus(Model):
@@ -92,6 +122,7 @@ class RolloutStatus(Model):
     )
     rollback: bool = Field(default=False, description="Whether it goes back to a version that was served before.")
     paused: bool = Field(default=False, description="Whether a pause was asked for by the annotation.")
+    analysis: AnalysisStatus | None = Field(default=None, description="With spec.rollout.analysis.")
 
 
 class ServiceStatus(Model):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
 from pydantic import ValidationError
 
+from mms_operator.plan.types import Interval
 from mms_workloads.contract import AGENT_PORT, AgentReport
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class _Service:
     calls: AgentCalls
     due: float
     reports: dict[str, AgentReport] = field(default_factory=dict)  # by the pod's uid
+    at: datetime | None = None  # when they said so
+    interval: Interval | None = None
     busy: bool = False
 
 
@@ -68,6 +72,11 @@ class Agents:
         known = self._services.get(key)
         return dict(known.reports) if known else {}
 
+    def interval(self, key: Key) -> Interval | None:
+        """What they said the last two times."""
+        known = self._services.get(key)
+        return known.interval if known else None
+
     async def run(self) -> None:
         """Asks until it is cancelled."""
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
@@ -93,7 +102,7 @@ class Agents:
             pass
 
     async def _ask(self, session: aiohttp.ClientSession, key: Key, service: _Service) -> None:
-        calls = service.calls
+        calls, now = service.calls, datetime.now(UTC)
         try:
             said = await asyncio.gather(*(self._one(session, host) for host in calls.hosts.values()))
             reports = {uid: one for uid, one in zip(calls.hosts, said, strict=True) if one is not None}
@@ -102,8 +111,14 @@ class Agents:
             everyone = sum(len(one.calls.hosts) for one in self._services.values())
             service.due = self.clock() + max(service.calls.period, everyone / RATE)
             self._changed.set()
-        if self._services.get(key) is service and service.calls == calls and reports != service.reports:
-            service.reports = reports
+        if self._services.get(key) is not service or service.calls != calls:
+            return
+        told, news = service.reports, {uid: _facts(one) for uid, one in reports.items()}
+        changed = news != {uid: _facts(one) for uid, one in told.items()}
+        if service.at is not None:
+            service.interval = Interval(service.at, now, told, reports)
+        service.reports, service.at = reports, now
+        if changed or calls.each:
             self.wake(key)
 
     async def _one(self, session: aiohttp.ClientSession, host: str) -> AgentReport | None:
@@ -120,3 +135,8 @@ class Agents:
             return None
         self.metrics.polls.labels("agent-ok").inc()
         return report
+
+
+def _facts(report: AgentReport) -> AgentReport:
+    """Without what changes all the time."""
+    return report.model_copy(update={"counters": None})

@@ -139,6 +139,7 @@ class Reconciler:
             pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
             secrets=secrets,
             agents=self.agents.reports(key),
+            interval=self.agents.interval(key),
         )
 
     def _certificates_expire(self, key: Key, uid: str, roles: Iterable[str]) -> datetime | None:

@@ -86,6 +86,16 @@ class ObservedTraining:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """What the agents of serving pods said at two times, by the pods' uids."""
+
+    began: datetime
+    ended: datetime
+    before: Mapping[str, AgentReport]
+    after: Mapping[str, AgentReport]
+
+
+@dataclass(frozen=True)
 class ObservedService:
     """What was seen of a service's surroundings."""
 
@@ -94,6 +104,7 @@ class ObservedService:
     pods: tuple[Object, ...] = ()
     secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)
     agents: Mapping[str, AgentReport] = field(default_factory=dict)  # by the pod's uid: what its agent said last
+    interval: Interval | None = None  # between the last two times that the agents were asked
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,7 @@ class AgentCalls:
 
     hosts: Mapping[str, str]  # the pods' IPs by their uids
     period: float  # seconds
+    each: bool = False  # whether each answer is to be looked at, and not only another one
 
 
 @dataclass(frozen=True)

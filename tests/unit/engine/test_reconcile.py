@@ -73,6 +73,9 @@ class Agents:
     def drop(self, key: Key) -> None:
         self.dropped.append(key)
 
+    def interval(self, _: Key) -> None:
+        return None
+
     def reports(self, _: Key) -> dict[str, AgentReport]:
         return self.said
 

@@ -62,6 +62,14 @@ def golden_of(words: list[str], vectors: np.ndarray, rows: tuple[int, ...] = (0,
                 "outputs": {"WORDS": [words[other] for found in best for other, _ in found]},
             },
         ],
+        "comparisons": [
+            {
+                "model": "neighbours",
+                "inputs": {"WORDS": [words[row]], "K": [k]},
+                "outputs": {"WORDS": [words[other] for other, _ in cosine_neighbours(vectors, row, k)]},
+            }
+            for row in range(20)
+        ],
     }
 
 

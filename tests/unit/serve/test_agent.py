@@ -10,15 +10,26 @@ import signal
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 from tests.unit.serve import artifacts
 
-from mms_workloads.contract import ArtifactManifest, ArtifactPin, Golden, Outcome, Reason, ServeFile, Store
+from mms_workloads.contract import (
+    ArtifactManifest,
+    ArtifactPin,
+    Comparison,
+    Counters,
+    Golden,
+    GoldenCase,
+    Outcome,
+    Reason,
+    ServeFile,
+    Store,
+)
 from mms_workloads.serve import agent as agents
-from mms_workloads.serve.agent import Agent, State
+from mms_workloads.serve.agent import Agent, Measure, State
 from mms_workloads.serve.artifact import Artifact
 from mms_workloads.serve.control import TritonGoneError
 from mms_workloads.serve.repository import MODELS
@@ -77,6 +88,7 @@ class FakeTriton:
         self.loads = 0
         self.looks = 0
         self.closed = False
+        self.compared = self.asked = 0
 
     async def live(self) -> bool:
         self.looks += 1
@@ -97,6 +109,17 @@ class FakeTriton:
         if self.wrong:
             raise self.wrong
         return len(cases.cases)
+
+    async def counters(self) -> Counters | None:
+        return Counters(requests=7, failed=1, timed=6, seconds=0.5)
+
+    async def compare(self, artifact: Artifact, reference: Artifact) -> Comparison:
+        self.compared += 1
+        return Comparison(reference=reference.digest, compared=4, differing=1)
+
+    async def ask(self, case: GoldenCase, digest: str) -> dict[str, Any]:
+        self.asked += 1
+        return {}
 
     async def close(self) -> None:
         self.closed = True
@@ -213,6 +236,29 @@ async def test_a_wrong_answer_ends_it(agent: Agent, triton: FakeTriton) -> None:
     assert await asyncio.wait_for(task, 5) is triton.wrong
     assert agent.state.phase == "Failed"
     assert "SCORES[3]" in agent.state.message
+
+
+async def test_compares_once_for_each_reference_and_asks_as_often_as_it_is_told(
+    agent: Agent, triton: FakeTriton
+) -> None:
+    other = replace(agent.artifact, digest="sha256:other")
+    told: dict[str, Any] = {"reference": "sha256:missing", "probe": 0.0}
+    measure = Measure(
+        lambda _: told["reference"], lambda one: other if one == other.digest else None, lambda: told["probe"]
+    )
+    measured = Agent(agent.artifact, triton, measure=measure)  # type: ignore[arg-type]
+    probing = asyncio.create_task(measured.probe())
+    async with supervised(measured):
+        await until(lambda: triton.looks > 20)
+        assert (triton.compared, triton.asked) == (0, 0)
+        told.update(reference=other.digest, probe=10_000.0)
+        await until(lambda: triton.asked > 20)
+        await until(lambda: measured.state.comparison is not None)
+        looks = triton.looks
+        await until(lambda: triton.looks > looks + 20)
+    assert triton.compared == 1
+    probing.cancel()
+    await asyncio.gather(probing, return_exceptions=True)
 
 
 class Shop:

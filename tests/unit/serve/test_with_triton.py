@@ -57,6 +57,7 @@ class ServingPod:
             "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
             "MMS_EXIT_TIMEOUT_SECONDS": "3",
             "MMS_WANTED_FILE": str(self.root / "wanted"),
+            "MMS_PROBE_FILE": str(self.root / "probe"),
         }
         names = ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS", "AGENT")
         environment |= {f"MMS_{name}_PORT": str(port) for name, port in zip(names, self.ports, strict=True)}
@@ -76,9 +77,15 @@ class ServingPod:
     def start_triton(self) -> None:
         self.start("triton", f"--backend-directory={self.home.folder}/backends")
 
-    def want(self, built: artifacts.Built) -> None:
+    def want(self, built: artifacts.Built, reference: artifacts.Built | None = None) -> None:
         """As the kubelet does it: the file is replaced."""
         part = artifacts.serve_file(self.root / "wanted.part", built.folder, built.digest)
+        if reference:
+            pin = {"uri": reference.folder.as_uri(), "digest": reference.digest}
+            storage = {"uri": reference.folder.as_uri()}
+            part.write_text(
+                json.dumps({**json.loads(part.read_text()), "reference": {"artifact": pin, "storage": storage}})
+            )
         part.replace(self.root / "wanted")
 
     def served(self) -> dict[str, Any]:
@@ -209,6 +216,28 @@ def test_another_artifact_in_the_running_models(pod: ServingPod) -> None:
     pod.processes["triton"].wait()
     pod.start_triton()
     wait(lambda: pod.readyz()[0] == 200 and query.neighbours(url, ["word5"], 4)[0].digest == other.digest)
+
+
+def test_what_is_measured_for_an_analysis(pod: ServingPod) -> None:
+    """Triton's counters grow by what the agent asks, and another version's answers are compared."""
+    near = artifacts.build(pod.root / "near", size=2000, dimensions=50, version=4)  # the same vectors
+    far = artifacts.build(pod.root / "far", size=2000, dimensions=50, seed=9, version=5)
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200)
+    before = pod.served()["counters"]
+    assert before["requests"] >= 3, "the golden cases"
+    assert before["failed"] == 0
+    (pod.root / "probe").write_text("50")
+    wait(lambda: pod.served()["counters"]["requests"] > before["requests"] + 20)
+    (pod.root / "probe").write_text("")
+    after = pod.served()["counters"]
+    assert after["seconds"] > before["seconds"] > 0
+    assert after["timed"] == after["requests"]
+    for built, differing in ((near, 0), (far, 20)):
+        pod.want(built, reference=pod.built)
+        wait(lambda built=built: pod.served()["digest"] == built.digest and "comparison" in pod.served())
+        wanted = {"reference": pod.digest, "compared": 20, "differing": differing}
+        assert pod.served()["comparison"] == wanted
 
 
 def test_a_bad_artifact_is_refused_by_a_running_pod(pod: ServingPod) -> None:

@@ -40,25 +40,30 @@ def golden(vectors: NDArray[np.float32], words: tuple[str, ...]) -> Golden:
             {"WORDS": [words[number]]} if index % 2 == 0 else {"IDS": [number]}
         )
         cases.append(GoldenCase(model="vectors", inputs=inputs, outputs={"VECTORS": vectors[number].tolist()}))
-    return Golden(cases=cases)
+    comparisons = [_nearest(units, words, number)[0] for number in spread if len(words) > 1]
+    return Golden(cases=cases, comparisons=comparisons)
 
 
 def _neighbours(
     units: NDArray[np.float32], words: tuple[str, ...], number: int, *, by_number: bool
 ) -> GoldenCase | None:
     """None when the order of the answer hangs by rounding."""
+    case, gap = _nearest(units, words, number)
+    if gap < GOLDEN_GAP:
+        return None
+    return case.model_copy(update={"inputs": {"IDS": [number], "K": case.inputs["K"]}}) if by_number else case
+
+
+def _nearest(units: NDArray[np.float32], words: tuple[str, ...], number: int) -> tuple[GoldenCase, float]:
+    """A word's neighbours, and the smallest difference between scores that follow each other, the next one's too."""
     k = min(GOLDEN_K, len(words) - 1)
     scores = units @ units[number]
     scores[number] = -2.0  # a word is not its own neighbour
     best = np.argpartition(-scores, min(k, len(words) - 1))[: k + 1]
     best = best[np.argsort(-scores[best])]
-    if (np.diff(-scores[best]) < GOLDEN_GAP).any():
-        return None
-    inputs: dict[str, list[str] | list[int] | list[float]] = (
-        {"IDS": [number]} if by_number else {"WORDS": [words[number]]}
-    )
-    return GoldenCase(
+    case = GoldenCase(
         model="neighbours",
-        inputs={**inputs, "K": [k]},
+        inputs={"WORDS": [words[number]], "K": [k]},
         outputs={"WORDS": [words[i] for i in best[:k].tolist()], "SCORES": scores[best[:k]].tolist()},
     )
+    return case, float(np.diff(-scores[best]).min())

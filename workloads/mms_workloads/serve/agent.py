@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -28,13 +29,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from aiohttp import web
+from tritonclient.utils import InferenceServerException
 
 from mms_workloads import contract, logs, pod
-from mms_workloads.contract import AgentReport, Outcome, Reason, SwapReport
+from mms_workloads.contract import AgentReport, Comparison, Outcome, Reason, SwapReport
 from mms_workloads.serve import generations
 from mms_workloads.serve.artifact import Artifact, read_artifact
 from mms_workloads.serve.control import Triton, TritonGoneError
-from mms_workloads.serve.layout import Layout, read_layout, read_wanted
+from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.swap import swap
 from mms_workloads.store import JobError
@@ -66,6 +68,7 @@ class State:
     swaps: int = 0  # that succeeded
     swaps_failed: int = 0
     swap: SwapReport | None = None  # the last one
+    comparison: Comparison | None = None
 
 
 def readiness(state: State, models: Mapping[str, bool]) -> tuple[int, dict[str, Any]]:
@@ -103,6 +106,19 @@ def metrics(state: State, cases: int) -> str:
     return "".join(f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {float(value):g}\n" for n, kind, text, value in values)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What is asked for the analysis of a rollout.
+
+    reference: the digest of what an artifact, by its digest, is to be compared with. read: an artifact, where fetch has
+    it. probe: questions a second.
+    """
+
+    reference: Callable[[str], str | None] = lambda _: None
+    read: Callable[[str], Artifact | None] = lambda _: None
+    probe: Callable[[], float] = lambda: 0.0
+
+
 class Agent:
     """Holds the state; `supervise` is its life. `take` makes the pod serve what a file says: swap.swap."""
 
@@ -112,12 +128,14 @@ class Agent:
         triton: Triton,
         wanted: Callable[[], ServeFile | None] = lambda: None,
         take: Callable[[ServeFile, Callable[[str], None]], Awaitable[Artifact]] | None = None,
+        measure: Measure | None = None,
     ) -> None:
         self.artifact = artifact
         self.triton = triton
         self.state = State()
         self._wanted = wanted
         self._take = take
+        self._measure = measure or Measure()
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
 
@@ -129,6 +147,8 @@ class Agent:
                     await self._bring_up()
                 elif (serve := self._next()) is not None:
                     await self._swap(serve)
+                else:
+                    await self._compare()
             except TritonGoneError as error:
                 self._enter("WaitingForTriton", f"Triton went away: {error}")
             await asyncio.sleep(WATCH_SECONDS)
@@ -155,6 +175,25 @@ class Agent:
             verifications=self.state.verifications + 1,
         )
         log.info("verified", golden=right, digest=self.artifact.digest, version=self.artifact.manifest.version)
+
+    async def _compare(self) -> None:
+        """Once with what is served elsewhere while this artifact is rolled out."""
+        digest, known = self._measure.reference(self.artifact.digest), self.state.comparison
+        if digest is None or (known and known.reference == digest) or (reference := self._measure.read(digest)) is None:
+            return
+        found = await self.triton.compare(self.artifact, reference)
+        self.state = replace(self.state, comparison=found)
+        log.info("compared", reference=found.reference, compared=found.compared, differing=found.differing)
+
+    async def probe(self) -> None:
+        """Asks golden cases in turn, as many a second as the pod is told, so that there is something to measure."""
+        for case in itertools.cycle(range(1_000_000)):
+            rate = self._measure.probe()
+            await asyncio.sleep(1 / rate if rate else WATCH_SECONDS)
+            if rate and self.state.phase == "Verified":
+                cases = self.artifact.golden.cases
+                with contextlib.suppress(InferenceServerException):  # Triton counts it as failed
+                    await self.triton.ask(cases[case % len(cases)], self.artifact.digest)
 
     def _next(self) -> ServeFile | None:
         """What is wanted and does not serve, unless it has failed for good, or just now."""
@@ -191,7 +230,7 @@ class Agent:
             return
         took = time.monotonic() - began
         done = SwapReport(digest=digest, phase="Done", seconds=took)
-        self.state = replace(self.state, swap=done, swaps=self.state.swaps + 1)
+        self.state = replace(self.state, swap=done, swaps=self.state.swaps + 1, comparison=None)
         self._verified(len(self.artifact.golden.cases))
 
     def fail(self, error: JobError) -> None:
@@ -227,6 +266,8 @@ class Agent:
             goldenRight=self.state.golden_right,
             verifiedAt=self.state.verified_at,
             swap=self.state.swap,
+            counters=await self.triton.counters(),
+            comparison=self.state.comparison,
         )
         return web.json_response(text=report.model_dump_json(exclude_none=True))
 
@@ -256,6 +297,7 @@ async def run(agent: Agent, port: int) -> JobError | None:
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
     supervisor = asyncio.create_task(agent.supervise())
+    probing = asyncio.create_task(agent.probe())
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -272,6 +314,7 @@ async def run(agent: Agent, port: int) -> JobError | None:
         return None
     finally:
         stopping.cancel()
+        probing.cancel()
         await runner.cleanup()
         await agent.triton.close()
 
@@ -291,8 +334,31 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         triton,
         lambda: read_wanted(environment),
         lambda serve, tell: swap(serve, layout, triton, environment, tell),
+        Measure(
+            lambda digest: _reference(digest, environment),
+            lambda digest: _fetched(layout, digest),
+            lambda: read_probe(environment),
+        ),
     )
     return await run(agent, layout.agent_port)
+
+
+def _reference(digest: str, environment: Mapping[str, str]) -> str | None:
+    """The digest of what an artifact is to be compared with, where the file that names it says so."""
+    serve = read_wanted(environment)
+    try:
+        if serve is None or serve.artifact.digest != digest:
+            serve = read_serve_file(environment)
+    except JobError:
+        return None
+    return serve.reference.artifact.digest if serve.reference and serve.artifact.digest == digest else None
+
+
+def _fetched(layout: Layout, digest: str) -> Artifact | None:
+    try:
+        return read_artifact(layout, digest)
+    except JobError:
+        return None
 
 
 def _serving(layout: Layout) -> str:

@@ -5,22 +5,26 @@ All through tritonclient over gRPC on the pod's loopback.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from mms_workloads.contract import Golden, GoldenCase, Reason
-from mms_workloads.serve import golden
+from mms_workloads.contract import Comparison, Counters, Golden, GoldenCase, Reason
+from mms_workloads.serve import comparing, golden
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.layout import CONTROL_HEADER
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
 
+if TYPE_CHECKING:
+    from mms_workloads.serve.artifact import Artifact
+
 PROBE_SECONDS = 1.0
 LOAD_SECONDS = 300.0  # a model that ends its process while loading hangs the load: Triton itself has no limit
 INFER_SECONDS = 60.0
 
+_TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
 _CHANNEL = [
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
@@ -76,7 +80,7 @@ class Triton:
         for number, case in enumerate(cases.cases):
             label = f"golden case {number} ({case.model}, {_inputs(case)})"
             try:
-                found = await self._ask(case, digest)
+                found = await self.ask(case, digest)
                 wrong = _other_artifact(found, digest) or golden.difference(case, found, cases.absoluteTolerance)
             except golden.GoldenError as error:
                 wrong = str(error)
@@ -92,7 +96,36 @@ class Triton:
                 )
         return len(cases.cases)
 
-    async def _ask(self, case: GoldenCase, digest: str) -> dict[str, Any]:
+    async def counters(self) -> Counters | None:
+        """What Triton has counted of the models; None where it does not answer."""
+        try:
+            said = [
+                await self._client.get_inference_statistics(model, as_json=True, client_timeout=PROBE_SECONDS)
+                for model in MODELS
+            ]
+        except InferenceServerException:
+            return None
+        stats = [one["inference_stats"] for answer in said for one in answer.get("model_stats", ())]
+        good, bad = (sum(_count(one, kind) for one in stats) for kind in ("success", "fail"))
+        times = sum(int(one.get(kind, {}).get("ns", 0)) for one in stats for kind in _TIMES)
+        return Counters(requests=good + bad, failed=bad, timed=good, seconds=times / 1e9)
+
+    async def compare(self, artifact: Artifact, reference: Artifact) -> Comparison:
+        """How often the artifact's answers to the reference's comparisons differ. Raises TritonGoneError."""
+        compared = differing = 0
+        for case in reference.golden.comparisons:
+            try:
+                differs = comparing.differs(case, await self.ask(case, artifact.digest))
+            except InferenceServerException as error:
+                if not await self.live():
+                    raise TritonGoneError(str(error)) from error
+                differs = True  # a question that the reference answers
+            compared += differs is not None
+            differing += bool(differs)
+        return Comparison(reference=reference.digest, compared=compared, differing=differing)
+
+    async def ask(self, case: GoldenCase, digest: str) -> dict[str, Any]:
+        """The outputs of a case, and DIGEST, as an artifact that is held answers. Raises InferenceServerException."""
         tensors = []
         for name, (datatype, array) in golden.inputs(case).items():
             tensor = triton.InferInput(name, list(array.shape), datatype)
@@ -113,6 +146,10 @@ class Triton:
         if not await self.live():
             return TritonGoneError(error.message())
         return _load_failed(model, error.message())
+
+
+def _count(stats: dict[str, Any], kind: str) -> int:
+    return int(stats.get(kind, {}).get("count", 0))
 
 
 def _other_artifact(outputs: dict[str, Any], digest: str) -> str | None:

@@ -26,7 +26,16 @@ import structlog
 from pydantic import ValidationError
 
 from mms_workloads import contract, logs, pod, store
-from mms_workloads.contract import ArtifactManifest, FileEntry, Golden, Outcome, Reason, ServeFile, Store
+from mms_workloads.contract import (
+    ArtifactManifest,
+    FileEntry,
+    Golden,
+    Outcome,
+    Reason,
+    Reference,
+    ServeFile,
+    Store,
+)
 from mms_workloads.serve import generations, repository, vectors_file
 from mms_workloads.serve.generations import Generation, Generations
 from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
@@ -55,6 +64,8 @@ def main(environment: Mapping[str, str] = os.environ, arguments: Sequence[str] =
         layout = read_layout(environment)
         serve = read_serve_file(environment)
         manifest = fetch(serve, layout)
+        if serve.reference is not None:
+            _fetch_reference(serve.reference, layout)
         if "--artifact" not in arguments:
             prepare_pod(manifest, serve.artifact.digest, layout)
     except JobError as error:
@@ -90,6 +101,21 @@ def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
             retryable=True,
         ) from error
     return manifest
+
+
+def _fetch_reference(reference: Reference, layout: Layout) -> None:
+    """Its manifest and golden set, to compare with. Without them there is less to say of a rollout, and no harm."""
+    digest, folder = reference.artifact.digest, layout.artifact(reference.artifact.digest)
+    if (folder / GOLDEN).exists():
+        return
+    try:
+        data = store.read_bytes(store.child(reference.storage, MANIFEST), 0, MANIFEST_BYTES)
+        manifest = parse_manifest(data, digest, reference.storage.uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).write_bytes(data)
+        _fetch_file(store.child(reference.storage, GOLDEN), GOLDEN, manifest.files[GOLDEN], folder / GOLDEN)
+    except (JobError, OSError) as error:
+        log.warning("no comparison with what is served", digest=digest, error=str(error))
 
 
 def parse_manifest(data: bytes, digest: str, uri: str) -> ArtifactManifest:

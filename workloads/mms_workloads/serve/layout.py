@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SERVE_FILE = "/etc/mms/serve.json"
+PROBE_FILE = "/etc/mms/probe"  # a number or empty: the pod's annotation mms.dev/probe
 WANTED_FILE = "/etc/mms/wanted"  # a ServeFile too, or empty: the pod's annotation mms.dev/serve
 MODELS_DIR = "/models"
+PROBES = 100.0  # a second, at most
 CONTROL_HEADER = "mms-control-key"  # over gRPC Triton wants it with the prefix triton-grpc-protocol-
 
 
@@ -85,3 +87,12 @@ def read_wanted(environment: Mapping[str, str] = os.environ) -> ServeFile | None
         return ServeFile.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def read_probe(environment: Mapping[str, str] = os.environ) -> float:
+    """How many of its own golden cases the agent is to ask a second, so that there is something to measure."""
+    path = Path(environment.get("MMS_PROBE_FILE", PROBE_FILE))
+    try:
+        return min(PROBES, max(0.0, float(path.read_text().strip() or 0)))
+    except (OSError, ValueError):
+        return 0.0

@@ -35,6 +35,7 @@ _WANTED = {
     "downwardAPI": {
         "items": [
             {"path": "wanted", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_SERVE}']"}},
+            {"path": "probe", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_PROBE}']"}},
         ]
     }
 }
@@ -83,18 +84,23 @@ def labels(serving: Serving) -> dict[str, str]:
     return objects.labels(names.LABEL_SERVICE, serving.name, COMPONENT)
 
 
-def config_map(serving: Serving, version: ServedVersion) -> Object:
-    text = serve_file(serving, version).model_dump_json(indent=1, exclude_none=True)
+def config_map(serving: Serving, version: ServedVersion, reference: ServedVersion | None = None) -> Object:
+    text = serve_file(serving, version, reference).model_dump_json(indent=1, exclude_none=True)
     return _object(serving, "v1", "ConfigMap", serving.config_map(version), data={SERVE_FILE: text})
 
 
-def serve_file(serving: Serving, version: ServedVersion) -> contract.ServeFile:
-    """What tells a pod which artifact to serve."""
+def serve_file(serving: Serving, version: ServedVersion, reference: ServedVersion | None = None) -> contract.ServeFile:
+    """What tells a pod which artifact to serve, and which one to compare its answers with."""
+    compared = None
+    if reference is not None:
+        pin = contract.ArtifactPin(uri=reference.uri, digest=reference.digest)
+        compared = contract.Reference(artifact=pin, storage=serving.location(reference).store)
     return contract.ServeFile(
         namespace=serving.namespace,
         name=serving.name,
         artifact=contract.ArtifactPin(uri=version.uri, digest=version.digest),
         storage=serving.location(version).store,
+        reference=compared,
     )
 
 

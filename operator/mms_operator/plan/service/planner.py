@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from mms_operator.api import names
 from mms_operator.api.names import Reason
 from mms_operator.api.rollout import BlueGreen, Strategy
 from mms_operator.api.service import ServiceSpec
 from mms_operator.api.service_status import Outcome, RolloutPhase, ServedVersion, ServiceStatus, Versions
 from mms_operator.plan import conditions, pod_template, pods, stores
 from mms_operator.plan.conditions import rfc3339
-from mms_operator.plan.service import commands, history, objects, rollout, saying, swapping, target
+from mms_operator.plan.service import commands, history, judging, objects, rollout, saying, swapping, target, telling
+from mms_operator.plan.service.course import Course, Look
+from mms_operator.plan.service.judging import Judgement
 from mms_operator.plan.service.objects import Serving
 from mms_operator.plan.service.rollout import Route
 from mms_operator.plan.service.saying import State
 from mms_operator.plan.service.seen import Seen
-from mms_operator.plan.types import AgentCalls, Annotation, Plan
+from mms_operator.plan.types import Plan
 from mms_workloads import contract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mms_operator.api.names import Condition as Kind
-    from mms_operator.api.service_status import PastVersion
+    from mms_operator.api.service_status import PastVersion, RolloutStatus
     from mms_operator.plan.conditions import Condition
-    from mms_operator.plan.service.swapping import Running
     from mms_operator.plan.stores import SecretProblem
     from mms_operator.plan.types import Event, Object, ObservedService, Settings
 
-SWAP_SECONDS = 0.5  # between two questions to an agent while its pod is to take another artifact
-QUIET_SECONDS = 10.0  # and otherwise
 SECRET_SECONDS = 10.0  # between two looks for a Secret that is not there
 
 
@@ -45,45 +42,6 @@ def references(cr: Object) -> frozenset[str]:
     places = [(spec.get("model") or {}).get("artifact") or {}, *(version or {} for version in versions.values())]
     found = ((place.get("secretRef") or {}).get("name") for place in places)
     return frozenset(name for name in found if name)
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What the decision came to: which pods there are to be, who answers, and what is said of it."""
-
-    status: ServiceStatus
-    state: State
-    fleets: tuple[tuple[ServedVersion, int], ...] = ()  # versions and their replicas, the one that is wanted first
-    route: ServedVersion | None = None  # the only one that clients are sent to; None: all
-    requeue: float | None = None
-    prune: bool = True  # whether what there is of other versions goes
-    tell: tuple[Running, ...] = ()  # running pods that are to take the first of `fleets`
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the decisions are made from."""
-
-    serving: Serving
-    status: ServiceStatus
-    seen: Seen
-    now: datetime
-
-    @property
-    def replicas(self) -> int:
-        return self.serving.spec.replicas
-
-    def status_with(self, **changes: object) -> ServiceStatus:
-        return self.status.model_copy(update=changes)
-
-    def counted(self, version: ServedVersion) -> ServedVersion:
-        """With the number of its pods that answer rightly."""
-        return version.model_copy(update={"replicas": self.seen.ready_of(version)})
-
-    def kept_seconds(self) -> float:
-        """For which the pods of the version before stay."""
-        until = self.status.keptUntil
-        return (datetime.fromisoformat(until) - self.now).total_seconds() if until else 0.0
 
 
 def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetime) -> Plan:
@@ -101,14 +59,26 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     )
     if found:
         return _left(cr, status, saying.refused(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)), now, seen.ready)
+    if problem := _senseless(spec):
+        return _left(cr, status, saying.refused(Reason.INVALID_SPEC, problem), now, seen.ready)
     source = target.choose(spec.model, status.versions, observed.training, settings.default_store)
     named = None if isinstance(source, target.Missing) else source
     status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
-    look = _Look(serving, status, seen, now)
+    look = Look(serving, status, seen, now, observed.interval)
     return _plan(look, _course(look, source, observed), told)
 
 
-def _course(look: _Look, source: ServedVersion | target.Missing, observed: ObservedService) -> _Course:
+def _senseless(spec: ServiceSpec) -> str | None:
+    """What the analysis cannot be asked, and why."""
+    try:
+        if spec.rollout.analysis is not None:
+            judging.spec_of(spec.rollout.analysis)
+    except ValueError as error:
+        return f"spec.rollout.analysis: {error}"
+    return None
+
+
+def _course(look: Look, source: ServedVersion | target.Missing, observed: ObservedService) -> Course:
     if isinstance(source, target.Missing):
         return _nothing_to_serve(look, source)
     stable = look.status.versions.stable
@@ -125,18 +95,18 @@ def _course(look: _Look, source: ServedVersion | target.Missing, observed: Obser
     return _roll_out(look, chosen, stable)
 
 
-def _first(look: _Look, chosen: ServedVersion) -> _Course:
+def _first(look: Look, chosen: ServedVersion) -> Course:
     """Nothing answers yet that could be spared: all pods at once."""
     counted, fleets = look.counted(chosen), ((chosen, look.replicas),)
     if not look.seen.fleet(chosen, look.replicas).complete:
         state = _trouble(look.serving, chosen, look.seen) or saying.rolling(chosen, None, None)
-        return _Course(look.status_with(versions=Versions(next=counted)), state, fleets, chosen)
+        return Course(look.status_with(versions=Versions(next=counted)), state, fleets, chosen)
     past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
     status = look.status_with(versions=Versions(stable=counted), history=past)
-    return _Course(status, saying.served(chosen, look.replicas), fleets, chosen)
+    return Course(status, saying.served(chosen, look.replicas), fleets, chosen)
 
 
-def _steady(look: _Look, chosen: ServedVersion, withheld: PastVersion | None) -> _Course:
+def _steady(look: Look, chosen: ServedVersion, withheld: PastVersion | None) -> Course:
     """What is wanted is what answers. The version before may be kept for a while."""
     counted, replicas = look.counted(chosen), look.replicas
     astray = swapping.astray(swapping.running(look.seen, chosen.lineage), chosen.digest)
@@ -150,27 +120,31 @@ def _steady(look: _Look, chosen: ServedVersion, withheld: PastVersion | None) ->
     previous, left = look.status.versions.previous, look.kept_seconds()
     if previous is None or left <= 0:
         status = look.status_with(versions=Versions(stable=counted), rollout=ended, keptUntil=None)
-        return _Course(status, state, ((chosen, replicas),), chosen, tell=astray)
+        return Course(status, state, ((chosen, replicas),), chosen, tell=astray)
     versions = Versions(stable=counted, previous=look.counted(previous))
     status = look.status_with(versions=versions, rollout=ended)
-    return _Course(status, state, ((chosen, replicas), (previous, replicas)), chosen, min(left, rollout.DAY_SECONDS))
+    return Course(status, state, ((chosen, replicas), (previous, replicas)), chosen, min(left, rollout.DAY_SECONDS))
 
 
-def _roll_out(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> _Course:
+def _roll_out(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
     """One version takes the place of the other, as far as it may go now."""
     how, replicas, seen = look.serving.spec.rollout, look.replicas, look.seen
     following = look.status.versions.next
     under_way = look.status.rollout if following and following.digest == chosen.digest else None
     begun = under_way or rollout.begin(how, replicas, look.now)
+    judgement = _judged(look, chosen, stable, begun)
+    begun = begun.model_copy(update={"analysis": judgement.status})
+    if judgement.give_up is not None:
+        return _given_up(look, chosen, stable, begun, judgement.give_up)
     pods_of = rollout.Fleets(replicas, seen.fleet(stable, replicas), seen.fleet(chosen, replicas))
-    step = rollout.advance(how, begun, pods_of, look.now)
+    step = rollout.advance(how, begun, pods_of, look.now, judgement.gate)
     fleets = ((chosen, step.next_replicas), (stable, step.stable_replicas))
     if not step.done:
         versions = Versions(stable=look.counted(stable), next=look.counted(chosen))
         state = _trouble(look.serving, chosen, seen) or saying.rolling(versions.next or chosen, stable, step.status)
         status = look.status_with(versions=versions, rollout=step.status, keptUntil=None)
         route = stable if step.route is Route.STABLE else None
-        return _Course(status, state, fleets, route, step.requeue)
+        return Course(status, state, fleets, route, step.requeue)
     blue_green = how.blueGreen or BlueGreen()
     keep = blue_green.keepSeconds if how.strategy is Strategy.BLUE_GREEN and not begun.rollback else 0
     status = look.status_with(
@@ -179,10 +153,10 @@ def _roll_out(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> _Cou
         history=history.record(look.status.history, chosen, Outcome.SERVED, look.now),
         keptUntil=rfc3339(look.now + timedelta(seconds=keep)) if keep else None,
     )
-    return _Course(status, saying.served(chosen, replicas), fleets, chosen)
+    return Course(status, saying.served(chosen, replicas), fleets, chosen)
 
 
-def _can_swap(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> bool:
+def _can_swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> bool:
     """Whether the running pods are to take the version: they have the keys of the store that they began with."""
     serving = look.serving
     asked = serving.spec.rollout.strategy is Strategy.HOT_SWAP or chosen.digest == stable.lineage
@@ -190,47 +164,68 @@ def _can_swap(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> bool
     return asked and same and bool(look.replicas) and stable.lineage in look.seen.deployments
 
 
-def _swap(look: _Look, chosen: ServedVersion, stable: ServedVersion) -> _Course:
+def _swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
     """The running pods take the version, as far as it may go now. `chosen.base` says whose pods they are."""
     how, following = look.serving.spec.rollout, look.status.versions.next
     under_way = look.status.rollout if following and following.digest == chosen.digest else None
     begun = under_way or rollout.begin(how, look.replicas, look.now)
-    swap = swapping.advance(how, begun, swapping.running(look.seen, stable.lineage), chosen.digest, look.now)
+    judgement = _judged(look, chosen, stable, begun)
+    begun = begun.model_copy(update={"analysis": judgement.status})
+    if judgement.give_up is not None:
+        return _given_up(look, chosen, stable, begun, judgement.give_up)
+    goal = swapping.Goal(chosen.digest, judgement.gate)
+    swap = swapping.advance(how, begun, swapping.running(look.seen, stable.lineage), goal, look.now)
     if swap.failed:
         pod, report = swap.failed
-        why = saying.refused_by(pod.name, chosen, report)
-        past = history.record(look.status.history, chosen, Outcome.ABORTED, look.now, why)
-        ended = swap.status.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0})
-        status = look.status_with(versions=Versions(stable=look.counted(stable)), rollout=ended, history=past)
-        return _Course(status, saying.given_up(past[0], stable), ((stable, look.replicas),), stable)
+        return _given_up(look, chosen, stable, swap.status, saying.refused_by(pod.name, chosen, report))
     if swap.done:
         past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
         versions = Versions(stable=look.counted(chosen))
         status = look.status_with(versions=versions, rollout=swap.status, history=past, keptUntil=None)
-        return _Course(status, saying.served(chosen, look.replicas), ((chosen, look.replicas),), chosen)
+        return Course(status, saying.served(chosen, look.replicas), ((chosen, look.replicas),), chosen)
     versions = Versions(stable=look.counted(stable), next=look.counted(chosen))
     state = _trouble(look.serving, stable, look.seen) or saying.rolling(versions.next or chosen, stable, swap.status)
     status = look.status_with(versions=versions, rollout=swap.status, keptUntil=None)
     fleets = ((stable, look.replicas),)
-    return _Course(status, state, fleets, stable, swap.requeue, tell=swap.tell)
+    return Course(status, state, fleets, stable, swap.requeue, tell=swap.tell)
 
 
-def _nothing_to_serve(look: _Look, missing: target.Missing) -> _Course:
+def _judged(look: Look, chosen: ServedVersion, stable: ServedVersion, state: RolloutStatus) -> Judgement:
+    """What the analysis says, where there is one, until all pods are being replaced."""
+    analysis = look.serving.spec.rollout.analysis
+    if analysis is None or state.rollback:
+        return Judgement(None)
+    if state.steps and state.step > state.steps:
+        return Judgement(state.analysis)
+    return judging.judge(analysis, state, judging.Pair(chosen.digest, stable.digest), look.interval, look.now)
+
+
+def _given_up(look: Look, chosen: ServedVersion, stable: ServedVersion, state: RolloutStatus, why: str) -> Course:
+    """Nobody asked for it: the status says why. What was told to take the version hears of it in the next look."""
+    past = history.record(look.status.history, chosen, Outcome.ABORTED, look.now, why)
+    ended = state.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0, "paused": False})
+    status = look.status_with(
+        versions=Versions(stable=look.counted(stable)), rollout=ended, history=past, keptUntil=None
+    )
+    return Course(status, saying.given_up(past[0], stable), ((stable, look.replicas),), stable)
+
+
+def _nothing_to_serve(look: Look, missing: target.Missing) -> Course:
     """There is no artifact. What was served before, of another source, goes on until there is one."""
     state = State(ready=False, reason=missing.reason, message=missing.message)
     stable = look.status.versions.stable
     status = look.status_with(versions=Versions(stable=stable), keptUntil=None)
-    return _Course(status, state, ((stable, look.replicas),) if stable else (), stable)
+    return Course(status, state, ((stable, look.replicas),) if stable else (), stable)
 
 
-def _wait_for_secret(look: _Look, chosen: ServedVersion, problem: SecretProblem) -> _Course:
+def _wait_for_secret(look: Look, chosen: ServedVersion, problem: SecretProblem) -> Course:
     """No pod can be made without it. What is served already goes on, with whatever else the spec asks for."""
     state = State(ready=False, reason=problem.reason, message=problem.message)
     stable = look.status.versions.stable
     waits = None if stable and stable.digest == chosen.digest else chosen
     status = look.status_with(versions=Versions(stable=stable, next=waits), keptUntil=None)
     fleets = ((stable, look.replicas),) if stable else ()
-    return _Course(status, state, fleets, stable, SECRET_SECONDS, prune=bool(fleets))
+    return Course(status, state, fleets, stable, SECRET_SECONDS, prune=bool(fleets))
 
 
 def _trouble(serving: Serving, chosen: ServedVersion, seen: Seen) -> State | None:
@@ -259,13 +254,13 @@ def _trouble(serving: Serving, chosen: ServedVersion, seen: Seen) -> State | Non
     return None
 
 
-def _waves(serving: Serving, course: _Course) -> tuple[tuple[Object, ...], ...]:
+def _waves(serving: Serving, course: Course) -> tuple[tuple[Object, ...], ...]:
     """Each version has its file and its Deployment. Clients are sent elsewhere only after its pods are there."""
     versions = [version for version, _ in course.fleets]
     first = [
         objects.network_policy(serving),
         objects.disruption_budget(serving),
-        *(objects.config_map(serving, version) for version in versions),
+        *(objects.config_map(serving, version, telling.reference(course, version)) for version in versions),
     ]
     if any(version.installationStore for version in versions) and (secret := objects.store_secret(serving)):
         first.append(secret)
@@ -277,7 +272,7 @@ def _waves(serving: Serving, course: _Course) -> tuple[tuple[Object, ...], ...]:
     return ((*first, *services), deployments)
 
 
-def _plan(look: _Look, course: _Course, told: Sequence[Event]) -> Plan:
+def _plan(look: Look, course: Course, told: Sequence[Event]) -> Plan:
     serving, seen = look.serving, look.seen
     status = course.status.model_copy(
         update={
@@ -295,33 +290,9 @@ def _plan(look: _Look, course: _Course, told: Sequence[Event]) -> Plan:
         events=(*told, *saying.told(serving.cr, status, course.state)),
         requeue_after=course.requeue,
         prune=course.prune,
-        agents=_agents(look, course),
-        annotations=_told(look, course),
+        agents=telling.asked(look, course),
+        annotations=telling.told(look, course),
     )
-
-
-def _told(look: _Look, course: _Course) -> tuple[Annotation, ...]:
-    """Running pods hear what they are to take: what is being rolled out, else what is stable."""
-    versions = course.status.versions
-    version = versions.next or versions.stable
-    if not course.tell or version is None:
-        return ()
-    text = objects.serve_file(look.serving, version).model_dump_json(exclude_none=True)
-    return tuple(
-        Annotation(look.serving.namespace, pod.name, pod.uid, {names.ANNOTATION_SERVE: text}) for pod in course.tell
-    )
-
-
-def _agents(look: _Look, course: _Course) -> AgentCalls | None:
-    """The pods whose agents say what they serve, where it may be another artifact than they began with."""
-    versions = course.status.versions
-    stable = versions.stable
-    if stable is None or (look.serving.spec.rollout.strategy is not Strategy.HOT_SWAP and not stable.base):
-        return None
-    mine = look.seen.began_with(stable.lineage)
-    hosts = {pod["metadata"]["uid"]: ip for pod in mine if (ip := (pod.get("status") or {}).get("podIP"))}
-    moves = versions.next is not None or bool(course.tell)
-    return AgentCalls(hosts, SWAP_SECONDS if moves else QUIET_SECONDS)
 
 
 def _left(cr: Object, status: ServiceStatus, state: State, now: datetime, available: int) -> Plan:

@@ -32,6 +32,14 @@ class Route(Enum):
     NEXT = "next"
 
 
+class Gate(Enum):
+    """Whether the last step before all pods are replaced may end."""
+
+    OPEN = "open"
+    CLOSED = "closed"  # until the analysis says so
+    WORD = "word"  # until somebody says so
+
+
 @dataclass(frozen=True)
 class Stage:
     """What a rollout does for a while."""
@@ -114,7 +122,7 @@ def promoted(state: RolloutStatus, *, fully: bool) -> RolloutStatus:
     return state.model_copy(update={"step": step, "reachedTime": None, "paused": False})
 
 
-def advance(rollout: Rollout, state: RolloutStatus, fleets: Fleets, now: datetime) -> Step:
+def advance(rollout: Rollout, state: RolloutStatus, fleets: Fleets, now: datetime, gate: Gate = Gate.OPEN) -> Step:
     """One look at a rollout."""
     plan = stages(rollout, fleets.replicas)
     steps = len(plan) - 1
@@ -134,13 +142,22 @@ def advance(rollout: Rollout, state: RolloutStatus, fleets: Fleets, now: datetim
         since = datetime.fromisoformat(state.reachedTime) if state.reachedTime else now
         state = state.model_copy(update={"reachedTime": rfc3339(since)})
         left = (since + timedelta(seconds=stage.seconds) - now).total_seconds()
-        if not paused and left <= 0 and not stage.approval:
+        waits = waits_for(left, gate if state.step == steps else Gate.OPEN, approval=stage.approval)
+        if waits is None and not paused:
             state = promoted(state, fully=False)
             continue
-        waits = RolloutPhase.WAITING if left > 0 else RolloutPhase.AWAITING_PROMOTION
-        phase = RolloutPhase.PAUSED if paused else waits
+        phase = RolloutPhase.PAUSED if paused or waits is None else waits
         step = _step(state.model_copy(update={"phase": phase}), stage, fleets, hold=paused)
         return replace(step, requeue=min(left, DAY_SECONDS) if phase is RolloutPhase.WAITING else None)
+
+
+def waits_for(left: float, gate: Gate, *, approval: bool) -> RolloutPhase | None:
+    """What keeps a step from ending; None: nothing does. left: seconds of its time."""
+    if left > 0:
+        return RolloutPhase.WAITING
+    if gate is Gate.CLOSED:
+        return RolloutPhase.ANALYSING
+    return RolloutPhase.AWAITING_PROMOTION if approval or gate is Gate.WORD else None
 
 
 def _complete(state: RolloutStatus, stage: Stage, replicas: int) -> Step:

@@ -93,6 +93,8 @@ def rolling(chosen: ServedVersion, stable: ServedVersion | None, state: RolloutS
         case RolloutPhase.AWAITING_PROMOTION:
             remedy = "it goes on with `mms rollout promote` and goes back with `mms rollout abort`"
             return State(ready=False, reason=Reason.AWAITING_PROMOTION, message=f"{about}; {remedy}")
+        case RolloutPhase.ANALYSING if state.analysis:
+            about = f"{about}. {state.analysis.message}"
     return State(ready=False, reason=Reason.ROLLING_OUT, message=about)
 
 

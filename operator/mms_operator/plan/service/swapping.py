@@ -17,7 +17,7 @@ from mms_operator.api.rollout import HotSwap, Strategy
 from mms_operator.api.service_status import RolloutPhase
 from mms_operator.plan import pods
 from mms_operator.plan.conditions import rfc3339
-from mms_operator.plan.service.rollout import DAY_SECONDS
+from mms_operator.plan.service.rollout import DAY_SECONDS, Gate, waits_for
 from mms_workloads.contract import ServeFile
 
 if TYPE_CHECKING:
@@ -93,8 +93,17 @@ def astray(fleet: Sequence[Running], stable: str) -> tuple[Running, ...]:
     return tuple(one for one in fleet if one.wants not in (None, stable))
 
 
-def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], digest: str, now: datetime) -> Swap:
+@dataclass(frozen=True)
+class Goal:
+    """What the pods are to take. `gate`: whether the others may follow the first one."""
+
+    digest: str
+    gate: Gate = Gate.OPEN
+
+
+def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], goal: Goal, now: datetime) -> Swap:
     """One look at a rollout into running pods."""
+    digest = goal.digest
     how = rollout.hotSwap or HotSwap()
     have = [one for one in fleet if one.serves == digest and one.ready]
     state = state.model_copy(
@@ -116,10 +125,9 @@ def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], di
         since = datetime.fromisoformat(state.reachedTime) if state.reachedTime else now
         state = state.model_copy(update={"reachedTime": rfc3339(since)})
         left = (since + timedelta(seconds=how.seconds) - now).total_seconds()
-        if left > 0:
-            return Swap((), state.model_copy(update={"phase": RolloutPhase.WAITING}), requeue=min(left, DAY_SECONDS))
-        if how.approval:
-            return Swap((), state.model_copy(update={"phase": RolloutPhase.AWAITING_PROMOTION}))
+        if (waits := waits_for(left, goal.gate, approval=how.approval)) is not None:
+            requeue = min(left, DAY_SECONDS) if waits is RolloutPhase.WAITING else None
+            return Swap((), state.model_copy(update={"phase": waits}), requeue=requeue)
         state = state.model_copy(update={"step": STEPS + 1, "reachedTime": None})
     following = next((one for one in waiting if one.ready), None)
     tell = (following,) if following else ()

@@ -1,0 +1,145 @@
+"""The analysis of a rollout: from what the pods' agents said to a verdict, and to what the status keeps of it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from mms_operator.api.service_status import AnalysisStatus, Finding
+from mms_operator.plan.analysis import sequential
+from mms_operator.plan.analysis.sequential import Memory
+from mms_operator.plan.analysis.types import Sample, Side, Spec, Verdict
+from mms_operator.plan.service.rollout import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mms_operator.api.rollout import Analysis
+    from mms_operator.api.service_status import RolloutStatus
+    from mms_operator.plan.analysis import types
+    from mms_operator.plan.types import Interval
+    from mms_workloads.contract import AgentReport, Comparison, Counters
+
+DIGITS = 4  # of the numbers in the status
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the analysis says now."""
+
+    status: AnalysisStatus | None
+    gate: Gate = Gate.OPEN
+    give_up: str | None = None  # why
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two versions that are compared, by their digests."""
+
+    canary: str
+    stable: str
+
+
+def spec_of(analysis: Analysis) -> Spec:
+    """Raises ValueError: what makes no sense, and why."""
+
+    def number(text: str | None) -> float | None:
+        return None if text is None else float(text)
+
+    return Spec(
+        error_margin=number(analysis.errorMargin),
+        latency_margin=number(analysis.latencyMargin),
+        disagreement_limit=number(analysis.disagreementLimit),
+        alpha_rollback=float(analysis.falseRollback),
+        alpha_promote=float(analysis.falsePromote),
+        at_end=Verdict(analysis.atEnd),
+    )
+
+
+def judge(analysis: Analysis, state: RolloutStatus, pair: Pair, interval: Interval | None, now: datetime) -> Judgement:
+    """Counts the interval, if it is another one than the last, and says what follows."""
+    spec, known = spec_of(analysis), state.analysis
+    memory = _memory(known)
+    compared = bool(known and known.compared)
+    sampled = known.sampledTime if known else None
+    if interval is not None and (sampled is None or interval.began >= datetime.fromisoformat(sampled)):
+        found, newly = sample(interval, pair, compared=compared)
+        memory, compared = sequential.fold(spec, memory, found), compared or newly
+        sampled = interval.ended.isoformat()
+    over = now >= datetime.fromisoformat(state.startTime) + timedelta(seconds=analysis.limitSeconds)
+    decision = sequential.judge(spec, memory, over=over)
+    status = AnalysisStatus(
+        verdict=decision.verdict,
+        message=decision.message,
+        findings=[_finding(one) for one in decision.findings],
+        sampledTime=sampled,
+        compared=compared,
+        memory=sequential.dump(memory),
+    )
+    match decision.verdict:
+        case Verdict.ROLLBACK:
+            return Judgement(status, Gate.CLOSED, decision.message)
+        case Verdict.CONTINUE:
+            return Judgement(status, Gate.CLOSED)
+        case Verdict.PAUSE:
+            return Judgement(status, Gate.WORD)
+        case Verdict.PROMOTE:
+            return Judgement(status)
+
+
+def sample(interval: Interval, pair: Pair, *, compared: bool) -> tuple[Sample, bool]:
+    """What both versions did in the interval, and whether the comparisons are in it; they count once in a rollout."""
+    sides = {pair.canary: Side(), pair.stable: Side()}
+    for uid, after in interval.after.items():
+        before = interval.before.get(uid)
+        # A pod that took another artifact meanwhile did some for one and some for the other.
+        if before and before.digest == after.digest and after.digest in sides:
+            sides[after.digest] = _more(sides[after.digest], before.counters, after.counters)
+    comparison = None if compared else _comparison(interval.after, pair)
+    told = (comparison.compared, comparison.differing) if comparison else (0, 0)
+    return Sample(sides[pair.canary], sides[pair.stable], *told), comparison is not None
+
+
+def _comparison(reports: Mapping[str, AgentReport], pair: Pair) -> Comparison | None:
+    for report in reports.values():
+        found = report.comparison
+        if report.digest == pair.canary and found and found.reference == pair.stable:
+            return found
+    return None
+
+
+def _more(side: Side, before: Counters | None, after: Counters | None) -> Side:
+    if before is None or after is None:
+        return side
+    if after.requests < before.requests or after.timed < before.timed or after.seconds < before.seconds:
+        return side  # Triton has been started again: what it did in between nobody has counted
+    return Side(
+        requests=side.requests + after.requests - before.requests,
+        failed=side.failed + max(0, after.failed - before.failed),
+        timed=side.timed + after.timed - before.timed,
+        seconds=side.seconds + after.seconds - before.seconds,
+    )
+
+
+def _memory(known: AnalysisStatus | None) -> Memory:
+    """What is no memory of ours is begun anew: less is known, and nothing wrong."""
+    try:
+        return sequential.load(known.memory) if known and known.memory else Memory()
+    except ValueError:
+        return Memory()
+
+
+def _finding(found: types.Finding) -> Finding:
+    def shown(value: float | None) -> str | None:
+        return None if value is None else f"{value:.{DIGITS}g}"
+
+    return Finding(
+        metric=found.metric,
+        verdict=found.verdict,
+        canary=shown(found.canary),
+        stable=shown(found.stable),
+        estimate=shown(found.estimate),
+        bound=f"{found.bound:.{DIGITS}g}",
+        message=found.message,
+    )

@@ -1,0 +1,64 @@
+"""What the agents of a service's pods are asked, and what they hear by their pods' annotations. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mms_operator.api import names
+from mms_operator.api.rollout import Strategy
+from mms_operator.plan.service import objects
+from mms_operator.plan.types import AgentCalls, Annotation
+
+if TYPE_CHECKING:
+    from mms_operator.api.service_status import ServedVersion
+    from mms_operator.plan.service.course import Course, Look
+
+SWAP_SECONDS = 0.5  # between two questions to an agent while its pod is to take another artifact
+SAMPLE_SECONDS = 2.0  # of an interval that an analysis counts
+QUIET_SECONDS = 10.0  # and otherwise
+
+
+def reference(course: Course, version: ServedVersion) -> ServedVersion | None:
+    """What a version is compared with: what answers while it is rolled out."""
+    versions = course.status.versions
+    rolled_out = versions.next is not None and versions.next.digest == version.digest
+    return versions.stable if rolled_out else None
+
+
+def told(look: Look, course: Course) -> tuple[Annotation, ...]:
+    """What pods hear: which artifact to take (what is being rolled out, else what is stable), how much to ask."""
+    versions = course.status.versions
+    values: dict[str, dict[str, str]] = {}
+    if course.tell and (version := versions.next or versions.stable):
+        file = objects.serve_file(look.serving, version, reference(course, version))
+        text = file.model_dump_json(exclude_none=True)
+        values = {pod.uid: {names.ANNOTATION_SERVE: text} for pod in course.tell}
+    analysis = look.serving.spec.rollout.analysis
+    probes = str(analysis.probesPerSecond) if analysis and _is_analysed(course) else None
+    for pod in look.seen.pods:
+        said = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_PROBE)
+        if said != probes and "deletionTimestamp" not in pod["metadata"] and (probes or said not in {None, "0"}):
+            values.setdefault(pod["metadata"]["uid"], {})[names.ANNOTATION_PROBE] = probes or "0"
+    called = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in look.seen.pods}
+    return tuple(Annotation(look.serving.namespace, called[uid], uid, found) for uid, found in values.items())
+
+
+def asked(look: Look, course: Course) -> AgentCalls | None:
+    """The pods whose agents are asked: where they may serve another artifact than they began with, or are compared."""
+    versions = course.status.versions
+    stable, analysed = versions.stable, _is_analysed(course)
+    swaps = look.serving.spec.rollout.strategy is Strategy.HOT_SWAP or (stable is not None and stable.base is not None)
+    if stable is None or not (swaps or analysed):
+        return None
+    lineages = {one.lineage for one in (stable, versions.next) if one}
+    mine = [pod for lineage in lineages for pod in look.seen.began_with(lineage)]
+    hosts = {pod["metadata"]["uid"]: ip for pod in mine if (ip := (pod.get("status") or {}).get("podIP"))}
+    if analysed:
+        return AgentCalls(hosts, SAMPLE_SECONDS, each=True)
+    moves = versions.next is not None or bool(course.tell)
+    return AgentCalls(hosts, SWAP_SECONDS if moves else QUIET_SECONDS)
+
+
+def _is_analysed(course: Course) -> bool:
+    state = course.status.rollout
+    return course.status.versions.next is not None and state is not None and state.analysis is not None

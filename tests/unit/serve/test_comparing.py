@@ -1,0 +1,43 @@
+"""When two versions answer the same question the same way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mms_workloads.contract import GoldenCase
+from mms_workloads.serve import comparing
+
+WORDS = {"WORDS": ["a", "b", "c", "d"]}
+
+
+def words(*found: str) -> dict[str, Any]:
+    return {"WORDS": np.array([[word.encode() for word in found]], dtype=object)}
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool | None]] = {
+    "the same": (WORDS, words("a", "b", "c", "d"), False),
+    "in another order": (WORDS, words("d", "c", "b", "a"), False),
+    "half of them": (WORDS, words("a", "b", "x", "y"), False),
+    "fewer than half": (WORDS, words("a", "x", "y", "z"), True),
+    "no answer": (WORDS, {}, True),
+    "another label": ({"LABEL": ["cat"]}, {"LABEL": np.array([[b"dog"]], dtype=object)}, True),
+    "the same label": ({"LABEL": ["cat"]}, {"LABEL": np.array([[b"cat"]], dtype=object)}, False),
+    "another class": ({"CLASS": [7]}, {"CLASS": np.array([[8]])}, True),
+    "the same class": ({"CLASS": [7]}, {"CLASS": np.array([[7]])}, False),
+    "scores only": ({"SCORES": [0.5, 0.25]}, {"SCORES": np.array([0.9, 0.1], np.float32)}, None),
+    "words and other scores": (
+        {**WORDS, "SCORES": [0.5]},
+        {**words("a", "b", "c", "d"), "SCORES": np.array([0.1])},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_differs(case: str) -> None:
+    expected, found, wanted = CASES[case]
+    asked = GoldenCase(model="m", inputs={"WORDS": ["x"]}, outputs=expected)
+    assert comparing.differs(asked, found) is wanted

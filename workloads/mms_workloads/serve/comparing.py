@@ -1,0 +1,40 @@
+"""Whether another version's answer is the same, for the analysis of a rollout. Pure.
+
+Two versions of a model need not answer to the last digit. So numbers with a fraction are not compared: scores and
+vectors may turn and stretch from one training to the next. Strings and whole numbers are: of several half must be the
+same, in whatever order; a single one must be the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.contract import GoldenCase
+
+SAME_PART = 0.5
+
+
+def differs(case: GoldenCase, outputs: Mapping[str, NDArray[Any] | None]) -> bool | None:
+    """Whether the answer is another one than the case's. None: there is nothing in it to compare."""
+    found = [
+        _differs(expected, _values(outputs.get(name)))
+        for name, expected in case.outputs.items()
+        if expected and not any(isinstance(value, float) for value in expected)
+    ]
+    return any(found) if found else None
+
+
+def _differs(expected: list[str] | list[int] | list[float], found: list[Any]) -> bool:
+    same = len(set(expected) & set(found))
+    return same < max(1, SAME_PART * len(set(expected)))
+
+
+def _values(array: NDArray[Any] | None) -> list[Any]:
+    if array is None:
+        return []
+    return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in array.ravel().tolist()]
