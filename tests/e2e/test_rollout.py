@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import s3fs
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, condition, service, training
 from typer.testing import CliRunner
@@ -15,6 +20,8 @@ from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
@@ -41,6 +48,31 @@ def artifacts(kube: Kube, corpora: Corpora) -> list[dict[str, str]]:
         )  # fmt: skip
         found.append({key: done["status"]["artifact"][key] for key in ("uri", "digest")})
     return found
+
+
+@contextmanager
+def installation_store() -> Iterator[s3fs.S3FileSystem]:
+    keys = Kube("mms-system").get("secret", "mms-store")["data"]
+    with port_forward("mms-system", "svc/mms-store", 8333) as address:
+        yield s3fs.S3FileSystem(
+            key=base64.b64decode(keys["AWS_ACCESS_KEY_ID"]).decode(),
+            secret=base64.b64decode(keys["AWS_SECRET_ACCESS_KEY"]).decode(),
+            client_kwargs={"endpoint_url": f"http://{address}"},
+        )
+
+
+def published_again(artifact: dict[str, str]) -> dict[str, str]:
+    """The same files in another folder, under another digest."""
+    uri = f"{artifact['uri']}-again"
+    with installation_store() as store:
+        for path in store.ls(artifact["uri"], detail=False):
+            name = path.rpartition("/")[2]
+            data = store.cat_file(path)
+            if name == "manifest.json":
+                data = json.dumps({**json.loads(data), "metrics": {"again": 1.0}}).encode()
+                digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            store.pipe_file(f"{uri}/{name}", data)
+    return {"uri": uri, "digest": digest}
 
 
 def serve(kube: Kube, artifact: dict[str, str], **spec: Any) -> None:
@@ -144,3 +176,34 @@ def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     versions = kube.get("modelservice", "words")["status"]["versions"]
     assert versions["stable"]["digest"] == second["digest"]
     assert versions["stable"]["base"] == first["digest"]
+
+
+@pytest.mark.parametrize("strategy", ["Canary", "HotSwap"])
+def test_analysis(kube: Kube, corpora: Corpora, strategy: str) -> None:
+    """Without any client: the same vectors are promoted, others are not, and the status has the numbers."""
+    kube.apply(training("words", corpora.small), training("other", corpora.small, optimizer={"epochs": 1}))
+    first, other = (
+        {key: kube.wait_phase(name, "Complete")["status"]["artifact"][key] for key in ("uri", "digest")}
+        for name in ("words", "other")
+    )
+    same = published_again(first)
+    analysis = {"disagreementLimit": "0.3", "errorMargin": "0.2", "probesPerSecond": 20, "limitSeconds": 120}
+    how = {"rollout": {"strategy": strategy, "analysis": analysis}}
+    if strategy == "Canary":
+        how["rollout"]["canary"] = {"steps": [{"percent": 50, "seconds": 1}]}
+    serve(kube, first, replicas=2, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    serve(kube, same, replicas=2, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=180)
+    status = kube.get("modelservice", "words")["status"]
+    assert status["versions"]["stable"]["digest"] == same["digest"]
+    found = {one["metric"]: one for one in status["rollout"]["analysis"]["findings"]}
+    assert status["rollout"]["analysis"]["verdict"] == "Promote", status["rollout"]
+    assert found["disagreement"]["estimate"] == "0"
+    assert found["errors"]["verdict"] == "Promote"
+    serve(kube, other, replicas=2, **how)
+    seen = kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted", seconds=180)
+    assert "differ" in seen["message"], seen
+    status = kube.get("modelservice", "words")["status"]
+    assert status["versions"]["stable"]["digest"] == same["digest"]
+    kube.wait("modelservice", "words", lambda s: s["status"]["versions"]["stable"]["replicas"] == 2, 60, "back")

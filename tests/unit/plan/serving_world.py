@@ -11,8 +11,8 @@ from tests.unit.plan.world import NOW, SETTINGS, cr
 
 from mms_operator.api import names
 from mms_operator.plan import service
-from mms_operator.plan.types import Event, ObservedService, Plan
-from mms_workloads.contract import AgentReport, ServeFile, SwapReport
+from mms_operator.plan.types import Event, Interval, ObservedService, Plan
+from mms_workloads.contract import AgentReport, Comparison, Counters, ServeFile, SwapReport
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -30,8 +30,10 @@ class Pod:
     ready: bool = False
     uid: str = ""
     told: str | None = None  # its annotation
+    probe: str | None = None  # another one
     serves: str = ""
     failed: bool = False  # to take what it was told
+    counters: Counters = field(default_factory=Counters)
 
     @property
     def letter(self) -> str:
@@ -52,6 +54,10 @@ class ServingWorld:
     events: list[Event] = field(default_factory=list)
     plan: Plan | None = None
     made: int = 0  # pods
+    # Of a version, by its letter: what each of its pods answers in an interval, as (requests, failed, seconds each).
+    traffic: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    interval: Interval | None = None
 
     def __post_init__(self) -> None:
         self.cr = cr(names.SERVICE, "words", **self.spec)
@@ -81,13 +87,16 @@ class ServingWorld:
             deployments=tuple(self._deployment(one) for one in self.deployments.values()),
             pods=tuple(_object(pod) for pod in self.pods),
             agents=self._reports(),
+            interval=self.interval,
         )
         self.plan = service.plan(self.cr, observed, SETTINGS, self.now)
         self.cr["status"] = copy.deepcopy(self.plan.status)
         self.events += self.plan.events
         for wanted in self.plan.annotations:
             pod = next(one for one in self.pods if one.uid == wanted.uid)
-            pod.told, pod.failed = wanted.values[names.ANNOTATION_SERVE], False
+            if names.ANNOTATION_SERVE in wanted.values:
+                pod.told, pod.failed = wanted.values[names.ANNOTATION_SERVE], False
+            pod.probe = wanted.values.get(names.ANNOTATION_PROBE, pod.probe)
         planned = {f"{obj['kind']}/{obj['metadata']['name']}": obj for wave in self.plan.waves for obj in wave}
         self.objects = planned if self.plan.prune else {**self.objects, **planned}
         self.deployments = {
@@ -138,6 +147,23 @@ class ServingWorld:
     def wait(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
+    def serve_clients(self, seconds: float = 2.0) -> None:
+        """An interval of answers, which the agents count."""
+        began, before = self.now, self._reports()
+        for pod in self.pods:
+            requests, failed, each = self.traffic.get(pod.letter, (0, 0, 0.0))
+            if pod.ready:
+                known = pod.counters
+                pod.counters = Counters(
+                    requests=known.requests + requests,
+                    failed=known.failed + failed,
+                    timed=known.timed + requests - failed,
+                    seconds=known.seconds + each * (requests - failed),
+                )
+        self.wait(seconds)
+        if self.plan and self.plan.agents and self.plan.agents.each:
+            self.interval = Interval(began, self.now, before, self._reports())
+
     # ---- what is seen
 
     def counts(self) -> dict[str, int]:
@@ -176,7 +202,8 @@ class ServingWorld:
         """Of the agents that the last plan wanted to hear of."""
         if self.plan is None or self.plan.agents is None:
             return {}
-        return {pod.uid: _report(pod) for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts}
+        asked = [pod for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts]
+        return {pod.uid: _report(pod).model_copy(update={"comparison": self.comparison}) for pod in asked}
 
     def _deployment(self, planned: Object) -> Object:
         """As the API server has it."""
@@ -197,11 +224,19 @@ def digest_in(file: str) -> str:
 def _report(pod: Pod) -> AgentReport:
     swap = SwapReport(digest=digest_in(pod.told or ""), phase="Failed", reason="GoldenMismatch") if pod.failed else None
     return AgentReport(
-        digest=pod.serves, version=1, models=[], phase="Verified", goldenCases=1, goldenRight=1, swap=swap
+        digest=pod.serves,
+        version=1,
+        models=[],
+        phase="Verified",
+        goldenCases=1,
+        goldenRight=1,
+        swap=swap,
+        counters=pod.counters,
     )
 
 
 def _object(pod: Pod) -> Object:
+    annotations = {names.ANNOTATION_SERVE: pod.told, names.ANNOTATION_PROBE: pod.probe}
     return {
         "metadata": {
             "name": f"words-{pod.digest[7:10]}-{pod.uid}",
@@ -209,8 +244,11 @@ def _object(pod: Pod) -> Object:
             "labels": {"mms.dev/service": "words", "app.kubernetes.io/component": "server"},
             "annotations": {
                 names.ANNOTATION_DIGEST: pod.digest,
-                **({names.ANNOTATION_SERVE: pod.told} if pod.told else {}),
+                **{name: value for name, value in annotations.items() if value is not None},
             },
         },
-        "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True" if pod.ready else "False"}]},
+        "status": {
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "Ready", "status": "True" if pod.ready else "False"}],
+        },
     }
