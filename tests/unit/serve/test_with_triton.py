@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
 import threading
-import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from tests.unit.serve import artifacts
-from tests.unit.serve.triton_home import TritonHome, triton_home
+from tests.unit.serve.serving_pod import ServingPod, wait
+from tests.unit.serve.triton_home import triton_home
 
 from mms_workloads.contract import Outcome
 from mms_workloads.serve import query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = [
     pytest.mark.skipif(
@@ -35,94 +30,6 @@ pytestmark = [
         reason="the backend's stub embeds Python 3.11",
     ),
 ]
-
-
-class ServingPod:
-    def __init__(self, root: Path, home: TritonHome) -> None:
-        self.root, self.home = root, home
-        self.built = artifacts.build(root / "store", size=2000, dimensions=50)
-        self.digest = self.built.digest
-        self.ports = free_ports(4)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        serve = artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(query.__file__).parents[2]),
-            "LD_LIBRARY_PATH": f"{self.home.folder}/lib",
-            "MMS_TRITONSERVER": f"{self.home.folder}/bin/tritonserver",
-            "MMS_SERVE_FILE": str(serve),
-            "MMS_MODELS_DIR": str(self.root / "models"),
-            "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
-            "MMS_EXIT_TIMEOUT_SECONDS": "3",
-            "MMS_WANTED_FILE": str(self.root / "wanted"),
-            "MMS_PROBE_FILE": str(self.root / "probe"),
-        }
-        names = ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS", "AGENT")
-        environment |= {f"MMS_{name}_PORT": str(port) for name, port in zip(names, self.ports, strict=True)}
-        with (self.root / f"{module}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [str(self.home.python), "-m", f"mms_workloads.serve.{module}", *arguments],
-                env=environment, stdout=log, stderr=log,
-            )  # fmt: skip
-        self.processes[module] = process
-        return process
-
-    def start_all(self) -> None:
-        assert self.start("fetch").wait(60) == 0
-        self.start_triton()
-        self.start("agent")
-
-    def start_triton(self) -> None:
-        self.start("triton", f"--backend-directory={self.home.folder}/backends")
-
-    def want(self, built: artifacts.Built, reference: artifacts.Built | None = None) -> None:
-        """As the kubelet does it: the file is replaced."""
-        part = artifacts.serve_file(self.root / "wanted.part", built.folder, built.digest)
-        if reference:
-            pin = {"uri": reference.folder.as_uri(), "digest": reference.digest}
-            storage = {"uri": reference.folder.as_uri()}
-            part.write_text(
-                json.dumps({**json.loads(part.read_text()), "reference": {"artifact": pin, "storage": storage}})
-            )
-        part.replace(self.root / "wanted")
-
-    def served(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[3]}/v1/served", timeout=5) as response:
-            found: dict[str, Any] = json.load(response)
-            return found
-
-    def readyz(self) -> tuple[int, dict[str, Any]]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[3]}/readyz", timeout=5) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-        except OSError:
-            return 0, {}
-
-    def stop(self) -> None:
-        for process in reversed(self.processes.values()):
-            process.terminate()
-        for process in self.processes.values():
-            process.wait(40)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture
