@@ -96,6 +96,26 @@ def test_a_burst_is_answered_at_once() -> None:
     assert after.replicas >= 0.5 * 200 / 3.5 / 2
 
 
+def test_what_waits_too_long_is_served_beside_what_comes() -> None:
+    """Three replicas serve nine requests in the second and a half that they may wait."""
+
+    def decided(waiting: int) -> Decision:
+        return decide(SPEC, Memory(), Observed(2.0, 3, 0, 8, 0, waiting, 8.0))[1]
+
+    assert decided(9) == decided(0)
+    many = decided(1000)
+    assert many.replicas == math.ceil((8 / 2 + 1000 / 10) / 2), "in a cold start, since none is there before"
+    assert "1000 requests wait too long" in many.why
+
+
+def test_a_shadow_catches_up_as_the_fleet_does() -> None:
+    """So that what a rule costs is what it would have cost: the queue of a burst is in it."""
+    burst = [(400, 400)] * 3 + [(2, 0)] * 60
+    memory, _ = run(SPEC, [(2, 0)] * 40 + burst)[-1]
+    careless = memory.shadows[RULES.index((10.0, 0.5))]
+    assert careless.waiting == 0, "its rule alone would have let them wait"
+
+
 def test_late_requests_make_it_careful() -> None:
     good, bad = run(SPEC, [(10, 0)] * 50)[-1][0], run(SPEC, [(10, 10)] * 50)[-1][0]
     assert bad.margin < MARGIN <= good.margin

@@ -31,6 +31,7 @@ CHEAPER = 0.9  # of the cost of the rule that decides, for another one to take i
 FORGET_SECONDS = 3600.0  # after which what a shadow has seen weighs a third
 KNOWN_SECONDS = 60.0  # before which no shadow is believed
 MARGIN = 0.5  # of the late requests that are allowed, those that a shadow may have
+CATCH_UP_SECONDS = 3.0  # in which what waits too long is to be served, or in a cold start if that is longer
 LEARN = 0.05  # of the margin, for a decision in which all requests were late
 
 
@@ -103,8 +104,13 @@ def decide(spec: Spec, memory: Memory, observed: Observed) -> tuple[Memory, Deci
     (back, factor), shadow = RULES[rule], shadows[rule]
     proof = f"would have met {1 - shadow.late / shadow.requests:.2%}" if shadow.requests else "decides at first"
     why = f"{factor:g} times the {levels[back]:.1f} replicas' work of {back:.0f} s, which {proof}"
+    replicas, queued = wanted[rule], _catching_up(spec, observed.ready, observed.waiting, observed.arrivals)
+    if queued > replicas:
+        replicas = queued
+        why = f"{observed.waiting} requests wait too long, and are to be served with what comes; else {why}"
     # Until a shadow can have seen what it started become ready, nothing that is there is taken away.
-    replicas = max(wanted[rule], there) if age < KNOWN_SECONDS + spec.cold_start_seconds else wanted[rule]
+    if age < KNOWN_SECONDS + spec.cold_start_seconds:
+        replicas = max(replicas, there)
     return Memory(began, counts, shadows, margin, rule), Decision(replicas, why)
 
 
@@ -141,6 +147,7 @@ def _lived(spec: Spec, shadow: Shadow, wanted: int, observed: Observed) -> Shado
     if waiting > may_wait:
         late = min(float(observed.arrivals), waiting - may_wait)
     cost = EVERY_SECONDS * (ready + len(starting))
+    wanted = max(wanted, _catching_up(spec, ready, waiting, observed.arrivals))
     more = wanted - ready - len(starting)
     if more > 0:
         starting = (*starting, *([now + spec.cold_start_seconds] * more))
@@ -156,6 +163,15 @@ def _lived(spec: Spec, shadow: Shadow, wanted: int, observed: Observed) -> Shado
         keep * shadow.late + late,
         keep * shadow.cost + cost,
     )
+
+
+def _catching_up(spec: Spec, ready: int, waiting: float, arrivals: int) -> int:
+    """Replicas that serve what comes, and in a short time what waits; 0 while what waits is served soon enough."""
+    capacity = spec.capacity
+    if waiting <= ready * capacity.rate * capacity.slack:
+        return 0
+    seconds = max(CATCH_UP_SECONDS, spec.cold_start_seconds)
+    return _clamped(spec, (arrivals / EVERY_SECONDS + waiting / seconds) / capacity.rate)
 
 
 def _margin(spec: Spec, memory: Memory, observed: Observed) -> float:
