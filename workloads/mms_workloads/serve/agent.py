@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mms_workloads.contract import ServeFile
 
 WATCH_SECONDS = 0.5  # between two looks at Triton
+WANTED_SECONDS = 0.05  # between two looks at what the pod is told: a small file
 DRAIN_SECONDS = 30.0
 RETRY_SECONDS = 10.0  # after a swap that another try may mend
 
@@ -151,7 +152,15 @@ class Agent:
                     await self._compare()
             except TritonGoneError as error:
                 self._enter("WaitingForTriton", f"Triton went away: {error}")
-            await asyncio.sleep(WATCH_SECONDS)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until Triton is to be looked at again, or something else is wanted."""
+        until = time.monotonic() + WATCH_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, WANTED_SECONDS))
+            if self.state.phase == "Verified" and self._next() is not None:
+                return
 
     async def _bring_up(self) -> None:
         if not await self.triton.live():

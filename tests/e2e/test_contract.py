@@ -1,0 +1,117 @@
+"""What clients see while a service changes or breaks: three ways of asking, none of which retries.
+
+Without a proxy beside Triton: no request fails of clients that open a connection for each, and one at most on a kept
+connection, when Triton cuts it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, service, training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.e2e.conftest import Corpora
+
+pytestmark = pytest.mark.e2e
+
+CUT = 3  # kept connections that can be cut in a change: those of HTTP clients that are open at a time
+
+
+def ready(kube: Kube, pods: int) -> None:
+    def reached(found: dict[str, Any]) -> bool:
+        status = found["status"]
+        return status["readyReplicas"] == status["replicas"] == pods
+
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    kube.wait("modelservice", "words", reached, 180, f"on {pods} pods")
+
+
+def scale(pods: int) -> Callable[[Kube], None]:
+    def do(kube: Kube) -> None:
+        kube.run("scale", "modelservice", "words", f"--replicas={pods}")
+        ready(kube, pods)
+
+    return do
+
+
+def another_template(kube: Kube) -> None:
+    kube.patch("modelservice", "words", {"server": {"podTemplate": {"metadata": {"labels": {"turn": "2"}}}}})
+    kube.wait(
+        "modelservice", "words", lambda _: len(kube.list("pods", "mms.dev/service=words,turn=2")) == 3, 180, "new"
+    )
+    ready(kube, 3)
+
+
+def delete_a_pod(kube: Kube) -> None:
+    kube.delete("pod", kube.list("pods", "mms.dev/service=words")[0]["metadata"]["name"])
+    ready(kube, 3)
+
+
+def delete_the_operator(kube: Kube) -> None:
+    Kube("mms-system").run("delete", "pods", "-l", "app.kubernetes.io/component=operator", "--wait=false")
+    time.sleep(5)  # what is measured: who answers in that time
+    Kube("mms-system").run("rollout", "status", "deployment/mms-operator", "--timeout=120s")
+
+
+PLANNED = {
+    "up": scale(3),
+    "another template": another_template,
+    "a pod is deleted": delete_a_pod,
+    "the operator is away": delete_the_operator,
+    "down": scale(2),
+}
+
+
+def test_planned_changes(kube: Kube, corpora: Corpora) -> None:
+    kube.apply(training("words", corpora.small))
+    kube.wait_phase("words", "Complete")
+    made = service("words")
+    kube.apply({**made, "spec": {**made["spec"], "replicas": 2}})
+    ready(kube, 2)
+    for name, change in PLANNED.items():
+        with asking(kube, "words", rate=10) as asked:
+            change(kube)
+        assert asked.failures("close") == 0, (name, asked.ways)
+        assert asked.failures("grpc") <= 1, (name, asked.ways)
+        assert asked.failures("keep") <= CUT, (name, asked.ways)
+        assert asked.ways["close"]["sent"] > 20, (name, asked.ways)
+
+
+def test_a_triton_that_dies(kube: Kube, corpora: Corpora) -> None:
+    """What was in flight and what comes until the endpoints know is lost; then nobody is sent there."""
+    kube.apply(training("words", corpora.small))
+    kube.wait_phase("words", "Complete")
+    made = service("words")
+    kube.apply({**made, "spec": {**made["spec"], "replicas": 2}})
+    ready(kube, 2)
+    with asking(kube, "words", rate=20) as asked:
+        pod = kube.list("pods", "mms.dev/service=words")[0]
+        kill_triton(pod["metadata"]["uid"])
+        kube.wait("modelservice", "words", lambda s: s["status"]["readyReplicas"] < 2, 30, "without one")
+        ready(kube, 2)
+    times = [when for when, _ in asked.ways["close"]["failed"]]
+    assert not times or times[-1] - times[0] < 10, asked.ways
+    assert asked.failures("close") < 0.5 * asked.ways["close"]["sent"], asked.ways
+
+
+def kill_triton(uid: str) -> None:
+    """The server's process on this machine, of the pod with that uid."""
+    for group in Path("/proc").glob("[0-9]*/cgroup"):
+        try:
+            mine = uid.replace("-", "_") in group.read_text() or uid in group.read_text()
+            command = (group.parent / "cmdline").read_bytes().split(b"\0")[0]
+        except OSError:
+            continue
+        if mine and command.endswith(b"tritonserver"):
+            os.kill(int(group.parent.name), signal.SIGKILL)
+            return
+    raise AssertionError(f"pod {uid} has no tritonserver on this machine")
