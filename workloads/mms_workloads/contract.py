@@ -410,6 +410,7 @@ class SwapReport(Contract):
     """How far an artifact is on its way into a running pod."""
 
     digest: str
+    attempt: str = ""  # as the file says that told it
     phase: str  # Fetching | Holding | Proving | Switching | Done | Failed
     reason: str | None = None  # of a failure
     message: str = ""
@@ -447,6 +448,7 @@ class AgentReport(Contract):
     verifiedAt: str | None = None
     swap: SwapReport | None = None  # the last one
     counters: Counters | None = None  # None: Triton did not say
+    own: Counters = Counters()  # what the agent itself has asked, which is in `counters`, too; its times are not known
     comparison: Comparison | None = None
 
 
@@ -466,6 +468,7 @@ class ServeFile(Contract):
     artifact: ArtifactPin
     storage: Store  # uri: the artifact's folder
     reference: Reference | None = None  # what is served while this one is rolled out
+    attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
 
 
 StatusReport.model_rebuild()

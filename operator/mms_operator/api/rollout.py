@@ -106,6 +106,12 @@ class Analysis(Model):
     falsePromote: str = decimal(
         "The probability that a version is promoted although it breaks one.", FRACTION_PATTERN, default="0.05"
     )
+    dependence: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="How many requests fail together, as those of a client that retries: they count as one.",
+    )
     probesPerSecond: int = Field(
         default=5,
         ge=0,

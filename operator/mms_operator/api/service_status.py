@@ -100,6 +100,11 @@ class AnalysisStatus(Model):
     sampledTime: str | None = Field(
         default=None, max_length=40, description="The end of the last interval that was counted."
     )
+    startTime: str | None = Field(
+        default=None,
+        json_schema_extra={"format": "date-time"},
+        description="Since when the next version has been measured.",
+    )
     compared: bool = Field(default=False, description="Whether the comparisons have been counted.")
     memory: str = Field(default="", max_length=8192, description="What was learnt so far; for the operator only.")
 
@@ -119,6 +124,11 @@ class RolloutStatus(Model):
         default=None,
         json_schema_extra={"format": "date-time"},
         description="Since when the step's pods answer rightly.",
+    )
+    progressTime: str | None = Field(
+        default=None,
+        json_schema_extra={"format": "date-time"},
+        description="With HotSwap: since when nothing has moved.",
     )
     rollback: bool = Field(default=False, description="Whether it goes back to a version that was served before.")
     paused: bool = Field(default=False, description="Whether a pause was asked for by the annotation.")

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
-from pydantic import ValidationError
 
 from mms_operator.plan.types import Interval
-from mms_workloads.contract import AGENT_PORT, AgentReport
+from mms_workloads.contract import AGENT_PORT, AgentReport, Counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 
 RATE = 200.0  # questions a second to all agents together: with many pods the period grows
 PARALLEL = 32
-TIMEOUT = 3.0
+TIMEOUT = aiohttp.ClientTimeout(total=10.0, sock_connect=1.0, sock_read=3.0)
+MISSES = 5  # answers in a row that may be lost
 REPORT_LIMIT = 1 << 16  # bytes
 
 log = structlog.get_logger()
@@ -35,6 +35,7 @@ class _Service:
     calls: AgentCalls
     due: float
     reports: dict[str, AgentReport] = field(default_factory=dict)  # by the pod's uid
+    missed: dict[str, int] = field(default_factory=dict)  # answers in a row
     at: datetime | None = None  # when they said so
     interval: Interval | None = None
     busy: bool = False
@@ -79,9 +80,8 @@ class Agents:
 
     async def run(self) -> None:
         """Asks until it is cancelled."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=PARALLEL), timeout=timeout) as session,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=PARALLEL), timeout=TIMEOUT) as session,
             asyncio.TaskGroup() as group,
         ):
             while True:
@@ -113,6 +113,11 @@ class Agents:
             self._changed.set()
         if self._services.get(key) is not service or service.calls != calls:
             return
+        for uid in calls.hosts:
+            # One answer that is lost says nothing; a pod that stays silent is none that is known to serve anything.
+            service.missed[uid] = 0 if uid in reports else service.missed.get(uid, 0) + 1
+            if uid in service.reports and 0 < service.missed[uid] <= MISSES:
+                reports[uid] = service.reports[uid]
         told, news = service.reports, {uid: _facts(one) for uid, one in reports.items()}
         changed = news != {uid: _facts(one) for uid, one in told.items()}
         if service.at is not None:
@@ -126,9 +131,13 @@ class Agents:
         try:
             async with session.get(url) as response:
                 response.raise_for_status()
-                answer = await response.content.read(REPORT_LIMIT)
+                answer = b""
+                async for chunk in response.content.iter_any():
+                    answer += chunk
+                    if len(answer) > REPORT_LIMIT:
+                        break  # what is cut off is no report
             report = AgentReport.model_validate_json(answer)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValidationError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             # A pod that starts or ends does not answer; its readiness is what the status tells.
             self.metrics.polls.labels("agent-error").inc()
             log.debug("agent does not answer", host=host, error=str(error) or type(error).__name__)
@@ -139,4 +148,4 @@ class Agents:
 
 def _facts(report: AgentReport) -> AgentReport:
     """Without what changes all the time."""
-    return report.model_copy(update={"counters": None})
+    return report.model_copy(update={"counters": None, "own": Counters()})

@@ -33,6 +33,7 @@ class Pod:
     probe: str | None = None  # another one
     serves: str = ""
     failed: bool = False  # to take what it was told
+    tries_again: bool = False
     counters: Counters = field(default_factory=Counters)
 
     @property
@@ -221,8 +222,21 @@ def digest_in(file: str) -> str:
     return ServeFile.model_validate_json(file).artifact.digest
 
 
+def file_in(text: str) -> ServeFile:
+    return ServeFile.model_validate_json(text)
+
+
 def _report(pod: Pod) -> AgentReport:
-    swap = SwapReport(digest=digest_in(pod.told or ""), phase="Failed", reason="GoldenMismatch") if pod.failed else None
+    swap = None
+    if pod.failed and pod.told:
+        told = file_in(pod.told)
+        swap = SwapReport(
+            digest=told.artifact.digest,
+            attempt=told.attempt,
+            phase="Failed",
+            reason="GoldenMismatch",
+            retryable=pod.tries_again,
+        )
     return AgentReport(
         digest=pod.serves,
         version=1,

@@ -156,6 +156,49 @@ def test_another_artifact_is_tried_after_an_abort() -> None:
     assert w.condition("Ready") == ("True", "Available")
 
 
+def test_an_aborted_rollback_leaves_everything_as_it_was() -> None:
+    w = world()
+    w.serve("b")
+    w.settle()
+    w.bad = frozenset({digest("a")})
+    w.say("rollback")
+    w.settle()
+    assert w.rollout["rollback"]
+    w.say("abort")
+    w.settle()
+    assert w.condition("Ready") == ("True", "Available")
+    assert {one["digest"]: one["outcome"] for one in w.cr["status"]["history"]} == {
+        digest("a"): "Served", digest("b"): "Served"
+    }  # fmt: skip
+
+
+def test_many_failures_do_not_make_it_forget_what_was_served() -> None:
+    w = world()
+    w.serve("b")
+    w.settle()
+    for letter in "cdef0123456789":
+        w.serve(letter)
+        w.turn()
+        w.say(f"abort @{letter}")
+        w.settle()
+    w.say("rollback")
+    w.settle()
+    assert w.answering() == {"a": 5}
+
+
+def test_what_the_spec_no_longer_names_is_not_rolled_out() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    w.say("abort")
+    w.settle()
+    w.serve("c")
+    w.settle()
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 5}
+
+
 def test_rollback_to_any_version_that_is_known() -> None:
     w = world()
     for letter in "bcd":
@@ -268,17 +311,36 @@ def test_a_third_version_takes_the_place_of_the_second() -> None:
     assert w.rollout["step"] == 1
 
 
-def test_to_zero_and_back_in_a_rollout() -> None:
-    w = world(CANARY)
+@pytest.mark.parametrize(
+    "rollout", [{}, CANARY, BLUE_GREEN, {"strategy": "HotSwap"}], ids=["rolling", "canary", "bg", "hot"]
+)
+@pytest.mark.parametrize("bad", ["", "b"])
+def test_to_zero_and_back_in_a_rollout(rollout: dict[str, Any], bad: str) -> None:
+    """Nothing is proved without pods: it goes on where it was."""
+    w = world(rollout, replicas=3, bad=bad)
     w.serve("b")
-    w.settle()
+    w.look()
     w.scale(0)
     w.settle()
     assert w.counts() == {}
     assert w.condition("Ready") == ("True", "ScaledToZero")
+    assert w.cr["status"]["versions"]["stable"]["digest"] == digest("a")
     w.scale(3)
+    w.look()
+    w.deploy()
+    assert w.counts()["a"] == 3
+    assert w.counts().get("b", 0) <= 1
     w.settle()
-    assert w.answering() == {"b": 3}
+    if bad:
+        assert w.answering() == {"a": 3}
+
+
+def test_the_first_version_is_not_called_served_without_pods() -> None:
+    w = ServingWorld({"replicas": 0}, frozenset({digest("a")}))
+    w.serve("a")
+    w.settle()
+    assert w.condition("Ready") == ("True", "ScaledToZero")
+    assert "stable" not in w.cr["status"]["versions"]
 
 
 def test_running_pods_take_the_next_version_one_by_one() -> None:
@@ -313,6 +375,82 @@ def test_the_first_pod_is_alone_for_a_while() -> None:
     w.say("promote")
     w.settle()
     assert w.answering() == {"b": 3}
+
+
+@pytest.mark.parametrize("how", [{"seconds": 60}, {"approval": True}])
+def test_the_only_pod_takes_its_time_too(how: dict[str, Any]) -> None:
+    w = world({**HOT_SWAP, "hotSwap": how}, replicas=1)
+    w.serve("b")
+    w.settle()
+    assert w.rollout["phase"] == ("Waiting" if "seconds" in how else "AwaitingPromotion")
+    w.wait(60)
+    w.say("promote")
+    w.settle()
+    assert w.condition("Ready") == ("True", "Available")
+
+
+def test_an_abort_waits_for_pods_to_be_back() -> None:
+    w = world({**HOT_SWAP, "hotSwap": {"approval": True}}, replicas=2)
+    w.serve("b")
+    w.settle()
+    w.say("abort")
+    w.look()
+    w.look()
+    ready = w.cr["status"]["conditions"][1]
+    assert (ready["reason"], "Not back yet: words-" in ready["message"]) == ("RolloutAborted", True)
+    w.settle()
+    assert "Not back yet" not in w.cr["status"]["conditions"][1]["message"]
+    assert w.answering() == {"a": 2}
+
+
+def test_pods_go_back_when_the_strategy_changes_on_the_way() -> None:
+    w = world({**HOT_SWAP, "hotSwap": {"approval": True}}, replicas=2)
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 1, "b": 1}
+    w.cr["spec"]["rollout"] = BLUE_GREEN
+    w.settle()
+    assert w.answering() == {"a": 2}
+    assert w.rollout["phase"] == "AwaitingPromotion"
+
+
+def test_what_is_tried_again_is_told_and_late_in_the_end() -> None:
+    w = world({**HOT_SWAP, "progressDeadlineSeconds": 60}, replicas=2, bad="b")
+    for pod in w.pods:
+        pod.tries_again = True
+    w.serve("b")
+    w.settle()
+    assert w.condition("Ready") == ("False", "GoldenMismatch")
+    assert w.condition("Stalled") is None
+    w.wait(61)
+    w.look()
+    assert w.condition("Stalled") == ("True", "GoldenMismatch")
+    assert w.counts() == {"a": 2}
+
+
+def test_a_retry_is_another_attempt() -> None:
+    w = world(HOT_SWAP, replicas=2, bad="b")
+    w.serve("b")
+    w.settle()
+    w.bad = frozenset()
+    w.wait(1)
+    w.say("retry")
+    w.settle()
+    assert w.answering() == {"b": 2}
+
+
+def test_back_to_what_pods_began_with_under_other_keys() -> None:
+    """They cannot take it as they are: their Deployment replaces them."""
+    w = world(HOT_SWAP, replicas=2)
+    w.serve("b")
+    w.settle()
+    model = w.cr["spec"]["model"]["artifact"]
+    w.cr["spec"]["model"] = {"artifact": {**model, "endpoint": "http://other"}}
+    w.settle()
+    w.say("rollback")
+    w.settle()
+    assert w.answering() == {"a": 2}
+    assert sum(one.startswith("Deployment/") for one in w.objects) == 1
 
 
 def test_what_a_running_pod_cannot_take_is_told_to_no_other() -> None:
@@ -378,7 +516,7 @@ def test_pods_that_began_with_a_version_go_back_to_it_as_they_are() -> None:
 
 
 HAPPENINGS = ("turn", "look", "deploy", "start", "take", "wait")
-WISHES = ("a", "b", "c", "up", "down")
+WISHES = ("a", "b", "c", "up", "down", "none", "other strategy")
 COMMANDS = ("pause", "resume", "promote", "abort", "rollback", "retry")
 ACTIONS = st.sampled_from(HAPPENINGS + WISHES + COMMANDS)
 
@@ -397,14 +535,19 @@ def test_whatever_happens_clients_are_answered(rollout: dict[str, Any], actions:
                 w.wait(120)
             case "a" | "b" | "c":
                 w.serve(action)
-            case "up" | "down":
-                w.scale(5 if action == "up" else 3)
-                asked = 3
+            case "up" | "down" | "none":
+                w.scale({"up": 5, "down": 3, "none": 0}[action])
+                asked = w.cr["spec"]["replicas"]
+            case "other strategy":
+                w.cr["spec"]["rollout"] = HOT_SWAP if w.cr["spec"]["rollout"] != HOT_SWAP else CANARY
             case _:
                 w.say(f"{action} @{number}")
-        if w.objects and action in ("turn", "look", "deploy"):
+        assert w.plan is not None
+        planned = [(obj["kind"], obj["metadata"]["name"]) for wave in w.plan.waves for obj in wave]
+        assert len(planned) == len(set(planned)), "each object once"
+        if not good:
+            assert w.counts().get("b", 0) <= 1
+        if action == "take" and asked and w.ready():
             assert sum(w.answering().values()) >= 1
-            if not good:
-                assert w.counts().get("b", 0) <= 1
     w.settle()
     assert sum(w.answering().values()) >= asked

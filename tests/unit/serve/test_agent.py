@@ -110,8 +110,8 @@ class FakeTriton:
             raise self.wrong
         return len(cases.cases)
 
-    async def counters(self) -> Counters | None:
-        return Counters(requests=7, failed=1, timed=6, seconds=0.5)
+    async def counters(self) -> tuple[Counters | None, Counters]:
+        return Counters(requests=7, failed=1, timed=6, seconds=0.5), Counters(requests=2, timed=2)
 
     async def compare(self, artifact: Artifact, reference: Artifact) -> Comparison:
         self.compared += 1
@@ -269,6 +269,9 @@ class Shop:
         self.wanted: ServeFile | None = None
         self.fails: JobError | None = None
         self.taken: list[str] = []
+        self.put_back = 0
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     def want(self, digest: str) -> None:
         pin = ArtifactPin(uri="file:///x", digest=digest)
@@ -277,6 +280,11 @@ class Shop:
     async def take(self, serve: ServeFile, tell: Callable[[str], None]) -> Artifact:
         self.taken.append(serve.artifact.digest)
         tell("Proving")
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.put_back += 1
+            raise
         if self.fails:
             raise self.fails
         return replace(self.artifact, digest=serve.artifact.digest)
@@ -326,6 +334,40 @@ async def test_what_cannot_be_taken_is_told_and_what_served_serves_on(
             await until(lambda: agent.state.swap is None)
             made.want("sha256:b")
             await until(lambda: made.taken == ["sha256:b"] * 2)
+
+
+@pytest.mark.parametrize("instead", ["before", "another", "nothing"])
+async def test_a_swap_that_is_no_longer_wanted_is_given_up(shop: tuple[Shop, Agent], instead: str) -> None:
+    made, agent = shop
+    before = agent.artifact.digest
+    made.may_end.clear()
+    async with supervised(agent):
+        made.want("sha256:b")
+        await until(lambda: made.taken == ["sha256:b"])
+        if instead == "nothing":
+            made.wanted = None
+        else:
+            made.want(before if instead == "before" else "sha256:c")
+        await until(lambda: made.put_back == 1)
+        await until(lambda: agent.state.swap is None or agent.state.swap.digest == "sha256:c")
+        assert agent.artifact.digest == before
+        assert (agent.state.phase, agent.state.swaps, agent.state.swaps_failed) == ("Verified", 0, 0)
+        if instead == "another":
+            made.may_end.set()
+            await until(lambda: agent.artifact.digest == "sha256:c")
+
+
+async def test_another_attempt_is_another_try(shop: tuple[Shop, Agent]) -> None:
+    made, agent = shop
+    made.fails = JobError(Reason.GOLDEN_MISMATCH, "wrong")
+    async with supervised(agent):
+        made.want("sha256:b")
+        await until(lambda: agent.state.swaps_failed == 1)
+        assert made.wanted is not None
+        made.wanted = made.wanted.model_copy(update={"attempt": "2"})
+        await until(lambda: agent.state.swaps_failed == 2)
+        assert agent.state.swap is not None
+        assert agent.state.swap.attempt == "2"
 
 
 def test_without_fetch(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.serve import artifacts
 from tritonclient.utils import InferenceServerException
 
-from mms_workloads.contract import Golden
+from mms_workloads.contract import Counters, Golden
 from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.repository import MODELS
@@ -62,8 +62,17 @@ class Client:
     async def infer(self, model: str, inputs: list[Any], parameters: dict[str, str], **_: Any) -> Result:
         if self.infer_error:
             raise self.infer_error
-        self.asked.append((model, parameters[PIN]))
+        key, _, digest = parameters[PIN].partition(" ")
+        assert key == "secret"
+        self.asked.append((model, digest))
         return Result({**self.answers[len(self.asked) - 1], "DIGEST": np.array([[self.digest.encode()]])})
+
+    async def get_inference_statistics(self, model: str, **_: Any) -> dict[str, Any]:
+        if not self.live:
+            raise InferenceServerException("refused", "StatusCode.UNAVAILABLE")
+        stats = {"success": {"count": "10", "ns": "1"}, "fail": {"count": "3"}, "queue": {"ns": "500000000"},
+                 "compute_infer": {"ns": "1000000000"}}  # fmt: skip
+        return {"model_stats": [{"name": model, "inference_stats": stats}]}
 
     async def close(self) -> None:
         pass
@@ -151,3 +160,15 @@ async def test_an_error_for_an_answer(triton: Triton, client: Client) -> None:
 async def test_no_cases(triton: Triton) -> None:
     with pytest.raises(JobError, match="no golden case"):
         await triton.verify(Golden(cases=[]), 3)
+
+
+async def test_what_is_asked_here_is_counted_apart(triton: Triton, client: Client) -> None:
+    await triton.verify(client.cases, client.built_digest)
+    client.infer_error = InferenceServerException("no", "StatusCode.INVALID_ARGUMENT")
+    with pytest.raises(JobError):
+        await triton.verify(client.cases, client.built_digest)
+    total, own = await triton.counters()
+    assert own == Counters(requests=4, failed=1, timed=3)
+    assert total == Counters(requests=4 * 13, failed=4 * 3, timed=4 * 10, seconds=4 * 1.5)
+    client.live = False
+    assert await triton.counters() == (None, own)

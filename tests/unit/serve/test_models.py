@@ -88,6 +88,7 @@ def initialized(model: Any, folder: Path) -> Any:
     path = folder / "generations.json"
     one = Generation(digest=DIGEST, version=3, folder=str(folder))
     generations.write(path, Generations(serving=DIGEST, held=[one]))
+    (folder / "control-key").write_text("key\n")
     parameters = {"generations": {"string_value": str(path)}}
     model.initialize({"model_config": json.dumps({"parameters": parameters}), "model_name": type(model).__name__})
     return model
@@ -139,13 +140,15 @@ def test_a_request_may_name_the_artifact_that_is_to_answer(triton_models: Any, t
     path = tmp_path / "generations.json"
     held = [Generation(digest=f"d{n}", version=n + 1, folder=str(one.folder)) for n, one in enumerate(made)]
     generations.write(path, Generations(serving="d0", held=held))
+    (tmp_path / "control-key").write_text("key\n")
     model = triton_models.Vectors()
     parameters = {"generations": {"string_value": str(path)}}
     model.initialize({"model_config": json.dumps({"parameters": parameters}), "model_name": "vectors"})
-    requests = asked(*[{"WORDS": words("word5")}] * 4)
-    for request, pin in zip(requests, ("d1", None, "d2", "d0"), strict=True):
-        request.given = json.dumps({"mms_digest": pin}) if pin else ""
-    first, second, third, fourth = model.execute(requests)
+    requests = asked(*[{"WORDS": words("word5")}] * 6)
+    for request, pin in zip(requests, ("key d1", None, "key d2", "key d0", "d1", "yek d1"), strict=True):
+        request.given = json.dumps({"mms_pin": pin}) if pin else ""
+    first, second, third, fourth, *others = model.execute(requests)
+    assert [one["DIGEST"][0, 0] for one in others] == [b"d0", b"d0"], "without the key it is as if nothing was named"
     assert first["VECTORS"][0].tolist() == made[1].vectors[5].tolist()
     assert second["VECTORS"].tolist() == fourth["VECTORS"].tolist() == [made[0].vectors[5].tolist()]
     assert [one["DIGEST"][0, 0] for one in (first, second, fourth)] == [b"d1", b"d0", b"d0"]

@@ -35,6 +35,7 @@ def loads() -> Loads:
 
 def tell(root: Path, serving: str, *held: str) -> Path:
     path = root / "generations.json"
+    (root / "control-key").write_text("key\n")
     for name in held:
         (root / name).mkdir(exist_ok=True)
     one = [Generation(digest=name, version=number, folder=str(root / name)) for number, name in enumerate(held, 1)]

@@ -40,7 +40,8 @@ def golden(vectors: NDArray[np.float32], words: tuple[str, ...]) -> Golden:
             {"WORDS": [words[number]]} if index % 2 == 0 else {"IDS": [number]}
         )
         cases.append(GoldenCase(model="vectors", inputs=inputs, outputs={"VECTORS": vectors[number].tolist()}))
-    comparisons = [_nearest(units, words, number)[0] for number in spread if len(words) > 1]
+    asked = sorted({min(len(words) - 1, int(len(words) ** (i / 511)) - 1) for i in range(512)})
+    comparisons = [_nearest(units, words, number)[0] for number in asked if len(words) > 1]
     return Golden(cases=cases, comparisons=comparisons)
 
 

@@ -36,6 +36,7 @@ from mms_workloads.contract import AgentReport, Comparison, Outcome, Reason, Swa
 from mms_workloads.serve import generations
 from mms_workloads.serve.artifact import Artifact, read_artifact
 from mms_workloads.serve.control import Triton, TritonGoneError
+from mms_workloads.serve.golden import GoldenError
 from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.swap import swap
@@ -196,12 +197,12 @@ class Agent:
 
     async def probe(self) -> None:
         """Asks golden cases in turn, as many a second as the pod is told, so that there is something to measure."""
-        for case in itertools.cycle(range(1_000_000)):
+        for case in itertools.count():
             rate = self._measure.probe()
             await asyncio.sleep(1 / rate if rate else WATCH_SECONDS)
             if rate and self.state.phase == "Verified":
                 cases = self.artifact.golden.cases
-                with contextlib.suppress(InferenceServerException):  # Triton counts it as failed
+                with contextlib.suppress(InferenceServerException, GoldenError):  # it counts as failed
                     await self.triton.ask(cases[case % len(cases)], self.artifact.digest)
 
     def _next(self) -> ServeFile | None:
@@ -210,7 +211,7 @@ class Agent:
         if serve is None:
             return None
         last = self.state.swap
-        if last and last.phase == "Failed" and last.digest != serve.artifact.digest:
+        if last and last.phase == "Failed" and (last.digest, last.attempt) != (serve.artifact.digest, serve.attempt):
             # Something else has been said since: what failed may be asked for again.
             self._retry_at = 0.0
             self.state = replace(self.state, swap=None)
@@ -219,28 +220,43 @@ class Agent:
         return serve
 
     async def _swap(self, serve: ServeFile) -> None:
-        """What fails is told; what serves serves on."""
+        """What fails is told, and what served serves on; so it does when something else is wanted meanwhile."""
         assert self._take is not None  # noqa: S101 - asked for by `_next`
-        digest, began = serve.artifact.digest, time.monotonic()
+        began = time.monotonic()
+        report = SwapReport(digest=serve.artifact.digest, attempt=serve.attempt, phase="Fetching")
 
         def tell(phase: str) -> None:
-            log.info("swap", phase=phase, digest=digest)
-            self.state = replace(self.state, swap=SwapReport(digest=digest, phase=phase))
+            log.info("swap", phase=phase, digest=report.digest)
+            self.state = replace(self.state, swap=report.model_copy(update={"phase": phase}))
 
+        taking = asyncio.ensure_future(self._take(serve, tell))
         try:
-            self.artifact = await self._take(serve, tell)
+            while not taking.done():
+                await asyncio.wait({taking}, timeout=WANTED_SECONDS)
+                if self._is_off(serve):
+                    log.info("swap given up", digest=report.digest)
+                    self.state = replace(self.state, swap=None)
+                    return
+            self.artifact = taking.result()
         except JobError as error:
-            log.error("swap failed", digest=digest, reason=error.reason, message=error.message)  # noqa: TRY400
+            log.error("swap failed", digest=report.digest, reason=error.reason, message=error.message)  # noqa: TRY400
             self._retry_at = time.monotonic() + RETRY_SECONDS if error.retryable else float("inf")
-            failed = SwapReport(
-                digest=digest, phase="Failed", reason=error.reason, message=error.message, retryable=error.retryable
+            failed = {"phase": "Failed", "reason": error.reason, "message": error.message, "retryable": error.retryable}
+            self.state = replace(
+                self.state, swap=report.model_copy(update=failed), swaps_failed=self.state.swaps_failed + 1
             )
-            self.state = replace(self.state, swap=failed, swaps_failed=self.state.swaps_failed + 1)
             return
-        took = time.monotonic() - began
-        done = SwapReport(digest=digest, phase="Done", seconds=took)
+        finally:
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)  # it puts back what it has changed
+        done = report.model_copy(update={"phase": "Done", "seconds": time.monotonic() - began})
         self.state = replace(self.state, swap=done, swaps=self.state.swaps + 1, comparison=None)
         self._verified(len(self.artifact.golden.cases))
+
+    def _is_off(self, serve: ServeFile) -> bool:
+        """Whether something else is wanted by now."""
+        wanted = self._wanted()
+        return wanted is None or wanted.artifact.digest != serve.artifact.digest
 
     def fail(self, error: JobError) -> None:
         self._enter("Failed", f"{error.reason}: {error.message}")
@@ -265,6 +281,7 @@ class Agent:
         return web.json_response(body, status=status)
 
     async def served(self, _: web.Request) -> web.Response:
+        counters, own = await self.triton.counters()
         report = AgentReport(
             digest=self.artifact.digest,
             version=self.artifact.manifest.version,
@@ -275,7 +292,8 @@ class Agent:
             goldenRight=self.state.golden_right,
             verifiedAt=self.state.verified_at,
             swap=self.state.swap,
-            counters=await self.triton.counters(),
+            counters=counters,
+            own=own,
             comparison=self.state.comparison,
         )
         return web.json_response(text=report.model_dump_json(exclude_none=True))

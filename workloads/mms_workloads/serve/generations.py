@@ -2,7 +2,7 @@
 
 A request names no artifact and is answered by the one that serves; or it names one that is held, by the request
 parameter PIN, and is answered by that one or refused. So the agent proves an artifact before it serves, in the very
-processes that will answer, and goes back to the one before by a write.
+processes that will answer, and goes back to the one before by a write. Only the agent can, with the pod's key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mms_workloads.contract import Contract
 if TYPE_CHECKING:
     from pathlib import Path
 
-PIN = "mms_digest"  # request parameter: the digest of the artifact that is to answer
+PIN = "mms_pin"  # request parameter: <control key> <digest of the artifact that is to answer>
 
 
 class Generation(Contract):

@@ -59,6 +59,7 @@ class Shelf:
     """
 
     def __init__(self, path: Path, model: str, load: Callable[[Path], Any]) -> None:
+        self.key = (path.parent / "control-key").read_text().strip()
         self._path = path
         self._report = generations.report_of(path, model)
         self._load = load

@@ -45,7 +45,10 @@ async def swap(
     """
     digest = serve.artifact.digest
     before = generations.read(layout.generations)
+    compared = {str(layout.artifact(serve.reference.artifact.digest))} if serve.reference else set()
     if before.of(digest) is None:
+        # What an attempt that failed has left takes room.
+        await asyncio.to_thread(_tidy, layout, {one.folder for one in before.held} | compared)
         tell("Fetching")
         await _fetch(serve, layout, environment)
     artifact = read_artifact(layout, digest)
@@ -64,7 +67,7 @@ async def swap(
     except BaseException:
         _write(layout, before)
         raise
-    await asyncio.to_thread(_tidy, layout, {following.folder, serving.folder})
+    await asyncio.to_thread(_tidy, layout, {following.folder, serving.folder} | compared)
     return artifact
 
 
@@ -126,7 +129,7 @@ def _failure(said: Path, code: int) -> JobError:
 
 
 def _tidy(layout: Layout, kept: set[str]) -> None:
-    """Artifacts that nobody holds leave the pod's volume."""
+    """Artifacts that nobody holds, or compares with, leave the pod's volume."""
     for folder in layout.models.glob("artifact-*"):
         if str(folder) not in kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ class _Model:
         """The whole batch sees one state of the shelf; requests that name an artifact are answered apart."""
         view = self.shelf.view
         responses: list[Any] = [None] * len(requests)
-        for held, places in _by_artifact(view, requests, responses):
+        for held, places in _by_artifact(view, self.shelf.key, requests, responses):
             answers = self.answer(held.content, [_question(requests[place]) for place in places])
             for place, one in zip(places, answers, strict=True):
                 refused = isinstance(one, RequestError)
@@ -94,13 +95,13 @@ class Similarity(_Model):
         return {"SCORES": answer}
 
 
-def _by_artifact(view: View, requests: list[Any], responses: list[Any]) -> Iterable[tuple[Held, list[int]]]:
+def _by_artifact(view: View, key: str, requests: list[Any], responses: list[Any]) -> Iterable[tuple[Held, list[int]]]:
     """The places of the requests that each artifact is to answer. Those that none can have their refusal already."""
     places: dict[str, list[int]] = {}
     chosen: dict[str, Held] = {}
     for place, request in enumerate(requests):
         try:
-            held = view.pick(_pin(request))
+            held = view.pick(_pin(request, key))
         except NotHeldError as error:
             refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.UNAVAILABLE)
             responses[place] = pb_utils.InferenceResponse(output_tensors=[], error=refusal)
@@ -110,10 +111,12 @@ def _by_artifact(view: View, requests: list[Any], responses: list[Any]) -> Itera
     return [(chosen[digest], found) for digest, found in places.items()]
 
 
-def _pin(request: Any) -> str | None:
+def _pin(request: Any, key: str) -> str | None:
+    """The digest that the request names, if it has the key: who has not is answered as everybody."""
     given = request.parameters()
     pin = json.loads(given).get(PIN) if given and PIN in given else None
-    return pin if isinstance(pin, str) else None
+    shown, _, digest = pin.partition(" ") if isinstance(pin, str) else ("", "", "")
+    return digest if secrets.compare_digest(shown, key) else None
 
 
 def _response(outputs: dict[str, Any], held: Held) -> Any:

@@ -84,7 +84,10 @@ def abort(status: ServiceStatus, now: datetime) -> ServiceStatus:
     versions = status.versions
     if versions.next is None or versions.stable is None:
         raise RefusedError("nothing was served before, so there is nothing to go back to: serve another artifact")
-    past = history.record(status.history, versions.next, Outcome.ABORTED, now)
+    if status.rollout and status.rollout.rollback:  # what answers is what is wanted again
+        past = history.record(status.history, versions.stable, Outcome.SERVED, now)
+    else:
+        past = history.record(status.history, versions.next, Outcome.ABORTED, now)
     ended = status.rollout and status.rollout.model_copy(
         update={"phase": RolloutPhase.ABORTED, "percent": 0, "paused": False, "reachedTime": None}
     )
@@ -121,11 +124,12 @@ def _back_to(status: ServiceStatus, target: ServedVersion, context: Context) -> 
 
 
 def _known(status: ServiceStatus, wanted: str) -> ServedVersion:
-    entry = history.find(status.history, wanted)
-    if entry is None:
+    found = history.find(status.history, wanted)
+    if len(found) != 1:
         known = ", ".join(called(one) for one in status.history) or "none"
-        raise RefusedError(f"no such version in status.history; known: {known}")
-    return history.pinned(entry)
+        what = "several such versions" if found else "no such version"
+        raise RefusedError(f"{what} in status.history: give a number, or six digits of a digest; known: {known}")
+    return history.pinned(found[0])
 
 
 def _retried(status: ServiceStatus, context: Context) -> ServiceStatus:

@@ -52,4 +52,7 @@ class Course:
     route: ServedVersion | None = None  # the only one that clients are sent to; None: all
     requeue: float | None = None
     prune: bool = True  # whether what there is of other versions goes
-    tell: tuple[Running, ...] = ()  # running pods that are to take what is next, or else what is stable
+    tell: tuple[Running, ...] = ()  # running pods that are to take `take`
+    take: ServedVersion | None = None
+    attempt: str = ""  # of the rollout that they are told for
+    swaps: bool = False  # whether pods that began with what is stable may serve another artifact now

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 MESSAGE_LIMIT = 1024  # characters
+PREFIX = 6  # digits of a digest that name it
 GIVEN_UP = frozenset({Outcome.ABORTED, Outcome.ROLLED_BACK})
 
 
@@ -23,7 +24,7 @@ def record(
     entry = PastVersion.model_validate(
         {**known, "replicas": 0, "time": rfc3339(now), "outcome": outcome, "message": why and why[:MESSAGE_LIMIT]}
     )
-    return [entry, *(one for one in history if one.digest != version.digest)][:HISTORY]
+    return _bounded([entry, *(one for one in history if one.digest != version.digest)])
 
 
 def given_up(history: Sequence[PastVersion], digest: str) -> PastVersion | None:
@@ -37,17 +38,33 @@ def before(history: Sequence[PastVersion], stable: ServedVersion | None) -> Past
     return next(served, None)
 
 
-def find(history: Sequence[PastVersion], wanted: str) -> PastVersion | None:
-    """The version of that number, or of the digest that begins so."""
-    for one in history:
-        if str(one.version) == wanted or one.digest.removeprefix("sha256:").startswith(wanted.removeprefix("sha256:")):
-            return one
-    return None
+def find(history: Sequence[PastVersion], wanted: str) -> list[PastVersion]:
+    """The versions of that number, or else those whose digest begins so, of six digits at least."""
+    numbered = [one for one in history if str(one.version) == wanted]
+    digits = wanted.removeprefix("sha256:")
+    if numbered or len(digits) < PREFIX:
+        return numbered
+    return [one for one in history if one.digest.removeprefix("sha256:").startswith(digits)]
 
 
 def forgiven(history: Sequence[PastVersion], digest: str) -> list[PastVersion]:
-    """The history without what keeps an artifact from being tried again."""
-    return [one for one in history if one.digest != digest or one.outcome not in GIVEN_UP]
+    """The history without what keeps an artifact from being tried again: what was served once, was."""
+    found = []
+    for one in history:
+        if one.digest != digest or one.outcome is Outcome.SERVED:
+            found.append(one)
+        elif one.outcome is Outcome.ROLLED_BACK:
+            found.append(one.model_copy(update={"outcome": Outcome.SERVED, "message": None}))
+    return found
+
+
+def _bounded(history: list[PastVersion]) -> list[PastVersion]:
+    """The newest, and in any case the last two that were served: what a rollback goes to."""
+    kept = [one for one in history if one.outcome is Outcome.SERVED][:2]
+    while len(history) > HISTORY:
+        oldest = next(one for one in reversed(history) if one not in kept)
+        history = [one for one in history if one is not oldest]
+    return history
 
 
 def pinned(entry: PastVersion) -> ServedVersion:

@@ -10,7 +10,9 @@ from mms_operator.api.service_status import AnalysisStatus, Finding
 from mms_operator.plan.analysis import sequential
 from mms_operator.plan.analysis.sequential import Memory
 from mms_operator.plan.analysis.types import Sample, Side, Spec, Verdict
+from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.service.rollout import Gate
+from mms_workloads.contract import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from mms_operator.api.service_status import RolloutStatus
     from mms_operator.plan.analysis import types
     from mms_operator.plan.types import Interval
-    from mms_workloads.contract import AgentReport, Comparison, Counters
+    from mms_workloads.contract import AgentReport, Comparison
 
+CLIENTS = 3  # requests of an interval that are clients', and no chance of when the counters were read
 DIGITS = 4  # of the numbers in the status
 
 
@@ -54,6 +57,7 @@ def spec_of(analysis: Analysis) -> Spec:
         alpha_rollback=float(analysis.falseRollback),
         alpha_promote=float(analysis.falsePromote),
         at_end=Verdict(analysis.atEnd),
+        dependence=analysis.dependence,
     )
 
 
@@ -67,12 +71,16 @@ def judge(analysis: Analysis, state: RolloutStatus, pair: Pair, interval: Interv
         found, newly = sample(interval, pair, compared=compared)
         memory, compared = sequential.fold(spec, memory, found), compared or newly
         sampled = interval.ended.isoformat()
-    over = now >= datetime.fromisoformat(state.startTime) + timedelta(seconds=analysis.limitSeconds)
+    began = known.startTime if known else None
+    if began is None and interval is not None and any(one.digest == pair.canary for one in interval.after.values()):
+        began = rfc3339(now)
+    over = began is not None and now >= datetime.fromisoformat(began) + timedelta(seconds=analysis.limitSeconds)
     decision = sequential.judge(spec, memory, over=over)
     status = AnalysisStatus(
         verdict=decision.verdict,
         message=decision.message,
         findings=[_finding(one) for one in decision.findings],
+        startTime=began,
         sampledTime=sampled,
         compared=compared,
         memory=sequential.dump(memory),
@@ -95,7 +103,7 @@ def sample(interval: Interval, pair: Pair, *, compared: bool) -> tuple[Sample, b
         before = interval.before.get(uid)
         # A pod that took another artifact meanwhile did some for one and some for the other.
         if before and before.digest == after.digest and after.digest in sides:
-            sides[after.digest] = _more(sides[after.digest], before.counters, after.counters)
+            sides[after.digest] = _more(sides[after.digest], before, after)
     comparison = None if compared else _comparison(interval.after, pair)
     told = (comparison.compared, comparison.differing) if comparison else (0, 0)
     return Sample(sides[pair.canary], sides[pair.stable], *told), comparison is not None
@@ -109,16 +117,37 @@ def _comparison(reports: Mapping[str, AgentReport], pair: Pair) -> Comparison | 
     return None
 
 
-def _more(side: Side, before: Counters | None, after: Counters | None) -> Side:
-    if before is None or after is None:
+def _more(side: Side, before: AgentReport, after: AgentReport) -> Side:
+    """What a pod did, beside what others did.
+
+    While clients ask, only their requests say how many fail: the agent's own are always right where its pod is ready.
+    """
+    if before.counters is None or after.counters is None:
         return side
-    if after.requests < before.requests or after.timed < before.timed or after.seconds < before.seconds:
-        return side  # Triton has been started again: what it did in between nobody has counted
+    total, own = _between(before.counters, after.counters), _between(before.own, after.own)
+    if total is None or own is None:
+        return side  # Triton or the agent has been started again: what it did in between nobody has counted
+    clients = total.requests - own.requests
+    requests, failed = own.requests, own.failed
+    if clients >= CLIENTS:
+        requests, failed = clients, total.failed - own.failed
     return Side(
-        requests=side.requests + after.requests - before.requests,
-        failed=side.failed + max(0, after.failed - before.failed),
-        timed=side.timed + after.timed - before.timed,
-        seconds=side.seconds + after.seconds - before.seconds,
+        requests=side.requests + requests,
+        failed=side.failed + min(max(0, failed), requests),
+        timed=side.timed + total.timed,
+        seconds=side.seconds + total.seconds,
+    )
+
+
+def _between(before: Counters, after: Counters) -> Counters | None:
+    """None where something has been counted anew."""
+    if after.requests < before.requests or after.timed < before.timed or after.seconds < before.seconds:
+        return None
+    return Counters(
+        requests=after.requests - before.requests,
+        failed=max(0, after.failed - before.failed),
+        timed=after.timed - before.timed,
+        seconds=after.seconds - before.seconds,
     )
 
 

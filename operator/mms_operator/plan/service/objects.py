@@ -170,7 +170,10 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
         "template": template,
     }
     found = _object(serving, "apps/v1", "Deployment", serving.deployment(version), spec=spec)
-    found["metadata"]["annotations"] = {names.ANNOTATION_DIGEST: version.lineage}
+    found["metadata"]["annotations"] = {
+        names.ANNOTATION_DIGEST: version.lineage,
+        names.ANNOTATION_SERVE: version.digest,
+    }
     return found
 
 

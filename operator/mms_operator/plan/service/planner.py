@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from mms_operator.api.names import Reason
-from mms_operator.api.rollout import BlueGreen, Strategy
+from mms_operator.api.rollout import Strategy
 from mms_operator.api.service import ServiceSpec
-from mms_operator.api.service_status import Outcome, RolloutPhase, ServedVersion, ServiceStatus, Versions
+from mms_operator.api.service_status import Outcome, RolloutPhase, ServiceStatus, Versions
 from mms_operator.plan import conditions, pod_template, pods, stores
 from mms_operator.plan.conditions import rfc3339
-from mms_operator.plan.service import commands, history, judging, objects, rollout, saying, swapping, target, telling
+from mms_operator.plan.service import (
+    commands,
+    history,
+    judging,
+    objects,
+    rolling,
+    rollout,
+    saying,
+    swapping,
+    target,
+    telling,
+    trouble,
+)
 from mms_operator.plan.service.course import Course, Look
-from mms_operator.plan.service.judging import Judgement
 from mms_operator.plan.service.objects import Serving
-from mms_operator.plan.service.rollout import Route
 from mms_operator.plan.service.saying import State
 from mms_operator.plan.service.seen import Seen
 from mms_operator.plan.types import Plan
@@ -25,13 +35,15 @@ from mms_workloads import contract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from mms_operator.api.names import Condition as Kind
-    from mms_operator.api.service_status import PastVersion, RolloutStatus
+    from mms_operator.api.service_status import PastVersion, ServedVersion
     from mms_operator.plan.conditions import Condition
     from mms_operator.plan.stores import SecretProblem
     from mms_operator.plan.types import Event, Object, ObservedService, Settings
 
+_LOOKED_AT = frozenset({Strategy.CANARY, Strategy.BLUE_GREEN})  # strategies whose next version has pods of its own
 SECRET_SECONDS = 10.0  # between two looks for a Secret that is not there
 
 
@@ -81,25 +93,32 @@ def _senseless(spec: ServiceSpec) -> str | None:
 def _course(look: Look, source: ServedVersion | target.Missing, observed: ObservedService) -> Course:
     if isinstance(source, target.Missing):
         return _nothing_to_serve(look, source)
-    stable = look.status.versions.stable
+    stable, state = look.status.versions.stable, look.status.rollout
     withheld = history.given_up(look.status.history, source.digest)
-    chosen = (look.status.versions.next or stable or source) if withheld else source
+    going_back = look.status.versions.next if state and state.rollback else None
+    chosen = (going_back or stable or source) if withheld else source
     if problem := stores.secret_problem(look.serving.location(chosen), observed.secrets):
         return _wait_for_secret(look, chosen, problem)
     if stable is None:
         return _first(look, chosen)
     if stable.digest == chosen.digest:
         return _steady(look, chosen.model_copy(update={"base": stable.base}), withheld)
-    if _can_swap(look, chosen, stable):
-        return _swap(look, chosen.model_copy(update={"base": stable.lineage}), stable)
-    return _roll_out(look, chosen, stable)
+    chosen = chosen.model_copy(update={"base": None})
+    if look.replicas == 0:
+        return _at_zero(look, chosen, stable)
+    if rolling.can_swap(look, chosen, stable):
+        return rolling.swap(look, chosen.model_copy(update={"base": stable.lineage}), stable)
+    if chosen.lineage == stable.lineage:
+        return rolling.in_place(look, chosen, stable)
+    return rolling.roll_out(look, chosen, stable)
 
 
 def _first(look: Look, chosen: ServedVersion) -> Course:
     """Nothing answers yet that could be spared: all pods at once."""
     counted, fleets = look.counted(chosen), ((chosen, look.replicas),)
-    if not look.seen.fleet(chosen, look.replicas).complete:
-        state = _trouble(look.serving, chosen, look.seen) or saying.rolling(chosen, None, None)
+    if not look.replicas or not look.seen.fleet(chosen, look.replicas).complete:
+        state = trouble.of(look.serving, chosen, look.seen) or saying.rolling(chosen, None, None)
+        state = state if look.replicas else saying.served(chosen, 0)
         return Course(look.status_with(versions=Versions(next=counted)), state, fleets, chosen)
     past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
     status = look.status_with(versions=Versions(stable=counted), history=past)
@@ -109,149 +128,59 @@ def _first(look: Look, chosen: ServedVersion) -> Course:
 def _steady(look: Look, chosen: ServedVersion, withheld: PastVersion | None) -> Course:
     """What is wanted is what answers. The version before may be kept for a while."""
     counted, replicas = look.counted(chosen), look.replicas
-    astray = swapping.astray(swapping.running(look.seen, chosen.lineage), chosen.digest)
-    if look.seen.fleet(chosen, replicas).complete and not astray:
-        state = saying.given_up(withheld, chosen) if withheld else saying.served(chosen, replicas)
+    back = swapping.returning(swapping.running(look.seen, chosen.lineage), chosen.digest)
+    if withheld:
+        state = saying.given_up(withheld, chosen, [pod.name for pod in back])
+    elif look.seen.fleet(chosen, replicas).complete and not back:
+        state = saying.served(chosen, replicas)
     else:
-        state = _trouble(look.serving, chosen, look.seen) or saying.scaling(counted.replicas, replicas)
+        state = trouble.of(look.serving, chosen, look.seen) or saying.scaling(counted.replicas, replicas)
     ended = look.status.rollout
     if look.status.versions.next is not None and ended is not None:  # the spec went back to what answers
         ended = ended.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0, "paused": False})
     previous, left = look.status.versions.previous, look.kept_seconds()
-    if previous is None or left <= 0:
+    if previous is None or left <= 0 or previous.lineage == chosen.lineage:
         status = look.status_with(versions=Versions(stable=counted), rollout=ended, keptUntil=None)
-        return Course(status, state, ((chosen, replicas),), chosen, tell=astray)
+        return Course(status, state, ((chosen, replicas),), chosen)
     versions = Versions(stable=counted, previous=look.counted(previous))
     status = look.status_with(versions=versions, rollout=ended)
     return Course(status, state, ((chosen, replicas), (previous, replicas)), chosen, min(left, rollout.DAY_SECONDS))
 
 
-def _roll_out(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
-    """One version takes the place of the other, as far as it may go now."""
-    how, replicas, seen = look.serving.spec.rollout, look.replicas, look.seen
-    following = look.status.versions.next
-    under_way = look.status.rollout if following and following.digest == chosen.digest else None
-    begun = under_way or rollout.begin(how, replicas, look.now)
-    judgement = _judged(look, chosen, stable, begun)
-    begun = begun.model_copy(update={"analysis": judgement.status})
-    if judgement.give_up is not None:
-        return _given_up(look, chosen, stable, begun, judgement.give_up)
-    pods_of = rollout.Fleets(replicas, seen.fleet(stable, replicas), seen.fleet(chosen, replicas))
-    step = rollout.advance(how, begun, pods_of, look.now, judgement.gate)
-    fleets = ((chosen, step.next_replicas), (stable, step.stable_replicas))
-    if not step.done:
-        versions = Versions(stable=look.counted(stable), next=look.counted(chosen))
-        state = _trouble(look.serving, chosen, seen) or saying.rolling(versions.next or chosen, stable, step.status)
-        status = look.status_with(versions=versions, rollout=step.status, keptUntil=None)
-        route = stable if step.route is Route.STABLE else None
-        return Course(status, state, fleets, route, step.requeue)
-    blue_green = how.blueGreen or BlueGreen()
-    keep = blue_green.keepSeconds if how.strategy is Strategy.BLUE_GREEN and not begun.rollback else 0
-    status = look.status_with(
-        versions=Versions(stable=look.counted(chosen), previous=look.counted(stable) if keep else None),
-        rollout=step.status,
-        history=history.record(look.status.history, chosen, Outcome.SERVED, look.now),
-        keptUntil=rfc3339(look.now + timedelta(seconds=keep)) if keep else None,
-    )
-    return Course(status, saying.served(chosen, replicas), fleets, chosen)
-
-
-def _can_swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> bool:
-    """Whether the running pods are to take the version: they have the keys of the store that they began with."""
-    serving = look.serving
-    asked = serving.spec.rollout.strategy is Strategy.HOT_SWAP or chosen.digest == stable.lineage
-    same = serving.location(chosen).secret == serving.location(stable).secret
-    return asked and same and bool(look.replicas) and stable.lineage in look.seen.deployments
-
-
-def _swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
-    """The running pods take the version, as far as it may go now. `chosen.base` says whose pods they are."""
-    how, following = look.serving.spec.rollout, look.status.versions.next
-    under_way = look.status.rollout if following and following.digest == chosen.digest else None
-    begun = under_way or rollout.begin(how, look.replicas, look.now)
-    judgement = _judged(look, chosen, stable, begun)
-    begun = begun.model_copy(update={"analysis": judgement.status})
-    if judgement.give_up is not None:
-        return _given_up(look, chosen, stable, begun, judgement.give_up)
-    goal = swapping.Goal(chosen.digest, judgement.gate)
-    swap = swapping.advance(how, begun, swapping.running(look.seen, stable.lineage), goal, look.now)
-    if swap.failed:
-        pod, report = swap.failed
-        return _given_up(look, chosen, stable, swap.status, saying.refused_by(pod.name, chosen, report))
-    if swap.done:
-        past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
-        versions = Versions(stable=look.counted(chosen))
-        status = look.status_with(versions=versions, rollout=swap.status, history=past, keptUntil=None)
-        return Course(status, saying.served(chosen, look.replicas), ((chosen, look.replicas),), chosen)
-    versions = Versions(stable=look.counted(stable), next=look.counted(chosen))
-    state = _trouble(look.serving, stable, look.seen) or saying.rolling(versions.next or chosen, stable, swap.status)
-    status = look.status_with(versions=versions, rollout=swap.status, keptUntil=None)
-    fleets = ((stable, look.replicas),)
-    return Course(status, state, fleets, stable, swap.requeue, tell=swap.tell)
-
-
-def _judged(look: Look, chosen: ServedVersion, stable: ServedVersion, state: RolloutStatus) -> Judgement:
-    """What the analysis says, where there is one, until all pods are being replaced."""
-    analysis = look.serving.spec.rollout.analysis
-    if analysis is None or state.rollback:
-        return Judgement(None)
-    if state.steps and state.step > state.steps:
-        return Judgement(state.analysis)
-    return judging.judge(analysis, state, judging.Pair(chosen.digest, stable.digest), look.interval, look.now)
-
-
-def _given_up(look: Look, chosen: ServedVersion, stable: ServedVersion, state: RolloutStatus, why: str) -> Course:
-    """Nobody asked for it: the status says why. What was told to take the version hears of it in the next look."""
-    past = history.record(look.status.history, chosen, Outcome.ABORTED, look.now, why)
-    ended = state.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0, "paused": False})
-    status = look.status_with(
-        versions=Versions(stable=look.counted(stable)), rollout=ended, history=past, keptUntil=None
-    )
-    return Course(status, saying.given_up(past[0], stable), ((stable, look.replicas),), stable)
+def _at_zero(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
+    """Nothing is proved without pods: the rollout stays where it is until there are some."""
+    under_way = rolling.under_way(look, chosen)
+    begun = under_way or rollout.begin(look.serving.spec.rollout, 0, look.now)
+    begun = begun.model_copy(update={"reachedTime": None, "percent": 0})
+    status = look.status_with(versions=Versions(stable=stable, next=chosen), rollout=begun, keptUntil=None)
+    fleets = ((stable, 0), (chosen, 0)) if chosen.lineage != stable.lineage else ((stable, 0),)
+    return Course(status, saying.served(stable, 0), fleets, stable)
 
 
 def _nothing_to_serve(look: Look, missing: target.Missing) -> Course:
     """There is no artifact. What was served before, of another source, goes on until there is one."""
     state = State(ready=False, reason=missing.reason, message=missing.message)
-    stable = look.status.versions.stable
-    status = look.status_with(versions=Versions(stable=stable), keptUntil=None)
+    stable, ended = look.status.versions.stable, look.status.rollout
+    if look.status.versions.next is not None and ended is not None:
+        ended = ended.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0, "paused": False})
+    status = look.status_with(versions=Versions(stable=stable), rollout=ended, keptUntil=None)
     return Course(status, state, ((stable, look.replicas),) if stable else (), stable)
 
 
 def _wait_for_secret(look: Look, chosen: ServedVersion, problem: SecretProblem) -> Course:
-    """No pod can be made without it. What is served already goes on, with whatever else the spec asks for."""
+    """No pod can be made without it. What is there goes on; without a rollout, with whatever else the spec asks for."""
     state = State(ready=False, reason=problem.reason, message=problem.message)
-    stable = look.status.versions.stable
-    waits = None if stable and stable.digest == chosen.digest else chosen
+    versions, stable = look.status.versions, look.status.versions.stable
+    if stable is None or versions.next is not None:
+        status = look.status_with(versions=versions.model_copy(update={"next": versions.next or chosen}))
+        return Course(status, state, (), stable, SECRET_SECONDS, prune=False)
+    waits = None if stable.digest == chosen.digest else chosen
     status = look.status_with(versions=Versions(stable=stable, next=waits), keptUntil=None)
-    fleets = ((stable, look.replicas),) if stable else ()
-    return Course(status, state, fleets, stable, SECRET_SECONDS, prune=bool(fleets))
-
-
-def _trouble(serving: Serving, chosen: ServedVersion, seen: Seen) -> State | None:
-    """What keeps the pods of the artifact from being ready: as their containers, the scheduler or the kubelet say.
-
-    What another try cannot mend makes the service stalled, although the kubelet goes on trying.
-    """
-    mine = [pod for pod in seen.began_with(chosen.lineage) if not pods.is_ready(pod)]
-    for pod in mine:
-        for ended in pods.failures(pod):
-            if ended.outcome is not None:
-                about = ended.outcome.message
-                if ended.outcome.reason in (contract.Reason.CREDENTIALS_INVALID, contract.Reason.STORAGE_DENIED):
-                    about = f"{about}. ({serving.location(chosen).whose()})"
-                return State(ready=False, reason=ended.reason, message=about, waits=ended.retryable)
-    for pod in mine:
-        if trouble := pods.trouble(pod):
-            return State(ready=False, reason=trouble.reason, message=trouble.message)
-    for pod in mine:
-        for ended in pods.failures(pod):
-            said = f"a container of pod {pod['metadata']['name']} does not stay up: {ended.message}"
-            return State(ready=False, reason=ended.reason, message=said)
-    if (late := seen.overdue(chosen)) is not None:
-        remedy = "`kubectl describe pods` says more; spec.rollout.progressDeadlineSeconds is the time it has"
-        return State(ready=False, reason=Reason.PROGRESS_DEADLINE, message=f"{late}: {remedy}", waits=False)
-    return None
+    if waits is not None:
+        status = status.model_copy(
+            update={"rollout": rollout.begin(look.serving.spec.rollout, look.replicas, look.now)}
+        )
+    return Course(status, state, ((stable, look.replicas),), stable, SECRET_SECONDS, prune=False)
 
 
 def _waves(serving: Serving, course: Course) -> tuple[tuple[Object, ...], ...]:
@@ -267,13 +196,17 @@ def _waves(serving: Serving, course: Course) -> tuple[tuple[Object, ...], ...]:
     deployments = tuple(objects.deployment(serving, version, replicas) for version, replicas in course.fleets)
     services = [objects.service(serving, course.route)]
     following = course.status.versions.next
-    if following is not None and course.status.versions.stable is not None:
+    own = following is not None and any(version.digest == following.digest for version in versions)
+    if following is not None and own and serving.spec.rollout.strategy in _LOOKED_AT:
         services.append(objects.next_service(serving, following))
     return ((*first, *services), deployments)
 
 
 def _plan(look: Look, course: Course, told: Sequence[Event]) -> Plan:
-    serving, seen = look.serving, look.seen
+    serving, seen, stable = look.serving, look.seen, course.status.versions.stable
+    if not course.swaps and stable is not None:  # whatever else happens, pods serve what is stable
+        astray = swapping.astray(swapping.running(seen, stable.lineage), stable.digest)
+        course = replace(course, tell=astray, take=stable, attempt=rfc3339(look.now))
     status = course.status.model_copy(
         update={
             "url": f"http://{serving.host}:{contract.TRITON_HTTP_PORT}",

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from mms_operator.api.rollout import BlueGreen, Canary, Rollout, Strategy
+from mms_operator.api.rollout import BlueGreen, Canary, HotSwap, Rollout, Strategy
 from mms_operator.api.service_status import RolloutPhase, RolloutStatus
 from mms_operator.plan.conditions import rfc3339
 
@@ -97,8 +97,6 @@ def begin(rollout: Rollout, replicas: int, now: datetime, *, rollback: bool = Fa
 
 def stages(rollout: Rollout, replicas: int) -> Sequence[Stage]:
     """In their order; the last one replaces all pods."""
-    if replicas == 0:
-        return [Stage(0, 0, Route.BOTH)]
     match rollout.strategy:
         case Strategy.CANARY:
             parts = [
@@ -112,7 +110,11 @@ def stages(rollout: Rollout, replicas: int) -> Sequence[Stage]:
             how = rollout.blueGreen or BlueGreen()
             preview = Stage(replicas, replicas, Route.STABLE, how.seconds, how.approval, at_once=True)
             return [preview, Stage(replicas, 0, Route.NEXT, at_once=True)]
-        case Strategy.ROLLING_UPDATE | Strategy.HOT_SWAP:
+        case Strategy.HOT_SWAP:  # new pods, where the running ones cannot take it: the first one is alone for a while
+            swap = rollout.hotSwap or HotSwap()
+            first = Stage(1, max(1, replicas - 1), Route.BOTH, swap.seconds, swap.approval)
+            return [first, Stage(replicas, 0, Route.BOTH)]
+        case Strategy.ROLLING_UPDATE:
             return [Stage(replicas, 0, Route.BOTH)]
 
 

@@ -13,11 +13,14 @@ from mms_operator.plan.conditions import Condition
 from mms_operator.plan.types import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mms_operator.api.service_status import PastVersion, RolloutStatus, ServedVersion, ServiceStatus
     from mms_operator.plan.types import Object
     from mms_workloads.contract import SwapReport
 
 ACCEPTED = Condition("True", Reason.ACCEPTED, "the spec can be carried out")
+SHOWN = 3  # pods that a message names
 # Reasons for not being ready that belong to the usual course of things.
 _USUAL = frozenset(
     {
@@ -57,7 +60,7 @@ def scaling(ready: int, replicas: int) -> State:
     return State(ready=False, reason=Reason.WAITING_FOR_PODS, message=f"{ready} of {replicas} pods are ready")
 
 
-def given_up(entry: PastVersion, stable: ServedVersion) -> State:
+def given_up(entry: PastVersion, stable: ServedVersion, not_back: Sequence[str] = ()) -> State:
     """What the spec names is not served, since somebody said so; what is served meanwhile is."""
     how, reason = (
         ("rolled back", Reason.ROLLED_BACK)
@@ -69,6 +72,9 @@ def given_up(entry: PastVersion, stable: ServedVersion) -> State:
         f"{called(entry)} was {how} at {entry.time}{why}. It is not tried again; {called(stable)} answers. Another "
         "artifact is rolled out as soon as there is one; `mms rollout retry` tries this one again"
     )
+    if not_back:
+        others = " and others" if not_back[SHOWN:] else ""
+        said = f"{said}. Not back yet: {', '.join(not_back[:SHOWN])}{others}"
     return State(ready=False, reason=reason, message=said, waits=False)
 
 

@@ -71,6 +71,12 @@ class Seen:
         found = deployment.get("status") or {}
         return {found.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas")} == {replicas}
 
+    def is_for(self, version: ServedVersion) -> bool:
+        """Whether the Deployment that is there was planned for this version."""
+        deployment = self.deployments.get(version.lineage)
+        found = (deployment or {"metadata": {}})["metadata"].get("annotations") or {}
+        return bool(found.get(names.ANNOTATION_SERVE) == version.digest)
+
     def overdue(self, version: ServedVersion) -> str | None:
         """What the version's Deployment says when it has not advanced within its deadline."""
         deployment = self.deployments.get(version.lineage)

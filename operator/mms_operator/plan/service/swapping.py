@@ -40,12 +40,9 @@ class Running:
     uid: str
     ready: bool
     told: str | None  # digest of what it was last told to take
+    attempt: str  # of what rollout that was
     serves: str | None  # as its agent says; None: nothing yet
     swap: SwapReport | None
-
-    @property
-    def wants(self) -> str | None:
-        return self.told or self.serves
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,7 @@ class Swap:
     status: RolloutStatus
     done: bool = False
     failed: tuple[Running, SwapReport] | None = None  # it cannot be taken: nobody else is to try
+    tries: tuple[Running, SwapReport] | None = None  # it has failed, and is tried again
     requeue: float | None = None  # seconds until time alone moves it on
 
 
@@ -65,13 +63,14 @@ def running(seen: Seen, lineage: str) -> list[Running]:
     for pod in seen.began_with(lineage):
         if "deletionTimestamp" in pod["metadata"]:
             continue
-        report = seen.agents.get(pod["metadata"]["uid"])
+        report, file = seen.agents.get(pod["metadata"]["uid"]), told(pod)
         found.append(
             Running(
                 name=pod["metadata"]["name"],
                 uid=pod["metadata"]["uid"],
                 ready=pods.is_ready(pod),
-                told=told(pod),
+                told=file.artifact.digest if file else None,
+                attempt=file.attempt if file else "",
                 serves=report.digest if report else None,
                 swap=report.swap if report else None,
             )
@@ -79,18 +78,23 @@ def running(seen: Seen, lineage: str) -> list[Running]:
     return sorted(found, key=lambda one: one.name)
 
 
-def told(pod: Object) -> str | None:
-    """The digest that a pod's annotation names."""
+def told(pod: Object) -> ServeFile | None:
+    """What a pod's annotation tells it to take."""
     text = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_SERVE)
     try:
-        return ServeFile.model_validate_json(text).artifact.digest if text else None
+        return ServeFile.model_validate_json(text) if text else None
     except ValidationError:
         return None
 
 
 def astray(fleet: Sequence[Running], stable: str) -> tuple[Running, ...]:
-    """Pods that are to serve what is stable and were told, or say, otherwise."""
-    return tuple(one for one in fleet if one.wants not in (None, stable))
+    """Pods that are to serve what is stable and were told otherwise, or say otherwise and were told nothing."""
+    return tuple(one for one in fleet if (one.told or one.serves) not in {None, stable})
+
+
+def returning(fleet: Sequence[Running], stable: str) -> tuple[Running, ...]:
+    """Pods that serve another artifact than what is stable, whatever they were told."""
+    return tuple(one for one in fleet if one.serves not in {None, stable})
 
 
 @dataclass(frozen=True)
@@ -98,41 +102,60 @@ class Goal:
     """What the pods are to take. `gate`: whether the others may follow the first one."""
 
     digest: str
+    attempt: str
     gate: Gate = Gate.OPEN
 
 
 def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], goal: Goal, now: datetime) -> Swap:
     """One look at a rollout into running pods."""
-    digest = goal.digest
-    how = rollout.hotSwap or HotSwap()
-    have = [one for one in fleet if one.serves == digest and one.ready]
+    have = [one for one in fleet if one.serves == goal.digest and one.ready]
     state = state.model_copy(
-        update={"strategy": Strategy.HOT_SWAP, "steps": STEPS, "percent": round(100 * len(have) / max(1, len(fleet)))}
+        update={
+            "strategy": Strategy.HOT_SWAP,
+            "steps": STEPS,
+            "phase": RolloutPhase.PROGRESSING,
+            "percent": round(100 * len(have) / max(1, len(fleet))),
+        }
     )
-    for one in fleet:
-        if one.told == digest and one.swap and one.swap.digest == digest and _hopeless(one.swap):
-            return Swap((), state, failed=(one, one.swap))
-    if fleet and len(have) == len(fleet):
-        return Swap((), state.model_copy(update={"phase": RolloutPhase.COMPLETE, "percent": 100}), done=True)
-    waiting = [one for one in fleet if digest not in {one.told, one.serves}]
+    failures = [(one, one.swap) for one in fleet if one.swap and _failed(one, one.swap, goal)]
+    hopeless = next((found for found in failures if not found[1].retryable), None)
+    if hopeless:
+        return Swap((), state, failed=hopeless)
+    tries = failures[0] if failures else None
+    everybody = bool(fleet) and len(have) == len(fleet)
+    waiting = [one for one in fleet if not _told(one, goal) and one.serves != goal.digest]
     if state.rollback:  # it has answered before: all of them
-        return Swap(tuple(waiting), state.model_copy(update={"phase": RolloutPhase.PROGRESSING}))
+        return _done(state) if everybody else Swap(tuple(waiting), state, tries=tries)
     if len(fleet) - len(waiting) > len(have):  # one is taking it, or has it and is not ready
-        return Swap((), state.model_copy(update={"phase": RolloutPhase.PROGRESSING, "reachedTime": None}))
-    if state.paused or rollout.paused:
-        return Swap((), state.model_copy(update={"phase": RolloutPhase.PAUSED}))
+        return Swap((), state.model_copy(update={"reachedTime": None}), tries=tries)
+    paused = state.model_copy(update={"phase": RolloutPhase.PAUSED})
+    holds = state.paused or rollout.paused
     if have and state.step <= STEPS:
+        how = rollout.hotSwap or HotSwap()
         since = datetime.fromisoformat(state.reachedTime) if state.reachedTime else now
         state = state.model_copy(update={"reachedTime": rfc3339(since)})
         left = (since + timedelta(seconds=how.seconds) - now).total_seconds()
+        if holds:
+            return Swap((), paused.model_copy(update={"reachedTime": rfc3339(since)}))
         if (waits := waits_for(left, goal.gate, approval=how.approval)) is not None:
             requeue = min(left, DAY_SECONDS) if waits is RolloutPhase.WAITING else None
             return Swap((), state.model_copy(update={"phase": waits}), requeue=requeue)
         state = state.model_copy(update={"step": STEPS + 1, "reachedTime": None})
+    if everybody:
+        return _done(state)
+    if holds:
+        return Swap((), paused)
     following = next((one for one in waiting if one.ready), None)
-    tell = (following,) if following else ()
-    return Swap(tell, state.model_copy(update={"phase": RolloutPhase.PROGRESSING}))
+    return Swap((following,) if following else (), state)
 
 
-def _hopeless(swap: SwapReport) -> bool:
-    return swap.phase == "Failed" and not swap.retryable
+def _done(state: RolloutStatus) -> Swap:
+    return Swap((), state.model_copy(update={"phase": RolloutPhase.COMPLETE, "percent": 100}), done=True)
+
+
+def _told(one: Running, goal: Goal) -> bool:
+    return (one.told, one.attempt) == (goal.digest, goal.attempt)
+
+
+def _failed(one: Running, swap: SwapReport, goal: Goal) -> bool:
+    return _told(one, goal) and swap.phase == "Failed" and (swap.digest, swap.attempt) == (goal.digest, goal.attempt)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api import names
 from mms_operator.api.rollout import Strategy
-from mms_operator.plan.service import objects
+from mms_operator.plan.service import objects, swapping
 from mms_operator.plan.types import AgentCalls, Annotation
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mms_operator.plan.service.course import Course, Look
 
 SWAP_SECONDS = 0.5  # between two questions to an agent while its pod is to take another artifact
-SAMPLE_SECONDS = 2.0  # of an interval that an analysis counts
+SAMPLE_SECONDS = 5.0  # of an interval that an analysis counts
 QUIET_SECONDS = 10.0  # and otherwise
 
 
@@ -27,11 +27,10 @@ def reference(course: Course, version: ServedVersion) -> ServedVersion | None:
 
 def told(look: Look, course: Course) -> tuple[Annotation, ...]:
     """What pods hear: which artifact to take (what is being rolled out, else what is stable), how much to ask."""
-    versions = course.status.versions
     values: dict[str, dict[str, str]] = {}
-    if course.tell and (version := versions.next or versions.stable):
-        file = objects.serve_file(look.serving, version, reference(course, version))
-        text = file.model_dump_json(exclude_none=True)
+    if course.tell and course.take is not None:
+        file = objects.serve_file(look.serving, course.take, reference(course, course.take))
+        text = file.model_copy(update={"attempt": course.attempt}).model_dump_json(exclude_none=True)
         values = {pod.uid: {names.ANNOTATION_SERVE: text} for pod in course.tell}
     analysis = look.serving.spec.rollout.analysis
     probes = str(analysis.probesPerSecond) if analysis and _is_analysed(course) else None
@@ -47,8 +46,11 @@ def asked(look: Look, course: Course) -> AgentCalls | None:
     """The pods whose agents are asked: where they may serve another artifact than they began with, or are compared."""
     versions = course.status.versions
     stable, analysed = versions.stable, _is_analysed(course)
-    swaps = look.serving.spec.rollout.strategy is Strategy.HOT_SWAP or (stable is not None and stable.base is not None)
-    if stable is None or not (swaps or analysed):
+    if stable is None:
+        return None
+    heard = any(swapping.told(pod) for pod in look.seen.began_with(stable.lineage))
+    swaps = look.serving.spec.rollout.strategy is Strategy.HOT_SWAP or stable.base is not None or heard
+    if not (swaps or analysed):
         return None
     lineages = {one.lineage for one in (stable, versions.next) if one}
     mine = [pod for lineage in lineages for pod in look.seen.began_with(lineage)]
