@@ -150,6 +150,13 @@ def managed() -> Iterator[Case]:
 
 
 STORAGE = "spec.storage.uri is fixed once a run has started"
+STEP = {"percent": 5, "seconds": 60, "approval": False}
+BARE = {
+    "atEnd": "Pause", "dependence": 1, "falsePromote": "0.05", "falseRollback": "0.05", "limitSeconds": 1800,
+    "probesPerSecond": 5,
+}  # fmt: skip
+ANALYSIS = {**BARE, "errorMargin": "0.01"}
+
 CASES = [
     *names_of(TRAININGS),
     *created(
@@ -334,13 +341,33 @@ CASES = [
         "canary",
         "canary is for strategy Canary",
         good={
-            "canary": {"spec": {"rollout": {"strategy": "Canary", "canary": {"steps": [{"percent": 5}]}}}},
+            "canary": {"spec": {"rollout": {"strategy": "Canary", "canary": {"steps": [STEP]}}}},
             "default": {"spec": {"rollout": {"strategy": "Canary"}}},
         },
         bad={
             "blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "canary": {}}}},
-            "no-strategy": {"spec": {"rollout": {"canary": {"steps": [{"percent": 5}]}}}},
+            "no-strategy": {"spec": {"rollout": {"canary": {"steps": [STEP]}}}},
         },
+        plural=SERVICES,
+    ),
+    *created(
+        "analysis",
+        "analysis needs a step to decide in",
+        good={"canary": {"spec": {"rollout": {"strategy": "Canary", "analysis": ANALYSIS}}}},
+        bad={
+            "rolling": {"spec": {"rollout": {"strategy": "RollingUpdate", "analysis": ANALYSIS}}},
+            "default": {"spec": {"rollout": {"analysis": ANALYSIS}}},
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "bounds",
+        "analysis needs at least one of errorMargin, latencyMargin and disagreementLimit",
+        good={
+            bound: {"spec": {"rollout": {"strategy": "Canary", "analysis": {**BARE, bound: "0.1"}}}}
+            for bound in ("errorMargin", "latencyMargin", "disagreementLimit")
+        },
+        bad={"none": {"spec": {"rollout": {"strategy": "Canary", "analysis": {}}}}},
         plural=SERVICES,
     ),
     *created(

@@ -56,7 +56,9 @@ class Way:
     def summary(self) -> dict[str, Any]:
         slowest = sorted(self.seconds)
         p99 = slowest[int(0.99 * (len(slowest) - 1))] if slowest else 0.0
+        times = [when for when, _ in self.failed]
         return {"sent": self.sent, "failed": self.failed[:20], "failures": len(self.failed),
+                "failed_for": round(max(times) - min(times), 2) if times else 0.0,
                 "versions": dict(self.versions), "p99": round(p99, 3)}  # fmt: skip
 
 

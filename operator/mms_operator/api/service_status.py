@@ -105,6 +105,9 @@ class AnalysisStatus(Model):
         json_schema_extra={"format": "date-time"},
         description="Since when the next version has been measured.",
     )
+    forecast: str | None = Field(
+        default=None, max_length=1024, description="About what it takes, by the requests of the first interval."
+    )
     compared: bool = Field(default=False, description="Whether the comparisons have been counted.")
     memory: str = Field(default="", max_length=8192, description="What was learnt so far; for the operator only.")
 

@@ -93,6 +93,7 @@ def test_a_version_that_is_as_good_is_promoted(rollout: dict[str, Any]) -> None:
     w = world(rollout, GOOD)
     run(w, 10)
     assert w.rollout["phase"] == "Analysing"
+    assert "requests to the canary" in w.rollout["analysis"]["forecast"]
     assert w.counts().get("a") in {3, 4}
     assert {pod.probe for pod in w.pods} == {"5"}, "asked, so that there is something to measure"
     run(w, 580)

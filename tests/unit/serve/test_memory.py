@@ -42,7 +42,15 @@ def test_both_must_fit(tmp_path: Path, cgroup: Path, mib: int, fits: bool) -> No
         memory.admit(more, [here], cgroup)
 
 
-def test_without_a_limit_everything_fits(tmp_path: Path, cgroup: Path) -> None:
+@pytest.mark.parametrize(("mib", "fits"), [(99, True), (101, False)])
+def test_without_a_limit_the_nodes_memory_is_the_limit(tmp_path: Path, cgroup: Path, mib: int, fits: bool) -> None:
     (cgroup / "memory.max").write_text("max\n")
-    memory.admit(artifact(tmp_path, "more", 9000), [], cgroup)
-    memory.admit(str(tmp_path / "more"), [], tmp_path / "no-cgroup")
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 999999 kB\nMemAvailable:   {100 * 1024} kB\n")
+    more = artifact(tmp_path, "more", mib)
+    for where in (cgroup, tmp_path / "no-cgroup"):
+        if fits:
+            memory.admit(more, [], where, meminfo)
+            continue
+        with pytest.raises(memory.NoRoomError, match="needs 101 MiB, and the node has 100 MiB"):
+            memory.admit(more, [], where, meminfo)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
 MIB = 1 << 20
 
 
@@ -16,7 +17,7 @@ class NoRoomError(MemoryError):
     """It does not fit; the message has the figures and the remedy."""
 
 
-def admit(folder: str, beside: Iterable[str], cgroup: Path = CGROUP) -> None:
+def admit(folder: str, beside: Iterable[str], cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> None:
     """Whether the files of `folder` fit beside those that are mapped already. Raises NoRoomError.
 
     Mapped files can be dropped from memory and read again, which would make each answer wait for the disk: so there
@@ -24,6 +25,7 @@ def admit(folder: str, beside: Iterable[str], cgroup: Path = CGROUP) -> None:
     """
     limit = _limit(cgroup)
     if limit is None:
+        _fits_on_node(size(folder), meminfo)
         return
     fixed = _fixed(cgroup)
     here, more = sum(map(size, beside)), size(folder)
@@ -32,6 +34,14 @@ def admit(folder: str, beside: Iterable[str], cgroup: Path = CGROUP) -> None:
             f"it needs {more / MIB:.0f} MiB beside {(fixed + here) / MIB:.0f} MiB, of {limit / MIB:.0f} MiB: raise "
             "spec.server.resources.limits.memory, or roll out by another strategy"
         )
+
+
+def _fits_on_node(more: int, meminfo: Path) -> None:
+    """Without a limit the node's memory is the limit."""
+    rows = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    free = 1024 * int(rows["MemAvailable"].split()[0])
+    if more > free:
+        raise NoRoomError(f"it needs {more / MIB:.0f} MiB, and the node has {free / MIB:.0f} MiB to give")
 
 
 def size(folder: str) -> int:

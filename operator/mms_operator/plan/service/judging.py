@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mms_operator.api.service_status import AnalysisStatus, Finding
-from mms_operator.plan.analysis import sequential
+from mms_operator.plan.analysis import forecast, sequential
+from mms_operator.plan.analysis.forecast import Traffic
 from mms_operator.plan.analysis.sequential import Memory
-from mms_operator.plan.analysis.types import Sample, Side, Spec, Verdict
+from mms_operator.plan.analysis.types import Metric, Sample, Side, Spec, Verdict
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.service.rollout import Gate
 from mms_workloads.contract import Counters
@@ -67,9 +68,11 @@ def judge(analysis: Analysis, state: RolloutStatus, pair: Pair, interval: Interv
     memory = _memory(known)
     compared = bool(known and known.compared)
     sampled = known.sampledTime if known else None
+    expected = known.forecast if known else None
     if interval is not None and (sampled is None or interval.began >= datetime.fromisoformat(sampled)):
         found, newly = sample(interval, pair, compared=compared)
         memory, compared = sequential.fold(spec, memory, found), compared or newly
+        expected = expected or _expected(spec, found)
         sampled = interval.ended.isoformat()
     began = known.startTime if known else None
     if began is None and interval is not None and any(one.digest == pair.canary for one in interval.after.values()):
@@ -80,6 +83,7 @@ def judge(analysis: Analysis, state: RolloutStatus, pair: Pair, interval: Interv
         verdict=decision.verdict,
         message=decision.message,
         findings=[_finding(one) for one in decision.findings],
+        forecast=expected,
         startTime=began,
         sampledTime=sampled,
         compared=compared,
@@ -94,6 +98,16 @@ def judge(analysis: Analysis, state: RolloutStatus, pair: Pair, interval: Interv
             return Judgement(status, Gate.WORD)
         case Verdict.PROMOTE:
             return Judgement(status)
+
+
+def _expected(spec: Spec, found: Sample) -> str | None:
+    """About what it takes to be sure, where both versions are asked."""
+    canary, stable = found.canary.requests, found.stable.requests
+    if not canary or not stable:
+        return None
+    traffic = Traffic(canary, stable, failure_rate=found.stable.failed / stable)
+    told = [one.message for one in forecast.forecast(spec, traffic) if one.metric is not Metric.DISAGREEMENT]
+    return "; ".join(told) or None
 
 
 def sample(interval: Interval, pair: Pair, *, compared: bool) -> tuple[Sample, bool]:
