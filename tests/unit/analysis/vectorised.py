@@ -76,15 +76,18 @@ def run_errors(
     for bettors, alpha, late in sides:
         ceilings = np.array(errors.needs(bettors, alpha)) / spec.least_blocks
         parts = np.array([bettor.part for bettor in bettors])
-
-        def gains(t: int, bettors: Sequence[errors.Bettor] = bettors, ceilings: Numbers = ceilings) -> Numbers:
-            stakes = np.array([errors.stakes(bettor, margin, canary[t], stable[t]) for bettor in bettors])
-            one, other = failed[:, t, None], stable_failed[:, t, None]
-            gain = one * stakes[:, 0] + (canary[t] - one) * stakes[:, 1]
-            gain = gain + other * stakes[:, 2] + (stable[t] - other) * stakes[:, 3]
-            return np.minimum(gain / spec.dependence, ceilings)
-
-        found.append(_evidence(parts, [gains(t) for t in range(len(canary))], late=late))
+        stakes = {
+            pair: np.array([errors.stakes(bettor, margin, *pair) for bettor in bettors])
+            for pair in set(zip(canary, stable, strict=True))
+        }
+        gains = []
+        for t, (n, m) in enumerate(zip(canary, stable, strict=True)):
+            stake, one, other = stakes[n, m], failed[:, t, None], stable_failed[:, t, None]
+            # In the order in which it is added up there: so rounding is the same, too.
+            gain = one * stake[:, 0] + (n - one) * stake[:, 1]
+            gain = gain + other * stake[:, 2] + (m - other) * stake[:, 3]
+            gains.append(np.minimum(gain / spec.dependence, ceilings))
+        found.append(_evidence(parts, gains, late=late))
     return _judged(spec, *found, _enough(spec, canary))
 
 

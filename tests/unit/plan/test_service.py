@@ -13,6 +13,7 @@ from mms_operator.plan import service
 from mms_operator.plan.service import planner
 from mms_operator.plan.types import ObservedService, ReferencedSecret
 from mms_workloads.contract import Outcome, ServeFile
+from mms_workloads.serve.triton import CHANNEL_SECONDS
 
 KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
 FOLLOWING = {"model": {"trainingRef": {"name": "words"}}}
@@ -306,5 +307,6 @@ def test_times_of_an_ending_pod_add_up() -> None:
     pre_stop = int(triton["lifecycle"]["preStop"]["exec"]["command"][1])
     exit_timeout = int(triton["env"][0]["value"])
     assert spec_["terminationGracePeriodSeconds"] >= pre_stop + exit_timeout + 10
+    assert pre_stop >= 1.1 * CHANNEL_SECONDS + 1, "the last gRPC channel has left before"
     fetch, agent = spec_["initContainers"]
     assert ("restartPolicy" not in fetch, agent["restartPolicy"]) == (True, "Always")

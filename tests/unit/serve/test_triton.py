@@ -20,6 +20,8 @@ def test_flags() -> None:
         "--model-control-mode=explicit",
         "--strict-readiness=false",
         "--exit-timeout-secs=20",
+        "--grpc-max-connection-age=10000",
+        "--grpc-max-connection-age-grace=20000",
         "--http-port=8000",
         "--grpc-port=8001",
         "--metrics-port=8002",

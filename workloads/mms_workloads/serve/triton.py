@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 EXIT_TIMEOUT_SECONDS = 30
+CHANNEL_SECONDS = 10  # that a gRPC channel lives, give or take a tenth
 # Loading a model is running code, shared memory is the pod's, and the others change the server: the agent's only.
 RESTRICTED = "model-repository,shared-memory,trace,logging"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the backend's own place
@@ -60,6 +61,10 @@ def flags(layout: Layout, key: str, exit_timeout_seconds: int) -> list[str]:
         # The configurations are complete; completing them would start each model's process twice.
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={exit_timeout_seconds}",
+        # A channel is told to leave, finishes what it has begun and comes back through the Service: so channels spread
+        # over new pods, and those of a pod that leaves are gone before it does.
+        f"--grpc-max-connection-age={1000 * CHANNEL_SECONDS}",
+        f"--grpc-max-connection-age-grace={1000 * exit_timeout_seconds}",
         f"--http-port={layout.http_port}",
         f"--grpc-port={layout.grpc_port}",
         f"--metrics-port={layout.metrics_port}",

@@ -23,7 +23,8 @@ MODELS_DIR = "/models"
 SERVE_FILE = "serve.json"
 ETC = "/etc/mms"
 VOLUMES = {"serve": ETC, "models": MODELS_DIR, "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 - the pod's own
-PRE_STOP_SECONDS = 5  # until every node has heard that the pod is leaving
+# Until every node has heard that the pod is leaving, and the last gRPC channel has: it lives 10 s, give or take one.
+PRE_STOP_SECONDS = 13
 EXIT_TIMEOUT_SECONDS = 30  # Triton waits so long for clients to end their connections
 GRACE_SECONDS = PRE_STOP_SECONDS + EXIT_TIMEOUT_SECONDS + 10
 DIGEST_DIGITS = 12
