@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import yaml
 from mms_operator.cli.forward import port_forward
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Object = dict[str, Any]
 POLL_SECONDS = 0.5
@@ -92,6 +93,18 @@ class Kube:
         return json.loads(self.run("get", "events", "--field-selector", f"involvedObject.name={name}", "-o", "json"))[
             "items"
         ]
+
+
+@contextmanager
+def installation_store() -> Iterator[s3fs.S3FileSystem]:
+    """The store that the chart brings, with its own keys."""
+    keys = Kube("mms-system").get("secret", "mms-store")["data"]
+    with port_forward("mms-system", "svc/mms-store", 8333) as address:
+        yield s3fs.S3FileSystem(
+            key=base64.b64decode(keys["AWS_ACCESS_KEY_ID"]).decode(),
+            secret=base64.b64decode(keys["AWS_SECRET_ACCESS_KEY"]).decode(),
+            client_kwargs={"endpoint_url": f"http://{address}"},
+        )
 
 
 def own_storage(kube: Kube) -> Object:

@@ -5,13 +5,11 @@ Each requirement is a case (tests/oip); where Triton deviates, the case holds it
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-import s3fs
-from tests.e2e.kube import Kube, service, training
+from tests.e2e.kube import Kube, installation_store, service, training
 from tests.oip import kit, rest_http, words
 from tests.oip.deviations import TRITON
 
@@ -58,13 +56,7 @@ def target(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def fetch(artifact: Object, folder: Path) -> None:
-    keys = Kube("mms-system").get("secret", "mms-store")["data"]
-    with port_forward("mms-system", "svc/mms-store", 8333) as address:
-        store = s3fs.S3FileSystem(
-            key=base64.b64decode(keys["AWS_ACCESS_KEY_ID"]).decode(),
-            secret=base64.b64decode(keys["AWS_SECRET_ACCESS_KEY"]).decode(),
-            client_kwargs={"endpoint_url": f"http://{address}"},
-        )
+    with installation_store() as store:
         for name in FILES:
             (folder / name).write_bytes(store.cat_file(f"{artifact['uri']}/{name}"))
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import s3fs
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, condition, service, training
+from tests.e2e.kube import Kube, condition, installation_store, service, training
 from typer.testing import CliRunner
 
 from mms_operator.cli import app
@@ -20,8 +17,6 @@ from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
@@ -48,17 +43,6 @@ def artifacts(kube: Kube, corpora: Corpora) -> list[dict[str, str]]:
         )  # fmt: skip
         found.append({key: done["status"]["artifact"][key] for key in ("uri", "digest")})
     return found
-
-
-@contextmanager
-def installation_store() -> Iterator[s3fs.S3FileSystem]:
-    keys = Kube("mms-system").get("secret", "mms-store")["data"]
-    with port_forward("mms-system", "svc/mms-store", 8333) as address:
-        yield s3fs.S3FileSystem(
-            key=base64.b64decode(keys["AWS_ACCESS_KEY_ID"]).decode(),
-            secret=base64.b64decode(keys["AWS_SECRET_ACCESS_KEY"]).decode(),
-            client_kwargs={"endpoint_url": f"http://{address}"},
-        )
 
 
 def published_again(artifact: dict[str, str]) -> dict[str, str]:

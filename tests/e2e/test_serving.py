@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING
 
 import pytest
-import s3fs
-from tests.e2e.kube import Kube, condition, service, training
+from tests.e2e.kube import Kube, condition, installation_store, service, training
 
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
@@ -48,13 +46,7 @@ def test_corrupt_artifact(kube: Kube, corpora: Corpora) -> None:
     """One byte of the weights is flipped in the store: no pod ever answers with them."""
     kube.apply(training("words", corpora.small))
     artifact = kube.wait_phase("words", "Complete")["status"]["artifact"]
-    keys = Kube("mms-system").get("secret", "mms-store")["data"]
-    with port_forward("mms-system", "svc/mms-store", 8333) as address:
-        store = s3fs.S3FileSystem(
-            key=base64.b64decode(keys["AWS_ACCESS_KEY_ID"]).decode(),
-            secret=base64.b64decode(keys["AWS_SECRET_ACCESS_KEY"]).decode(),
-            client_kwargs={"endpoint_url": f"http://{address}"},
-        )
+    with installation_store() as store:
         path = f"{artifact['uri']}/model.safetensors"
         weights = bytearray(store.cat_file(path))
         weights[-1] ^= 1

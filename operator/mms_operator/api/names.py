@@ -114,7 +114,6 @@ class Reason(StrEnum):
     TRAINING_NOT_FOUND = "TrainingNotFound"
     TRAINING_NOT_COMPLETE = "TrainingNotComplete"
     ROLLING_OUT = "RollingOut"
-    ROLLED_OUT = "RolledOut"
     ROLLOUT_STEP = "RolloutStep"
     ROLLOUT_PAUSED = "RolloutPaused"
     AWAITING_PROMOTION = "AwaitingPromotion"

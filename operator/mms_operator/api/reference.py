@@ -149,7 +149,6 @@ REASONS: dict[str, str] = {
     Ours.TRAINING_NOT_FOUND: "The training that the service names is not there.",
     Ours.TRAINING_NOT_COMPLETE: "The training that the service names has no artifact yet.",
     Ours.ROLLING_OUT: "Another version is taking the place of the one that is served.",
-    Ours.ROLLED_OUT: "The wanted version is served by all pods.",
     Ours.ROLLOUT_STEP: "A rollout has come to its next step.",
     Ours.ROLLOUT_PAUSED: "A rollout stays where it is, by rollout.paused or the annotation mms.dev/rollout.",
     Ours.AWAITING_PROMOTION: "A rollout has come as far as it may before it is promoted.",

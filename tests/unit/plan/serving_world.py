@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mms_operator.plan.types import Object
 
 DIGITS = 12
+STEPS = [{"percent": 20, "seconds": 60}, {"percent": 60, "seconds": 30, "approval": True}]
+CANARY = {"strategy": "Canary", "canary": {"steps": STEPS}}
+HOT_SWAP = {"strategy": "HotSwap"}
+BLUE_GREEN = {"strategy": "BlueGreen", "blueGreen": {"approval": True, "keepSeconds": 100}}
 
 
 def digest(letter: str) -> str:
@@ -266,3 +270,13 @@ def _object(pod: Pod) -> Object:
             "conditions": [{"type": "Ready", "status": "True" if pod.ready else "False"}],
         },
     }
+
+
+def world(rollout: Object | None = None, replicas: int = 5, bad: str = "") -> ServingWorld:
+    """A service that answers with a."""
+    found = ServingWorld({"replicas": replicas, "rollout": rollout or {}}, frozenset(digest(one) for one in bad))
+    found.serve("a")
+    found.settle()
+    assert found.answering() == {"a": replicas}
+    assert found.condition("Ready") == ("True", "Available")
+    return found
