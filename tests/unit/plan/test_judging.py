@@ -44,6 +44,19 @@ def test_what_both_versions_did_is_counted() -> None:
     assert not compared
 
 
+@pytest.mark.parametrize(
+    ("clients", "failed", "wanted"),
+    [(10, 5, (10, 5)), (0, 0, (100, 2)), (2, 1, (100, 2))],
+    ids=["clients ask", "only the agent asks", "less than can be told from chance"],
+)
+def test_what_the_agent_asks_does_not_hide_what_clients_see(clients: int, failed: int, wanted: tuple[int, int]) -> None:
+    before = {"1": said("b", 7)}
+    own = Counters(requests=100, failed=2, timed=98)
+    after = {"1": said("b", 107 + clients, failed=failed + 2).model_copy(update={"own": own})}
+    found, _ = judging.sample(interval(before, after), PAIR, compared=False)
+    assert (found.canary.requests, found.canary.failed) == wanted
+
+
 ODD = {
     "it was not asked before": ({}, {"1": said("a", 100)}),
     "it took another artifact": ({"1": said("a", 100)}, {"1": said("b", 200)}),
