@@ -1,15 +1,17 @@
 """The peer of the benchmarks on a cluster: torchrun elastic with two pods, and a checkpoint that it reloads.
 
-Each pod keeps its own; the newest of them is given to all, so that a pod that was made again costs no more than others.
+Rank 0 saves it to a folder that all pods have, as to a shared file system: it outlives them.
 """
 
 from __future__ import annotations
 
 import re
+import uuid
 from functools import partial
 
 from benchmarks.on_cluster import LIMIT, PYTHON, SAMPLES, apply, delete_pod, gone, kill_process, kubectl, until
 
+SHARED = f"/var/tmp/mms-bench-{uuid.uuid4().hex[:8]}"
 _KILL_WORKER = """
 import os, signal, time
 for pid in filter(str.isdigit, os.listdir('/proc')):
@@ -32,12 +34,11 @@ dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=20))
 task = LanguageModel(dimensions=64, layers=2, heads=2, contextLength=64)
 model = Transformer(task, 1)
 optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-path = '/scratch/checkpoint.pt'
-saved = torch.load(path) if os.path.exists(path) else {'step': 0}
-steps = [None] * dist.get_world_size(); dist.all_gather_object(steps, saved['step'])
-newest = [saved]; dist.broadcast_object_list(newest, steps.index(max(steps))); step = newest[0]['step']
+path = '/shared/checkpoint.pt'
+saved = [torch.load(path) if dist.get_rank() == 0 and os.path.exists(path) else {'step': 0}]
+dist.broadcast_object_list(saved); step = saved[0]['step']
 if step:
-    model.load_state_dict(newest[0]['model']); optimizer.load_state_dict(newest[0]['optimizer'])
+    model.load_state_dict(saved[0]['model']); optimizer.load_state_dict(saved[0]['optimizer'])
 ddp = torch.nn.parallel.DistributedDataParallel(model)
 text = torch.tensor(list(open('/bench/text', 'rb').read()), dtype=torch.int64)
 saved_at, told_at, first = time.time(), 0.0, True
@@ -52,7 +53,7 @@ while True:
         print('STEPPING', time.time(), step, flush=True); first = False
     if time.time() - told_at > 1:
         print('AT', time.time(), step, flush=True); told_at = time.time()
-    if time.time() - saved_at > float(os.environ['SAVE_SECONDS']):
+    if dist.get_rank() == 0 and time.time() - saved_at > float(os.environ['SAVE_SECONDS']):
         torch.save({'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'step': step}, path + '.tmp')
         os.replace(path + '.tmp', path); saved_at = time.time()
 """
@@ -88,7 +89,14 @@ def make_pod(image: str, rank: int, save_seconds: float) -> None:
         "spec": {
             "hostname": f"ddp-{rank}", "subdomain": "ddp", "restartPolicy": "Always",
             "terminationGracePeriodSeconds": 1,
-            "volumes": [{"name": "bench", "configMap": {"name": "bench"}}, {"name": "scratch", "emptyDir": {}}],
+            "volumes": [
+                {"name": "bench", "configMap": {"name": "bench"}}, {"name": "scratch", "emptyDir": {}},
+                {"name": "shared", "hostPath": {"path": SHARED, "type": "DirectoryOrCreate"}},
+            ],
+            "initContainers": [{
+                "name": "open", "image": image, "command": ["chmod", "777", "/shared"],
+                "securityContext": {"runAsUser": 0}, "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+            }],
             "containers": [{
                 "name": "ddp", "image": image, "command": command,
                 "resources": {"limits": LIMIT, "requests": {"cpu": "100m"}},
@@ -97,6 +105,7 @@ def make_pod(image: str, rank: int, save_seconds: float) -> None:
                         {"name": "SAVE_SECONDS", "value": str(save_seconds)}],
                 "volumeMounts": [
                     {"name": "bench", "mountPath": "/bench"}, {"name": "scratch", "mountPath": "/scratch"},
+                    {"name": "shared", "mountPath": "/shared"},
                 ],
             }],
         },
