@@ -19,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from mms_operator import handlers
+from mms_operator import handlers, logs
+from mms_operator.activator.report import PORT as ACTIVATOR_PORT
 from mms_operator.api import names
-from mms_operator.engine import health, kubeapi, logs
+from mms_operator.engine import health, kubeapi
+from mms_operator.engine.activators import Activators
 from mms_operator.engine.agents import Agents
 from mms_operator.engine.apply import Applier
 from mms_operator.engine.cache import Cache
@@ -100,6 +102,8 @@ class Environment(Scope):
     store_region: str | None = None
     store_credentials_dir: Path | None = None  # a mounted Secret: files AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     policy: Policy = Policy()
+    activator_host: str | None = None  # the name behind which the activators are; none: there are none
+    activator_port: int = Field(default=ACTIVATOR_PORT, ge=1, le=65_535)
     health_port: int = Field(default=8081, ge=0, le=65_535)
 
     @field_validator("image_pull_secrets", mode="before")
@@ -159,6 +163,7 @@ class Operator:
     health: health.Health
     planners: Mapping[str, Planner]
     started: Callable[[], object]  # called when the watches have begun
+    activator: tuple[str | None, int] = (None, ACTIVATOR_PORT)
 
     async def run(self) -> None:
         """Runs until it is cancelled; ends the process when the Lease is lost."""
@@ -184,7 +189,10 @@ class Operator:
         applier = Applier(api, cache, self.metrics, queue.add, lease.identity)
         polls = Polls(api, self.metrics, queue.add)
         agents = Agents(self.metrics, queue.add)
-        reconciler = Reconciler(api, cache, queue, applier, polls, agents, self.planners, self.settings, self.metrics)
+        activators = Activators(self.activator[0], self.activator[1], self.metrics, queue.add)
+        reconciler = Reconciler(
+            api, cache, queue, applier, polls, agents, activators, self.planners, self.settings, self.metrics
+        )
         sweeper = Sweeper(api, cache, queue, self.metrics, self.namespaces or (None,))
         self.health.queue = queue
         self.metrics.observe_queue(queue)
@@ -203,6 +211,7 @@ class Operator:
                 group.create_task(queue.run(reconciler.work, WORKERS))
                 group.create_task(polls.run())
                 group.create_task(agents.run())
+                group.create_task(activators.run())
                 group.create_task(sweeper.run())
                 group.create_task(metadata_watches.run())
                 await watches.run(self.namespaces, self.started)
@@ -240,7 +249,10 @@ async def run(environment: Environment, planners: Mapping[str, Planner] = PLANNE
             loop.add_signal_handler(number, stopped.set)
 
     take_signals()
-    operator = Operator(settings, environment.namespaces, configuration, metrics, state, planners, take_signals)
+    activator = (environment.activator_host, environment.activator_port)
+    operator = Operator(
+        settings, environment.namespaces, configuration, metrics, state, planners, take_signals, activator
+    )
     work = asyncio.create_task(operator.run())
     waiting = asyncio.create_task(stopped.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -435,6 +435,36 @@ class Comparison(Contract):
     differing: NonNegativeInt
 
 
+class ModelLoad(Contract):
+    """One model since Triton's start, and its requests of the last minute."""
+
+    requests: NonNegativeInt = 0  # that were answered
+    quantiles: dict[str, float] = {}  # seconds in the queue and computing, by the part of requests: "0.99"
+
+
+class Load(Contract):
+    """What a pod's Triton has to do."""
+
+    pending: NonNegativeInt = 0  # requests that wait for their model
+    models: dict[str, ModelLoad] = {}
+
+
+class MeasuredPoint(Contract):
+    """What the pod did with so many requests at a time."""
+
+    concurrency: PositiveInt
+    rate: float  # requests per second
+    p99: float  # seconds
+
+
+class Measured(Contract):
+    """What the pod can do, measured before it answered clients."""
+
+    curve: list[MeasuredPoint] = []
+    seconds: float  # that it took
+    error: str | None = None
+
+
 class AgentReport(Contract):
     """What the agent of a serving pod answers to GET /v1/served."""
 
@@ -450,6 +480,14 @@ class AgentReport(Contract):
     counters: Counters | None = None  # None: Triton did not say
     own: Counters = Counters()  # what the agent itself has asked, which is in `counters`, too; its times are not known
     comparison: Comparison | None = None
+    load: Load | None = None  # None: Triton did not say
+    measured: Measured | None = None
+
+
+class Measure(Contract):
+    """A pod that starts is to find out what it can do before it answers clients."""
+
+    limitSeconds: float
 
 
 class Reference(Contract):
@@ -468,6 +506,7 @@ class ServeFile(Contract):
     artifact: ArtifactPin
     storage: Store  # uri: the artifact's folder
     reference: Reference | None = None  # what is served while this one is rolled out
+    measure: Measure | None = None
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
 
 

@@ -31,6 +31,9 @@ LABEL_RANK = f"{GROUP}/rank"
 LABEL_INCARNATION = f"{GROUP}/incarnation"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_RUN = f"{GROUP}/run"
+LABEL_SERVICE_NAME = "kubernetes.io/service-name"  # of an EndpointSlice
+LABEL_SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+ACTIVATOR = f"{GROUP}/activator"
 LABEL_ARTIFACT = f"{GROUP}/artifact"  # the first digits of the digest
 
 # Annotations that users write.
@@ -39,6 +42,7 @@ ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its 
 # Annotations of children.
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
+ANNOTATION_CAPACITY = f"{GROUP}/capacity"  # of a serving pod: tells those apart that may do more or less
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
 ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
@@ -123,4 +127,5 @@ class Reason(StrEnum):
     AVAILABLE = "Available"
     UNAVAILABLE = "Unavailable"
     PROGRESS_DEADLINE = "ProgressDeadlineExceeded"
+    SCALED = "Scaled"
     SCALED_TO_ZERO = "ScaledToZero"

@@ -158,6 +158,7 @@ REASONS: dict[str, str] = {
     Ours.AVAILABLE: "At least one pod answers.",
     Ours.UNAVAILABLE: "No pod answers.",
     Ours.PROGRESS_DEADLINE: "The rollout has not advanced within rollout.progressDeadlineSeconds.",
+    Ours.SCALED: "Autoscaling has set spec.replicas; the message says why.",
     Ours.SCALED_TO_ZERO: "replicas is 0: nothing is served.",
     Pods.DATA_NOT_FOUND: "No file matches data.uri.",
     Pods.DATA_UNREADABLE: "A file of the data cannot be read: permission, compression or encoding.",

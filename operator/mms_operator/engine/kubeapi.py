@@ -203,6 +203,18 @@ class KubeApi:
             headers={"Content-Type": _MERGE},
         )
 
+    async def scale(self, resource: Resource, obj: Object, replicas: int) -> None:
+        """Sets what the scale subresource sets; 409 where `obj` is no longer what is there."""
+        metadata = obj["metadata"]
+        guard = {key: metadata[key] for key in ("uid", "resourceVersion")}
+        await self._request(
+            "PATCH",
+            resource.path(metadata["namespace"], metadata["name"], "scale"),
+            {"metadata": guard, "spec": {"replicas": replicas}},
+            params={"fieldManager": names.FIELD_MANAGER},
+            headers={"Content-Type": _MERGE},
+        )
+
     async def replace(self, resource: Resource, obj: Object) -> Object:
         metadata = obj["metadata"]
         return await self._request("PUT", resource.path(metadata["namespace"], metadata["name"]), obj)

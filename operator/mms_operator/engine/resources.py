@@ -50,11 +50,12 @@ CONFIG_MAP = Resource("ConfigMap", "", "v1", "configmaps", metadata_only=True)
 K8S_SERVICE = Resource("Service", "", "v1", "services", metadata_only=True)
 NETWORK_POLICY = Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", metadata_only=True)
 DISRUPTION_BUDGET = Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", metadata_only=True)
+ENDPOINT_SLICE = Resource("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", metadata_only=True)
 EVENT = Resource("Event", "events.k8s.io", "v1", "events")
 LEASE = Resource("Lease", "coordination.k8s.io", "v1", "leases")
 
 OWNERS = (TRAINING, SERVICE)
-CHILDREN = (POD, DEPLOYMENT, SECRET, CONFIG_MAP, K8S_SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET)
+CHILDREN = (POD, DEPLOYMENT, SECRET, CONFIG_MAP, K8S_SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET, ENDPOINT_SLICE)
 WATCHED = OWNERS + CHILDREN
 WHOLE = tuple(resource for resource in WATCHED if not resource.metadata_only)
 BY_KIND = {resource.kind: resource for resource in (*WATCHED, EVENT, LEASE)}
