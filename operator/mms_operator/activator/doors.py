@@ -173,6 +173,7 @@ class Doors:
                 task.cancel()
             await asyncio.gather(connecting, gone, return_exceptions=True)
             client.transport.close()
+            await client.gone.wait()
 
     def _tell(self) -> None:
         self._number += 1

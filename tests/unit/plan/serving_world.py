@@ -88,13 +88,7 @@ class ServingWorld:
 
     def look(self) -> Plan:
         """One reconciliation, carried out."""
-        observed = ObservedService(
-            deployments=tuple(self._deployment(one) for one in self.deployments.values()),
-            pods=tuple(_object(pod) for pod in self.pods),
-            agents=self._reports(),
-            interval=self.interval,
-        )
-        self.plan = service.plan(self.cr, observed, SETTINGS, self.now)
+        self.plan = service.plan(self.cr, self.observed(), SETTINGS, self.now)
         self.cr["status"] = copy.deepcopy(self.plan.status)
         self.events += self.plan.events
         for wanted in self.plan.annotations:
@@ -110,6 +104,14 @@ class ServingWorld:
             if obj["kind"] == "Deployment"
         }
         return self.plan
+
+    def observed(self) -> ObservedService:
+        return ObservedService(
+            deployments=tuple(self._deployment(one) for one in self.deployments.values()),
+            pods=tuple(self._object(pod) for pod in self.pods),
+            agents=self._reports(),
+            interval=self.interval,
+        )
 
     def deploy(self) -> None:
         """Deployments make and take away pods; new ones are not ready."""
@@ -209,6 +211,9 @@ class ServingWorld:
             return {}
         asked = [pod for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts]
         return {pod.uid: _report(pod).model_copy(update={"comparison": self.comparison}) for pod in asked}
+
+    def _object(self, pod: Pod) -> Object:
+        return _object(pod)
 
     def _deployment(self, planned: Object) -> Object:
         """As the API server has it."""

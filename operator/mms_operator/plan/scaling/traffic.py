@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from mms_workloads.contract import AgentReport, Load
 
 
+PERCENT = 0.99  # of requests, whose longest time is told
+ROUNDING = 1e-9
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A pod at a moment, since its Triton's start. own: requests of its agent, which are no client's."""
@@ -94,5 +98,9 @@ def _p99(slow: Sequence[Slowness], total: float) -> float | None:
     if not total:
         return None
     times = sorted({seconds for one in slow for _, seconds in one.quantiles})
-    kept = (seconds for seconds in times if sum(one.requests * one.above(seconds) for one in slow) <= 0.01 * total)
+    kept = (
+        seconds
+        for seconds in times
+        if sum(one.requests * one.above(seconds) for one in slow) <= (1 - PERCENT + ROUNDING) * total
+    )
     return next(kept, times[-1])

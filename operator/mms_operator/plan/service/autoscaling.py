@@ -152,7 +152,7 @@ class _Deciding:
         limit = scaling.scaleToZeroAfterSeconds
         if limit is not None and not timed:
             if present == 0:
-                return 0, "nobody has asked"
+                return 0, f"nobody has asked for {limit} s"
             if quiet >= timedelta(seconds=limit) and self.sight.seen.ready:
                 if held is None:
                     return wanted, f"nobody has asked for {limit} s, but no activator is there to wake it; {why}"
