@@ -45,8 +45,9 @@ async def measure(
     try:
         while (concurrency := following(curve)) and time.monotonic() - began < limit_seconds:
             curve.append(await _stage(ask, concurrency, stage_seconds))
-    except Exception as failure:  # noqa: BLE001 - whatever the question raises is what there is to tell
-        error = f"{type(failure).__name__}: {failure}"[:500]
+    except ExceptionGroup as failures:  # whatever a question raises is what there is to tell
+        first = failures.exceptions[0]
+        error = f"{type(first).__name__}: {first}"[:500]
     return Measured(curve=curve, seconds=time.monotonic() - began, error=error)
 
 
