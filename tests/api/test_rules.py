@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.api
 
 
+OBJECTIVE = {"latencyP99Milliseconds": 50}
+NIGHT = {"start": "22:00", "end": "06:00", "replicas": 3}
+
+
+def scaled(**scaling: Any) -> Object:
+    return {"spec": {"objective": OBJECTIVE, "autoscaling": {"mode": "Objective", **scaling}}}
+
+
 @dataclass(frozen=True)
 class Case:
     """A change that a rule refuses or lets pass: of a new object, or of one that has a status."""
@@ -348,6 +356,55 @@ CASES = [
             "blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "canary": {}}}},
             "no-strategy": {"spec": {"rollout": {"canary": {"steps": [STEP]}}}},
         },
+        plural=SERVICES,
+    ),
+    *created(
+        "objective",
+        "autoscaling mode Objective needs objective",
+        good={
+            "both": {"spec": {"objective": OBJECTIVE, "autoscaling": {"mode": "Objective"}}},
+            "external": {"spec": {"autoscaling": {"mode": "External"}}},
+            "objective-alone": {"spec": {"objective": OBJECTIVE}},
+        },
+        bad={"none": {"spec": {"autoscaling": {"mode": "Objective"}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "replicas",
+        "minReplicas must not be above maxReplicas",
+        good={"same": scaled(minReplicas=3, maxReplicas=3)},
+        bad={"above": scaled(minReplicas=4, maxReplicas=3)},
+        plural=SERVICES,
+    ),
+    *created(
+        "zero",
+        "scaleToZeroAfterSeconds needs mode Objective",
+        good={"objective": scaled(scaleToZeroAfterSeconds=60)},
+        bad={
+            "external": {"spec": {"autoscaling": {"mode": "External", "scaleToZeroAfterSeconds": 60}}},
+            "off": {"spec": {"autoscaling": {"scaleToZeroAfterSeconds": 60}}},
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "limits",
+        "minReplicas, maxReplicas, upPerMinute",
+        good={
+            "objective": scaled(minReplicas=2, maxReplicas=20, upPerMinute=1, downPerMinute=1, schedules=[NIGHT]),
+        },
+        bad={
+            name: {"spec": {"autoscaling": {"mode": "External", name: value}}}
+            for name, value in {
+                "minReplicas": 2, "maxReplicas": 20, "upPerMinute": 1, "downPerMinute": 1, "schedules": [NIGHT],
+            }.items()
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "schedule",
+        "a schedule's replicas must not be above maxReplicas",
+        good={"same": scaled(maxReplicas=3, schedules=[NIGHT])},
+        bad={"above": scaled(maxReplicas=2, schedules=[NIGHT])},
         plural=SERVICES,
     ),
     *created(

@@ -34,11 +34,11 @@ def cr(port: int | None = None, mode: str = "Objective") -> Object:
 
 class World:
     def __init__(self, *addresses: str) -> None:
-        self.woken: list[Key] = []
+        self.woken: asyncio.Queue[Key] = asyncio.Queue()
         self.addresses = list(addresses or [HOST])
         self.report = Report(number=1, services={})
         self.news = asyncio.Event()
-        self.activators = Activators("activator", 0, Metrics(), self.woken.append, self.resolve)
+        self.activators = Activators("activator", 0, Metrics(), self.woken.put_nowait, self.resolve)
 
     async def resolve(self, _: str) -> list[str]:
         return self.addresses
@@ -75,9 +75,9 @@ class World:
 
     async def woke(self) -> None:
         async with asyncio.timeout(5):
-            while not self.woken:
-                await asyncio.sleep(0.001)
-        self.woken.clear()
+            await self.woken.get()
+        while not self.woken.empty():
+            self.woken.get_nowait()
 
 
 def test_a_service_keeps_its_port() -> None:
