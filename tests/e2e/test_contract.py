@@ -133,7 +133,7 @@ def test_one_of_three_without_memory(kube: Kube, corpora: Corpora) -> None:
     ready(kube, 3)
     name = kube.list("pods", "mms.dev/service=words")[0]["metadata"]["name"]
     with asking(kube, "words", rate=RATE) as asked:
-        with pytest.raises(RefusedError, match="137|exit code|terminated"):
+        with pytest.raises(RefusedError, match=r"137|exit code|terminated"):
             kube.run("exec", name, "-c", "triton", "--", "python", "-c", "x = b'x' * (1 << 30)")
         kube.wait("pod", name, lambda pod: restarts(pod, "triton") == 1, 60, "restarted")
         ready(kube, 3)
