@@ -1,12 +1,12 @@
 """From no pods to the first answer, in a cluster: through the activator, and as one would do it by hand.
 
-`make bench-coldstart`. Word vectors, images on the node. A client in a pod sends one request to the Service of a service
-without pods and waits for the answer; ROUNDS times, each when no pod is left.
+`make bench-coldstart`. Word vectors, images on the node. A client in a pod sends one request to the Service of a
+service without pods and waits for the answer; ROUNDS times, each when no pod is left.
 
 By hand: a Deployment of the same image with the same artifact, without agent and golden questions; Triton loads its
-repository when it starts, and is ready when /v2/health/ready says so, asked every second. It is scaled from zero to one in
-the moment in which the client first asks; the client asks again every 20 ms until it is answered. Whatever decides to
-scale (KEDA looks every 30 s) comes on top.
+repository when it starts, and is ready when /v2/health/ready says so, asked every second. It is scaled from zero to
+one in the moment in which the client first asks; the client asks again every 20 ms until it is answered. Whatever
+decides to scale (KEDA looks every 30 s) comes on top.
 
 Phases, from the pods' logs and statuses: a status has whole seconds, so that they are means.
 """
@@ -29,10 +29,11 @@ PLAIN = "plain"
 _ASK = """
 import json, sys, time, urllib.request
 body = json.dumps({"inputs": [{"name": "WORDS", "datatype": "BYTES", "shape": [1, 1], "data": ["congress"]}]}).encode()
+url = f"http://{sys.argv[1]}:8000/v2/models/neighbours/infer"
 print(time.time(), flush=True)
 while True:
     try:
-        with urllib.request.urlopen(f"http://{sys.argv[1]}:8000/v2/models/neighbours/infer", body, timeout=60) as answer:
+        with urllib.request.urlopen(url, body, timeout=60) as answer:
             answer.read()
         break
     except OSError:
