@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,6 +33,7 @@ from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.polls import Polls
 from mms_operator.engine.queue import WorkQueue
 from mms_operator.engine.reconcile import Planner, Reconciler
+from mms_operator.engine.resources import ROUTES, WATCHED
 from mms_operator.engine.sweep import Sweeper
 from mms_operator.engine.watch import MetadataWatches
 from mms_operator.plan import service, training
@@ -184,6 +185,8 @@ class Operator:
         self.health.observe_call(call, status)
 
     async def _lead(self, api: kubeapi.KubeApi, lease: Lease) -> None:
+        routes = tuple([route for route in ROUTES if await api.serves(route)])
+        settings = replace(self.settings, gateway_api=routes == ROUTES)
         queue: WorkQueue[Key] = WorkQueue()
         cache = Cache(storage_uri=lambda cr: training.storage_place(cr, self.settings.default_store))
         applier = Applier(api, cache, self.metrics, queue.add, lease.identity)
@@ -191,9 +194,9 @@ class Operator:
         agents = Agents(self.metrics, queue.add)
         activators = Activators(self.activator[0], self.activator[1], self.metrics, queue.add)
         reconciler = Reconciler(
-            api, cache, queue, applier, polls, agents, activators, self.planners, self.settings, self.metrics
+            api, cache, queue, applier, polls, agents, activators, self.planners, settings, self.metrics
         )
-        sweeper = Sweeper(api, cache, queue, self.metrics, self.namespaces or (None,))
+        sweeper = Sweeper(api, cache, queue, self.metrics, self.namespaces or (None,), resources=WATCHED + routes)
         self.health.queue = queue
         self.metrics.observe_queue(queue)
         intake = Intake(cache, queue, self.health)
@@ -204,7 +207,7 @@ class Operator:
             await sweeper.fill()  # planners see all there is, or a pod not seen yet would be taken for lost
             gc.freeze()  # what is there now stays: it need not be looked at again and again
             gc.set_threshold(20_000, 20, 50)
-            self.health.watch()
+            self.health.watch(sweeper.resources)
             self.health.synced = True
             log.info("started", keys=queue.depth, objects=len(cache), namespaces=self.namespaces or "all")
             async with asyncio.TaskGroup() as group:

@@ -77,6 +77,12 @@ RULES = (
         ("create", "patch"),
         "addresses outside the service's own pods, where the cluster enforces that right",
     ),
+    Rule(
+        ("gateway.networking.k8s.io",),
+        ("httproutes", "grpcroutes"),
+        (*READ, *APPLY, "delete"),
+        "routes of services with traffic.gateway",
+    ),
     Rule(("events.k8s.io",), ("events",), ("create",), "what happened, for kubectl describe"),
     Rule(
         ("coordination.k8s.io",),

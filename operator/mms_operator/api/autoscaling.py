@@ -142,7 +142,9 @@ class AutoscalingStatus(Model):
     reason: str = Field(default="", max_length=512, description="Why.")
     requestsPerSecond: str | None = Field(default=None, max_length=24, description="That come, over the last minute.")
     latencyP99Milliseconds: str | None = Field(
-        default=None, max_length=24, description="In which 99 of 100 requests of the last minute were answered, in Triton."
+        default=None,
+        max_length=24,
+        description="In which 99 of 100 requests of the last minute were answered, in Triton.",
     )
     capacity: list[CapacityStatus] = Field(
         default_factory=list, max_length=3, description="Of the pods that are there, the newest first."

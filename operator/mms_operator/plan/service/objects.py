@@ -136,7 +136,12 @@ def service(serving: Serving, route: ServedVersion | None) -> Object:
 
 def next_service(serving: Serving, version: ServedVersion) -> Object:
     """Leads to the pods of the version that is being rolled out, for those who want to look at it first."""
-    return _service(serving, f"{serving.name}-next", serving.of_version(version))
+    return service_of(serving, f"{serving.name}-next", version)
+
+
+def service_of(serving: Serving, name: str, version: ServedVersion) -> Object:
+    """Leads to the pods of one version."""
+    return _service(serving, name, serving.of_version(version))
 
 
 def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
