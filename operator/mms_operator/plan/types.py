@@ -189,7 +189,26 @@ class Plan:
 
     The status is written first: it holds what must not be forgotten (incarnations, restarts) before the objects that
     depend on it are made. Objects of one wave are applied side by side. The engine prunes what it finds of the owner
-    within PRUNED_KINDS = (
+    within PRUNED_KINDS that is not in `waves`, unless `prune` is False. Pods are never pruned, only deleted by name.
+    """
+
+    status: Object
+    waves: tuple[tuple[Object, ...], ...] = ()
+    certificates: Certificates | None = None
+    deletions: tuple[Deletion, ...] = ()
+    events: tuple[Event, ...] = ()
+    master: MasterCall | None = None
+    agents: AgentCalls | None = None
+    annotations: tuple[Annotation, ...] = ()
+    scale: int | None = None  # what spec.replicas is to be; None: as it is
+    scaling: ScalingMemory | None = None  # to be given to the next plan
+    activate: bool | None = None  # whether the activators are to listen for the service; None: it needs none
+    requeue_after: float | None = None  # seconds
+    prune: bool = True
+    finalizer: bool | None = None  # whether the custom resource is to have ours; None: as it is
+
+
+PRUNED_KINDS = (
     "ConfigMap",
     "Deployment",
     "EndpointSlice",
