@@ -41,6 +41,7 @@ ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
+ANNOTATION_EDGE = f"{GROUP}/edge"  # of a serving pod: the nginx.conf of its edge
 ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
 ANNOTATION_TEMPLATE = f"{GROUP}/template"  # of a pod: what it was made from
 

@@ -179,6 +179,7 @@ REASONS: dict[str, str] = {
     Pods.ARTIFACT_NOT_FOUND: "The artifact is not there.",
     Pods.GOLDEN_MISMATCH: "The model answers its golden questions wrongly, so it is not served.",
     Pods.MODEL_LOAD_FAILED: "Triton cannot load the model.",
+    Pods.EDGE_INVALID: "The edge's nginx refuses what it is given, such as a certificate with another key.",
 }
 
 

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from mms_operator.api.rollout import Rollout
 from mms_operator.api.service_status import ServiceStatus  # noqa: TC001 - pydantic reads it
+from mms_operator.api.traffic import Traffic
 from mms_operator.api.types import URI_PATTERN, Model, Name, PodTemplate, Resources, StoreAccess, rules
 
 
@@ -48,7 +49,7 @@ class Server(Model):
 
     resources: Resources = Field(default_factory=Resources, description="Of Triton's container.")
     image: str | None = Field(
-        default=None, description="Image with Triton and the agent. Absent: the installation's.", max_length=512
+        default=None, description="Image with Triton, the agent and nginx. Absent: the installation's.", max_length=512
     )
     podTemplate: PodTemplate | None = None
 
@@ -60,6 +61,7 @@ class ServiceSpec(Model):
     model: ModelSource
     server: Server = Field(default_factory=Server)
     rollout: Rollout = Field(default_factory=Rollout)
+    traffic: Traffic = Field(default_factory=Traffic)
 
 
 class ModelService(Model):

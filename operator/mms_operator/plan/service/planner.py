@@ -15,6 +15,7 @@ from mms_operator.plan import conditions, pod_template, pods, stores
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.service import (
     commands,
+    edge,
     history,
     judging,
     objects,
@@ -53,7 +54,7 @@ def references(cr: Object) -> frozenset[str]:
     versions = status.get("versions") or {}
     places = [(spec.get("model") or {}).get("artifact") or {}, *(version or {} for version in versions.values())]
     found = ((place.get("secretRef") or {}).get("name") for place in places)
-    return frozenset(name for name in found if name)
+    return frozenset(name for name in (*found, *edge.references(spec)) if name)
 
 
 def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetime) -> Plan:
@@ -97,7 +98,8 @@ def _course(look: Look, source: ServedVersion | target.Missing, observed: Observ
     withheld = history.given_up(look.status.history, source.digest)
     going_back = look.status.versions.next if state and state.rollback else None
     chosen = (going_back or stable or source) if withheld else source
-    if problem := stores.secret_problem(look.serving.location(chosen), observed.secrets):
+    of_store = stores.secret_problem(look.serving.location(chosen), observed.secrets)
+    if problem := of_store or edge.secret_problem(look.serving.spec.traffic, observed.secrets):
         return _wait_for_secret(look, chosen, problem)
     if stable is None:
         return _first(look, chosen)
@@ -209,7 +211,7 @@ def _plan(look: Look, course: Course, told: Sequence[Event]) -> Plan:
         course = replace(course, tell=astray, take=stable, attempt=rfc3339(look.now))
     status = course.status.model_copy(
         update={
-            "url": f"http://{serving.host}:{contract.TRITON_HTTP_PORT}",
+            "url": f"{'https' if serving.spec.traffic.tls else 'http'}://{serving.host}:{contract.TRITON_HTTP_PORT}",
             "grpcUrl": f"{serving.host}:{contract.TRITON_GRPC_PORT}",
             "replicas": seen.replicas,
             "readyReplicas": seen.ready,
