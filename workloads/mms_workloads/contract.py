@@ -47,6 +47,14 @@ TRITON_HTTP_PORT = 8000
 TRITON_GRPC_PORT = 8001
 TRITON_METRICS_PORT = 8002
 AGENT_PORT = 8080  # /readyz (golden inference was right), /healthz, /metrics, /v1/served
+# Where there is an edge, clients find it at Triton's ports; Triton has these, on the loopback.
+EDGE_PORT = 8081  # its supervisor: /healthz, /metrics
+BEHIND_EDGE_HTTP_PORT = 18000
+BEHIND_EDGE_GRPC_PORT = 18001
+EDGE_DIR = "/etc/mms-edge"  # EDGE_CONFIG, and tls/ where the service has a certificate
+EDGE_KEYS_DIR = "/etc/mms-edge-keys"  # a file for each API key, where the service has some
+EDGE_RUN_DIR = "/run/mms-edge"
+EDGE_CONFIG = "nginx.conf"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -334,6 +342,7 @@ class Reason(StrEnum):
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     GOLDEN_MISMATCH = "GoldenMismatch"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
+    EDGE_INVALID = "EdgeInvalid"  # nginx refuses the certificate or the configuration
 
 
 # Exit codes of the pods. 1-127 are permanent unless listed; 128+n is a death by signal n and is retried in the budget.

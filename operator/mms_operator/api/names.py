@@ -45,6 +45,7 @@ ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
 ANNOTATION_CAPACITY = f"{GROUP}/capacity"  # of a serving pod: tells those apart that may do more or less
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
+ANNOTATION_EDGE = f"{GROUP}/edge"  # of a serving pod: the nginx.conf of its edge
 ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
 ANNOTATION_TEMPLATE = f"{GROUP}/template"  # of a pod: what it was made from
 
@@ -93,6 +94,7 @@ class Reason(StrEnum):
     POD_TEMPLATE_FORBIDDEN = "PodTemplateForbidden"
     STORAGE_CONFLICT = "StorageConflict"
     STORAGE_MISSING = "StorageMissing"
+    GATEWAY_API_MISSING = "GatewayApiMissing"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
     STARTING = "Starting"

@@ -124,6 +124,7 @@ REASONS: dict[str, str] = {
     Ours.POD_TEMPLATE_FORBIDDEN: "The podTemplate asks for what the installation's policy does not allow.",
     Ours.STORAGE_CONFLICT: "An older training has the same storage.uri.",
     Ours.STORAGE_MISSING: "There is no storage in the spec, and the installation has no default store.",
+    Ours.GATEWAY_API_MISSING: "spec.traffic.gateway is set, and the cluster has no Gateway API.",
     Ours.SECRET_NOT_FOUND: "A Secret that the spec names is not there.",
     Ours.SECRET_KEY_MISSING: "A Secret that the spec names lacks a key.",
     Ours.STARTING: "The pods are being made.",
@@ -180,6 +181,7 @@ REASONS: dict[str, str] = {
     Pods.ARTIFACT_NOT_FOUND: "The artifact is not there.",
     Pods.GOLDEN_MISMATCH: "The model answers its golden questions wrongly, so it is not served.",
     Pods.MODEL_LOAD_FAILED: "Triton cannot load the model.",
+    Pods.EDGE_INVALID: "The edge's nginx refuses what it is given, such as a certificate with another key.",
 }
 
 

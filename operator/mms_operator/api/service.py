@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from mms_operator.api.autoscaling import Autoscaling, Objective
 from mms_operator.api.rollout import Rollout
 from mms_operator.api.service_status import ServiceStatus  # noqa: TC001 - pydantic reads it
+from mms_operator.api.traffic import Traffic
 from mms_operator.api.types import URI_PATTERN, Model, Name, PodTemplate, Resources, StoreAccess, rules
 
 
@@ -49,7 +50,7 @@ class Server(Model):
 
     resources: Resources = Field(default_factory=Resources, description="Of Triton's container.")
     image: str | None = Field(
-        default=None, description="Image with Triton and the agent. Absent: the installation's.", max_length=512
+        default=None, description="Image with Triton, the agent and nginx. Absent: the installation's.", max_length=512
     )
     podTemplate: PodTemplate | None = None
 
@@ -78,6 +79,7 @@ class ServiceSpec(Model):
     objective: Objective | None = None
     autoscaling: Autoscaling = Field(default_factory=Autoscaling)
     rollout: Rollout = Field(default_factory=Rollout)
+    traffic: Traffic = Field(default_factory=Traffic)
 
 
 class ModelService(Model):

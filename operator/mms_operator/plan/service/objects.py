@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mms_operator.api import names
 from mms_operator.api.autoscaling import Mode
 from mms_operator.plan import objects, pod_template
+from mms_operator.plan.service import edge
 from mms_operator.plan.service.target import CREDENTIALS, location
 from mms_workloads import contract
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 COMPONENT = "server"
 MAIN = "triton"
-CONTAINERS = (MAIN, "agent", "fetch")
+CONTAINERS = (MAIN, "agent", "fetch", edge.NAME)
 MODELS_DIR = "/models"
 SERVE_FILE = "serve.json"
 ETC = "/etc/mms"
-VOLUMES = {"serve": ETC, "models": MODELS_DIR, "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 - the pod's own
+VOLUMES = {"serve": ETC, "models": MODELS_DIR, "tmp": "/tmp", "shm": "/dev/shm", **edge.VOLUMES}  # noqa: S108 - the pod's own
 # Until every node has heard that the pod is leaving, and the last gRPC channel has: it lives 10 s, give or take one.
 PRE_STOP_SECONDS = 13
 EXIT_TIMEOUT_SECONDS = 30  # Triton waits so long for clients to end their connections
@@ -182,12 +183,14 @@ def disruption_budget(serving: Serving) -> Object:
 
 def network_policy(serving: Serving) -> Object:
     """Clients may come from anywhere, to the ports that they ask at; the agent's is for probes and Prometheus."""
-    ports = (
+    ports: tuple[int, ...] = (
         contract.TRITON_HTTP_PORT,
         contract.TRITON_GRPC_PORT,
         contract.TRITON_METRICS_PORT,
         contract.AGENT_PORT,
     )
+    if serving.spec.traffic.sidecar:
+        ports = (*ports, contract.EDGE_PORT)
     spec = {
         "podSelector": {"matchLabels": serving.selector},
         "policyTypes": ["Ingress"],
@@ -217,7 +220,7 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
 
 
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
-    annotations = {names.ANNOTATION_DIGEST: version.lineage}
+    annotations = {names.ANNOTATION_DIGEST: version.lineage, **edge.annotations(serving.spec.traffic)}
     if serving.spec.autoscaling.mode is Mode.OBJECTIVE:
         annotations[names.ANNOTATION_CAPACITY] = template(serving, version)
     return {"labels": {**labels(serving), **serving.of_version(version)}, "annotations": annotations}
@@ -241,15 +244,22 @@ def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
         ],
     }
-    if serving.spec.replicas > 1 or serving.spec.autoscaling.mode is not Mode.OFF:  # else scaling would change the pods
-        spec["topologySpreadConstraints"] = [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": serving.selector},
-            }
-        ]
+    # With one replica, too: scaling must not change the pods.
+    spec["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": serving.selector},
+        }
+    ]
+    if serving.spec.traffic.sidecar:
+        spec |= {
+            "terminationGracePeriodSeconds": edge.grace_seconds(EXIT_TIMEOUT_SECONDS),
+            "initContainers": [_fetch(serving), _agent(serving), edge.behind(_triton(serving))],
+            "containers": [edge.container(serving.spec, _container(serving, edge.NAME, edge.MODULE, edge.RESOURCES))],
+            "volumes": [*spec["volumes"], *edge.volumes(serving.spec.traffic)],
+        }
     return spec
 
 
@@ -260,6 +270,8 @@ def _fetch(serving: Serving) -> Object:
 def _agent(serving: Serving) -> Object:
     """A native sidecar: it starts before Triton and ends after it."""
     container = _container(serving, "agent", "mms_workloads.serve.agent", _AGENT)
+    if serving.spec.traffic.sidecar:
+        container["env"] = edge.environment()
     return {
         **container,
         "restartPolicy": "Always",

@@ -18,6 +18,8 @@ from mms_operator.plan.scaling import schedule
 from mms_operator.plan.service import (
     autoscaling,
     commands,
+    edge,
+    gateway,
     history,
     judging,
     objects,
@@ -57,7 +59,7 @@ def references(cr: Object) -> frozenset[str]:
     versions = status.get("versions") or {}
     places = [(spec.get("model") or {}).get("artifact") or {}, *(version or {} for version in versions.values())]
     found = ((place.get("secretRef") or {}).get("name") for place in places)
-    return frozenset(name for name in found if name)
+    return frozenset(name for name in (*found, *edge.references(spec)) if name)
 
 
 def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetime) -> Plan:
@@ -75,6 +77,8 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     )
     if found:
         return _left(cr, status, saying.refused(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)), now, seen.ready)
+    if spec.traffic.gateway is not None and not settings.gateway_api:
+        return _left(cr, status, saying.refused(Reason.GATEWAY_API_MISSING, gateway.MISSING), now, seen.ready)
     if problem := _senseless(spec):
         return _left(cr, status, saying.refused(Reason.INVALID_SPEC, problem), now, seen.ready)
     source = target.choose(spec.model, status.versions, observed.training, settings.default_store)
@@ -105,7 +109,8 @@ def _course(look: Look, source: ServedVersion | target.Missing, observed: Observ
     withheld = history.given_up(look.status.history, source.digest)
     going_back = look.status.versions.next if state and state.rollback else None
     chosen = (going_back or stable or source) if withheld else source
-    if problem := stores.secret_problem(look.serving.location(chosen), observed.secrets):
+    of_store = stores.secret_problem(look.serving.location(chosen), observed.secrets)
+    if problem := of_store or edge.secret_problem(look.serving.spec.traffic, observed.secrets):
         return _wait_for_secret(look, chosen, problem)
     if stable is None:
         return _first(look, chosen)
@@ -219,9 +224,15 @@ def _waves(look: Look, course: Course, held: Held | None) -> tuple[tuple[Object,
     services = [objects.service(serving, course.route)]
     following = course.status.versions.next
     own = following is not None and any(version.digest == following.digest for version in versions)
-    if following is not None and own and serving.spec.rollout.strategy in _LOOKED_AT:
+    looked_at = serving.spec.rollout.strategy in _LOOKED_AT or serving.spec.traffic.gateway is not None
+    if following is not None and own and looked_at:
         services.append(objects.next_service(serving, following))
-    return ((*first, *services), deployments)
+    ways = serving.spec.traffic.gateway
+    stable = course.status.versions.stable
+    if ways is None or stable is None:
+        return ((*first, *services), deployments)
+    services.append(gateway.stable_service(serving, stable))
+    return ((*first, *services), deployments, tuple(gateway.routes(serving, ways, course, look.seen)))
 
 
 def _plan(look: Look, course: Course, observed: ObservedService, told: Sequence[Event]) -> Plan:
@@ -232,7 +243,7 @@ def _plan(look: Look, course: Course, observed: ObservedService, told: Sequence[
         course = replace(course, tell=astray, take=stable, attempt=rfc3339(look.now))
     status = course.status.model_copy(
         update={
-            "url": f"http://{serving.host}:{contract.TRITON_HTTP_PORT}",
+            "url": f"{'https' if serving.spec.traffic.tls else 'http'}://{serving.host}:{contract.TRITON_HTTP_PORT}",
             "grpcUrl": f"{serving.host}:{contract.TRITON_GRPC_PORT}",
             "replicas": seen.replicas,
             "readyReplicas": seen.ready,
