@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ class ServingWorld:
     traffic: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     comparison: Comparison | None = None
     interval: Interval | None = None
+    gateway_api: bool = True
 
     def __post_init__(self) -> None:
         self.cr = cr(names.SERVICE, "words", **self.spec)
@@ -88,7 +89,7 @@ class ServingWorld:
 
     def look(self) -> Plan:
         """One reconciliation, carried out."""
-        self.plan = service.plan(self.cr, self.observed(), SETTINGS, self.now)
+        self.plan = service.plan(self.cr, self.observed(), replace(SETTINGS, gateway_api=self.gateway_api), self.now)
         self.cr["status"] = copy.deepcopy(self.plan.status)
         self.events += self.plan.events
         for wanted in self.plan.annotations:

@@ -53,7 +53,9 @@ def routes(serving: Serving, gateway: Gateway, course: Course, seen: Seen) -> li
 def weight(serving: Serving, course: Course, seen: Seen) -> int:
     """Percent of requests for the next version."""
     state, versions = course.status.rollout, course.status.versions
-    if state is None or versions.next is None or versions.stable is None or course.route is versions.stable:
+    if state is None or versions.next is None or versions.stable is None:
+        return 0
+    if course.route is not None and course.route.digest == versions.stable.digest:
         return 0
     how = serving.spec.rollout
     if how.strategy is Strategy.CANARY and not state.rollback and state.step <= state.steps:
