@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def gateway_api(apiserver: ApiOnly) -> None:
         crd = yaml.safe_load((folder / f"gateway.networking.k8s.io_{route.plural}.yaml").read_text())
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}"
         assert apiserver.api.apply(path, crd) == ""
-        eventually(lambda url=route.path(): apiserver.api.get(url))
+        eventually(partial(apiserver.api.get, route.path()))
 
 
 def routes() -> dict[str, Object]:

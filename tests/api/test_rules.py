@@ -20,6 +20,13 @@ OBJECTIVE = {"latencyP99Milliseconds": 50}
 NIGHT = {"start": "22:00", "end": "06:00", "replicas": 3}
 
 
+LISTENER = {"name": "front", "sectionName": "https", "hostnames": ["words.example.com"]}
+
+
+def routed(**gateway: Any) -> Object:
+    return {"spec": {"traffic": {"gateway": gateway}}}
+
+
 def scaled(**scaling: Any) -> Object:
     return {"spec": {"objective": OBJECTIVE, "autoscaling": {"mode": "Objective", **scaling}}}
 
@@ -356,6 +363,24 @@ CASES = [
             "blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "canary": {}}}},
             "no-strategy": {"spec": {"rollout": {"canary": {"steps": [STEP]}}}},
         },
+        plural=SERVICES,
+    ),
+    *created(
+        "gateway",
+        "gateway needs at least one of http and grpc",
+        good={"http": routed(http=LISTENER), "grpc": routed(grpc=LISTENER)},
+        bad={"none": routed()},
+        plural=SERVICES,
+    ),
+    *created(
+        "listeners",
+        "http and grpc must differ in name, sectionName or hostnames",
+        good={
+            "section": routed(http=LISTENER, grpc={**LISTENER, "sectionName": "grpc"}),
+            "name": routed(http=LISTENER, grpc={**LISTENER, "name": "other"}),
+            "hostnames": routed(http=LISTENER, grpc={**LISTENER, "hostnames": ["grpc.example.com"]}),
+        },
+        bad={"same": routed(http=LISTENER, grpc=LISTENER)},
         plural=SERVICES,
     ),
     *created(
