@@ -17,7 +17,7 @@ pytestmark = pytest.mark.api
 
 
 OBJECTIVE = {"latencyP99Milliseconds": 50}
-NIGHT = {"start": "22:00", "end": "06:00", "replicas": 3}
+NIGHT = {"start": "22:00", "end": "06:00", "replicas": 3, "timeZone": "UTC"}
 
 
 LISTENER = {"name": "front", "sectionName": "https", "hostnames": ["words.example.com"]}

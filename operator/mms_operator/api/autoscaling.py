@@ -65,7 +65,8 @@ class Autoscaling(Model):
             (
                 (
                     "self.mode == 'Objective' || self.minReplicas == 1 && self.maxReplicas == 10 "
-                    "&& !has(self.upPerMinute) && !has(self.downPerMinute) && self.schedules.size() == 0"
+                    "&& !has(self.upPerMinute) && !has(self.downPerMinute) "
+                    "&& (!has(self.schedules) || self.schedules.size() == 0)"
                 ),
                 (
                     "minReplicas, maxReplicas, upPerMinute, downPerMinute and schedules need mode Objective: an HPA "
@@ -73,7 +74,7 @@ class Autoscaling(Model):
                 ),
             ),
             (
-                "self.schedules.all(one, one.replicas <= self.maxReplicas)",
+                "!has(self.schedules) || self.schedules.all(one, one.replicas <= self.maxReplicas)",
                 "a schedule's replicas must not be above maxReplicas",
             ),
         )

@@ -29,9 +29,12 @@ class ServingPod:
         self.digest = self.built.digest
         self.ports = free_ports(4)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.measures = False  # whether it is to find out what it can do before it is ready
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         serve = artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
+        if self.measures:
+            serve.write_text(json.dumps({**json.loads(serve.read_text()), "measure": {"limitSeconds": 5}}))
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(query.__file__).parents[2]),
@@ -41,6 +44,7 @@ class ServingPod:
             "MMS_MODELS_DIR": str(self.root / "models"),
             "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
             "MMS_EXIT_TIMEOUT_SECONDS": "3",
+            "MMS_SUMMARIES": "true",
             "MMS_WANTED_FILE": str(self.root / "wanted"),
             "MMS_PROBE_FILE": str(self.root / "probe"),
         }
