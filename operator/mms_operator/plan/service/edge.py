@@ -59,7 +59,7 @@ def secret_problem(traffic: Traffic, secrets: Mapping[str, ReferencedSecret]) ->
     """What is wrong with the Secrets that the edge is given. One that was not looked at yet is given the benefit."""
     wanted = (
         ("tls", traffic.tls, TLS_KEYS, " and ".join(TLS_KEYS)),
-        ("apiKeys", traffic.apiKeys, (), "a key a client"),
+        ("apiKeys", traffic.apiKeys, (), "a key for each client"),
     )
     for field, given, needed, words in wanted:
         if given is None or (seen := secrets.get(given.secretRef.name)) is None:
