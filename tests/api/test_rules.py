@@ -165,6 +165,10 @@ def managed() -> Iterator[Case]:
 
 
 STORAGE = "spec.storage.uri is fixed once a run has started"
+SECRET = {"secretRef": {"name": "secret"}}
+TRAFFIC: Object = {
+    "tls": SECRET, "apiKeys": SECRET, "limits": {"requestsPerSecond": 5}, "maxConnectionAgeSeconds": 60
+}  # fmt: skip
 STEP = {"percent": 5, "seconds": 60, "approval": False}
 BARE = {
     "atEnd": "Pause", "dependence": 1, "falsePromote": "0.05", "falseRollback": "0.05", "limitSeconds": 1800,
@@ -464,6 +468,34 @@ CASES = [
         "blueGreen is for strategy BlueGreen",
         good={"blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "blueGreen": {"approval": True}}}}},
         bad={"canary": {"spec": {"rollout": {"strategy": "Canary", "blueGreen": {}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "edge",
+        "tls, apiKeys, limits and maxConnectionAgeSeconds need the edge",
+        good={
+            "asked-for": {"spec": {"traffic": {"edge": "Sidecar"}}},
+            "without": {"spec": {"traffic": {"edge": "None"}}},
+            **{f"needed-by-{name}": {"spec": {"traffic": {name: value}}} for name, value in TRAFFIC.items()},
+        },
+        bad={f"for-{name}": {"spec": {"traffic": {"edge": "None", name: value}}} for name, value in TRAFFIC.items()},
+        plural=SERVICES,
+    ),
+    *created(
+        "burst",
+        "burst is what may come above requestsPerSecond",
+        good={"both": {"spec": {"traffic": {"limits": {"requestsPerSecond": 5, "burst": 0}}}}},
+        bad={"alone": {"spec": {"traffic": {"limits": {"burst": 5, "bodyBytes": 1}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "limits",
+        "limits needs at least one of requestsPerSecond, concurrentRequests and bodyBytes",
+        good={
+            limit: {"spec": {"traffic": {"limits": {limit: 1}}}}
+            for limit in ("requestsPerSecond", "concurrentRequests", "bodyBytes")
+        },
+        bad={"none": {"spec": {"traffic": {"limits": {"per": "Pod"}}}}},
         plural=SERVICES,
     ),
 ]  # fmt: skip

@@ -39,7 +39,7 @@ TRITON_FLAGS = (
     "--metrics-address=0.0.0.0",
     f"--grpc-max-connection-age={2**31 - 1}",
 )
-# The kubelet cannot ask the pod's loopback, so its probe is a process, and a small one: bash opens the connection itself.
+# The kubelet cannot ask the pod's loopback, so its probe is a process, and a small one: bash opens connections itself.
 _ASK = "exec 3<>/dev/tcp/127.0.0.1/{port} && printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3 && read -r _ status _ <&3"
 TRITON_LIVES = (
     "bash",
@@ -59,7 +59,7 @@ def secret_problem(traffic: Traffic, secrets: Mapping[str, ReferencedSecret]) ->
     """What is wrong with the Secrets that the edge is given. One that was not looked at yet is given the benefit."""
     wanted = (
         ("tls", traffic.tls, TLS_KEYS, " and ".join(TLS_KEYS)),
-        ("apiKeys", traffic.apiKeys, (), "a key a client"),
+        ("apiKeys", traffic.apiKeys, (), "a key for each client"),
     )
     for field, given, needed, words in wanted:
         if given is None or (seen := secrets.get(given.secretRef.name)) is None:
@@ -139,7 +139,7 @@ def container(spec: ServiceSpec, plain: Mapping[str, Any]) -> Object:
 
 
 def behind(triton: Mapping[str, Any]) -> Object:
-    """Triton's container as a sidecar that only the pod itself can ask. Whether it is ready is seen through the edge."""
+    """Triton's container as a sidecar that only the pod can ask. Whether it is ready is seen through the edge."""
     kept = {key: value for key, value in triton.items() if key not in {"ports", "readinessProbe", "lifecycle"}}
     lives = {"exec": {"command": list(TRITON_LIVES)}}
     probes = {
