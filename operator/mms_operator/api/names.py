@@ -39,6 +39,7 @@ ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its 
 # Annotations of children.
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
+ANNOTATION_LIVE = f"{GROUP}/live"  # of a serving pod: how it is to follow a running training
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
 ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
@@ -49,6 +50,7 @@ class Role(StrEnum):
     MASTER = "master"
     WORKER = "worker"
     SHARD = "shard"
+    READER = "reader"  # serving pods, which are no pods of the training
 
 
 class Condition(StrEnum):
@@ -69,6 +71,7 @@ class Condition(StrEnum):
     # ModelService
     PROGRESSING = "Progressing"
     AVAILABLE = "Available"
+    LIVE = "Live"
 
 
 class Phase(StrEnum):
@@ -124,3 +127,9 @@ class Reason(StrEnum):
     UNAVAILABLE = "Unavailable"
     PROGRESS_DEADLINE = "ProgressDeadlineExceeded"
     SCALED_TO_ZERO = "ScaledToZero"
+    FOLLOWING = "Following"
+    FOLLOWING_PAUSED = "FollowingPaused"
+    NOT_FOLLOWED = "NotFollowed"
+    PARAMETERS_STALE = "ParametersStale"
+    PARAMETERS_WITHHELD = "ParametersWithheld"
+    TRAINING_ENDED = "TrainingEnded"

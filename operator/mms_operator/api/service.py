@@ -56,6 +56,14 @@ class Server(Model):
 class ServiceSpec(Model):
     """What is wanted."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.rollout) || self.rollout.strategy != 'LiveSync' || has(self.model.trainingRef)",
+                "strategy LiveSync follows a training: set model.trainingRef, or another strategy",
+            )
+        )
+    )
     replicas: int = Field(default=1, ge=0, le=1000, description="How many pods serve; 0 stops them all.")
     model: ModelSource
     server: Server = Field(default_factory=Server)

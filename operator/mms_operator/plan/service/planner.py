@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Reason
 from mms_operator.api.rollout import Strategy
 from mms_operator.api.service import ServiceSpec
@@ -17,6 +18,7 @@ from mms_operator.plan.service import (
     commands,
     history,
     judging,
+    live,
     objects,
     rolling,
     rollout,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from mms_operator.api.names import Condition as Kind
     from mms_operator.api.service_status import PastVersion, ServedVersion
     from mms_operator.plan.conditions import Condition
     from mms_operator.plan.stores import SecretProblem
@@ -73,11 +74,13 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
         return _left(cr, status, saying.refused(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)), now, seen.ready)
     if problem := _senseless(spec):
         return _left(cr, status, saying.refused(Reason.INVALID_SPEC, problem), now, seen.ready)
-    source = target.choose(spec.model, status.versions, observed.training, settings.default_store)
+    source = live.chosen(serving, status.versions, observed.training) or target.choose(
+        spec.model, status.versions, observed.training, settings.default_store
+    )
     named = None if isinstance(source, target.Missing) else source
     status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
     look = Look(serving, status, seen, now, observed.interval)
-    return _plan(look, _course(look, source, observed), told)
+    return _plan(look, _course(look, source, observed), told, observed.training)
 
 
 def _senseless(spec: ServiceSpec) -> str | None:
@@ -202,8 +205,10 @@ def _waves(serving: Serving, course: Course) -> tuple[tuple[Object, ...], ...]:
     return ((*first, *services), deployments)
 
 
-def _plan(look: Look, course: Course, told: Sequence[Event]) -> Plan:
+def _plan(look: Look, course: Course, told: Sequence[Event], training: Object | None) -> Plan:
     serving, seen, stable = look.serving, look.seen, course.status.versions.stable
+    followed = live.found(look, stable, training)
+    course = replace(course, status=course.status.model_copy(update={"live": followed.status}))
     if not course.swaps and stable is not None:  # whatever else happens, pods serve what is stable
         astray = swapping.astray(swapping.running(seen, stable.lineage), stable.digest)
         course = replace(course, tell=astray, take=stable, attempt=rfc3339(look.now))
@@ -217,10 +222,12 @@ def _plan(look: Look, course: Course, told: Sequence[Event]) -> Plan:
         }
     )
     said = saying.said_of(course.state, seen.ready, look.replicas)
+    if followed.condition is not None:
+        said[Kind.LIVE] = followed.condition
     return Plan(
         status=_body(serving.cr, status, said, look.now),
         waves=_waves(serving, course) if course.fleets else (),
-        events=(*told, *saying.told(serving.cr, status, course.state)),
+        events=(*told, *saying.told(serving.cr, status, course.state), *live.told(serving.cr, followed.condition)),
         requeue_after=course.requeue,
         prune=course.prune,
         agents=telling.asked(look, course),
