@@ -78,7 +78,8 @@ class Follower:
     ages: Ages = field(default_factory=Ages)
     report: LiveReport = field(init=False)
     _sample: Sample | None = None
-    _plan: str = ""  # of the words that are served
+    _plan: str = ""  # of the words
+    _words: int = 0
     _tag: str = ""  # of what answers
     _number: int = 0  # of the next folder
     _takes: float = 0.0  # seconds from a copy to its answering, as of late
@@ -147,6 +148,8 @@ class Follower:
             self.ages.switched(time.monotonic(), got.copied)
             return
         rows = live_files.matrix(got.body, got.rows, got.columns)
+        if len(rows) != self._words:
+            raise UnfitError(f"{len(rows)} vectors of {self._words} words")
         quality = self._sample.quality(rows) if self._sample else None
         self._judge(quality, orders.qualityMargin)
         self._serve(got, self._written(rows))
@@ -176,7 +179,7 @@ class Follower:
             raise UnreachableError("the training is counting its words again")
         bodies = {what: bytes(one.body or b"") for what, one in parts.items()}
         try:
-            live_files.write_run(folder, bodies["vocabulary"], bodies["task"])
+            self._words = live_files.write_run(folder, bodies["vocabulary"], bodies["task"])
         except ValueError as error:
             raise UnfitError(f"the training's words: {error}") from error
         self._sample, self._plan, self._tag = live_files.sample(bodies["sample"]), plan, ""

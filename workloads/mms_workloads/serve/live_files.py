@@ -55,12 +55,15 @@ class Sample:
     def quality(self, rows: NDArray[np.uint16]) -> float | None:
         """How often a word is more similar to the one near it: 0.5 by chance. None without a comparison.
 
-        rows: bfloat16 [V, d].
+        rows: bfloat16 [V, d]. What is not finite is similar to nothing. Raises UnfitError.
         """
         if not len(self.words):
             return None
+        if self.words.min() < 0 or self.words.max() >= len(rows):
+            raise UnfitError(f"the comparisons name words beyond the {len(rows)} that there are")
         asked, near, other = (widened(rows[self.words[:, place]]) for place in range(3))
-        scores = [np.einsum("nd,nd->n", asked, one) / _lengths(one) for one in (near, other)]
+        with np.errstate(invalid="ignore", over="ignore"):
+            scores = [np.einsum("nd,nd->n", asked, one) / _lengths(one) for one in (near, other)]
         return float(np.mean((scores[0] > scores[1]) + 0.5 * (scores[0] == scores[1])))
 
 
@@ -186,6 +189,7 @@ def proof(folder: Path) -> Golden:
 
 def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of the rows; 1 for one of zeros."""
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))  # NaN stays
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))  # NaN stays
     found: NDArray[np.float32] = np.where(lengths == 0, np.float32(1), lengths)
     return found

@@ -12,6 +12,8 @@ be of the same moment; all are of the milliseconds that the copy takes. Nobody w
 
 from __future__ import annotations
 
+import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -28,7 +30,6 @@ from mms_workloads.store import JobError
 from mms_workloads.sync import tls
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable
 
@@ -128,7 +129,7 @@ class Publisher:
     def __init__(self, pod: Pod, holds: Callable[[], Held | None], *, plain: bool) -> None:
         """Raises OSError where the port is taken."""
         context = None if plain else tls.server_context(pod.tls_dir)
-        self._server = _Server((pod.ip if plain else "", pod.parameters_port), context, pod, Copies(holds))
+        self._server = _Server((pod.ip, pod.parameters_port), context, pod, Copies(holds))
         self.address = f"{pod.ip}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, name="publisher", daemon=True).start()
 
@@ -139,6 +140,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, place: tuple[str, int], context: ssl.SSLContext | None, pod: Pod, copies: Copies) -> None:
         self.context, self.pod, self.copies = context, pod, copies
         self.budget = Budget(SHARE)
+        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
         super().__init__(place, _Handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -153,7 +155,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
         """A connection that broke, or a certificate that is none of the job's."""
         del request
-        logger().debug("reader left", client=str(client_address), exc_info=True)
+        logger().info("reader left", client=str(client_address), error=str(sys.exc_info()[1]))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -107,7 +107,7 @@ def not_followed(cr: Object) -> str | None:
     embedding = (spec.get("task") or {}).get("wordEmbedding")
     if embedding is None:
         return "it trains no word vectors"
-    if embedding.get("subwords"):
+    if embedding.get("subwords") is not None:
         return "its task has subwords, and each word's vector is made of many"
     if (spec.get("sync") or {}).get("mode") == "ParameterServer":
         return "its sync.mode is ParameterServer, where no worker has all vectors: take Ring"
