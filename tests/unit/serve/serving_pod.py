@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class ServingPod:
     def __init__(self, root: Path, home: TritonHome, size: int = 2000, dimensions: int = 50) -> None:
         self.root, self.home = root, home
+        root.mkdir(exist_ok=True)
         self.built = artifacts.build(root / "store", size=size, dimensions=dimensions)
         self.digest = self.built.digest
         self.ports = free_ports(4)

@@ -14,7 +14,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,7 +156,7 @@ def manifest(job: JobIdentity) -> ArtifactManifest:
         provenance=Provenance(
             job=job,
             createdAt=datetime.now(UTC).isoformat(timespec="seconds"),
-            mmsVersion=metadata.version("massive-model-serving"),
+            mmsVersion="",
             seed=0,
             workers=1,
             data=[],
