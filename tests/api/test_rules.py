@@ -357,6 +357,7 @@ CASES = [
         bad={
             "rolling": {"spec": {"rollout": {"strategy": "RollingUpdate", "analysis": ANALYSIS}}},
             "default": {"spec": {"rollout": {"analysis": ANALYSIS}}},
+            "live": {"spec": {"rollout": {"strategy": "LiveSync", "analysis": ANALYSIS}}},
         },
         plural=SERVICES,
     ),
@@ -382,6 +383,24 @@ CASES = [
         "blueGreen is for strategy BlueGreen",
         good={"blue-green": {"spec": {"rollout": {"strategy": "BlueGreen", "blueGreen": {"approval": True}}}}},
         bad={"canary": {"spec": {"rollout": {"strategy": "Canary", "blueGreen": {}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "live-sync",
+        "liveSync is for strategy LiveSync",
+        good={"live-sync": {"spec": {"rollout": {"strategy": "LiveSync", "liveSync": {}}}}},
+        bad={"hot-swap": {"spec": {"rollout": {"strategy": "HotSwap", "liveSync": {}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "live-of-a-training",
+        "strategy LiveSync follows a training",
+        good={"training": {"spec": {"rollout": {"strategy": "LiveSync"}}}},
+        bad={
+            "artifact": {
+                "spec": {"model": {"trainingRef": None, "artifact": ARTIFACT}, "rollout": {"strategy": "LiveSync"}}
+            }
+        },
         plural=SERVICES,
     ),
 ]  # fmt: skip

@@ -105,7 +105,7 @@ def test_the_worker_that_is_asked_dies(tmp_path: Path, dies: str) -> None:
         run.start()
         with serving(tmp_path, run) as pod:
             assert set(pod.follow(1)) == {LivePhase.FOLLOWING}
-            trainer = pod.follower.source._trainer  # noqa: SLF001 - who is asked
+            trainer = pod.follower.source._trainer
             assert trainer is not None
             name = f"worker-{trainer.rank}"
             if dies == "pod":
@@ -118,7 +118,7 @@ def test_the_worker_that_is_asked_dies(tmp_path: Path, dies: str) -> None:
                 pod.follow(0.05)
                 assert time.monotonic() - began < 10, pod.follower.report
             took = time.monotonic() - began
-            assert pod.follower.source._trainer is not None  # noqa: SLF001
+            assert pod.follower.source._trainer is not None
             phases = pod.follow(2)
             assert phases[-1] is LivePhase.FOLLOWING
     print(f"{dies}: {took:.2f} s to the next parameters")

@@ -57,14 +57,24 @@ def certificates(tmp_path: Path) -> Path:
 def asked(held: Held, certificates: Path, tmp_path: Path) -> Iterator[Source]:
     """A reader of a worker that has these."""
     pod = Pod(
-        "worker", 0, 2, 3, "127.0.0.1", held.learner.job, "", certificates / "worker", tmp_path, tmp_path / "log", 0, 0, 0
+        "worker",
+        0,
+        2,
+        3,
+        "127.0.0.1",
+        held.learner.job,
+        "",
+        certificates / "worker",
+        tmp_path,
+        tmp_path / "log",
+        0,
+        0,
+        0,
     )
     made = Publisher(pod, lambda: held, plain=False)
     source = Source(LIVE, certificates / "reader")
-    source._known = Trainers(  # noqa: SLF001 - as the master says it
-        uid="u", run=1, attempt=3, epoch=7, trainers=[Trainer(rank=0, address=made.address)]
-    )
-    source._asked = time.monotonic() + 1000  # noqa: SLF001 - it is not asked again
+    source._known = Trainers(uid="u", run=1, attempt=3, epoch=7, trainers=[Trainer(rank=0, address=made.address)])
+    source._asked = time.monotonic() + 1000
     yield source
     source.close()
 
@@ -97,28 +107,40 @@ def test_only_readers_of_this_job_are_answered(asked: Source, certificates: Path
         ("reader", LIVE.model_copy(update={"run": 2}), "this is run 1 of job u"),
     ):
         other = Source(live, certificates / unit)
-        other._known, other._asked = asked._known, asked._asked  # noqa: SLF001 - as above
-        assert other._known is not None  # noqa: SLF001
+        other._known, other._asked = asked._known, asked._asked
+        assert other._known is not None
         with pytest.raises(UnreachableError, match=why):
-            other._ask(other._known.trainers[0], "parameters", "")  # noqa: SLF001
+            other._ask(other._known.trainers[0], "parameters", "")
         other.close()
     authority(tmp_path / "others")
     stranger = Source(LIVE, tmp_path / "others" / "reader")
     with pytest.raises(ssl.SSLError):
-        stranger._ask(asked._known.trainers[0], "parameters", "")  # type: ignore[union-attr] # noqa: SLF001
+        stranger._ask(asked._known.trainers[0], "parameters", "")  # type: ignore[union-attr]
     stranger.close()
 
 
 def test_a_worker_of_an_older_epoch_is_not_believed(asked: Source) -> None:
-    asked._known = asked._known.model_copy(update={"epoch": 8})  # type: ignore[union-attr] # noqa: SLF001
-    trainer = asked._known.trainers[0]  # type: ignore[union-attr] # noqa: SLF001
+    asked._known = asked._known.model_copy(update={"epoch": 8})  # type: ignore[union-attr]
+    trainer = asked._known.trainers[0]  # type: ignore[union-attr]
     with pytest.raises(UnreachableError, match="membership epoch 7 and 8 has begun"):
-        asked._ask(trainer, "parameters", "")  # noqa: SLF001
+        asked._ask(trainer, "parameters", "")
 
 
 def test_no_parameters_yet(certificates: Path, tmp_path: Path, held: Held) -> None:
     pod = Pod(
-        "worker", 0, 0, 1, "127.0.0.1", held.learner.job, "", certificates / "worker", tmp_path, tmp_path / "log", 0, 0, 0
+        "worker",
+        0,
+        0,
+        1,
+        "127.0.0.1",
+        held.learner.job,
+        "",
+        certificates / "worker",
+        tmp_path,
+        tmp_path / "log",
+        0,
+        0,
+        0,
     )
     made = Publisher(pod, lambda: None, plain=True)
     host, _, port = made.address.rpartition(":")

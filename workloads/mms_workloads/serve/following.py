@@ -97,7 +97,7 @@ def metrics(report: LiveReport) -> str:
     ]
     names = [(f"mms_agent_live_{name}", *more) for name, *more in values]
     return "".join(
-        f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {float(value):g}\n"  # type: ignore[arg-type]
+        f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {float(value):g}\n"
         for n, kind, text, value in names
         if value is not None
     )

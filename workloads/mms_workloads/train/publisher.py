@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         if server.context is not None:
-            units = tls.organisational_units(self.connection.getpeercert())  # type: ignore[attr-defined]
+            units = tls.organisational_units(self.connection.getpeercert())
             if OU_READER not in units:
                 self._say(HTTPStatus.FORBIDDEN, f"this needs a certificate with OU={OU_READER}\n")
                 return
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.headers.get("If-None-Match") == tag:
                     self._send(held, copy, None, tag)
                 else:
-                    self._send(held, copy, memoryview(copy.rows.view(torch.uint8).numpy()).cast("B"), tag)
+                    self._send(held, copy, copy.rows.view(torch.uint8).numpy().data.cast("B"), tag)
             case _:
                 self._say(HTTPStatus.NOT_FOUND, "ask for vocabulary, task, sample or parameters\n")
 
