@@ -443,6 +443,7 @@ CASES = [
         bad={
             "rolling": {"spec": {"rollout": {"strategy": "RollingUpdate", "analysis": ANALYSIS}}},
             "default": {"spec": {"rollout": {"analysis": ANALYSIS}}},
+            "live": {"spec": {"rollout": {"strategy": "LiveSync", "analysis": ANALYSIS}}},
         },
         plural=SERVICES,
     ),
@@ -496,6 +497,24 @@ CASES = [
             for limit in ("requestsPerSecond", "concurrentRequests", "bodyBytes")
         },
         bad={"none": {"spec": {"traffic": {"limits": {"per": "Pod"}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "live-sync",
+        "liveSync is for strategy LiveSync",
+        good={"live-sync": {"spec": {"rollout": {"strategy": "LiveSync", "liveSync": {}}}}},
+        bad={"hot-swap": {"spec": {"rollout": {"strategy": "HotSwap", "liveSync": {}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "live-of-a-training",
+        "strategy LiveSync follows a training",
+        good={"training": {"spec": {"rollout": {"strategy": "LiveSync"}}}},
+        bad={
+            "artifact": {
+                "spec": {"model": {"trainingRef": None, "artifact": ARTIFACT}, "rollout": {"strategy": "LiveSync"}}
+            }
+        },
         plural=SERVICES,
     ),
 ]  # fmt: skip

@@ -43,6 +43,7 @@ ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its 
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
 ANNOTATION_CAPACITY = f"{GROUP}/capacity"  # of a serving pod: tells those apart that may do more or less
+ANNOTATION_LIVE = f"{GROUP}/live"  # of a serving pod: how it is to follow a running training
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
 ANNOTATION_EDGE = f"{GROUP}/edge"  # of a serving pod: the nginx.conf of its edge
@@ -54,6 +55,7 @@ class Role(StrEnum):
     MASTER = "master"
     WORKER = "worker"
     SHARD = "shard"
+    READER = "reader"  # serving pods, which are no pods of the training
 
 
 class Condition(StrEnum):
@@ -74,6 +76,7 @@ class Condition(StrEnum):
     # ModelService
     PROGRESSING = "Progressing"
     AVAILABLE = "Available"
+    LIVE = "Live"
 
 
 class Phase(StrEnum):
@@ -131,3 +134,9 @@ class Reason(StrEnum):
     PROGRESS_DEADLINE = "ProgressDeadlineExceeded"
     SCALED = "Scaled"
     SCALED_TO_ZERO = "ScaledToZero"
+    FOLLOWING = "Following"
+    FOLLOWING_PAUSED = "FollowingPaused"
+    NOT_FOLLOWED = "NotFollowed"
+    PARAMETERS_STALE = "ParametersStale"
+    PARAMETERS_WITHHELD = "ParametersWithheld"
+    TRAINING_ENDED = "TrainingEnded"

@@ -63,7 +63,11 @@ class ServiceSpec(Model):
             (
                 "self.autoscaling.mode != 'Objective' || has(self.objective)",
                 "autoscaling mode Objective needs objective.latencyP99Milliseconds",
-            )
+            ),
+            (
+                "!has(self.rollout) || self.rollout.strategy != 'LiveSync' || has(self.model.trainingRef)",
+                "strategy LiveSync follows a training: set model.trainingRef, or another strategy",
+            ),
         )
     )
 

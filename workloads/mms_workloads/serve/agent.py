@@ -11,7 +11,8 @@ A pod that is told so (`measure` in its file) finds out what it can do before it
 Models that cannot be loaded or answer wrongly end the process: the reason is in the termination log and the kubelet
 starts it again. A Triton that restarts has lost its models: they are loaded and verified again, not ready meanwhile.
 Another artifact that the pod is told to serve (`wanted`) takes the place of the one that serves without a restart:
-swap.py. One that fails is reported, and what served serves on.
+swap.py. One that fails is reported, and what served serves on. While it serves a running training's parameters, a
+process beside it (following.py) has the models take the next ones.
 After SIGTERM it is not ready at once and ends when Triton has, or after 30 s.
 """
 
@@ -34,10 +35,11 @@ from tritonclient.utils import InferenceServerException
 
 from mms_workloads import contract, logs, pod
 from mms_workloads.contract import AgentReport, Comparison, Load, Measured, Outcome, Reason, SwapReport
-from mms_workloads.serve import generations
+from mms_workloads.serve import following, generations
 from mms_workloads.serve.artifact import Artifact, read_artifact
 from mms_workloads.serve.asking import Asking, Metrics
 from mms_workloads.serve.control import Triton, TritonGoneError
+from mms_workloads.serve.following import Following
 from mms_workloads.serve.golden import GoldenError
 from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.repository import MODELS
@@ -140,6 +142,8 @@ class Agent:
         wanted: Callable[[], ServeFile | None] = lambda: None,
         take: Callable[[ServeFile, Callable[[str], None]], Awaitable[Artifact]] | None = None,
         measure: Measure | None = None,
+        *,
+        following: Following | None = None,
     ) -> None:
         self.artifact = artifact
         self.triton = triton
@@ -147,6 +151,7 @@ class Agent:
         self._wanted = wanted
         self._take = take
         self._measure = measure or Measure()
+        self._following = following
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
 
@@ -155,14 +160,22 @@ class Agent:
         while True:
             try:
                 if self.state.phase != "Verified" or not all((await self.triton.ready()).values()):
+                    await self._follow(on=False)
                     await self._bring_up()
                 elif (serve := self._next()) is not None:
+                    await self._follow(on=False)
                     await self._swap(serve)
                 else:
+                    await self._follow(on=True)
                     await self._compare()
             except TritonGoneError as error:
                 self._enter("WaitingForTriton", f"Triton went away: {error}")
             await self._rest()
+
+    async def _follow(self, *, on: bool) -> None:
+        """Whether the training's next parameters are taken, where it is one's parameters that serve."""
+        if self._following is not None:
+            await self._following.keep(self.artifact.digest if on else None)
 
     async def _rest(self) -> None:
         """Until Triton is to be looked at again, or something else is wanted."""
@@ -180,7 +193,8 @@ class Agent:
         self._enter("Loading", f"loading {', '.join(MODELS)}")
         await self.triton.load()
         self._enter("Verifying", "asking the golden cases")
-        right = await self.triton.verify(self.artifact.golden, self.artifact.digest)
+        proof = await asyncio.to_thread(self._following.proof) if self._following else None
+        right = await self.triton.verify(*(proof or (self.artifact.golden, self.artifact.digest)))
         if self._measure.survey is not None and not self.state.verifications and self.state.measured is None:
             self._enter("Measuring", "asking so many golden questions at a time as it can answer")
             measured = await self._measure.survey(self.artifact)
@@ -283,6 +297,10 @@ class Agent:
         while time.monotonic() < deadline and await self.triton.live():  # noqa: ASYNC110
             await asyncio.sleep(WATCH_SECONDS)
 
+    async def end(self) -> None:
+        """Leaves no process behind."""
+        await self._follow(on=False)
+
     def _enter(self, phase: Phase, message: str) -> None:
         self.state = replace(self.state, phase=phase, message=message, golden_right=0)
         log.info("phase", phase=phase, message=message)
@@ -311,6 +329,7 @@ class Agent:
             comparison=self.state.comparison,
             load=await self._measure.load(),
             measured=self.state.measured,
+            live=self._following.report(self.artifact.digest) if self._following else None,
         )
         return web.json_response(text=report.model_dump_json(exclude_none=True))
 
@@ -319,6 +338,8 @@ class Agent:
 
     async def metricsz(self, _: web.Request) -> web.Response:
         text = metrics(self.state, len(self.artifact.golden.cases))
+        if self._following is not None and (report := self._following.report(self.artifact.digest)) is not None:
+            text += following.metrics(report)
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
@@ -358,6 +379,7 @@ async def run(agent: Agent, port: int) -> JobError | None:
     finally:
         stopping.cancel()
         probing.cancel()
+        await agent.end()
         await runner.cleanup()
         await agent.triton.close()
 
@@ -365,7 +387,8 @@ async def run(agent: Agent, port: int) -> JobError | None:
 async def start(environment: Mapping[str, str]) -> JobError | None:
     try:
         layout = read_layout(environment)
-        artifact = read_artifact(layout, _serving(layout))
+        serving = _serving(layout)
+        artifact = read_artifact(layout, contract.live_run(serving) or serving)
         key = layout.control_key.read_text().strip()
     except JobError as error:
         return error
@@ -385,6 +408,7 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
                 metrics.load,
                 _survey(layout, triton, environment),
             ),
+            following=Following(layout, environment),
         )
         return await run(agent, layout.agent_port)
 

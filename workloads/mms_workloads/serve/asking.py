@@ -8,12 +8,13 @@ import aiohttp
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from mms_workloads.contract import Measured
 from mms_workloads.serve import golden, load, measuring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mms_workloads.contract import Golden, GoldenCase, Load, Measured
+    from mms_workloads.contract import Golden, GoldenCase, Load
     from mms_workloads.serve.layout import Layout
 
 TIMEOUT = aiohttp.ClientTimeout(total=60)
@@ -34,6 +35,8 @@ class Asking:
         cls, layout: Layout, cases: Golden, limit_seconds: float, counted: Callable[[int], None]
     ) -> Measured:
         """`counted` is told how many questions were asked."""
+        if not cases.cases:
+            return Measured(seconds=0.0, error="there is no golden question to ask")
         url = f"http://127.0.0.1:{layout.http_port}"
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:

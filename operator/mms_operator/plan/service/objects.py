@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mms_operator.api import names
 from mms_operator.api.autoscaling import Mode
 from mms_operator.plan import objects, pod_template
-from mms_operator.plan.service import edge
+from mms_operator.plan.service import edge, live
 from mms_operator.plan.service.target import CREDENTIALS, location
+from mms_operator.plan.training.job import master_host, reader_secret
 from mms_workloads import contract
 
 if TYPE_CHECKING:
@@ -35,12 +36,15 @@ MEASURE_SECONDS = 60.0
 # Of the three containers, where the spec gives none.
 _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 _AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
+# It takes parameters a few times a second, each time while clients wait for the same processors.
+_FOLLOWING_AGENT = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 # The kubelet writes the annotation into the file as soon as the pod is changed.
 _WANTED = {
     "downwardAPI": {
         "items": [
             {"path": "wanted", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_SERVE}']"}},
             {"path": "probe", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_PROBE}']"}},
+            {"path": "live", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_LIVE}']"}},
         ]
     }
 }
@@ -88,7 +92,7 @@ def template(serving: Serving, version: ServedVersion) -> str:
 
 def short(digest: str) -> str:
     """What tells a version's objects apart from those of another."""
-    return digest.removeprefix("sha256:")[:DIGEST_DIGITS]
+    return contract.short(digest)
 
 
 def labels(serving: Serving) -> dict[str, str]:
@@ -118,7 +122,18 @@ def serve_file(serving: Serving, version: ServedVersion, reference: ServedVersio
         artifact=contract.ArtifactPin(uri=version.uri, digest=version.digest),
         storage=serving.location(version).store,
         reference=compared,
+        live=_source(serving, version),
     )
+
+
+def _source(serving: Serving, version: ServedVersion) -> contract.LiveSource | None:
+    """Where the parameters of a run are had that is followed."""
+    if not version.live or version.training is None or version.version is None:
+        return None
+    _, uid, _ = version.digest.split(":")
+    host = master_host(version.training, serving.namespace, serving.settings)
+    orders = live.orders(serving.spec.rollout, None)
+    return contract.LiveSource(masterHost=host, uid=uid, run=version.version, orders=orders)
 
 
 def store_secret(serving: Serving) -> Object | None:
@@ -232,9 +247,13 @@ def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
     sources = [objects.config_source(serving.config_map(version), SERVE_FILE), _WANTED]
     if where.secret:
         sources.append(objects.credentials_source(where.secret, CREDENTIALS))
+    follows = live.uses_reader(serving.spec.rollout, version)
+    training = serving.spec.model.trainingRef
+    if follows and training is not None:
+        sources.append(_reader_source(training.name))
     spec |= {
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "initContainers": [_fetch(serving), _agent(serving)],
+        "initContainers": [_fetch(serving), _agent(serving, follows=follows)],
         "containers": [_triton(serving)],
         "volumes": [
             {"name": "serve", "projected": {"defaultMode": 0o440, "sources": sources}},
@@ -256,7 +275,7 @@ def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
     if serving.spec.traffic.sidecar:
         spec |= {
             "terminationGracePeriodSeconds": edge.grace_seconds(EXIT_TIMEOUT_SECONDS),
-            "initContainers": [_fetch(serving), _agent(serving), edge.behind(_triton(serving))],
+            "initContainers": [_fetch(serving), _agent(serving, follows=follows), edge.behind(_triton(serving))],
             "containers": [edge.container(serving.spec, _container(serving, edge.NAME, edge.MODULE, edge.RESOURCES))],
             "volumes": [*spec["volumes"], *edge.volumes(serving.spec.traffic)],
         }
@@ -267,9 +286,16 @@ def _fetch(serving: Serving) -> Object:
     return _container(serving, "fetch", "mms_workloads.serve.fetch", _FETCH)
 
 
-def _agent(serving: Serving) -> Object:
+def _reader_source(training: str) -> Object:
+    """Pods outlive the training, and its Secret."""
+    folder = contract.READER_TLS_DIR.removeprefix(f"{ETC}/")
+    items = [{"key": key, "path": f"{folder}/{key}"} for key in ("tls.crt", "tls.key", "ca.crt")]
+    return {"secret": {"name": reader_secret(training), "optional": True, "items": items}}
+
+
+def _agent(serving: Serving, *, follows: bool) -> Object:
     """A native sidecar: it starts before Triton and ends after it."""
-    container = _container(serving, "agent", "mms_workloads.serve.agent", _AGENT)
+    container = _container(serving, "agent", "mms_workloads.serve.agent", _FOLLOWING_AGENT if follows else _AGENT)
     if serving.spec.traffic.sidecar:
         container["env"] = edge.environment()
     return {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from mms_operator.api.autoscaling import Mode
+from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Reason
 from mms_operator.api.rollout import Strategy
 from mms_operator.api.service import ServiceSpec
@@ -22,6 +23,7 @@ from mms_operator.plan.service import (
     gateway,
     history,
     judging,
+    live,
     objects,
     rolling,
     rollout,
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from mms_operator.api.names import Condition as Kind
     from mms_operator.api.service_status import PastVersion, ServedVersion
     from mms_operator.plan.conditions import Condition
     from mms_operator.plan.stores import SecretProblem
@@ -81,7 +82,9 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
         return _left(cr, status, saying.refused(Reason.GATEWAY_API_MISSING, gateway.MISSING), now, seen.ready)
     if problem := _senseless(spec):
         return _left(cr, status, saying.refused(Reason.INVALID_SPEC, problem), now, seen.ready)
-    source = target.choose(spec.model, status.versions, observed.training, settings.default_store)
+    source = live.chosen(serving, status.versions, observed.training) or target.choose(
+        spec.model, status.versions, observed.training, settings.default_store
+    )
     named = None if isinstance(source, target.Missing) else source
     status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
     scaled = autoscaling.advance(Sight(serving, status, seen, observed, named, now))
@@ -238,6 +241,8 @@ def _waves(look: Look, course: Course, held: Held | None) -> tuple[tuple[Object,
 def _plan(look: Look, course: Course, observed: ObservedService, told: Sequence[Event]) -> Plan:
     serving, seen, stable = look.serving, look.seen, course.status.versions.stable
     scaled = look.scaled
+    followed = live.found(look, stable, observed.training)
+    course = replace(course, status=course.status.model_copy(update={"live": followed.status}))
     if not course.swaps and stable is not None:  # whatever else happens, pods serve what is stable
         astray = swapping.astray(swapping.running(seen, stable.lineage), stable.digest)
         course = replace(course, tell=astray, take=stable, attempt=rfc3339(look.now))
@@ -251,10 +256,17 @@ def _plan(look: Look, course: Course, observed: ObservedService, told: Sequence[
         }
     )
     said = saying.said_of(course.state, seen.ready, look.replicas)
+    if followed.condition is not None:
+        said[Kind.LIVE] = followed.condition
     return Plan(
         status=_body(serving.cr, status, said, look.now),
         waves=_waves(look, course, observed.activator) if course.fleets else (),
-        events=(*told, *saying.scaled(serving.spec, scaled), *saying.told(serving.cr, status, course.state)),
+        events=(
+            *told,
+            *saying.scaled(serving.spec, scaled),
+            *saying.told(serving.cr, status, course.state),
+            *live.told(serving.cr, followed.condition),
+        ),
         requeue_after=course.requeue,
         prune=course.prune,
         agents=telling.asked(look, course),

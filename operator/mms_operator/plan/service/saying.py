@@ -148,6 +148,8 @@ def _place(rollout: Object | None) -> tuple[object, ...]:
 
 
 def called(version: ServedVersion) -> str:
+    if version.live:
+        return f"run {version.version} of {version.training}, as it trains"
     short = version.digest.removeprefix("sha256:")[:12]
     if version.version:
         return f"version {version.version} of {version.training} ({short})"

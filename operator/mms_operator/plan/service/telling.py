@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api import names
 from mms_operator.api.rollout import Strategy
-from mms_operator.plan.service import objects, swapping
+from mms_operator.plan.service import live, objects, swapping
 from mms_operator.plan.types import AgentCalls, Annotation
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SWAP_SECONDS = 0.5  # between two questions to an agent while its pod is to take another artifact
 COUNT_SECONDS = 2.0  # of an interval whose requests decide about replicas
 SAMPLE_SECONDS = 5.0  # of an interval that an analysis counts
+LIVE_SECONDS = 5.0  # while pods follow a running training
 QUIET_SECONDS = 10.0  # and otherwise
 
 
@@ -42,6 +43,7 @@ def told(look: Look, course: Course) -> tuple[Annotation, ...]:
         said = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_PROBE)
         if said != probes and "deletionTimestamp" not in pod["metadata"] and (probes or said not in {None, "0"}):
             values.setdefault(pod["metadata"]["uid"], {})[names.ANNOTATION_PROBE] = probes or "0"
+    _tell_followers(look, course, values)
     called = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in look.seen.pods}
     return tuple(Annotation(look.serving.namespace, called[uid], uid, found) for uid, found in values.items())
 
@@ -57,6 +59,8 @@ def asked(look: Look, course: Course) -> AgentCalls | None:
         return None
     heard = any(swapping.told(pod) for pod in look.seen.began_with(stable.lineage))
     swaps = look.serving.spec.rollout.strategy is Strategy.HOT_SWAP or stable.base is not None or heard
+    follows = stable.live or bool(versions.next and versions.next.live)
+    swaps = swaps or follows
     if not (swaps or analysed):
         return None
     lineages = {one.lineage for one in (stable, versions.next) if one}
@@ -65,7 +69,21 @@ def asked(look: Look, course: Course) -> AgentCalls | None:
     if analysed:
         return AgentCalls(hosts, SAMPLE_SECONDS, each=True)
     moves = versions.next is not None or bool(course.tell)
-    return AgentCalls(hosts, SWAP_SECONDS if moves else QUIET_SECONDS)
+    if moves:
+        return AgentCalls(hosts, SWAP_SECONDS)
+    return AgentCalls(hosts, LIVE_SECONDS, each=True) if follows else AgentCalls(hosts, QUIET_SECONDS)
+
+
+def _tell_followers(look: Look, course: Course, values: dict[str, dict[str, str]]) -> None:
+    """How to follow, as soon as it is said; a pod's file says the same a minute later."""
+    stable = course.status.versions.stable
+    if stable is None or not stable.live:
+        return
+    text = live.orders(look.serving.spec.rollout, course.status.live).model_dump_json()
+    for pod in look.seen.began_with(stable.lineage):
+        said = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_LIVE)
+        if said != text and "deletionTimestamp" not in pod["metadata"]:
+            values.setdefault(pod["metadata"]["uid"], {})[names.ANNOTATION_LIVE] = text
 
 
 def _hosts(pods: Iterable[Object]) -> dict[str, str]:
