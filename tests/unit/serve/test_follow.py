@@ -75,7 +75,7 @@ class Training:
         }[what]
         copied = self.copied or follow.time.monotonic()
         same = what == "parameters" and after == tag
-        return Got(None if same else memoryview(body), 0, self.plan, self.step, *rows.shape, copied, tag)
+        return Got(None if same else memoryview(body), self.plan, self.step, 0, *rows.shape, copied=copied, tag=tag)
 
     def close(self) -> None:
         """There is no connection."""
@@ -90,7 +90,7 @@ class Pod:
     training: Training
     shelves: list[Shelf]
     follower: Follower
-    orders: LiveOrders = LiveOrders()
+    orders: LiveOrders = field(default_factory=LiveOrders)
 
     def answers(self) -> NDArray[np.float32]:
         """What all models say of the words, which must be of one digest."""
