@@ -42,7 +42,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(BASE),
         Recipe("operator", locks=("operator",), tools=("pip",), packages=("mms_operator", "mms_workloads")),
         Recipe("worker", locks=("worker",), torch=True, tools=("pip",), packages=("mms_workloads",)),
-        Recipe("server", locks=("server",), tools=("pip", "triton"), packages=("mms_workloads",)),
+        Recipe("server", locks=("server",), tools=("pip", "triton", "nginx"), packages=("mms_workloads",)),
         Recipe("store", tools=("store",)),
     )
 }

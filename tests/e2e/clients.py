@@ -35,8 +35,8 @@ class Asked:
 @contextmanager
 def asking(kube: Kube, service: str, rate: float = 10) -> Iterator[Asked]:
     """Asks while the context is open."""
-    server = next(pod for pod in kube.list("pods", f"mms.dev/service={service}"))
-    image = server["spec"]["containers"][0]["image"]
+    deployment = kube.list("deployments", f"mms.dev/service={service}")[0]
+    image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
     kube.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME},
          "data": {SCRIPT.name: SCRIPT.read_text()}},

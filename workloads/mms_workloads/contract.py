@@ -50,6 +50,14 @@ TRITON_HTTP_PORT = 8000
 TRITON_GRPC_PORT = 8001
 TRITON_METRICS_PORT = 8002
 AGENT_PORT = 8080  # /readyz (golden inference was right), /healthz, /metrics, /v1/served
+# Where there is an edge, clients find it at Triton's ports; Triton has these, on the loopback.
+EDGE_PORT = 8081  # its supervisor: /healthz, /metrics
+BEHIND_EDGE_HTTP_PORT = 18000
+BEHIND_EDGE_GRPC_PORT = 18001
+EDGE_DIR = "/etc/mms-edge"  # EDGE_CONFIG, and tls/ where the service has a certificate
+EDGE_KEYS_DIR = "/etc/mms-edge-keys"  # a file for each API key, where the service has some
+EDGE_RUN_DIR = "/run/mms-edge"
+EDGE_CONFIG = "nginx.conf"
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -359,6 +367,7 @@ class Reason(StrEnum):
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     GOLDEN_MISMATCH = "GoldenMismatch"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
+    EDGE_INVALID = "EdgeInvalid"  # nginx refuses the certificate or the configuration
     PARAMETERS_UNREACHABLE = "ParametersUnreachable"  # a serving pod gets none from the training that it is to follow
 
 
@@ -461,6 +470,36 @@ class Comparison(Contract):
     differing: NonNegativeInt
 
 
+class ModelLoad(Contract):
+    """One model since Triton's start, and its requests of the last minute."""
+
+    requests: NonNegativeInt = 0  # that were answered
+    quantiles: dict[str, float] = {}  # seconds in the queue and computing, by the part of requests: "0.99"
+
+
+class Load(Contract):
+    """What a pod's Triton has to do."""
+
+    pending: NonNegativeInt = 0  # requests that wait for their model
+    models: dict[str, ModelLoad] = {}
+
+
+class MeasuredPoint(Contract):
+    """What the pod did with so many requests at a time."""
+
+    concurrency: PositiveInt
+    rate: float  # requests per second
+    p99: float  # seconds
+
+
+class Measured(Contract):
+    """What the pod can do, measured before it answered clients."""
+
+    curve: list[MeasuredPoint] = []
+    seconds: float  # that it took
+    error: str | None = None
+
+
 class LivePhase(StrEnum):
     """What a serving pod does about the parameters of a running training."""
 
@@ -506,7 +545,15 @@ class AgentReport(Contract):
     counters: Counters | None = None  # None: Triton did not say
     own: Counters = Counters()  # what the agent itself has asked, which is in `counters`, too; its times are not known
     comparison: Comparison | None = None
+    load: Load | None = None  # None: Triton did not say
+    measured: Measured | None = None
     live: LiveReport | None = None  # of a pod that follows a training
+
+
+class Measure(Contract):
+    """A pod that starts is to find out what it can do before it answers clients."""
+
+    limitSeconds: float
 
 
 class Reference(Contract):
@@ -542,6 +589,7 @@ class ServeFile(Contract):
     artifact: ArtifactPin
     storage: Store  # uri: the artifact's folder
     reference: Reference | None = None  # what is served while this one is rolled out
+    measure: Measure | None = None
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
     live: LiveSource | None = None  # set where `artifact` stands for a run that is followed: its digest is live:...
 

@@ -31,6 +31,9 @@ LABEL_RANK = f"{GROUP}/rank"
 LABEL_INCARNATION = f"{GROUP}/incarnation"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_RUN = f"{GROUP}/run"
+LABEL_SERVICE_NAME = "kubernetes.io/service-name"  # of an EndpointSlice
+LABEL_SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+ACTIVATOR = f"activator.{GROUP}"
 LABEL_ARTIFACT = f"{GROUP}/artifact"  # the first digits of the digest
 
 # Annotations that users write.
@@ -39,9 +42,11 @@ ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its 
 # Annotations of children.
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
+ANNOTATION_CAPACITY = f"{GROUP}/capacity"  # of a serving pod: tells those apart that may do more or less
 ANNOTATION_LIVE = f"{GROUP}/live"  # of a serving pod: how it is to follow a running training
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
+ANNOTATION_EDGE = f"{GROUP}/edge"  # of a serving pod: the nginx.conf of its edge
 ANNOTATION_EXPIRES = f"{GROUP}/certificate-expires"
 ANNOTATION_TEMPLATE = f"{GROUP}/template"  # of a pod: what it was made from
 
@@ -92,6 +97,7 @@ class Reason(StrEnum):
     POD_TEMPLATE_FORBIDDEN = "PodTemplateForbidden"
     STORAGE_CONFLICT = "StorageConflict"
     STORAGE_MISSING = "StorageMissing"
+    GATEWAY_API_MISSING = "GatewayApiMissing"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
     STARTING = "Starting"
@@ -126,6 +132,7 @@ class Reason(StrEnum):
     AVAILABLE = "Available"
     UNAVAILABLE = "Unavailable"
     PROGRESS_DEADLINE = "ProgressDeadlineExceeded"
+    SCALED = "Scaled"
     SCALED_TO_ZERO = "ScaledToZero"
     FOLLOWING = "Following"
     FOLLOWING_PAUSED = "FollowingPaused"

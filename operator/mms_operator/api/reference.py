@@ -128,6 +128,7 @@ REASONS: dict[str, str] = {
     Ours.POD_TEMPLATE_FORBIDDEN: "The podTemplate asks for what the installation's policy does not allow.",
     Ours.STORAGE_CONFLICT: "An older training has the same storage.uri.",
     Ours.STORAGE_MISSING: "There is no storage in the spec, and the installation has no default store.",
+    Ours.GATEWAY_API_MISSING: "spec.traffic.gateway is set, and the cluster has no Gateway API.",
     Ours.SECRET_NOT_FOUND: "A Secret that the spec names is not there.",
     Ours.SECRET_KEY_MISSING: "A Secret that the spec names lacks a key.",
     Ours.STARTING: "The pods are being made.",
@@ -162,6 +163,7 @@ REASONS: dict[str, str] = {
     Ours.AVAILABLE: "At least one pod answers.",
     Ours.UNAVAILABLE: "No pod answers.",
     Ours.PROGRESS_DEADLINE: "The rollout has not advanced within rollout.progressDeadlineSeconds.",
+    Ours.SCALED: "Autoscaling has set spec.replicas; the message says why.",
     Ours.SCALED_TO_ZERO: "replicas is 0: nothing is served.",
     Ours.FOLLOWING: "The pods answer with the parameters of a running training.",
     Ours.FOLLOWING_PAUSED: "The pods keep the parameters that they have, as was asked for.",
@@ -190,6 +192,7 @@ REASONS: dict[str, str] = {
     Pods.GOLDEN_MISMATCH: "The model answers its golden questions wrongly, so it is not served.",
     Pods.PARAMETERS_UNREACHABLE: "A pod that is to follow a training gets no parameters from it.",
     Pods.MODEL_LOAD_FAILED: "Triton cannot load the model.",
+    Pods.EDGE_INVALID: "The edge's nginx refuses what it is given, such as a certificate with another key.",
 }
 
 

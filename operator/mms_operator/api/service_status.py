@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from mms_operator.api.autoscaling import AutoscalingStatus  # noqa: TC001 - pydantic reads it
 from mms_operator.api.rollout import Strategy
 from mms_operator.api.types import Conditions, Model, SecretReference
 from mms_workloads.contract import LIVE
@@ -196,6 +197,9 @@ class ServiceStatus(Model):
         default=None,
         json_schema_extra={"format": "date-time"},
         description="How long the pods of versions.previous stay.",
+    )
+    autoscaling: AutoscalingStatus | None = Field(
+        default=None, description="With spec.objective or spec.autoscaling: what comes, and what it takes."
     )
     command: str | None = Field(
         default=None,

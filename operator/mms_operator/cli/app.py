@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mms_operator.cli import cluster_store, embedding, forward, replay, rollout
+from mms_operator.cli import asking, cluster_store, embedding, forward, replay, rollout
 from mms_operator.lab.trace import TraceError
-from mms_workloads.contract import TRITON_GRPC_PORT
 from mms_workloads.serve import query
 from mms_workloads.serve.vectors_file import ArtifactError
 from mms_workloads.store import JobError
@@ -35,7 +34,25 @@ errors = Console(stderr=True)
 
 Service = Annotated[str, typer.Argument(help="Name of the ModelService.")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The ModelService's namespace.")]
-Url = Annotated[str | None, typer.Option(help="host:port of its gRPC endpoint. Absent: a port-forward.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Its endpoint: host:port of gRPC, or with grpcs://, http:// or https://. Absent: a port-forward."
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", exists=True, dir_okay=False, help="File with an API key of spec.traffic.apiKeys."),
+]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        exists=True,
+        dir_okay=False,
+        help="PEM file of the authority that signed its certificate; a port-forward is over TLS then.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -52,10 +69,13 @@ def ask(
     namespace: Namespace = "default",
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 5,
     url: Url = None,
+    api_key_file: KeyFile = None,
+    ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """The nearest neighbours of words, asked of Triton."""
-    answers = _ask(lambda address: query.neighbours(address, words, k), service, namespace, url)
+    how = asking.How(service, namespace, url, api_key_file, ca)
+    answers = _ask(lambda address, access: query.neighbours(address, words, k, access=access), how)
     found = {answer.word: list(zip(answer.words, answer.scores, strict=True)) for answer in answers}
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
@@ -76,10 +96,13 @@ def analogy(
     namespace: Namespace = "default",
     k: Annotated[int, typer.Option("-k", min=1, help="How many answers.")] = 5,
     url: Url = None,
+    api_key_file: KeyFile = None,
+    ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """What is to C as B is to A, asked of Triton."""
-    (answer,) = _ask(lambda address: query.analogies(address, [(a, b, c)], k), service, namespace, url)
+    how = asking.How(service, namespace, url, api_key_file, ca)
+    (answer,) = _ask(lambda address, access: query.analogies(address, [(a, b, c)], k, access=access), how)
     found = list(zip(answer.words, answer.scores, strict=True))
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
@@ -97,10 +120,13 @@ def similarity(
     *,
     namespace: Namespace = "default",
     url: Url = None,
+    api_key_file: KeyFile = None,
+    ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
     """How near two texts are, -1 to 1: the cosine of their words' means, asked of Triton."""
-    (score,) = _ask(lambda address: query.similarity(address, [(text, other)]), service, namespace, url)
+    how = asking.How(service, namespace, url, api_key_file, ca)
+    (score,) = _ask(lambda address, access: query.similarity(address, [(text, other)], access=access), how)
     if as_json:
         typer.echo(json.dumps(score))
         return
@@ -277,14 +303,10 @@ def _say(service: str, namespace: str, command: str) -> None:
     console.print(f"{escape(service)}: {command} was asked for. `{look}` shows what comes of it", highlight=False)
 
 
-def _ask(question: Callable[[str], Answer], service: str, namespace: str, url: str | None) -> Answer:
-    """The answer at `url`, else through a port-forward to the service."""
+def _ask(question: Callable[[str, query.Access], Answer], how: asking.How) -> Answer:
     try:
-        if url:
-            return question(url)
-        with forward.port_forward(namespace, f"svc/{service}", TRITON_GRPC_PORT) as address:
-            return question(address)
-    except (forward.ForwardError, query.QueryError) as error:
+        return asking.ask(question, how)
+    except (forward.ForwardError, query.QueryError, asking.AskError) as error:
         _fail(str(error))
 
 

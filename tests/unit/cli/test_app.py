@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from mms_operator.cli import app, cluster_store, forward
 from mms_workloads.serve import query
+from mms_workloads.serve.access import Access
 from mms_workloads.serve.query import Analogy, Neighbours
 
 if TYPE_CHECKING:
@@ -81,20 +82,44 @@ def test_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("url", [None, "host:8001"])
 def test_query(monkeypatch: pytest.MonkeyPatch, kubectl: Callable[[str], Path], url: str | None) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(query, "neighbours", lambda *args: asked.append(args) or ANSWERS)
+    monkeypatch.setattr(query, "neighbours", lambda *args, access: asked.append((*args, access)) or ANSWERS)
     said = kubectl(LISTENS)
     arguments = ["query", "words", "gold", "-n", "ns", "-k", "2", *(["--url", url] if url else [])]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert asked == [(url or "127.0.0.1:4711", ["gold"], 2)]
+    assert asked == [(url or "127.0.0.1:4711", ["gold"], 2, Access())]
     assert said.exists() == (url is None)
     assert "gold" in result.stdout
     assert "silver 0.91" in result.stdout
     assert "[/]odd[b] 0.50" in result.stdout, "words are no markup"
 
 
+def test_a_key_and_an_authority(
+    monkeypatch: pytest.MonkeyPatch, kubectl: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Through a port-forward the certificate is for the Service, not for the loopback."""
+    asked: list[Any] = []
+    monkeypatch.setattr(query, "neighbours", lambda *args, access: asked.append((args[0], access)) or ANSWERS)
+    kubectl(LISTENS)
+    key, ca = tmp_path / "key", tmp_path / "ca.crt"
+    key.write_text("a key of sixteen\n")
+    ca.touch()
+    options = ["--api-key-file", str(key), "--ca", str(ca)]
+    for url in ([], ["--url", "https://host:8000"]):
+        result = CliRunner().invoke(app, ["query", "words", "gold", "-n", "ns", *options, *url])
+        assert result.exit_code == 0, result.output
+    assert asked == [
+        ("grpcs://127.0.0.1:4711", Access("a key of sixteen", str(ca), "words.ns.svc")),
+        ("https://host:8000", Access("a key of sixteen", str(ca))),
+    ]
+    key.write_text("\n")
+    result = CliRunner().invoke(app, ["query", "words", "gold", *options])
+    assert result.exit_code == 1
+    assert "is empty" in result.stderr
+
+
 def test_query_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query, "neighbours", lambda *_: ANSWERS)
+    monkeypatch.setattr(query, "neighbours", lambda *_, **__: ANSWERS)
     result = CliRunner().invoke(app, ["query", "words", "gold", "--url", "host:1", "--json"])
     assert json.loads(result.stdout) == {"gold": [["silver", 0.91], ["[/]odd[b]", 0.5]]}
 
@@ -103,12 +128,12 @@ def test_query_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_analogy(monkeypatch: pytest.MonkeyPatch, kubectl: Callable[[str], Path], url: str | None) -> None:
     asked: list[Any] = []
     answer = Analogy(("man", "king", "[b]"), ["queen", "[/]odd"], [0.91, 0.5], 1, "sha256:0")
-    monkeypatch.setattr(query, "analogies", lambda *args: asked.append(args) or [answer])
+    monkeypatch.setattr(query, "analogies", lambda *args, access: asked.append((*args, access)) or [answer])
     said = kubectl(LISTENS)
     options = ["-n", "ns", "-k", "2", *(["--url", url] if url else [])]
     result = CliRunner().invoke(app, ["analogy", "words", "man", "king", "[b]", *options])
     assert result.exit_code == 0, result.output
-    assert asked == [(url or "127.0.0.1:4711", [("man", "king", "[b]")], 2)]
+    assert asked == [(url or "127.0.0.1:4711", [("man", "king", "[b]")], 2, Access())]
     assert said.exists() == (url is None)
     assert "man : king = [b] : ?" in result.stdout
     assert "queen 0.91  [/]odd 0.50" in result.stdout, "words are no markup"
@@ -119,19 +144,19 @@ def test_analogy(monkeypatch: pytest.MonkeyPatch, kubectl: Callable[[str], Path]
 @pytest.mark.parametrize("url", [None, "host:8001"])
 def test_similarity(monkeypatch: pytest.MonkeyPatch, kubectl: Callable[[str], Path], url: str | None) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(query, "similarity", lambda *args: asked.append(args) or [0.7125])
+    monkeypatch.setattr(query, "similarity", lambda *args, access: asked.append((*args, access)) or [0.7125])
     said = kubectl(LISTENS)
     arguments = ["similarity", "words", "a text", "another", "-n", "ns", *(["--url", url] if url else [])]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert asked == [(url or "127.0.0.1:4711", [("a text", "another")])]
+    assert asked == [(url or "127.0.0.1:4711", [("a text", "another")], Access())]
     assert said.exists() == (url is None)
     assert result.stdout == "0.71\n"
     assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout) == 0.7125
 
 
 def test_query_that_fails_says_why_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         raise query.NotReadyError("the model [/v2/x] is not there")
 
     monkeypatch.setattr(query, "neighbours", fails)

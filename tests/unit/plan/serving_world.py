@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ class ServingWorld:
     traffic: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     comparison: Comparison | None = None
     interval: Interval | None = None
+    gateway_api: bool = True
     training: Object | None = None  # the one that the spec names
 
     def __post_init__(self) -> None:
@@ -90,14 +91,7 @@ class ServingWorld:
 
     def look(self) -> Plan:
         """One reconciliation, carried out."""
-        observed = ObservedService(
-            training=self.training,
-            deployments=tuple(self._deployment(one) for one in self.deployments.values()),
-            pods=tuple(_object(pod) for pod in self.pods),
-            agents=self._reports(),
-            interval=self.interval,
-        )
-        self.plan = service.plan(self.cr, observed, SETTINGS, self.now)
+        self.plan = service.plan(self.cr, self.observed(), replace(SETTINGS, gateway_api=self.gateway_api), self.now)
         self.cr["status"] = copy.deepcopy(self.plan.status)
         self.events += self.plan.events
         for wanted in self.plan.annotations:
@@ -114,6 +108,15 @@ class ServingWorld:
             if obj["kind"] == "Deployment"
         }
         return self.plan
+
+    def observed(self) -> ObservedService:
+        return ObservedService(
+            training=self.training,
+            deployments=tuple(self._deployment(one) for one in self.deployments.values()),
+            pods=tuple(self._object(pod) for pod in self.pods),
+            agents=self._reports(),
+            interval=self.interval,
+        )
 
     def deploy(self) -> None:
         """Deployments make and take away pods; new ones are not ready."""
@@ -213,6 +216,9 @@ class ServingWorld:
             return {}
         asked = [pod for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts]
         return {pod.uid: _report(pod).model_copy(update={"comparison": self.comparison}) for pod in asked}
+
+    def _object(self, pod: Pod) -> Object:
+        return _object(pod)
 
     def _deployment(self, planned: Object) -> Object:
         """As the API server has it."""

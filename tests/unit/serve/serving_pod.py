@@ -33,11 +33,14 @@ class ServingPod:
         self.digest = self.built.digest
         self.ports = free_ports(4)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.measures = False  # whether it is to find out what it can do before it is ready
         self.live, self.master_port = False, MASTER_PORT
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         if not self.live:
-            artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
+            serve = artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
+            if self.measures:
+                serve.write_text(json.dumps({**json.loads(serve.read_text()), "measure": {"limitSeconds": 5}}))
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(query.__file__).parents[2]),
@@ -50,6 +53,7 @@ class ServingPod:
             "MMS_MODELS_DIR": str(self.root / "models"),
             "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
             "MMS_EXIT_TIMEOUT_SECONDS": "3",
+            "MMS_SUMMARIES": "true",
             "MMS_WANTED_FILE": str(self.root / "wanted"),
             "MMS_PROBE_FILE": str(self.root / "probe"),
         }

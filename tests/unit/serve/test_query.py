@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         ("failed to connect to all addresses", "StatusCode.UNAVAILABLE", query.UnreachableError),
         ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", query.UnreachableError),
         ("K: 0 neighbours asked for", "StatusCode.INVALID_ARGUMENT", query.InvalidQueryError),
+        ("no valid API key", "StatusCode.UNAUTHENTICATED", query.RefusedError),
+        ("too many requests", "429", query.RefusedError),
     ],
 )
 def test_errors(message: str, status: str, kind: type[query.QueryError]) -> None:
@@ -97,7 +99,7 @@ def test_nothing_there(url: str) -> None:
         query.neighbours(url, ["a"], timeout=2)
 
 
-@pytest.mark.parametrize("url", ["ftp://host:1", "://host:1", "https://host:1"])
+@pytest.mark.parametrize("url", ["ftp://host:1", "://host:1", "https:/host:1/x://"])
 def test_schemes(url: str) -> None:
     with pytest.raises(query.InvalidQueryError, match="give host:port"):
         query.neighbours(url, ["a"])

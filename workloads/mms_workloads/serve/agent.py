@@ -7,6 +7,7 @@
     GET /v1/served  what is served, and when it was verified
     GET /metrics    for Prometheus
 
+A pod that is told so (`measure` in its file) finds out what it can do before it is ready for the first time.
 Models that cannot be loaded or answer wrongly end the process: the reason is in the termination log and the kubelet
 starts it again. A Triton that restarts has lost its models: they are loaded and verified again, not ready meanwhile.
 Another artifact that the pod is told to serve (`wanted`) takes the place of the one that serves without a restart:
@@ -33,9 +34,10 @@ from aiohttp import web
 from tritonclient.utils import InferenceServerException
 
 from mms_workloads import contract, logs, pod
-from mms_workloads.contract import AgentReport, Comparison, Outcome, Reason, SwapReport
+from mms_workloads.contract import AgentReport, Comparison, Load, Measured, Outcome, Reason, SwapReport
 from mms_workloads.serve import following, generations
 from mms_workloads.serve.artifact import Artifact, read_artifact
+from mms_workloads.serve.asking import Asking, Metrics
 from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.following import Following
 from mms_workloads.serve.golden import GoldenError
@@ -54,7 +56,7 @@ WANTED_SECONDS = 0.05  # between two looks at what the pod is told: a small file
 DRAIN_SECONDS = 30.0
 RETRY_SECONDS = 10.0  # after a swap that another try may mend
 
-Phase = Literal["WaitingForTriton", "Loading", "Verifying", "Verified", "Failed", "Draining"]
+Phase = Literal["WaitingForTriton", "Loading", "Verifying", "Measuring", "Verified", "Failed", "Draining"]
 
 log = structlog.get_logger()
 
@@ -73,6 +75,7 @@ class State:
     swaps_failed: int = 0
     swap: SwapReport | None = None  # the last one
     comparison: Comparison | None = None
+    measured: Measured | None = None
 
 
 def readiness(state: State, models: Mapping[str, bool]) -> tuple[int, dict[str, Any]]:
@@ -110,17 +113,23 @@ def metrics(state: State, cases: int) -> str:
     return "".join(f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {float(value):g}\n" for n, kind, text, value in values)
 
 
+async def _no_load() -> Load | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Measure:
-    """What is asked for the analysis of a rollout.
+    """What is measured, and asked for the analysis of a rollout.
 
     reference: the digest of what an artifact, by its digest, is to be compared with. read: an artifact, where fetch has
-    it. probe: questions a second.
+    it. probe: questions a second. load: what Triton has to do. survey: what the pod can do; None: nobody wants to know.
     """
 
     reference: Callable[[str], str | None] = lambda _: None
     read: Callable[[str], Artifact | None] = lambda _: None
     probe: Callable[[], float] = lambda: 0.0
+    load: Callable[[], Awaitable[Load | None]] = _no_load
+    survey: Callable[[Artifact], Awaitable[Measured]] | None = None
 
 
 class Agent:
@@ -186,6 +195,11 @@ class Agent:
         self._enter("Verifying", "asking the golden cases")
         proof = await asyncio.to_thread(self._following.proof) if self._following else None
         right = await self.triton.verify(*(proof or (self.artifact.golden, self.artifact.digest)))
+        if self._measure.survey is not None and not self.state.verifications and self.state.measured is None:
+            self._enter("Measuring", "asking so many golden questions at a time as it can answer")
+            measured = await self._measure.survey(self.artifact)
+            log.info("measured", points=len(measured.curve), seconds=measured.seconds, error=measured.error)
+            self.state = replace(self.state, measured=measured)
         self._verified(right)
 
     def _verified(self, right: int) -> None:
@@ -313,6 +327,8 @@ class Agent:
             counters=counters,
             own=own,
             comparison=self.state.comparison,
+            load=await self._measure.load(),
+            measured=self.state.measured,
             live=self._following.report(self.artifact.digest) if self._following else None,
         )
         return web.json_response(text=report.model_dump_json(exclude_none=True))
@@ -379,19 +395,31 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
     except OSError as error:
         return JobError(Reason.MODEL_LOAD_FAILED, f"{error}: the fetch container must run first, on the same volume")
     triton = Triton(f"127.0.0.1:{layout.grpc_port}", key)
-    agent = Agent(
-        artifact,
-        triton,
-        lambda: read_wanted(environment),
-        lambda serve, tell: swap(serve, layout, triton, environment, tell),
-        Measure(
-            lambda digest: _reference(digest, environment),
-            lambda digest: _fetched(layout, digest),
-            lambda: read_probe(environment),
-        ),
-        following=Following(layout, environment),
-    )
-    return await run(agent, layout.agent_port)
+    async with Metrics(layout) as metrics:
+        agent = Agent(
+            artifact,
+            triton,
+            lambda: read_wanted(environment),
+            lambda serve, tell: swap(serve, layout, triton, environment, tell),
+            Measure(
+                lambda digest: _reference(digest, environment),
+                lambda digest: _fetched(layout, digest),
+                lambda: read_probe(environment),
+                metrics.load,
+                _survey(layout, triton, environment),
+            ),
+            following=Following(layout, environment),
+        )
+        return await run(agent, layout.agent_port)
+
+
+def _survey(
+    layout: Layout, triton: Triton, environment: Mapping[str, str]
+) -> Callable[[Artifact], Awaitable[Measured]] | None:
+    wanted = read_serve_file(environment).measure
+    if wanted is None:
+        return None
+    return lambda artifact: Asking.measure(layout, artifact.golden, wanted.limitSeconds, triton.asked)
 
 
 def _reference(digest: str, environment: Mapping[str, str]) -> str | None:

@@ -1,22 +1,24 @@
 """Asking a served word embedding through tritonclient: a few functions for the command line, tests and notebooks.
 
-A url is host:port or grpc://host:port for gRPC, http://host:port for HTTP.
+A url is host:port or grpc://host:port for gRPC, http://host:port for HTTP; grpcs:// and https:// are over TLS. What a
+service wants of its clients is an Access: a key, and the authority that has signed its certificate.
 
     neighbours("localhost:8001", ["gold"], 3)[0].words                       # ["silver", ...]
     analogies("localhost:8001", [("man", "king", "woman")], 3)[0].words      # ["queen", ...]
     similarity("localhost:8001", [("gold and silver", "a precious metal")])  # [0.71]
+    neighbours("grpcs://words.example.org:8001", ["gold"], access=Access(key="...", ca="ca.crt"))
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
+from mms_workloads.serve.access import Access, connect
 from mms_workloads.serve.repository import ANALOGIES, MAX_BATCH_SIZE, NEIGHBOURS, SIMILARITY, VECTORS
 
 if TYPE_CHECKING:
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Row = TypeVar("Row", bound=str | Sequence[str])
+    Ask = Callable[[str, dict[str, NDArray[Any]], list[str]], dict[str, Any]]
 
 TIMEOUT_SECONDS = 30.0
+ANYBODY = Access()
 
+_REFUSED = ("401", "413", "429", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED")
 _NOT_READY = ("has no available versions", "is not found", "is not ready", "unknown model")
 
 
@@ -46,6 +51,10 @@ class InvalidQueryError(QueryError):
 
 class NotReadyError(QueryError):
     """Triton is there, the model is not."""
+
+
+class RefusedError(QueryError):
+    """The service does not let this client in, or not now."""
 
 
 class UnreachableError(QueryError):
@@ -70,73 +79,76 @@ class Analogy:
     digest: str
 
 
-def neighbours(url: str, words: Sequence[str], k: int = 10, timeout: float = TIMEOUT_SECONDS) -> list[Neighbours]:
+def neighbours(
+    url: str, words: Sequence[str], k: int = 10, timeout: float = TIMEOUT_SECONDS, access: Access = ANYBODY
+) -> list[Neighbours]:
     """The k nearest words of each word. Raises QueryError."""
-    return [Neighbours(word, *found) for word, found in _nearest(url, NEIGHBOURS, words, k, timeout)]
+    with _client(url, timeout, access) as ask:
+        return [Neighbours(word, *found) for word, found in _nearest(ask, NEIGHBOURS, words, k)]
 
 
 def analogies(
-    url: str, questions: Sequence[tuple[str, str, str]], k: int = 10, timeout: float = TIMEOUT_SECONDS
+    url: str,
+    questions: Sequence[tuple[str, str, str]],
+    k: int = 10,
+    timeout: float = TIMEOUT_SECONDS,
+    access: Access = ANYBODY,
 ) -> list[Analogy]:
     """The k best answers to each (a, b, c): a is to b as c is to what? Raises QueryError."""
-    return [Analogy(asked, *found) for asked, found in _nearest(url, ANALOGIES, questions, k, timeout)]
+    with _client(url, timeout, access) as ask:
+        return [Analogy(asked, *found) for asked, found in _nearest(ask, ANALOGIES, questions, k)]
 
 
-def similarity(url: str, pairs: Sequence[tuple[str, str]], timeout: float = TIMEOUT_SECONDS) -> list[float]:
+def similarity(
+    url: str, pairs: Sequence[tuple[str, str]], timeout: float = TIMEOUT_SECONDS, access: Access = ANYBODY
+) -> list[float]:
     """How near the two texts of each pair are, -1 to 1: the cosine of their words' means. Raises QueryError."""
-    with _client(url, timeout) as ask:
+    with _client(url, timeout, access) as ask:
         found = [ask(SIMILARITY, {"TEXTS": _rows(part)}, ["SCORES"])["SCORES"] for part in _parts(pairs, "pairs")]
     return [float(score) for scores in found for score in scores.ravel()]
 
 
-def vectors(url: str, words: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> NDArray[np.float32]:
+def vectors(
+    url: str, words: Sequence[str], timeout: float = TIMEOUT_SECONDS, access: Access = ANYBODY
+) -> NDArray[np.float32]:
     """The vectors [n, d] of words. Raises QueryError."""
-    with _client(url, timeout) as ask:
+    with _client(url, timeout, access) as ask:
         found = [ask(VECTORS, {"WORDS": _rows(part)}, ["VECTORS"])["VECTORS"] for part in _parts(words)]
     return np.concatenate(found)
 
 
 def _nearest(
-    url: str, model: str, asked: Sequence[Row], k: int, timeout: float
+    ask: Ask, model: str, asked: Sequence[Row], k: int
 ) -> Iterator[tuple[Row, tuple[list[str], list[float], int, str]]]:
     """Of each row the words, their scores, and the version and digest of the artifact."""
-    with _client(url, timeout) as ask:
-        for part in _parts(asked):
-            inputs = {"WORDS": _rows(part), "K": np.full((len(part), 1), k, np.int32)}
-            outputs = ask(model, inputs, ["WORDS", "SCORES", "DIGEST", "VERSION"])
-            digest, version = outputs["DIGEST"].flat[0].decode(), int(outputs["VERSION"].flat[0])
-            for row, found, scores in zip(part, outputs["WORDS"], outputs["SCORES"], strict=True):
-                yield row, ([word.decode() for word in found], scores.tolist(), version, digest)
+    for part in _parts(asked):
+        inputs = {"WORDS": _rows(part), "K": np.full((len(part), 1), k, np.int32)}
+        outputs = ask(model, inputs, ["WORDS", "SCORES", "DIGEST", "VERSION"])
+        digest, version = outputs["DIGEST"].flat[0].decode(), int(outputs["VERSION"].flat[0])
+        for row, found, scores in zip(part, outputs["WORDS"], outputs["SCORES"], strict=True):
+            yield row, ([word.decode() for word in found], scores.tolist(), version, digest)
 
 
 @contextmanager
-def _client(url: str, timeout: float) -> Iterator[Any]:
-    scheme, separator, address = url.rpartition("://")
-    if scheme not in {"", "grpc", "http"} or (separator and not scheme):
-        raise InvalidQueryError(f"{url}: give host:port, grpc://host:port or http://host:port")
-    # Both modules import much; one of them is needed.
-    if scheme == "http":
-        from tritonclient import http as module  # noqa: PLC0415
-
-        client = module.InferenceServerClient(address, connection_timeout=timeout, network_timeout=timeout)
-        infer = client.infer
-    else:
-        from tritonclient import grpc as module  # noqa: PLC0415
-
-        client = module.InferenceServerClient(address)
-        infer = partial(client.infer, client_timeout=timeout)
+def _client(url: str, timeout: float, access: Access) -> Iterator[Ask]:
+    try:
+        connection = connect(url, access, timeout)
+    except ValueError as error:
+        raise InvalidQueryError(str(error)) from error
+    except OSError as error:
+        raise InvalidQueryError(f"{access.ca}: {error}: give a PEM file of certificates") from error
 
     def ask(model: str, inputs: dict[str, NDArray[Any]], outputs: list[str]) -> dict[str, Any]:
-        return _ask(module, infer, model, inputs, outputs)
+        return _ask(connection.module, connection.infer, model, inputs, outputs)
 
     try:
         yield ask
     except InferenceServerException as error:
         raise _explain(url, error) from error
-    except OSError as error:  # of HTTP: refused, reset, no such host, no answer in time
+    except OSError as error:  # of HTTP: refused, reset, no such host, no answer in time, a certificate of another
         raise _unreachable(url, error) from error
     finally:
-        client.close()
+        connection.close()
 
 
 def _ask(
@@ -158,6 +170,8 @@ def _explain(url: str, error: InferenceServerException) -> QueryError:
         return UnknownWordError(message)
     if any(text in message for text in _NOT_READY):
         return NotReadyError(f"{url}: the model is not ready: {message}: look at the service's conditions")
+    if any(text in status for text in _REFUSED):
+        return RefusedError(f"{url}: {message}")
     if "UNAVAILABLE" in status or "DEADLINE_EXCEEDED" in status:
         return _unreachable(url, message)
     return InvalidQueryError(message)

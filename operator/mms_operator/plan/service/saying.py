@@ -15,7 +15,9 @@ from mms_operator.plan.types import Event
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mms_operator.api.service import ServiceSpec
     from mms_operator.api.service_status import PastVersion, RolloutStatus, ServedVersion, ServiceStatus
+    from mms_operator.plan.service.autoscaling import Scaled
     from mms_operator.plan.types import Object
     from mms_workloads.contract import SwapReport
 
@@ -121,6 +123,13 @@ def said_of(state: State, available: int, replicas: int) -> dict[Kind, Condition
         else Condition("False", Reason.SCALED_TO_ZERO if state.ready and not replicas else Reason.UNAVAILABLE,
                        "no pod answers"),
     }  # fmt: skip
+
+
+def scaled(spec: ServiceSpec, found: Scaled) -> tuple[Event, ...]:
+    if found.replicas is None or found.status is None:
+        return ()
+    message = f"from {spec.replicas} to {found.replicas} replicas: {found.status.reason}"
+    return (Event("Normal", str(Reason.SCALED), message),)
 
 
 def told(cr: Object, status: ServiceStatus, state: State) -> tuple[Event, ...]:

@@ -10,10 +10,14 @@ from mms_operator.plan.service import live, objects, swapping
 from mms_operator.plan.types import AgentCalls, Annotation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mms_operator.api.service_status import ServedVersion
     from mms_operator.plan.service.course import Course, Look
+    from mms_operator.plan.types import Object
 
 SWAP_SECONDS = 0.5  # between two questions to an agent while its pod is to take another artifact
+COUNT_SECONDS = 2.0  # of an interval whose requests decide about replicas
 SAMPLE_SECONDS = 5.0  # of an interval that an analysis counts
 LIVE_SECONDS = 5.0  # while pods follow a running training
 QUIET_SECONDS = 10.0  # and otherwise
@@ -48,6 +52,9 @@ def asked(look: Look, course: Course) -> AgentCalls | None:
     """The pods whose agents are asked: where they may serve another artifact than they began with, or are compared."""
     versions = course.status.versions
     stable, analysed = versions.stable, _is_analysed(course)
+    if look.scaled.status is not None:
+        moves = bool(course.tell) or course.swaps
+        return AgentCalls(_hosts(look.seen.pods), SWAP_SECONDS if moves else COUNT_SECONDS, each=True)
     if stable is None:
         return None
     heard = any(swapping.told(pod) for pod in look.seen.began_with(stable.lineage))
@@ -58,7 +65,7 @@ def asked(look: Look, course: Course) -> AgentCalls | None:
         return None
     lineages = {one.lineage for one in (stable, versions.next) if one}
     mine = [pod for lineage in lineages for pod in look.seen.began_with(lineage)]
-    hosts = {pod["metadata"]["uid"]: ip for pod in mine if (ip := (pod.get("status") or {}).get("podIP"))}
+    hosts = _hosts(mine)
     if analysed:
         return AgentCalls(hosts, SAMPLE_SECONDS, each=True)
     moves = versions.next is not None or bool(course.tell)
@@ -77,6 +84,10 @@ def _tell_followers(look: Look, course: Course, values: dict[str, dict[str, str]
         said = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_LIVE)
         if said != text and "deletionTimestamp" not in pod["metadata"]:
             values.setdefault(pod["metadata"]["uid"], {})[names.ANNOTATION_LIVE] = text
+
+
+def _hosts(pods: Iterable[Object]) -> dict[str, str]:
+    return {pod["metadata"]["uid"]: ip for pod in pods if (ip := (pod.get("status") or {}).get("podIP"))}
 
 
 def _is_analysed(course: Course) -> bool:
