@@ -143,7 +143,7 @@ def behind(triton: Mapping[str, Any]) -> Object:
     kept = {key: value for key, value in triton.items() if key not in {"ports", "readinessProbe", "lifecycle"}}
     lives = {"exec": {"command": list(TRITON_LIVES)}}
     probes = {
-        name: {**lives, **{key: value for key, value in triton[name].items() if key != "httpGet"}}
+        name: {**lives, "timeoutSeconds": 5, **{key: value for key, value in triton[name].items() if key != "httpGet"}}
         for name in ("startupProbe", "livenessProbe")
     }
     return {
