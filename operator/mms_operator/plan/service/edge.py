@@ -75,8 +75,8 @@ def secret_problem(traffic: Traffic, secrets: Mapping[str, ReferencedSecret]) ->
     return None
 
 
-def annotations(traffic: Traffic) -> dict[str, str]:
-    """Of the pods."""
+def pod_annotations(traffic: Traffic) -> dict[str, str]:
+    """What the pods are annotated with."""
     return {names.ANNOTATION_EDGE: nginx_conf(traffic)} if traffic.sidecar else {}
 
 

@@ -184,7 +184,7 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
     return {
         "labels": {**labels(serving), **serving.of_version(version)},
-        "annotations": {names.ANNOTATION_DIGEST: version.lineage, **edge.annotations(serving.spec.traffic)},
+        "annotations": {names.ANNOTATION_DIGEST: version.lineage, **edge.pod_annotations(serving.spec.traffic)},
     }
 
 
