@@ -12,7 +12,7 @@ export MMS_RESULTS ?= benchmarks/results
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
-        bench-replay bench-hotswap bench-overhead
+        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,6 +114,12 @@ bench-replay: setup ## Replicas by the objective on two traces, against KPA, HPA
 
 bench-hotswap: setup ## Another artifact into a running pod, under load; and new pods instead
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/hotswap.py
+
+bench-coldstart: setup ## From no pods to the first answer, on the cluster; and by hand
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/coldstart.py
+
+bench-livesync: setup ## Age of a running training's parameters in a serving pod, and what following costs
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/livesync.py
 
 bench-overhead: setup ## Requests a second through a service, without and with an edge, against Triton alone, on the cluster
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/overhead.py

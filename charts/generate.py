@@ -51,7 +51,7 @@ def files(crds: Path = ROOT / "crds") -> dict[Path, str]:
     found: dict[Path, Object] = {
         Path("crds") / source.name: crd(yaml.safe_load(source.read_text())) for source in sources
     }
-    found[Path("rbac.yaml")] = rights(rbac.rules())
+    found[Path("rbac.yaml")] = {**rights(rbac.rules()), "activator": rbac.rules(rbac.ACTIVATOR)}
     return {
         FILES / path: HEADER + yaml.dump(content, sort_keys=False, width=120, Dumper=_NoAliases)
         for path, content in found.items()

@@ -98,8 +98,7 @@ PLANNERS = {
 
 def run() -> None:
     """The operator's process. MMS_TEST_CALLS names a file for its calls, a line of JSON each."""
-    from mms_operator import main
-    from mms_operator.engine import logs
+    from mms_operator import logs, main
 
     calls = Path(os.environ["MMS_TEST_CALLS"]).open("a", encoding="utf-8", buffering=1)  # noqa: SIM115 - to the end
     observe = main.Operator.observe

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,9 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from mms_operator import handlers
+from mms_operator import handlers, logs
+from mms_operator.activator.report import PORT as ACTIVATOR_PORT
 from mms_operator.api import names
-from mms_operator.engine import health, kubeapi, logs
+from mms_operator.engine import health, kubeapi
+from mms_operator.engine.activators import Activators
 from mms_operator.engine.agents import Agents
 from mms_operator.engine.apply import Applier
 from mms_operator.engine.cache import Cache
@@ -31,6 +33,7 @@ from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.polls import Polls
 from mms_operator.engine.queue import WorkQueue
 from mms_operator.engine.reconcile import Planner, Reconciler
+from mms_operator.engine.resources import ROUTES, WATCHED
 from mms_operator.engine.sweep import Sweeper
 from mms_operator.engine.watch import MetadataWatches
 from mms_operator.plan import service, training
@@ -100,6 +103,8 @@ class Environment(Scope):
     store_region: str | None = None
     store_credentials_dir: Path | None = None  # a mounted Secret: files AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     policy: Policy = Policy()
+    activator_host: str | None = None  # the name behind which the activators are; none: there are none
+    activator_port: int = Field(default=ACTIVATOR_PORT, ge=1, le=65_535)
     health_port: int = Field(default=8081, ge=0, le=65_535)
 
     @field_validator("image_pull_secrets", mode="before")
@@ -159,6 +164,7 @@ class Operator:
     health: health.Health
     planners: Mapping[str, Planner]
     started: Callable[[], object]  # called when the watches have begun
+    activator: tuple[str | None, int] = (None, ACTIVATOR_PORT)
 
     async def run(self) -> None:
         """Runs until it is cancelled; ends the process when the Lease is lost."""
@@ -179,13 +185,18 @@ class Operator:
         self.health.observe_call(call, status)
 
     async def _lead(self, api: kubeapi.KubeApi, lease: Lease) -> None:
+        routes = tuple([route for route in ROUTES if await api.serves(route)])
+        settings = replace(self.settings, gateway_api=routes == ROUTES)
         queue: WorkQueue[Key] = WorkQueue()
         cache = Cache(storage_uri=lambda cr: training.storage_place(cr, self.settings.default_store))
         applier = Applier(api, cache, self.metrics, queue.add, lease.identity)
         polls = Polls(api, self.metrics, queue.add)
         agents = Agents(self.metrics, queue.add)
-        reconciler = Reconciler(api, cache, queue, applier, polls, agents, self.planners, self.settings, self.metrics)
-        sweeper = Sweeper(api, cache, queue, self.metrics, self.namespaces or (None,))
+        activators = Activators(self.activator[0], self.activator[1], self.metrics, queue.add)
+        reconciler = Reconciler(
+            api, cache, queue, applier, polls, agents, activators, self.planners, settings, self.metrics
+        )
+        sweeper = Sweeper(api, cache, queue, self.metrics, self.namespaces or (None,), resources=WATCHED + routes)
         self.health.queue = queue
         self.metrics.observe_queue(queue)
         intake = Intake(cache, queue, self.health)
@@ -196,13 +207,14 @@ class Operator:
             await sweeper.fill()  # planners see all there is, or a pod not seen yet would be taken for lost
             gc.freeze()  # what is there now stays: it need not be looked at again and again
             gc.set_threshold(20_000, 20, 50)
-            self.health.watch()
+            self.health.watch(sweeper.resources)
             self.health.synced = True
             log.info("started", keys=queue.depth, objects=len(cache), namespaces=self.namespaces or "all")
             async with asyncio.TaskGroup() as group:
                 group.create_task(queue.run(reconciler.work, WORKERS))
                 group.create_task(polls.run())
                 group.create_task(agents.run())
+                group.create_task(activators.run())
                 group.create_task(sweeper.run())
                 group.create_task(metadata_watches.run())
                 await watches.run(self.namespaces, self.started)
@@ -240,7 +252,10 @@ async def run(environment: Environment, planners: Mapping[str, Planner] = PLANNE
             loop.add_signal_handler(number, stopped.set)
 
     take_signals()
-    operator = Operator(settings, environment.namespaces, configuration, metrics, state, planners, take_signals)
+    activator = (environment.activator_host, environment.activator_port)
+    operator = Operator(
+        settings, environment.namespaces, configuration, metrics, state, planners, take_signals, activator
+    )
     work = asyncio.create_task(operator.run())
     waiting = asyncio.create_task(stopped.wait())
     await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mms_operator.api import names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 READ = ("get", "list", "watch")
 APPLY = ("create", "patch")  # server-side apply needs both
@@ -56,6 +59,30 @@ RULES = (
     Rule(("apps",), ("deployments",), (*READ, *APPLY, "delete"), "the servers of a model"),
     Rule(("networking.k8s.io",), ("networkpolicies",), (*READ, *APPLY, "delete"), "who may talk to a job's pods"),
     Rule(("policy",), ("poddisruptionbudgets",), (*READ, *APPLY, "delete"), "one server at a time in a drain"),
+    Rule(
+        (names.GROUP,),
+        (f"{names.SERVICES}/scale",),
+        ("patch",),
+        "spec.replicas of services whose autoscaling has mode Objective",
+    ),
+    Rule(
+        ("discovery.k8s.io",),
+        ("endpointslices",),
+        (*READ, *APPLY, "delete"),
+        "the activator as an endpoint of services without pods",
+    ),
+    Rule(
+        ("discovery.k8s.io",),
+        ("endpointslices/restricted",),
+        ("create", "patch"),
+        "addresses outside the service's own pods, where the cluster enforces that right",
+    ),
+    Rule(
+        ("gateway.networking.k8s.io",),
+        ("httproutes", "grpcroutes"),
+        (*READ, *APPLY, "delete"),
+        "routes of services with traffic.gateway",
+    ),
     Rule(("events.k8s.io",), ("events",), ("create",), "what happened, for kubectl describe"),
     Rule(
         ("coordination.k8s.io",),
@@ -66,8 +93,14 @@ RULES = (
 )
 
 
-def rules() -> list[dict[str, Any]]:
+ACTIVATOR = (
+    Rule((names.GROUP,), (names.SERVICES,), READ, "the ports that it listens on for each service"),
+    Rule(("discovery.k8s.io",), ("endpointslices",), READ, "the services' ready pods"),
+)
+
+
+def rules(table: Sequence[Rule] = RULES) -> list[dict[str, Any]]:
     """Of a ClusterRole, or of a Role in each namespace that is served: with scanning off, kopf needs no others."""
     return [
-        {"apiGroups": list(rule.groups), "resources": list(rule.resources), "verbs": list(rule.verbs)} for rule in RULES
+        {"apiGroups": list(rule.groups), "resources": list(rule.resources), "verbs": list(rule.verbs)} for rule in table
     ]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import structlog
 from kubernetes.aio.config import ConfigException
 
+from mms_operator import logs
 from mms_operator.api import names
-from mms_operator.engine import kubeapi, logs
+from mms_operator.engine import kubeapi
 from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.lease import Lease
 from mms_operator.engine.resources import TRAINING

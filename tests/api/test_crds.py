@@ -290,6 +290,38 @@ SERVICE_STATUS: Object = {
     "readyReplicas": 2,
     "selector": "mms.dev/service=words",
     "versions": {"stable": SERVED, "next": {**SERVED, "version": 3}, "previous": {**SERVED, "version": 1}},
+    "autoscaling": {
+        "replicas": 3,
+        "reason": "1.5 times the work",
+        "requestsPerSecond": "12",
+        "latencyP99Milliseconds": "4.5",
+        "capacity": [
+            {
+                "template": "0123456789ab",
+                "curve": [{"concurrency": 1, "requestsPerSecond": "20.0", "latencyP99Milliseconds": "3.00"}],
+                "requestsPerSecond": "20.0",
+                "correction": "1.0000",
+                "measuredTime": NOON,
+            }
+        ],
+        "coldStartSeconds": "6.0",
+        "coldStarts": ["6.0"],
+        "activatorPort": 20000,
+        "history": [{"time": NOON, "replicas": 3, "reason": "1.5 times the work"}],
+    },
+    "live": {
+        "phase": "Stale",
+        "message": "1 of 2 pods answer with parameters older than 1000 ms",
+        "run": 2,
+        "step": 811,
+        "pods": 1,
+        "ageMilliseconds": 1200,
+        "ageP50Milliseconds": 400,
+        "ageP99Milliseconds": 1100,
+        "ageMaxMilliseconds": 1300,
+        "quality": "0.812",
+        "paused": True,
+    },
     "rollout": {
         "strategy": "Canary",
         "phase": "Waiting",

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.api
 
 
+OBJECTIVE = {"latencyP99Milliseconds": 50}
+NIGHT = {"start": "22:00", "end": "06:00", "replicas": 3, "timeZone": "UTC"}
+
+
+LISTENER = {"name": "front", "sectionName": "https", "hostnames": ["words.example.com"]}
+
+
+def routed(**gateway: Any) -> Object:
+    return {"spec": {"traffic": {"gateway": gateway}}}
+
+
+def scaled(**scaling: Any) -> Object:
+    return {"spec": {"objective": OBJECTIVE, "autoscaling": {"mode": "Objective", **scaling}}}
+
+
 @dataclass(frozen=True)
 class Case:
     """A change that a rule refuses or lets pass: of a new object, or of one that has a status."""
@@ -355,12 +370,80 @@ CASES = [
         plural=SERVICES,
     ),
     *created(
+        "gateway",
+        "gateway needs at least one of http and grpc",
+        good={"http": routed(http=LISTENER), "grpc": routed(grpc=LISTENER)},
+        bad={"none": routed()},
+        plural=SERVICES,
+    ),
+    *created(
+        "listeners",
+        "http and grpc must differ in name, sectionName or hostnames",
+        good={
+            "section": routed(http=LISTENER, grpc={**LISTENER, "sectionName": "grpc"}),
+            "name": routed(http=LISTENER, grpc={**LISTENER, "name": "other"}),
+            "hostnames": routed(http=LISTENER, grpc={**LISTENER, "hostnames": ["grpc.example.com"]}),
+        },
+        bad={"same": routed(http=LISTENER, grpc=LISTENER)},
+        plural=SERVICES,
+    ),
+    *created(
+        "objective",
+        "autoscaling mode Objective needs objective",
+        good={
+            "both": {"spec": {"objective": OBJECTIVE, "autoscaling": {"mode": "Objective"}}},
+            "external": {"spec": {"autoscaling": {"mode": "External"}}},
+            "objective-alone": {"spec": {"objective": OBJECTIVE}},
+        },
+        bad={"none": {"spec": {"autoscaling": {"mode": "Objective"}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "replicas",
+        "minReplicas must not be above maxReplicas",
+        good={"same": scaled(minReplicas=3, maxReplicas=3)},
+        bad={"above": scaled(minReplicas=4, maxReplicas=3)},
+        plural=SERVICES,
+    ),
+    *created(
+        "zero",
+        "scaleToZeroAfterSeconds needs mode Objective",
+        good={"objective": scaled(scaleToZeroAfterSeconds=60)},
+        bad={
+            "external": {"spec": {"autoscaling": {"mode": "External", "scaleToZeroAfterSeconds": 60}}},
+            "off": {"spec": {"autoscaling": {"scaleToZeroAfterSeconds": 60}}},
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "limits",
+        "minReplicas, maxReplicas, upPerMinute",
+        good={
+            "objective": scaled(minReplicas=2, maxReplicas=20, upPerMinute=1, downPerMinute=1, schedules=[NIGHT]),
+        },
+        bad={
+            name: {"spec": {"autoscaling": {"mode": "External", name: value}}}
+            for name, value in {
+                "minReplicas": 2, "maxReplicas": 20, "upPerMinute": 1, "downPerMinute": 1, "schedules": [NIGHT],
+            }.items()
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "schedule",
+        "a schedule's replicas must not be above maxReplicas",
+        good={"same": scaled(maxReplicas=3, schedules=[NIGHT])},
+        bad={"above": scaled(maxReplicas=2, schedules=[NIGHT])},
+        plural=SERVICES,
+    ),
+    *created(
         "analysis",
         "analysis needs a step to decide in",
         good={"canary": {"spec": {"rollout": {"strategy": "Canary", "analysis": ANALYSIS}}}},
         bad={
             "rolling": {"spec": {"rollout": {"strategy": "RollingUpdate", "analysis": ANALYSIS}}},
             "default": {"spec": {"rollout": {"analysis": ANALYSIS}}},
+            "live": {"spec": {"rollout": {"strategy": "LiveSync", "analysis": ANALYSIS}}},
         },
         plural=SERVICES,
     ),
@@ -414,6 +497,24 @@ CASES = [
             for limit in ("requestsPerSecond", "concurrentRequests", "bodyBytes")
         },
         bad={"none": {"spec": {"traffic": {"limits": {"per": "Pod"}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "live-sync",
+        "liveSync is for strategy LiveSync",
+        good={"live-sync": {"spec": {"rollout": {"strategy": "LiveSync", "liveSync": {}}}}},
+        bad={"hot-swap": {"spec": {"rollout": {"strategy": "HotSwap", "liveSync": {}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "live-of-a-training",
+        "strategy LiveSync follows a training",
+        good={"training": {"spec": {"rollout": {"strategy": "LiveSync"}}}},
+        bad={
+            "artifact": {
+                "spec": {"model": {"trainingRef": None, "artifact": ARTIFACT}, "rollout": {"strategy": "LiveSync"}}
+            }
+        },
         plural=SERVICES,
     ),
 ]  # fmt: skip

@@ -36,8 +36,8 @@ class Asked:
 @contextmanager
 def asking(kube: Kube, service: str, rate: float = 10, **files: str) -> Iterator[Asked]:
     """Asks while the context is open. `files` of the client: its `key`, and the `ca` that it trusts."""
-    server = next(pod for pod in kube.list("pods", f"mms.dev/service={service}"))
-    image = server["spec"]["containers"][0]["image"]
+    deployment = kube.list("deployments", f"mms.dev/service={service}")[0]
+    image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
     kube.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME},
          "data": {SCRIPT.name: SCRIPT.read_text(), **{FILES[name]: text for name, text in files.items()}}},

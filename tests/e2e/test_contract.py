@@ -6,6 +6,7 @@ channels are told to leave before their pod does. A kept HTTP connection sees on
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, service, training
+from tests.e2e.kube import Kube, RefusedError, service, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,21 @@ def delete_a_pod(kube: Kube) -> None:
     ready(kube, 3)
 
 
+def evict_a_pod(kube: Kube) -> None:
+    """As a node's drain does it, one after the other: the disruption budget holds the second back."""
+    first, second = (pod["metadata"]["name"] for pod in kube.list("pods", "mms.dev/service=words")[:2])
+    evict(kube, first)
+    with pytest.raises(RefusedError, match="disruption budget"):
+        evict(kube, second)
+    ready(kube, 3)
+
+
+def evict(kube: Kube, pod: str) -> None:
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": kube.namespace}}
+    path = f"/api/v1/namespaces/{kube.namespace}/pods/{pod}/eviction"
+    kube.run("create", "--raw", path, "-f", "-", text=json.dumps(body))
+
+
 def delete_the_operator(kube: Kube) -> None:
     Kube("mms-system").run("delete", "pods", "-l", "app.kubernetes.io/component=operator", "--wait=false")
     time.sleep(5)  # what is measured: who answers in that time
@@ -69,6 +85,7 @@ PLANNED = {
     "up": scale(3),
     "another template": another_template,
     "a pod is deleted": delete_a_pod,
+    "a pod is evicted": evict_a_pod,
     "the operator is away": delete_the_operator,
     "down": scale(2),
 }
@@ -104,6 +121,30 @@ def test_a_triton_that_dies(kube: Kube, corpora: Corpora) -> None:
     # A probe every two seconds, three of them, and the time until the proxies of the nodes have heard.
     assert asked.ways["close"]["failed_for"] < 10, asked.ways
     assert asked.failures("close") < 10 * RATE, asked.ways
+
+
+def test_one_of_three_without_memory(kube: Kube, corpora: Corpora) -> None:
+    """The kernel ends all of its container, and the kubelet starts it again; the other two answer."""
+    kube.apply(training("words", corpora.small))
+    kube.wait_phase("words", "Complete")
+    made = service("words")
+    limits = {"limits": {"memory": "768Mi"}, "requests": {"memory": "256Mi", "cpu": "50m"}}
+    kube.apply({**made, "spec": {**made["spec"], "replicas": 3, "server": {"resources": limits}}})
+    ready(kube, 3)
+    name = kube.list("pods", "mms.dev/service=words")[0]["metadata"]["name"]
+    with asking(kube, "words", rate=RATE) as asked:
+        with pytest.raises(RefusedError, match=r"137|exit code|terminated"):
+            kube.run("exec", name, "-c", "triton", "--", "python", "-c", "x = b'x' * (1 << 30)")
+        kube.wait("pod", name, lambda pod: restarts(pod, "triton") == 1, 60, "restarted")
+        ready(kube, 3)
+    last = next(one for one in kube.get("pod", name)["status"]["containerStatuses"] if one["name"] == "triton")
+    assert last["lastState"]["terminated"]["reason"] == "OOMKilled"
+    assert asked.ways["close"]["failed_for"] < 10, asked.ways
+    assert asked.failures("close") < 10 * RATE / 3 + RATE, asked.ways  # of the third that was sent there
+
+
+def restarts(pod: dict[str, Any], container: str) -> int:
+    return next(one["restartCount"] for one in pod["status"]["containerStatuses"] if one["name"] == container)
 
 
 def kill_triton(uid: str) -> None:

@@ -16,6 +16,7 @@ CONTRACT_VERSION: Literal[1] = 1
 # Where things are inside a pod.
 JOB_FILE = "/etc/mms/job.json"
 TLS_DIR = "/etc/mms/tls"  # tls.crt, tls.key, ca.crt of the pod's role
+READER_TLS_DIR = "/etc/mms/reader-tls"  # the same of a serving pod that follows a training
 CREDENTIALS_DIR = "/etc/mms/credentials"  # one folder per store: the keys of its Secret as files
 SCRATCH_DIR = "/scratch"  # an emptyDir: all that a pod may write besides /tmp
 TERMINATION_LOG = "/dev/termination-log"
@@ -35,12 +36,14 @@ MASTER_PORT = (
     29400  # HTTPS with client certificates: /v1/control (workers, WebSocket), /v1/status and /v1/desired (operator)
 )
 MASTER_HEALTH_PORT = 29401  # plain HTTP of the master: /healthz and /metrics, for the kubelet and Prometheus
+PARAMETERS_PORT = 29402  # HTTPS of a worker: the parameters that it trains, for serving pods
 
 # Organisational units in the certificates' subjects: what a peer may do.
 OU_MASTER = "master"
 OU_WORKER = "worker"
 OU_SHARD = "shard"
 OU_OPERATOR = "operator"
+OU_READER = "reader"  # serving pods: where the parameters are, and the parameters
 
 # Served by Triton and by the agent beside it.
 TRITON_HTTP_PORT = 8000
@@ -295,6 +298,24 @@ class StatusReport(Contract):
     outcome: Outcome | None = None
 
 
+class Trainer(Contract):
+    """A worker that parameters can be had from."""
+
+    rank: NonNegativeInt
+    address: str  # host:port
+
+
+class Trainers(Contract):
+    """GET /v1/trainers of the master: who holds the parameters of the present membership epoch."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    uid: str
+    run: PositiveInt
+    attempt: PositiveInt
+    epoch: NonNegativeInt
+    trainers: list[Trainer] = []
+
+
 class Desired(Contract):
     """PUT /v1/desired of the master: what the operator wants of the running job. Idempotent."""
 
@@ -343,6 +364,7 @@ class Reason(StrEnum):
     GOLDEN_MISMATCH = "GoldenMismatch"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     EDGE_INVALID = "EdgeInvalid"  # nginx refuses the certificate or the configuration
+    PARAMETERS_UNREACHABLE = "ParametersUnreachable"  # a serving pod gets none from the training that it is to follow
 
 
 # Exit codes of the pods. 1-127 are permanent unless listed; 128+n is a death by signal n and is retried in the budget.
@@ -444,6 +466,66 @@ class Comparison(Contract):
     differing: NonNegativeInt
 
 
+class ModelLoad(Contract):
+    """One model since Triton's start, and its requests of the last minute."""
+
+    requests: NonNegativeInt = 0  # that were answered
+    quantiles: dict[str, float] = {}  # seconds in the queue and computing, by the part of requests: "0.99"
+
+
+class Load(Contract):
+    """What a pod's Triton has to do."""
+
+    pending: NonNegativeInt = 0  # requests that wait for their model
+    models: dict[str, ModelLoad] = {}
+
+
+class MeasuredPoint(Contract):
+    """What the pod did with so many requests at a time."""
+
+    concurrency: PositiveInt
+    rate: float  # requests per second
+    p99: float  # seconds
+
+
+class Measured(Contract):
+    """What the pod can do, measured before it answered clients."""
+
+    curve: list[MeasuredPoint] = []
+    seconds: float  # that it took
+    error: str | None = None
+
+
+class LivePhase(StrEnum):
+    """What a serving pod does about the parameters of a running training."""
+
+    FOLLOWING = "Following"
+    PAUSED = "Paused"
+    WITHHELD = "Withheld"  # what comes is worse than what answers
+    UNREACHABLE = "Unreachable"  # nobody gives any
+
+
+class LiveReport(Contract):
+    """The parameters that a pod answers with, and how old they are.
+
+    Age: seconds since they were those that the training went on from, as of `time`.
+    """
+
+    phase: LivePhase
+    message: str = ""
+    digest: str  # of what answers: live:<uid>:<run>:<step>:<milliseconds since 1970 when they were copied>
+    step: NonNegativeInt = 0  # rounds of the training that were part of them
+    time: float  # seconds since 1970 at which this was said
+    age: Annotated[float, Field(ge=0)]
+    ageP50: Annotated[float, Field(ge=0)] = 0.0  # over the last minute
+    ageP99: Annotated[float, Field(ge=0)] = 0.0
+    ageMax: Annotated[float, Field(ge=0)] = 0.0
+    taken: NonNegativeInt = 0  # since the follower's start
+    withheld: NonNegativeInt = 0
+    quality: float | None = None  # of what answers: how often neighbours of held-out text are told from chance
+    bestQuality: float | None = None
+
+
 class AgentReport(Contract):
     """What the agent of a serving pod answers to GET /v1/served."""
 
@@ -459,6 +541,15 @@ class AgentReport(Contract):
     counters: Counters | None = None  # None: Triton did not say
     own: Counters = Counters()  # what the agent itself has asked, which is in `counters`, too; its times are not known
     comparison: Comparison | None = None
+    load: Load | None = None  # None: Triton did not say
+    measured: Measured | None = None
+    live: LiveReport | None = None  # of a pod that follows a training
+
+
+class Measure(Contract):
+    """A pod that starts is to find out what it can do before it answers clients."""
+
+    limitSeconds: float
 
 
 class Reference(Contract):
@@ -466,6 +557,23 @@ class Reference(Contract):
 
     artifact: ArtifactPin
     storage: Store
+
+
+class LiveOrders(Contract):
+    """How a pod is to follow. In the service's file, and, newer, in the pod's annotation mms.dev/live."""
+
+    maxStalenessMilliseconds: PositiveInt = 1000
+    qualityMargin: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    paused: bool = False  # what answers stays
+
+
+class LiveSource(Contract):
+    """A training whose parameters are served while it runs."""
+
+    masterHost: str
+    uid: str
+    run: PositiveInt
+    orders: LiveOrders = LiveOrders()
 
 
 class ServeFile(Contract):
@@ -477,7 +585,31 @@ class ServeFile(Contract):
     artifact: ArtifactPin
     storage: Store  # uri: the artifact's folder
     reference: Reference | None = None  # what is served while this one is rolled out
+    measure: Measure | None = None
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
+    live: LiveSource | None = None  # set where `artifact` stands for a run that is followed: its digest is live:...
+
+
+LIVE = "live:"
+DIGITS = 12
+
+
+def live_digest(uid: str, run: int) -> str:
+    """What stands for a run whose parameters are served while it trains, as a digest does for an artifact."""
+    return f"{LIVE}{uid}:{run}"
+
+
+def live_run(digest: str) -> str | None:
+    """The run that a digest of live parameters is of, as `live_digest` has it; None for an artifact's."""
+    return ":".join(digest.split(":")[:3]) if digest.startswith(LIVE) else None
+
+
+def short(digest: str) -> str:
+    """What tells a version's objects and files apart from those of another: letters and digits, DIGITS at most."""
+    if digest.startswith(LIVE):
+        _, uid, run = digest.split(":")[:3]
+        return f"{uid[:7]}r{run}"[:DIGITS]  # an r is in no artifact's digest
+    return digest.removeprefix("sha256:")[:DIGITS]
 
 
 StatusReport.model_rebuild()

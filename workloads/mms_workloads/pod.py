@@ -36,6 +36,7 @@ class Pod:
     termination_log: Path
     master_port: int
     health_port: int
+    parameters_port: int = contract.PARAMETERS_PORT
 
 
 class Stopped(Exception):  # noqa: N818 - an event in the life of a pod, not an error
@@ -80,6 +81,7 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
         termination_log=termination_log(environment),
         master_port=int(environment.get("MMS_MASTER_PORT", contract.MASTER_PORT)),
         health_port=int(environment.get("MMS_HEALTH_PORT", contract.MASTER_HEALTH_PORT)),
+        parameters_port=int(environment.get("MMS_PARAMETERS_PORT", contract.PARAMETERS_PORT)),
     )
 
 

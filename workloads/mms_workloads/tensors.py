@@ -53,20 +53,26 @@ class Place:
 
 def content(tensors: Mapping[str, NDArray[np.float32]]) -> Iterator[memoryview]:
     """The bytes of the file, piece by piece: of tensors that are contiguous without a copy. Raises TypeError."""
-    entries, end = {}, 0
     for name, one in tensors.items():
         if one.dtype != np.float32:
             raise TypeError(f"tensor {name!r} is {one.dtype}, not float32")
-        begin, end = end, end + _ITEM_BYTES * one.size
-        entries[name] = {"dtype": "F32", "shape": list(one.shape), "data_offsets": [begin, end]}
-    header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % _LENGTH_BYTES)
-    yield memoryview(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
+    yield memoryview(header({name: one.shape for name, one in tensors.items()}))
     for one in tensors.values():
         for part in [one] if one.flags.c_contiguous else _rows(one):
             data = np.ascontiguousarray(part, "<f4").reshape(-1).view(np.uint8).data
             for begin in range(0, len(data), PIECE_BYTES):
                 yield data[begin : begin + PIECE_BYTES]
+
+
+def header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """What stands before the tensors of these shapes, which follow in this order."""
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + _ITEM_BYTES * math.prod(shape)
+        entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
 def _rows(matrix: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

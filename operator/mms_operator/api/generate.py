@@ -89,6 +89,14 @@ KINDS = (
             Column("URL", "string", ".status.url", "Triton's HTTP endpoint."),
             _AGE,
             _REASON,
+            Column("Live", "string", ".status.live.phase", "How a running training is followed.", priority=1),
+            Column(
+                "Staleness",
+                "integer",
+                ".status.live.ageP99Milliseconds",
+                "Age of its parameters in milliseconds, the 99th percentile.",
+                priority=1,
+            ),
         ),
     ),
 )

@@ -31,6 +31,9 @@ LABEL_RANK = f"{GROUP}/rank"
 LABEL_INCARNATION = f"{GROUP}/incarnation"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_RUN = f"{GROUP}/run"
+LABEL_SERVICE_NAME = "kubernetes.io/service-name"  # of an EndpointSlice
+LABEL_SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+ACTIVATOR = f"{GROUP}/activator"
 LABEL_ARTIFACT = f"{GROUP}/artifact"  # the first digits of the digest
 
 # Annotations that users write.
@@ -39,6 +42,8 @@ ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its 
 # Annotations of children.
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
+ANNOTATION_CAPACITY = f"{GROUP}/capacity"  # of a serving pod: tells those apart that may do more or less
+ANNOTATION_LIVE = f"{GROUP}/live"  # of a serving pod: how it is to follow a running training
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one
 ANNOTATION_EDGE = f"{GROUP}/edge"  # of a serving pod: the nginx.conf of its edge
@@ -50,6 +55,7 @@ class Role(StrEnum):
     MASTER = "master"
     WORKER = "worker"
     SHARD = "shard"
+    READER = "reader"  # serving pods, which are no pods of the training
 
 
 class Condition(StrEnum):
@@ -70,6 +76,7 @@ class Condition(StrEnum):
     # ModelService
     PROGRESSING = "Progressing"
     AVAILABLE = "Available"
+    LIVE = "Live"
 
 
 class Phase(StrEnum):
@@ -90,6 +97,7 @@ class Reason(StrEnum):
     POD_TEMPLATE_FORBIDDEN = "PodTemplateForbidden"
     STORAGE_CONFLICT = "StorageConflict"
     STORAGE_MISSING = "StorageMissing"
+    GATEWAY_API_MISSING = "GatewayApiMissing"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
     STARTING = "Starting"
@@ -124,4 +132,11 @@ class Reason(StrEnum):
     AVAILABLE = "Available"
     UNAVAILABLE = "Unavailable"
     PROGRESS_DEADLINE = "ProgressDeadlineExceeded"
+    SCALED = "Scaled"
     SCALED_TO_ZERO = "ScaledToZero"
+    FOLLOWING = "Following"
+    FOLLOWING_PAUSED = "FollowingPaused"
+    NOT_FOLLOWED = "NotFollowed"
+    PARAMETERS_STALE = "ParametersStale"
+    PARAMETERS_WITHHELD = "ParametersWithheld"
+    TRAINING_ENDED = "TrainingEnded"

@@ -116,6 +116,10 @@ CONDITIONS: dict[Condition, tuple[str, str]] = {
     Condition.FINISHED: ("training", "The run has ended, one way or the other; the reason says which."),
     Condition.PROGRESSING: ("service", "A rollout advances, or is complete. False: its deadline has passed."),
     Condition.AVAILABLE: ("service", "At least one pod answers."),
+    Condition.LIVE: (
+        "service",
+        "All pods answer with a running training's parameters, no older than rollout.liveSync allows.",
+    ),
 }
 
 REASONS: dict[str, str] = {
@@ -124,6 +128,7 @@ REASONS: dict[str, str] = {
     Ours.POD_TEMPLATE_FORBIDDEN: "The podTemplate asks for what the installation's policy does not allow.",
     Ours.STORAGE_CONFLICT: "An older training has the same storage.uri.",
     Ours.STORAGE_MISSING: "There is no storage in the spec, and the installation has no default store.",
+    Ours.GATEWAY_API_MISSING: "spec.traffic.gateway is set, and the cluster has no Gateway API.",
     Ours.SECRET_NOT_FOUND: "A Secret that the spec names is not there.",
     Ours.SECRET_KEY_MISSING: "A Secret that the spec names lacks a key.",
     Ours.STARTING: "The pods are being made.",
@@ -158,7 +163,14 @@ REASONS: dict[str, str] = {
     Ours.AVAILABLE: "At least one pod answers.",
     Ours.UNAVAILABLE: "No pod answers.",
     Ours.PROGRESS_DEADLINE: "The rollout has not advanced within rollout.progressDeadlineSeconds.",
+    Ours.SCALED: "Autoscaling has set spec.replicas; the message says why.",
     Ours.SCALED_TO_ZERO: "replicas is 0: nothing is served.",
+    Ours.FOLLOWING: "The pods answer with the parameters of a running training.",
+    Ours.FOLLOWING_PAUSED: "The pods keep the parameters that they have, as was asked for.",
+    Ours.NOT_FOLLOWED: "The training is of a kind whose parameters cannot be followed; its artifact is served.",
+    Ours.PARAMETERS_STALE: "The parameters that answer are older than `rollout.liveSync.maxStalenessMilliseconds`.",
+    Ours.PARAMETERS_WITHHELD: "What the training gives is worse than what answers, which stays.",
+    Ours.TRAINING_ENDED: "The training does not run: its last good parameters, or its artifact, answer.",
     Pods.DATA_NOT_FOUND: "No file matches data.uri.",
     Pods.DATA_UNREADABLE: "A file of the data cannot be read: permission, compression or encoding.",
     Pods.DATA_EMPTY: "There is nothing in the data.",
@@ -178,6 +190,7 @@ REASONS: dict[str, str] = {
     Pods.ARTIFACT_CORRUPT: "The artifact's files are not what its manifest says.",
     Pods.ARTIFACT_NOT_FOUND: "The artifact is not there.",
     Pods.GOLDEN_MISMATCH: "The model answers its golden questions wrongly, so it is not served.",
+    Pods.PARAMETERS_UNREACHABLE: "A pod that is to follow a training gets no parameters from it.",
     Pods.MODEL_LOAD_FAILED: "Triton cannot load the model.",
     Pods.EDGE_INVALID: "The edge's nginx refuses what it is given, such as a certificate with another key.",
 }

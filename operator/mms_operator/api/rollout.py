@@ -16,6 +16,7 @@ class Strategy(StrEnum):
     CANARY = "Canary"
     BLUE_GREEN = "BlueGreen"
     HOT_SWAP = "HotSwap"
+    LIVE_SYNC = "LiveSync"
 
 
 class CanaryStep(Model):
@@ -64,6 +65,24 @@ class HotSwap(Model):
         default=0, ge=0, le=604_800, description="How long the first pod is alone with the next version."
     )
     approval: bool = Field(default=False, description="Whether the first pod is alone until it is promoted.")
+
+
+class LiveSync(Model):
+    """The parameters of a training are served while it runs; then its artifact is, as with HotSwap."""
+
+    maxStalenessMilliseconds: int = Field(
+        default=1000,
+        ge=100,
+        le=3_600_000,
+        description="How old the parameters that answer may be: since they were those that the training went on from. "
+        "Longer costs the training and the pods less.",
+    )
+    qualityMargin: str = decimal(
+        "How much worse than the best so far parameters may be at telling neighbours of held-out text from chance, as "
+        "contextAUC measures it. Those that are worse do not answer.",
+        FRACTION_PATTERN,
+        default="0.05",
+    )
 
 
 class AtEnd(StrEnum):
@@ -139,7 +158,11 @@ class Rollout(Model):
                 "hotSwap is for strategy HotSwap: set strategy, or leave it out",
             ),
             (
-                "!has(self.analysis) || self.strategy != 'RollingUpdate'",
+                "!has(self.liveSync) || self.strategy == 'LiveSync'",
+                "liveSync is for strategy LiveSync: set strategy, or leave it out",
+            ),
+            (
+                "!has(self.analysis) || (self.strategy != 'RollingUpdate' && self.strategy != 'LiveSync')",
                 "analysis needs a step to decide in: set strategy to Canary, BlueGreen or HotSwap",
             ),
             (
@@ -153,13 +176,15 @@ class Rollout(Model):
         default=Strategy.ROLLING_UPDATE,
         description="RollingUpdate: pod by pod. Canary: in steps, each for a while. BlueGreen: beside the version "
         "before, then all clients at once. HotSwap: into the running pods, one by one; new pods are made only where "
-        "the next version needs other keys for its store.",
+        "the next version needs other keys for its store. LiveSync: running pods follow the parameters of a running "
+        "training of word vectors, and take its artifact when it is complete.",
     )
     canary: Canary | None = Field(
         default=None, description="With strategy Canary. Absent: 10 % and 50 % for a minute each."
     )
     blueGreen: BlueGreen | None = Field(default=None, description="With strategy BlueGreen.")
     hotSwap: HotSwap | None = Field(default=None, description="With strategy HotSwap.")
+    liveSync: LiveSync | None = Field(default=None, description="With strategy LiveSync.")
     analysis: Analysis | None = Field(
         default=None, description="What decides by itself. Absent: the steps' times and your word do."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
+from mms_operator.api.autoscaling import Autoscaling, Objective
 from mms_operator.api.rollout import Rollout
 from mms_operator.api.service_status import ServiceStatus  # noqa: TC001 - pydantic reads it
 from mms_operator.api.traffic import Traffic
@@ -57,9 +58,30 @@ class Server(Model):
 class ServiceSpec(Model):
     """What is wanted."""
 
-    replicas: int = Field(default=1, ge=0, le=1000, description="How many pods serve; 0 stops them all.")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.autoscaling.mode != 'Objective' || has(self.objective)",
+                "autoscaling mode Objective needs objective.latencyP99Milliseconds",
+            ),
+            (
+                "!has(self.rollout) || self.rollout.strategy != 'LiveSync' || has(self.model.trainingRef)",
+                "strategy LiveSync follows a training: set model.trainingRef, or another strategy",
+            ),
+        )
+    )
+
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="How many pods serve; 0 stops them all. With autoscaling leave it out of manifests that are "
+        "applied again and again.",
+    )
     model: ModelSource
     server: Server = Field(default_factory=Server)
+    objective: Objective | None = None
+    autoscaling: Autoscaling = Field(default_factory=Autoscaling)
     rollout: Rollout = Field(default_factory=Rollout)
     traffic: Traffic = Field(default_factory=Traffic)
 

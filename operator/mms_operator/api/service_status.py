@@ -6,8 +6,10 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from mms_operator.api.autoscaling import AutoscalingStatus  # noqa: TC001 - pydantic reads it
 from mms_operator.api.rollout import Strategy
 from mms_operator.api.types import Conditions, Model, SecretReference
+from mms_workloads.contract import LIVE
 
 HISTORY = 10
 
@@ -18,7 +20,11 @@ class ServedVersion(Model):
     version: int | None = Field(
         default=None, ge=1, description="The run of the training that made it. Absent for an artifact by address."
     )
-    digest: str = Field(max_length=80, description="sha256 of the artifact's manifest.json.")
+    digest: str = Field(
+        max_length=80,
+        description="sha256 of the artifact's manifest.json; of a run whose parameters are served while it trains, "
+        "live:<uid of the training>:<run>.",
+    )
     uri: str = Field(max_length=1024, description="The artifact's folder.")
     training: str | None = Field(default=None, max_length=253, description="The training that made it.")
     installationStore: bool = Field(default=False, description="Whether it is fetched with the installation's keys.")
@@ -36,6 +42,11 @@ class ServedVersion(Model):
     def lineage(self) -> str:
         """The digest that its pods began with: it names their Deployment."""
         return self.base or self.digest
+
+    @property
+    def live(self) -> bool:
+        """Whether it stands for a run whose parameters are served while it trains."""
+        return self.digest.startswith(LIVE)
 
 
 class Versions(Model):
@@ -138,6 +149,32 @@ class RolloutStatus(Model):
     analysis: AnalysisStatus | None = Field(default=None, description="With spec.rollout.analysis.")
 
 
+class LiveStatus(Model):
+    """How a running training is followed. Ages are of the pod whose parameters are the oldest."""
+
+    phase: str = Field(
+        max_length=32,
+        description="Following; Paused; Withheld: what comes is worse than what answers; Stale: what answers is older "
+        "than rollout.liveSync allows; Ended: the training does not run.",
+    )
+    message: str = Field(default="", max_length=1024, description="Why.")
+    run: int = Field(ge=1, description="The run that is followed.")
+    step: int = Field(default=0, ge=0, description="Rounds of it that are part of what answers.")
+    pods: int = Field(default=0, ge=0, description="Pods that follow within the bound.")
+    ageMilliseconds: int = Field(
+        default=0, ge=0, description="Since what answers was what the training went on from, when last asked."
+    )
+    ageP50Milliseconds: int = Field(default=0, ge=0, description="The median over a minute.")
+    ageP99Milliseconds: int = Field(default=0, ge=0, description="The 99th percentile over a minute.")
+    ageMaxMilliseconds: int = Field(default=0, ge=0, description="The longest of a minute.")
+    quality: str | None = Field(
+        default=None,
+        max_length=16,
+        description="How often neighbours of held-out text are told from chance, by the pod that does worst.",
+    )
+    paused: bool = Field(default=False, description="Whether a pause was asked for by the annotation.")
+
+
 class ServiceStatus(Model):
     """What there is. The operator writes it."""
 
@@ -149,6 +186,7 @@ class ServiceStatus(Model):
     readyReplicas: int | None = Field(default=None, ge=0, description="Pods that answer rightly.")
     selector: str | None = Field(default=None, max_length=512, description="Label selector of the pods.")
     versions: Versions = Field(default_factory=Versions)
+    live: LiveStatus | None = Field(default=None, description="With strategy LiveSync, while a training is followed.")
     rollout: RolloutStatus | None = Field(default=None, description="The rollout that is under way, or the last one.")
     history: list[PastVersion] = Field(
         default_factory=list,
@@ -159,6 +197,9 @@ class ServiceStatus(Model):
         default=None,
         json_schema_extra={"format": "date-time"},
         description="How long the pods of versions.previous stay.",
+    )
+    autoscaling: AutoscalingStatus | None = Field(
+        default=None, description="With spec.objective or spec.autoscaling: what comes, and what it takes."
     )
     command: str | None = Field(
         default=None,

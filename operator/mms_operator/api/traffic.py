@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import ConfigDict, Field
 
+from mms_operator.api.gateway import Gateway  # noqa: TC001 - pydantic reads it
 from mms_operator.api.types import Model, SecretReference, rules
 
 MAX_CONNECTION_AGE_SECONDS = 300
@@ -106,6 +107,9 @@ class Traffic(Model):
     apiKeys: ApiKeys | None = Field(
         default=None,
         description="Who may ask. Others are answered 401, over gRPC UNAUTHENTICATED; health can be asked without.",
+    )
+    gateway: Gateway | None = Field(
+        default=None, description="Routes of a Gateway that is there. Absent: clients come by the Service alone."
     )
     limits: Limits | None = None
     maxConnectionAgeSeconds: int | None = Field(

@@ -55,6 +55,11 @@ def shown(found: ServiceStatus) -> Group:
             f"[bold]{found.rollout.strategy}[/]: {found.rollout.phase}, step {found.rollout.step} "
             f"of {found.rollout.steps + 1}, {found.rollout.percent} % of the pods"
         )
+    if found.live:
+        parts.append(
+            f"[bold]LiveSync[/]: {found.live.phase}, run {found.live.run}, step {found.live.step}, age p50 "
+            f"{found.live.ageP50Milliseconds} ms, p99 {found.live.ageP99Milliseconds} ms"
+        )
     parts += [escape(one.message) for one in found.conditions if one.type == names.Condition.READY]
     if found.history:
         past = Table("when", "version", "what became of it", box=None, header_style="bold")

@@ -1,4 +1,4 @@
-"""Carries a plan out: status, certificates, waves of objects, prune, deletions, finalizer, events, in this order.
+"""Carries a plan out: status, certificates, waves, prune, deletions, finalizer, annotations, scale, events, in turn.
 
 What is there already as wanted is not written again: each object carries the hash of what was applied. An object that
 is not in the cache is created and nothing else, so that nobody's object of the same name is overwritten unseen.
@@ -69,6 +69,8 @@ class Applier:
         written |= await self._finalizer(key, cr, plan.finalizer, problems)
         if not problems:
             written |= await self._together((self._annotate(one) for one in plan.annotations), problems)
+        if not problems:
+            written |= await self._scale(key, cr, plan.scale, problems)
         if known and not problems:
             del self._problems[key]
             rewritten, cr = await self._status(key, cr, plan.status, None)
@@ -141,6 +143,22 @@ class Applier:
                 problems.append(Problem("FinalizerNotWritten", f"the finalizer was refused: {error.message}"))
             return False
         self._wake(self.cache.put(key.kind, written) - {key})
+        return True
+
+    async def _scale(self, key: Key, cr: Object, wanted: int | None, problems: list[Problem]) -> bool:
+        """Sets spec.replicas. Whether it did."""
+        if wanted is None:
+            return False
+        metadata, resource = cr["metadata"], BY_KIND[key.kind]
+        try:
+            await self.api.scale(resource, cr, wanted)
+            # The next plan must see it, or it would scale once more.
+            written = await self.api.get(resource, metadata["namespace"], metadata["name"])
+        except ApiError as error:
+            if error.status not in (CONFLICT, NOT_FOUND):
+                problems.append(Problem("ScaleRefused", f"spec.replicas could not be set: {error.message}"))
+            return False
+        self._wake(self.cache.put(key.kind, written))
         return True
 
     def _wake(self, concerned: Iterable[Key]) -> None:

@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mms_operator.api import names
 from mms_operator.api.names import Role
-from mms_workloads.contract import OU_MASTER, OU_OPERATOR, OU_SHARD, OU_WORKER
+from mms_workloads.contract import OU_MASTER, OU_OPERATOR, OU_READER, OU_SHARD, OU_WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CLOCK_SKEW = timedelta(minutes=5)
 OPERATOR_CRT, OPERATOR_KEY = "operator.crt", "operator.key"
-_UNITS = {Role.MASTER: OU_MASTER, Role.WORKER: OU_WORKER, Role.SHARD: OU_SHARD}
+_UNITS = {Role.MASTER: OU_MASTER, Role.WORKER: OU_WORKER, Role.SHARD: OU_SHARD, Role.READER: OU_READER}
 TLS_CRT, TLS_KEY, CA_CRT, CA_KEY = "tls.crt", "tls.key", "ca.crt", "ca.key"
 
 

@@ -12,13 +12,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from mms_operator.engine.resources import WATCHED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mms_operator.engine.kubeapi import Call
     from mms_operator.engine.lease import Lease
     from mms_operator.engine.metrics import Metrics
     from mms_operator.engine.queue import WorkQueue
-    from mms_operator.engine.resources import Key
+    from mms_operator.engine.resources import Key, Resource
 
 QUEUE_SECONDS = 60.0  # keys that are ready while none is taken for so long say that no worker works
 WATCH_SERVER_SECONDS = 300  # the API server ends a watch then
@@ -38,10 +38,10 @@ class Health:
     synced: bool = False
     _watches: dict[tuple[str, str], float] = field(default_factory=dict)
 
-    def watch(self) -> None:
+    def watch(self, resources: Iterable[Resource] = WATCHED) -> None:
         """From now on the watches must live."""
         now = self.clock()
-        self._watches = {(resource.group, resource.plural): now for resource in WATCHED}
+        self._watches = {(resource.group, resource.plural): now for resource in resources}
 
     def observe_call(self, call: Call, status: int) -> None:
         """A watch that is connected again, as it must be every few minutes, lives."""

@@ -149,6 +149,16 @@ class KubeApi:
         headers = {"Accept": _METADATA} if metadata else None
         return await self._request("GET", resource.path(namespace, name), headers=headers)
 
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the API server knows the kind."""
+        try:
+            found = await self._request("GET", f"/apis/{resource.group}/{resource.version}")
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return False
+        return any(one["name"] == resource.plural for one in found.get("resources") or ())
+
     async def create(self, resource: Resource, namespace: str, obj: Object) -> Object:
         return await self._request("POST", resource.path(namespace), obj, params=_WRITE)
 
@@ -199,6 +209,18 @@ class KubeApi:
             "PATCH",
             resource.path(namespace, name),
             {"metadata": {"uid": uid, "annotations": dict(values)}},
+            params={"fieldManager": names.FIELD_MANAGER},
+            headers={"Content-Type": _MERGE},
+        )
+
+    async def scale(self, resource: Resource, obj: Object, replicas: int) -> None:
+        """Sets what the scale subresource sets; 409 where `obj` is no longer what is there."""
+        metadata = obj["metadata"]
+        guard = {key: metadata[key] for key in ("uid", "resourceVersion")}
+        await self._request(
+            "PATCH",
+            resource.path(metadata["namespace"], metadata["name"], "scale"),
+            {"metadata": guard, "spec": {"replicas": replicas}},
             params={"fieldManager": names.FIELD_MANAGER},
             headers={"Content-Type": _MERGE},
         )

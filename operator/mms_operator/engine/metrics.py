@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mms_operator.engine.kubeapi import Call
     from mms_operator.engine.queue import WorkQueue
     from mms_operator.engine.resources import Key
@@ -42,6 +45,15 @@ class Metrics:
         self.swept = Counter("mms_swept", "Objects that the sweeper found missed or gone.", registry=self.registry)
         self.leader = Gauge("mms_leader", "1 while this replica holds the Lease.", registry=self.registry)
         self.cached = Gauge("mms_cached_objects", "Objects in the cache.", registry=self.registry)
+        labels = ("namespace", "name")
+        self._services = {
+            field: Gauge(f"mms_service_{name}", text, labels, registry=self.registry)
+            for field, name, text in (
+                ("requestsPerSecond", "requests_per_second", "Requests that come to a service, over a minute."),
+                ("latencyP99Milliseconds", "latency_p99_milliseconds", "Of a service, in Triton, over a minute."),
+                ("replicas", "replicas_wanted", "Replicas that a service's objective takes."),
+            )
+        }
         self._depth = Gauge("mms_queue_depth", "Keys that are ready.", registry=self.registry)
         self._age = Gauge(
             "mms_queue_oldest_seconds", "How long the first ready key has waited.", registry=self.registry
@@ -50,6 +62,16 @@ class Metrics:
     def observe_queue(self, queue: WorkQueue[Key]) -> None:
         self._depth.set_function(lambda: queue.depth)
         self._age.set_function(lambda: queue.oldest)
+
+    def observe_service(self, key: Key, scaling: Mapping[str, Any] | None) -> None:
+        """What its status says; without one there is nothing to be told."""
+        for field, gauge in self._services.items():
+            value = (scaling or {}).get(field)
+            if value is not None:
+                gauge.labels(key.namespace, key.name).set(float(value))
+            else:
+                with contextlib.suppress(KeyError):
+                    gauge.remove(key.namespace, key.name)
 
     def observe_call(self, call: Call, status: int) -> None:
         if call.verb in _WRITES:

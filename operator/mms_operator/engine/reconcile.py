@@ -20,6 +20,7 @@ from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, Ref
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from mms_operator.engine.activators import Activators
     from mms_operator.engine.agents import Agents
     from mms_operator.engine.apply import Applier
     from mms_operator.engine.cache import Cache
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mms_operator.engine.metrics import Metrics
     from mms_operator.engine.polls import Polls
     from mms_operator.engine.queue import WorkQueue
+    from mms_operator.plan.scaling.memory import ScalingMemory
     from mms_operator.plan.types import Object
 
 SECRET_SECONDS = 10.0  # how long the names of a Secret's keys are believed
@@ -52,9 +54,11 @@ class Reconciler:
     applier: Applier
     polls: Polls
     agents: Agents
+    activators: Activators
     planners: Mapping[str, Planner]
     settings: Settings
     metrics: Metrics
+    _scaling: dict[Key, ScalingMemory] = field(default_factory=dict)
     _secrets: dict[tuple[str, str], tuple[float, frozenset[str] | None]] = field(default_factory=dict)
 
     async def work(self, key: Key) -> None:
@@ -74,11 +78,14 @@ class Reconciler:
         if cr is None or _goes(cr["metadata"]):
             self.polls.drop(key)
             self.agents.drop(key)
+            self.activators.drop(key)
+            self._scaling.pop(key, None)
             self.applier.forget(key)
             return "gone"
         planner = self.planners[key.kind]
         observed = await self._gather(key, cr, planner)
         plan = planner.plan(cr, observed, self.settings, datetime.now(UTC))
+        self._remember(key, plan)
         try:
             written = await self.applier.apply(cr, plan)
         except ApiError as error:
@@ -90,6 +97,16 @@ class Reconciler:
         if written:
             self.queue.add_after(key, SETTLE_SECONDS)
         return "applied" if written else "unchanged"
+
+    def _remember(self, key: Key, plan: Plan) -> None:
+        """Whatever becomes of the plan: requests that it has counted are counted."""
+        if plan.scaling is None:
+            self._scaling.pop(key, None)
+        else:
+            self._scaling[key] = plan.scaling
+        self.activators.follow(key, plan)
+        if key.kind == names.SERVICE:
+            self.metrics.observe_service(key, plan.status.get("autoscaling"))
 
     async def _overtaken(self, key: Key, error: ApiError) -> str:
         """The status could not be written. A newer or a deleted custom resource is no failure: look at it again."""
@@ -140,6 +157,8 @@ class Reconciler:
             secrets=secrets,
             agents=self.agents.reports(key),
             interval=self.agents.interval(key),
+            scaling=self._scaling.get(key),
+            activator=self.activators.held(key, cr),
         )
 
     def _certificates_expire(self, key: Key, uid: str, roles: Iterable[str]) -> datetime | None:

@@ -50,14 +50,18 @@ CONFIG_MAP = Resource("ConfigMap", "", "v1", "configmaps", metadata_only=True)
 K8S_SERVICE = Resource("Service", "", "v1", "services", metadata_only=True)
 NETWORK_POLICY = Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", metadata_only=True)
 DISRUPTION_BUDGET = Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", metadata_only=True)
+ENDPOINT_SLICE = Resource("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", metadata_only=True)
+HTTP_ROUTE = Resource("HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", metadata_only=True)
+GRPC_ROUTE = Resource("GRPCRoute", "gateway.networking.k8s.io", "v1", "grpcroutes", metadata_only=True)
 EVENT = Resource("Event", "events.k8s.io", "v1", "events")
 LEASE = Resource("Lease", "coordination.k8s.io", "v1", "leases")
 
 OWNERS = (TRAINING, SERVICE)
-CHILDREN = (POD, DEPLOYMENT, SECRET, CONFIG_MAP, K8S_SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET)
+CHILDREN = (POD, DEPLOYMENT, SECRET, CONFIG_MAP, K8S_SERVICE, NETWORK_POLICY, DISRUPTION_BUDGET, ENDPOINT_SLICE)
+ROUTES = (HTTP_ROUTE, GRPC_ROUTE)  # kinds of the Gateway API, which a cluster need not have
 WATCHED = OWNERS + CHILDREN
 WHOLE = tuple(resource for resource in WATCHED if not resource.metadata_only)
-BY_KIND = {resource.kind: resource for resource in (*WATCHED, EVENT, LEASE)}
+BY_KIND = {resource.kind: resource for resource in (*WATCHED, *ROUTES, EVENT, LEASE)}
 
 CHILD_SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 

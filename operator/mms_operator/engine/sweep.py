@@ -41,11 +41,12 @@ class Sweeper:
     queue: WorkQueue[Key]
     metrics: Metrics
     namespaces: Sequence[str | None] = (None,)
+    resources: Sequence[Resource] = WATCHED
     filled: dict[tuple[str, str | None], int] = field(default_factory=dict)  # the versions that `fill` has read
 
     async def fill(self) -> None:
         """Reads everything; to be done before the first reconciliation."""
-        for resource in WATCHED:
+        for resource in self.resources:
             for namespace in self.namespaces:
                 listed = self.api.list(resource, namespace, selector(resource), metadata=resource.metadata_only)
                 async for chunk, version in listed:
@@ -69,7 +70,7 @@ class Sweeper:
             self.metrics.cached.set(len(self.cache))
 
     async def sweep(self) -> None:
-        for resource in WATCHED:
+        for resource in self.resources:
             for namespace in self.namespaces:
                 await self.sweep_one(resource, namespace)
 

@@ -15,7 +15,7 @@ import structlog
 
 from mms_operator.engine.health import WATCH_SERVER_SECONDS
 from mms_operator.engine.kubeapi import ApiError
-from mms_operator.engine.resources import WATCHED, selector
+from mms_operator.engine.resources import selector
 
 if TYPE_CHECKING:
     from mms_operator.engine.intake import Intake
@@ -40,7 +40,7 @@ class MetadataWatches:
     async def run(self) -> None:
         """Watches, from the versions that the sweeper has filled the cache with, until it is cancelled."""
         async with asyncio.TaskGroup() as group:
-            for resource in WATCHED:
+            for resource in self.sweeper.resources:
                 if resource.metadata_only:
                     for namespace in self.sweeper.namespaces:
                         group.create_task(self._follow(resource, namespace))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from mms_operator.plan.scaling.memory import ScalingMemory
     from mms_workloads.contract import AgentReport, Desired, StatusReport
 
 Object = dict[str, Any]  # a Kubernetes object as JSON
@@ -60,6 +61,7 @@ class Settings:
     policy: PodPolicy = PodPolicy()
     operator_namespace: str = "mms-system"
     cluster_domain: str = "cluster.local"
+    gateway_api: bool = False  # whether the cluster has its kinds
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,16 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What the activators say of a service, and how it is led to them."""
+
+    addresses: tuple[str, ...]  # of the pods
+    port: int  # where they take the service's HTTP connections; the next one is for gRPC
+    waiting: int = 0  # connections that are held, because there is no pod
+    connections: int = 0  # that came in all
+
+
+@dataclass(frozen=True)
 class ObservedService:
     """What was seen of a service's surroundings."""
 
@@ -105,6 +117,8 @@ class ObservedService:
     secrets: Mapping[str, ReferencedSecret] = field(default_factory=dict)
     agents: Mapping[str, AgentReport] = field(default_factory=dict)  # by the pod's uid: what its agent said last
     interval: Interval | None = None  # between the last two times that the agents were asked
+    scaling: ScalingMemory | None = None  # what the last plan wanted to be remembered
+    activator: Held | None = None  # None: there is none that answers
 
 
 @dataclass(frozen=True)
@@ -186,9 +200,21 @@ class Plan:
     master: MasterCall | None = None
     agents: AgentCalls | None = None
     annotations: tuple[Annotation, ...] = ()
+    scale: int | None = None  # what spec.replicas is to be; None: as it is
+    scaling: ScalingMemory | None = None  # to be given to the next plan
+    activate: bool | None = None  # whether the activators are to listen for the service; None: it needs none
     requeue_after: float | None = None  # seconds
     prune: bool = True
     finalizer: bool | None = None  # whether the custom resource is to have ours; None: as it is
 
 
-PRUNED_KINDS = ("ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service")
+PRUNED_KINDS = (
+    "ConfigMap",
+    "Deployment",
+    "EndpointSlice",
+    "GRPCRoute",
+    "HTTPRoute",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "Service",
+)

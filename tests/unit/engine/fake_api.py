@@ -70,6 +70,14 @@ class FakeApi:
             {**found, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), **values}}}
         )
 
+    async def scale(self, resource: Resource, obj: Object, replicas: int) -> None:
+        metadata = obj["metadata"]
+        await self._called("scale", resource, metadata["name"])
+        present = self._found(resource, metadata["namespace"], metadata["name"])
+        if present["metadata"]["resourceVersion"] != metadata["resourceVersion"]:
+            raise ApiError(409, "Conflict", "the object has been modified")
+        self.store({**present, "spec": {**present.get("spec", {}), "replicas": replicas}})
+
     async def replace(self, resource: Resource, obj: Object) -> Object:
         metadata = obj["metadata"]
         await self._called("replace", resource, metadata["name"])
@@ -105,7 +113,7 @@ class FakeApi:
 
     def writes(self) -> list[str]:
         """What was written, in order, as `verb kind/name`."""
-        verbs = {"create", "apply", "status", "finalizers", "annotate", "replace", "delete"}
+        verbs = {"create", "apply", "status", "finalizers", "annotate", "scale", "replace", "delete"}
         return [f"{verb} {kind}/{name}" for verb, kind, name in self.calls if verb in verbs]
 
     def _found(self, resource: Resource, namespace: str, name: str) -> Object:

@@ -168,6 +168,29 @@ async def test_a_pod_is_annotated_and_the_next_plan_sees_it(world: World) -> Non
     assert entry.object()["metadata"]["annotations"] == {"a": "1", "mms.dev/serve": "b"}
 
 
+async def test_replicas_are_set_and_the_next_plan_sees_them(world: World) -> None:
+    assert await world.apply(Plan(status=STATUS, scale=4))
+    assert world.api.writes() == ["status ModelTraining/words", "scale ModelTraining/words"]
+    cr = world.cache.get(WORDS)
+    assert cr
+    assert cr["spec"]["replicas"] == 4
+
+
+async def test_replicas_of_what_has_changed_meanwhile_are_left(world: World) -> None:
+    await world.apply(Plan(status=STATUS))
+    world.api.store(training())  # newer than what the plan was made from
+    assert not await world.apply(Plan(status=STATUS, scale=4))
+
+
+async def test_a_refused_scale_is_told(world: World) -> None:
+    def refuse(verb: str, *_: str) -> None:
+        if verb == "scale":
+            raise FORBIDDEN
+
+    world.api.refuse = refuse
+    assert await world.fails(Plan(status=STATUS, scale=4)) == "ScaleRefused"
+
+
 @pytest.mark.parametrize("there", [True, False])
 async def test_a_pod_that_went_is_not_annotated_and_no_failure(world: World, there: bool) -> None:
     if there:

@@ -18,7 +18,7 @@ from mms_operator.engine.queue import WorkQueue
 from mms_operator.engine.reconcile import Planner, Reconciler
 from mms_operator.engine.resources import POD, SECRET, TRAINING, Key
 from mms_operator.engine.sweep import Sweeper
-from mms_operator.plan.types import Event, Images, MasterCall, ObservedService, ObservedTraining, Plan, Settings
+from mms_operator.plan.types import Event, Held, Images, MasterCall, ObservedService, ObservedTraining, Plan, Settings
 from mms_workloads.contract import AgentReport, Desired
 
 if TYPE_CHECKING:
@@ -80,10 +80,26 @@ class Agents:
         return self.said
 
 
+class Activators:
+    def __init__(self) -> None:
+        self.followed: list[Key] = []
+        self.dropped: list[Key] = []
+        self.said: Held | None = None
+
+    def follow(self, key: Key, _: Plan) -> None:
+        self.followed.append(key)
+
+    def drop(self, key: Key) -> None:
+        self.dropped.append(key)
+
+    def held(self, *_: Any) -> Held | None:
+        return self.said
+
+
 class World:
     def __init__(self) -> None:
         self.api, self.cache, self.metrics, self.polls = FakeApi(), Cache(), Metrics(), Polls()
-        self.agents = Agents()
+        self.agents, self.activators = Agents(), Activators()
         self.queue: WorkQueue[Key] = WorkQueue(Clock(), jitter=lambda: 0.0)
         applier = Applier(self.api, self.cache, self.metrics, self.queue.add)  # type: ignore[arg-type]
         self.observed: list[Any] = []
@@ -102,6 +118,7 @@ class World:
             applier,
             self.polls,  # type: ignore[arg-type]
             self.agents,  # type: ignore[arg-type]
+            self.activators,  # type: ignore[arg-type]
             {names.TRAINING: planner, names.SERVICE: planner},
             Settings(Images("w", "s")),
             self.metrics,
@@ -248,6 +265,19 @@ async def test_a_service_observes_its_training_deployment_and_pods(world: World)
     assert observed.training["metadata"]["uid"] == "uid-words"
     assert [one["metadata"]["name"] for one in observed.deployments] == ["served"]
     assert [pod["metadata"]["name"] for pod in observed.pods] == ["x"]
+
+
+async def test_what_a_plan_remembers_is_given_to_the_next_one(world: World) -> None:
+    world.see(training("served") | {"kind": names.SERVICE, "spec": {"model": {}}})
+    world.activators.said = Held(("10.0.0.9",), 20_000, waiting=1)
+    memory: Any = object()
+    world.plan = lambda: Plan(status=STATUS, scaling=memory)
+    await world.work(SERVED)
+    await world.work(SERVED)
+    first, second = world.observed
+    assert (first.scaling, second.scaling) == (None, memory)
+    assert second.activator == world.activators.said
+    assert world.activators.followed == [SERVED, SERVED]
 
 
 async def test_of_a_secret_the_names_of_its_keys_are_kept_for_a_while(

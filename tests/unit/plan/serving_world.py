@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,11 @@ from tests.unit.plan.world import NOW, SETTINGS, cr
 from mms_operator.api import names
 from mms_operator.plan import service
 from mms_operator.plan.types import Event, Interval, ObservedService, Plan
-from mms_workloads.contract import AgentReport, Comparison, Counters, ServeFile, SwapReport
+from mms_workloads.contract import AgentReport, Comparison, Counters, LiveReport, ServeFile, SwapReport, short
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
 
-DIGITS = 12
 STEPS = [{"percent": 20, "seconds": 60}, {"percent": 60, "seconds": 30, "approval": True}]
 CANARY = {"strategy": "Canary", "canary": {"steps": STEPS}}
 HOT_SWAP = {"strategy": "HotSwap"}
@@ -35,6 +34,8 @@ class Pod:
     uid: str = ""
     told: str | None = None  # its annotation
     probe: str | None = None  # another one
+    orders: str | None = None  # another one
+    live: LiveReport | None = None  # what its follower says
     serves: str = ""
     failed: bool = False  # to take what it was told
     tries_again: bool = False
@@ -63,6 +64,8 @@ class ServingWorld:
     traffic: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     comparison: Comparison | None = None
     interval: Interval | None = None
+    gateway_api: bool = True
+    training: Object | None = None  # the one that the spec names
 
     def __post_init__(self) -> None:
         self.cr = cr(names.SERVICE, "words", **self.spec)
@@ -88,13 +91,7 @@ class ServingWorld:
 
     def look(self) -> Plan:
         """One reconciliation, carried out."""
-        observed = ObservedService(
-            deployments=tuple(self._deployment(one) for one in self.deployments.values()),
-            pods=tuple(_object(pod) for pod in self.pods),
-            agents=self._reports(),
-            interval=self.interval,
-        )
-        self.plan = service.plan(self.cr, observed, SETTINGS, self.now)
+        self.plan = service.plan(self.cr, self.observed(), replace(SETTINGS, gateway_api=self.gateway_api), self.now)
         self.cr["status"] = copy.deepcopy(self.plan.status)
         self.events += self.plan.events
         for wanted in self.plan.annotations:
@@ -102,6 +99,7 @@ class ServingWorld:
             if names.ANNOTATION_SERVE in wanted.values:
                 pod.told, pod.failed = wanted.values[names.ANNOTATION_SERVE], False
             pod.probe = wanted.values.get(names.ANNOTATION_PROBE, pod.probe)
+            pod.orders = wanted.values.get(names.ANNOTATION_LIVE, pod.orders)
         planned = {f"{obj['kind']}/{obj['metadata']['name']}": obj for wave in self.plan.waves for obj in wave}
         self.objects = planned if self.plan.prune else {**self.objects, **planned}
         self.deployments = {
@@ -110,6 +108,15 @@ class ServingWorld:
             if obj["kind"] == "Deployment"
         }
         return self.plan
+
+    def observed(self) -> ObservedService:
+        return ObservedService(
+            training=self.training,
+            deployments=tuple(self._deployment(one) for one in self.deployments.values()),
+            pods=tuple(self._object(pod) for pod in self.pods),
+            agents=self._reports(),
+            interval=self.interval,
+        )
 
     def deploy(self) -> None:
         """Deployments make and take away pods; new ones are not ready."""
@@ -182,7 +189,7 @@ class ServingWorld:
     def answering(self) -> dict[str, int]:
         """Ready pods that the Service leads to."""
         only = self.objects["Service/words"]["spec"]["selector"].get(names.LABEL_ARTIFACT)
-        asked = [pod for pod in self.pods if pod.ready and only in (None, pod.digest[-DIGITS:])]
+        asked = [pod for pod in self.pods if pod.ready and only in (None, short(pod.digest))]
         return {letter: n for letter in self._letters() if (n := sum(pod.letter == letter for pod in asked))}
 
     def condition(self, kind: str) -> tuple[str, str] | None:
@@ -200,7 +207,7 @@ class ServingWorld:
 
     def _first(self, lineage: str) -> str:
         """What a new pod begins with: as the file of its Deployment says."""
-        file = self.objects[f"ConfigMap/words-serve-{lineage[7 : 7 + DIGITS]}"]["data"]["serve.json"]
+        file = self.objects[f"ConfigMap/words-serve-{short(lineage)}"]["data"]["serve.json"]
         return digest_in(file)
 
     def _reports(self) -> dict[str, AgentReport]:
@@ -209,6 +216,9 @@ class ServingWorld:
             return {}
         asked = [pod for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts]
         return {pod.uid: _report(pod).model_copy(update={"comparison": self.comparison}) for pod in asked}
+
+    def _object(self, pod: Pod) -> Object:
+        return _object(pod)
 
     def _deployment(self, planned: Object) -> Object:
         """As the API server has it."""
@@ -250,11 +260,14 @@ def _report(pod: Pod) -> AgentReport:
         goldenRight=1,
         swap=swap,
         counters=pod.counters,
+        live=pod.live,
     )
 
 
 def _object(pod: Pod) -> Object:
-    annotations = {names.ANNOTATION_SERVE: pod.told, names.ANNOTATION_PROBE: pod.probe}
+    annotations = {
+        names.ANNOTATION_SERVE: pod.told, names.ANNOTATION_PROBE: pod.probe, names.ANNOTATION_LIVE: pod.orders,
+    }  # fmt: skip
     return {
         "metadata": {
             "name": f"words-{pod.digest[7:10]}-{pod.uid}",

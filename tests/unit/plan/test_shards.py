@@ -57,7 +57,7 @@ def test_ring_has_no_shards() -> None:
     found = World(cr(**spec()))
     plan = found.step()
     assert plan.certificates is not None
-    assert plan.certificates.roles == ("master", "worker")
+    assert plan.certificates.roles == ("master", "worker", "reader")
     assert not [name for name in found.pods if "shard" in name]
     assert "shards" not in found.status
 

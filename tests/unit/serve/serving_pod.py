@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.unit.serve import artifacts
 
+from mms_workloads.contract import MASTER_PORT, ArtifactPin, ServeFile, Store, live_digest
 from mms_workloads.serve import query
 
 if TYPE_CHECKING:
@@ -21,26 +22,38 @@ if TYPE_CHECKING:
 
     from tests.unit.serve.triton_home import TritonHome
 
+    from mms_workloads.contract import LiveSource
+
 
 class ServingPod:
     def __init__(self, root: Path, home: TritonHome, size: int = 2000, dimensions: int = 50) -> None:
         self.root, self.home = root, home
+        root.mkdir(exist_ok=True)
         self.built = artifacts.build(root / "store", size=size, dimensions=dimensions)
         self.digest = self.built.digest
         self.ports = free_ports(4)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.measures = False  # whether it is to find out what it can do before it is ready
+        self.live, self.master_port = False, MASTER_PORT
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        serve = artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
+        if not self.live:
+            serve = artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
+            if self.measures:
+                serve.write_text(json.dumps({**json.loads(serve.read_text()), "measure": {"limitSeconds": 5}}))
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(query.__file__).parents[2]),
             "LD_LIBRARY_PATH": f"{self.home.folder}/lib",
             "MMS_TRITONSERVER": f"{self.home.folder}/bin/tritonserver",
-            "MMS_SERVE_FILE": str(serve),
+            "MMS_SERVE_FILE": str(self.root / "serve.json"),
+            "MMS_ORDERS_FILE": str(self.root / "live"),
+            "MMS_READER_TLS_DIR": "",
+            "MMS_MASTER_PORT": str(self.master_port),
             "MMS_MODELS_DIR": str(self.root / "models"),
             "MMS_TERMINATION_LOG": str(self.root / f"{module}.termination"),
             "MMS_EXIT_TIMEOUT_SECONDS": "3",
+            "MMS_SUMMARIES": "true",
             "MMS_WANTED_FILE": str(self.root / "wanted"),
             "MMS_PROBE_FILE": str(self.root / "probe"),
         }
@@ -61,6 +74,14 @@ class ServingPod:
 
     def start_triton(self) -> None:
         self.start("triton", f"--backend-directory={self.home.folder}/backends")
+
+    def follow(self, live: LiveSource, master_port: int) -> None:
+        """It begins with the parameters of a running training."""
+        pin = ArtifactPin(uri="file:///none", digest=live_digest(live.uid, live.run))
+        storage = Store(uri=pin.uri)
+        serve = ServeFile(namespace="default", name="words", artifact=pin, storage=storage, live=live)
+        (self.root / "serve.json").write_text(serve.model_dump_json())
+        self.live, self.master_port = True, master_port
 
     def want(self, built: artifacts.Built, reference: artifacts.Built | None = None) -> None:
         """As the kubelet does it: the file is replaced."""

@@ -23,6 +23,7 @@ from mms_workloads.contract import (
     Counters,
     Golden,
     GoldenCase,
+    Measured,
     Outcome,
     Reason,
     ServeFile,
@@ -48,6 +49,7 @@ READY = dict.fromkeys(MODELS, True)
         (State(), {}, 503, "WaitingForTriton"),
         (State(phase="Loading"), READY, 503, "Loading"),
         (State(phase="Verifying"), READY, 503, "Verifying"),
+        (State(phase="Measuring"), READY, 503, "Measuring"),
         (State(phase="Failed", message="why"), READY, 503, "Failed"),
         (State(phase="Draining"), READY, 503, "Draining"),
         (State(phase="Verified"), {**READY, "vectors": False}, 503, "ModelNotReady"),
@@ -236,6 +238,26 @@ async def test_a_wrong_answer_ends_it(agent: Agent, triton: FakeTriton) -> None:
     assert await asyncio.wait_for(task, 5) is triton.wrong
     assert agent.state.phase == "Failed"
     assert "SCORES[3]" in agent.state.message
+
+
+async def test_finds_out_what_it_can_do_before_it_is_ready_for_the_first_time(agent: Agent, triton: FakeTriton) -> None:
+    go, phases = asyncio.Event(), []
+
+    async def survey(_: Artifact) -> Measured:
+        phases.append(measured.state.phase)
+        await go.wait()
+        return Measured(seconds=1.0)
+
+    measured = Agent(agent.artifact, triton, measure=Measure(survey=survey))  # type: ignore[arg-type]
+    async with supervised(measured):
+        await until(lambda: phases == ["Measuring"])
+        assert agents.readiness(measured.state, READY)[0] == 503
+        go.set()
+        await until(lambda: measured.state.phase == "Verified")
+        assert measured.state.measured == Measured(seconds=1.0)
+        triton.loaded = False  # it has started again
+        await until(lambda: measured.state.verifications == 2)
+        assert phases == ["Measuring"]
 
 
 async def test_compares_once_for_each_reference_and_asks_as_often_as_it_is_told(

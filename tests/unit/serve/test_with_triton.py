@@ -39,6 +39,29 @@ def pod(tmp_path: Path) -> Iterator[ServingPod]:
     made.stop()
 
 
+def test_finds_out_what_it_can_do_and_says_what_it_has_to(pod: ServingPod) -> None:
+    pod.measures = True
+    pod.start_all()
+    wait(lambda: pod.readyz()[1].get("reason") == "Measuring")
+    wait(lambda: pod.readyz()[0] == 200)
+    said = pod.served()
+    measured = said["measured"]
+    assert "error" not in measured
+    assert [point["concurrency"] for point in measured["curve"]][:2] == [1, 2]
+    assert all(0 < point["p99"] < 10 and point["rate"] > 1 for point in measured["curve"])
+    asked = said["load"]["models"]["neighbours"]["requests"]
+    clients = said["counters"]["requests"] - said["own"]["requests"]
+    assert clients == 0
+    for _ in range(20):
+        query.neighbours(f"127.0.0.1:{pod.ports[1]}", ["word5"], 4)
+    said = pod.served()
+    assert said["counters"]["requests"] - said["own"]["requests"] == 20
+    assert said["load"]["models"]["neighbours"]["requests"] == asked + 20
+    assert said["load"]["pending"] == 0
+    quantiles = said["load"]["models"]["neighbours"]["quantiles"]
+    assert 0 < quantiles["0.5"] <= quantiles["0.99"] < 10
+
+
 def test_serves_and_survives_a_killed_triton(pod: ServingPod) -> None:
     pod.start_all()
     wait(lambda: pod.readyz()[0] == 200)

@@ -46,7 +46,7 @@ def authority(folder: Path) -> None:
     """A CA with a folder for each unit, as the operator's Secrets are mounted."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = certificate("ca", ca_key, None, ca_key)
-    for unit in ("master", "worker", "shard", "operator"):
+    for unit in ("master", "worker", "shard", "operator", "reader"):
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = certificate(unit, key, ca, ca_key)
         (folder / unit).mkdir(parents=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -84,18 +84,33 @@ def context_auc(
     rng = np.random.default_rng(seed)
     wins = total = 0.0
     for tokens in blocks:
-        sentence = np.cumsum(tokens < 0)
-        used = (tokens >= 0) & (rng.random(len(tokens)) < words.keep[np.maximum(tokens, 0)])
-        ids, sentence = tokens[used], sentence[used]
-        for distance in range(1, window + 1):
-            left, right = ids[:-distance], ids[distance:]
-            pairs = (sentence[:-distance] == sentence[distance:]) & (left != right)
-            left, right = left[pairs], right[pairs]
-            other = rng.permutation(right)
-            fair = other != left
-            score = _wins(vectors, sizes, left[fair], right[fair], other[fair])
-            wins, total = wins + score, total + int(fair.sum())
+        for left, right, other in _comparisons(tokens, words, window, rng):
+            wins, total = wins + _wins(vectors, sizes, left, right, other), total + len(left)
     return wins / total if total else 0.5
+
+
+def sample(tokens: NDArray[np.int32], words: Distribution, window: int, seed: int, size: int) -> NDArray[np.int32]:
+    """Comparisons of contextAUC drawn from one block, at most `size`: [n, 3], a word, one near it, one that is not."""
+    rng = np.random.default_rng(seed)
+    found = [np.stack(one, axis=1) for one in _comparisons(tokens, words, window, rng)]
+    all_ = np.concatenate(found) if found else np.empty((0, 3), np.int32)
+    return np.ascontiguousarray(rng.permutation(all_)[:size], np.int32)
+
+
+def _comparisons(
+    tokens: NDArray[np.int32], words: Distribution, window: int, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]]:
+    """Of each distance: words [n], words that stand so far from them, and the same words shuffled."""
+    sentence = np.cumsum(tokens < 0)
+    used = (tokens >= 0) & (rng.random(len(tokens)) < words.keep[np.maximum(tokens, 0)])
+    ids, sentence = tokens[used], sentence[used]
+    for distance in range(1, window + 1):
+        left, right = ids[:-distance], ids[distance:]
+        pairs = (sentence[:-distance] == sentence[distance:]) & (left != right)
+        left, right = left[pairs], right[pairs]
+        other = rng.permutation(right)
+        fair = other != left
+        yield left[fair], right[fair], other[fair]
 
 
 def related_auc(vectors: NDArray[np.float32], vocabulary: Sequence[str], seed: int) -> float | None:

@@ -7,10 +7,12 @@
     GET /v1/served  what is served, and when it was verified
     GET /metrics    for Prometheus
 
+A pod that is told so (`measure` in its file) finds out what it can do before it is ready for the first time.
 Models that cannot be loaded or answer wrongly end the process: the reason is in the termination log and the kubelet
 starts it again. A Triton that restarts has lost its models: they are loaded and verified again, not ready meanwhile.
 Another artifact that the pod is told to serve (`wanted`) takes the place of the one that serves without a restart:
-swap.py. One that fails is reported, and what served serves on.
+swap.py. One that fails is reported, and what served serves on. While it serves a running training's parameters, a
+process beside it (following.py) has the models take the next ones.
 After SIGTERM it is not ready at once and ends when Triton has, or after 30 s.
 """
 
@@ -32,10 +34,12 @@ from aiohttp import web
 from tritonclient.utils import InferenceServerException
 
 from mms_workloads import contract, logs, pod
-from mms_workloads.contract import AgentReport, Comparison, Outcome, Reason, SwapReport
-from mms_workloads.serve import generations
+from mms_workloads.contract import AgentReport, Comparison, Load, Measured, Outcome, Reason, SwapReport
+from mms_workloads.serve import following, generations
 from mms_workloads.serve.artifact import Artifact, read_artifact
+from mms_workloads.serve.asking import Asking, Metrics
 from mms_workloads.serve.control import Triton, TritonGoneError
+from mms_workloads.serve.following import Following
 from mms_workloads.serve.golden import GoldenError
 from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.repository import MODELS
@@ -52,7 +56,7 @@ WANTED_SECONDS = 0.05  # between two looks at what the pod is told: a small file
 DRAIN_SECONDS = 30.0
 RETRY_SECONDS = 10.0  # after a swap that another try may mend
 
-Phase = Literal["WaitingForTriton", "Loading", "Verifying", "Verified", "Failed", "Draining"]
+Phase = Literal["WaitingForTriton", "Loading", "Verifying", "Measuring", "Verified", "Failed", "Draining"]
 
 log = structlog.get_logger()
 
@@ -71,6 +75,7 @@ class State:
     swaps_failed: int = 0
     swap: SwapReport | None = None  # the last one
     comparison: Comparison | None = None
+    measured: Measured | None = None
 
 
 def readiness(state: State, models: Mapping[str, bool]) -> tuple[int, dict[str, Any]]:
@@ -108,17 +113,23 @@ def metrics(state: State, cases: int) -> str:
     return "".join(f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {float(value):g}\n" for n, kind, text, value in values)
 
 
+async def _no_load() -> Load | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Measure:
-    """What is asked for the analysis of a rollout.
+    """What is measured, and asked for the analysis of a rollout.
 
     reference: the digest of what an artifact, by its digest, is to be compared with. read: an artifact, where fetch has
-    it. probe: questions a second.
+    it. probe: questions a second. load: what Triton has to do. survey: what the pod can do; None: nobody wants to know.
     """
 
     reference: Callable[[str], str | None] = lambda _: None
     read: Callable[[str], Artifact | None] = lambda _: None
     probe: Callable[[], float] = lambda: 0.0
+    load: Callable[[], Awaitable[Load | None]] = _no_load
+    survey: Callable[[Artifact], Awaitable[Measured]] | None = None
 
 
 class Agent:
@@ -131,6 +142,8 @@ class Agent:
         wanted: Callable[[], ServeFile | None] = lambda: None,
         take: Callable[[ServeFile, Callable[[str], None]], Awaitable[Artifact]] | None = None,
         measure: Measure | None = None,
+        *,
+        following: Following | None = None,
     ) -> None:
         self.artifact = artifact
         self.triton = triton
@@ -138,6 +151,7 @@ class Agent:
         self._wanted = wanted
         self._take = take
         self._measure = measure or Measure()
+        self._following = following
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
 
@@ -146,14 +160,22 @@ class Agent:
         while True:
             try:
                 if self.state.phase != "Verified" or not all((await self.triton.ready()).values()):
+                    await self._follow(on=False)
                     await self._bring_up()
                 elif (serve := self._next()) is not None:
+                    await self._follow(on=False)
                     await self._swap(serve)
                 else:
+                    await self._follow(on=True)
                     await self._compare()
             except TritonGoneError as error:
                 self._enter("WaitingForTriton", f"Triton went away: {error}")
             await self._rest()
+
+    async def _follow(self, *, on: bool) -> None:
+        """Whether the training's next parameters are taken, where it is one's parameters that serve."""
+        if self._following is not None:
+            await self._following.keep(self.artifact.digest if on else None)
 
     async def _rest(self) -> None:
         """Until Triton is to be looked at again, or something else is wanted."""
@@ -171,7 +193,13 @@ class Agent:
         self._enter("Loading", f"loading {', '.join(MODELS)}")
         await self.triton.load()
         self._enter("Verifying", "asking the golden cases")
-        right = await self.triton.verify(self.artifact.golden, self.artifact.digest)
+        proof = await asyncio.to_thread(self._following.proof) if self._following else None
+        right = await self.triton.verify(*(proof or (self.artifact.golden, self.artifact.digest)))
+        if self._measure.survey is not None and not self.state.verifications and self.state.measured is None:
+            self._enter("Measuring", "asking so many golden questions at a time as it can answer")
+            measured = await self._measure.survey(self.artifact)
+            log.info("measured", points=len(measured.curve), seconds=measured.seconds, error=measured.error)
+            self.state = replace(self.state, measured=measured)
         self._verified(right)
 
     def _verified(self, right: int) -> None:
@@ -269,6 +297,10 @@ class Agent:
         while time.monotonic() < deadline and await self.triton.live():  # noqa: ASYNC110
             await asyncio.sleep(WATCH_SECONDS)
 
+    async def end(self) -> None:
+        """Leaves no process behind."""
+        await self._follow(on=False)
+
     def _enter(self, phase: Phase, message: str) -> None:
         self.state = replace(self.state, phase=phase, message=message, golden_right=0)
         log.info("phase", phase=phase, message=message)
@@ -295,6 +327,9 @@ class Agent:
             counters=counters,
             own=own,
             comparison=self.state.comparison,
+            load=await self._measure.load(),
+            measured=self.state.measured,
+            live=self._following.report(self.artifact.digest) if self._following else None,
         )
         return web.json_response(text=report.model_dump_json(exclude_none=True))
 
@@ -303,6 +338,8 @@ class Agent:
 
     async def metricsz(self, _: web.Request) -> web.Response:
         text = metrics(self.state, len(self.artifact.golden.cases))
+        if self._following is not None and (report := self._following.report(self.artifact.digest)) is not None:
+            text += following.metrics(report)
         return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
@@ -342,6 +379,7 @@ async def run(agent: Agent, port: int) -> JobError | None:
     finally:
         stopping.cancel()
         probing.cancel()
+        await agent.end()
         await runner.cleanup()
         await agent.triton.close()
 
@@ -349,25 +387,39 @@ async def run(agent: Agent, port: int) -> JobError | None:
 async def start(environment: Mapping[str, str]) -> JobError | None:
     try:
         layout = read_layout(environment)
-        artifact = read_artifact(layout, _serving(layout))
+        serving = _serving(layout)
+        artifact = read_artifact(layout, contract.live_run(serving) or serving)
         key = layout.control_key.read_text().strip()
     except JobError as error:
         return error
     except OSError as error:
         return JobError(Reason.MODEL_LOAD_FAILED, f"{error}: the fetch container must run first, on the same volume")
     triton = Triton(f"127.0.0.1:{layout.grpc_port}", key)
-    agent = Agent(
-        artifact,
-        triton,
-        lambda: read_wanted(environment),
-        lambda serve, tell: swap(serve, layout, triton, environment, tell),
-        Measure(
-            lambda digest: _reference(digest, environment),
-            lambda digest: _fetched(layout, digest),
-            lambda: read_probe(environment),
-        ),
-    )
-    return await run(agent, layout.agent_port)
+    async with Metrics(layout) as metrics:
+        agent = Agent(
+            artifact,
+            triton,
+            lambda: read_wanted(environment),
+            lambda serve, tell: swap(serve, layout, triton, environment, tell),
+            Measure(
+                lambda digest: _reference(digest, environment),
+                lambda digest: _fetched(layout, digest),
+                lambda: read_probe(environment),
+                metrics.load,
+                _survey(layout, triton, environment),
+            ),
+            following=Following(layout, environment),
+        )
+        return await run(agent, layout.agent_port)
+
+
+def _survey(
+    layout: Layout, triton: Triton, environment: Mapping[str, str]
+) -> Callable[[Artifact], Awaitable[Measured]] | None:
+    wanted = read_serve_file(environment).measure
+    if wanted is None:
+        return None
+    return lambda artifact: Asking.measure(layout, artifact.golden, wanted.limitSeconds, triton.asked)
 
 
 def _reference(digest: str, environment: Mapping[str, str]) -> str | None:

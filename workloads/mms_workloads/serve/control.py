@@ -120,6 +120,11 @@ class Triton:
         times = sum(int(one.get(kind, {}).get("ns", 0)) for one in stats for kind in _TIMES)
         return Counters(requests=good + bad, failed=bad, timed=good, seconds=times / 1e9), own
 
+    def asked(self, requests: int) -> None:
+        """Counts questions of our own that were asked past this connection, and answered."""
+        known = self._own
+        self._own = Counters(requests=known.requests + requests, failed=known.failed, timed=known.timed + requests)
+
     async def compare(self, artifact: Artifact, reference: Artifact) -> Comparison:
         """How often the artifact's answers to the reference's comparisons differ. Raises TritonGoneError."""
         compared = differing = 0

@@ -2,6 +2,7 @@
 
     python -m mms_workloads.serve.fetch [--artifact]
 
+Of a service that follows a running training it brings the training's parameters instead (live_fetch.py).
 With --artifact it brings the artifact and leaves what is served as it is: the agent runs it so for the next one.
 Nothing that does not match the digest gets past it: the manifest must have the artifact's digest, each file the size
 and SHA-256 that the manifest says. How it failed is in the termination log; the exit code says whether another try can
@@ -36,7 +37,7 @@ from mms_workloads.contract import (
     ServeFile,
     Store,
 )
-from mms_workloads.serve import generations, repository, vectors_file
+from mms_workloads.serve import generations, live_fetch, repository, vectors_file
 from mms_workloads.serve.generations import Generation, Generations
 from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
 from mms_workloads.serve.vectors_file import ArtifactError
@@ -63,7 +64,7 @@ def main(environment: Mapping[str, str] = os.environ, arguments: Sequence[str] =
     try:
         layout = read_layout(environment)
         serve = read_serve_file(environment)
-        manifest = fetch(serve, layout)
+        manifest = live_fetch.fetch(serve, serve.live, layout, environment) if serve.live else fetch(serve, layout)
         if serve.reference is not None:
             _fetch_reference(serve.reference, layout)
         if "--artifact" not in arguments:

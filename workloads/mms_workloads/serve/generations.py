@@ -64,11 +64,15 @@ def read_report(path: Path, model: str) -> Report | None:
         return None
 
 
-def write(path: Path, generations: Contract) -> None:
-    """Whole or not at all, for whoever reads it meanwhile. Raises OSError."""
+def write(path: Path, generations: Contract, *, durable: bool = True) -> None:
+    """Whole or not at all, for whoever reads it meanwhile. Raises OSError.
+
+    durable: also for who reads it after the node's end, which takes the disk's time.
+    """
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(generations.model_dump_json().encode())
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)

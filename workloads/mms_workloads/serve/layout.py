@@ -6,12 +6,14 @@ The three containers (fetch, Triton, agent) share one volume, MODELS_DIR:
     /models/repository/                 Triton's model repository
     /models/generations.json            which artifacts the models hold, and which one answers
     /models/control-key                 the secret of Triton's model control, new in each pod
+    /models/live.json                   of a pod that follows a training: what it says of it
 
 The MMS_* variables place things elsewhere when there is no pod: in tests and in a local run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from mms_workloads import contract
-from mms_workloads.contract import Reason, ServeFile
+from mms_workloads.contract import LiveOrders, LiveSource, Reason, ServeFile
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 SERVE_FILE = "/etc/mms/serve.json"
 PROBE_FILE = "/etc/mms/probe"  # a number or empty: the pod's annotation mms.dev/probe
+ORDERS_FILE = "/etc/mms/live"  # LiveOrders, or empty: the pod's annotation mms.dev/live
 WANTED_FILE = "/etc/mms/wanted"  # a ServeFile too, or empty: the pod's annotation mms.dev/serve
 MODELS_DIR = "/models"
 PROBES = 100.0  # a second, at most
@@ -57,8 +60,12 @@ class Layout:
         return self.models / "control-key"
 
     def artifact(self, digest: str) -> Path:
-        """The folder of an artifact; `digest` is sha256:<hex>."""
-        return self.models / f"artifact-{digest.removeprefix('sha256:')[:12]}"
+        """The folder of an artifact; `digest` is sha256:<hex> or live:<uid>:<run>."""
+        return self.models / f"artifact-{contract.short(digest)}"
+
+    @property
+    def live_report(self) -> Path:
+        return self.models / "live.json"
 
 
 def read_layout(environment: Mapping[str, str] = os.environ) -> Layout:
@@ -85,6 +92,23 @@ def read_wanted(environment: Mapping[str, str] = os.environ) -> ServeFile | None
     path = Path(environment.get("MMS_WANTED_FILE", WANTED_FILE))
     try:
         return ServeFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def live_source(digest: str, environment: Mapping[str, str] = os.environ) -> LiveSource | None:
+    """The run that a digest of live parameters stands for, as one of the pod's files says."""
+    files = [read_wanted(environment)]
+    with contextlib.suppress(JobError):
+        files.append(read_serve_file(environment))
+    return next((one.live for one in files if one and one.live and one.artifact.digest == digest), None)
+
+
+def read_orders(environment: Mapping[str, str] = os.environ) -> LiveOrders | None:
+    """How the pod is to follow a training, where its annotation says so."""
+    path = Path(environment.get("MMS_ORDERS_FILE", ORDERS_FILE))
+    try:
+        return LiveOrders.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 

@@ -105,7 +105,7 @@ class Shelf:
         self.view = View(serving, {digest: one for digest, one in held.items() if digest in wants}, refused)
         report = Report(serving=serving.digest, held=sorted(self.view.held), refused=refused)
         try:
-            generations.write(self._report, report)
+            generations.write(self._report, report, durable=False)
         except OSError as error:  # the agent waits for the report and says that none came
             print(f"{self._report}: {error}", flush=True)  # noqa: T201 - Triton's log
 

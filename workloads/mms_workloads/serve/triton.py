@@ -2,6 +2,7 @@
 
     python -m mms_workloads.serve.triton [more tritonserver flags]
 
+MMS_SUMMARIES=true makes it count how long requests take, by quantiles of the last minute.
 MMS_EXIT_TIMEOUT_SECONDS is how long Triton waits for clients to end their connections after SIGTERM (30): the pod's
 terminationGracePeriodSeconds must be at least preStop + this + 10. The container's readiness probe is
 GET /v2/models/neighbours/ready on the HTTP port.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mms_workloads import contract, pod
 from mms_workloads.contract import Outcome, Reason
+from mms_workloads.serve import load
 from mms_workloads.serve.layout import CONTROL_HEADER, Layout, read_layout
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def main(arguments: list[str], environment: Mapping[str, str] = os.environ) -> i
     remove_stale_regions(SHARED_MEMORY, region_prefix(layout))
     exit_timeout = int(environment.get("MMS_EXIT_TIMEOUT_SECONDS", EXIT_TIMEOUT_SECONDS))
     binary = environment.get("MMS_TRITONSERVER", "tritonserver")
-    command = [binary, *flags(layout, key, exit_timeout), *arguments]
+    counted = load.summaries() if environment.get("MMS_SUMMARIES") == "true" else []
+    command = [binary, *flags(layout, key, exit_timeout), *counted, *arguments]
     # This process becomes the server, which gets the kubelet's signals itself.
     return os.execvpe(binary, command, server_environment(environment, sys.executable))  # noqa: S606
 

@@ -132,7 +132,7 @@ def map_tensor(path: Path, name: str) -> NDArray[np.float32]:
 
 def prepare(directory: Path) -> int:
     """Writes what `load` maps beside the artifact's files. Returns d. Raises ArtifactError, OSError."""
-    _write_index(directory)
+    write_index(directory)
     return _write_unit_vectors(directory)
 
 
@@ -141,8 +141,8 @@ def hashed(words: Sequence[bytes]) -> NDArray[np.int64]:
     return np.frombuffer(b"".join(hashlib.blake2b(word, digest_size=8).digest() for word in words), "<i8")
 
 
-def _write_index(directory: Path) -> None:
-    """int64 [4, V]: the fields of Vocabulary after the text. Raises ArtifactError."""
+def write_index(directory: Path) -> int:
+    """int64 [4, V]: the fields of Vocabulary after the text. Returns V. Raises ArtifactError."""
     words = read_vocabulary(directory / VOCABULARY)
     text = np.fromfile(directory / VOCABULARY, np.uint8)
     begins = np.concatenate([[0], np.flatnonzero(text == ord("\n")) + 1])[: len(words)]
@@ -159,6 +159,7 @@ def _write_index(directory: Path) -> None:
     with part.open("wb") as file:
         np.save(file, np.stack([begins, ends, ordered, order]))
     part.replace(directory / WORD_INDEX)
+    return len(words)
 
 
 def _write_unit_vectors(directory: Path) -> int:

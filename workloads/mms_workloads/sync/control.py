@@ -79,9 +79,14 @@ class Control:
         *,
         beat: Callable[[], None] = lambda: None,
         plain: bool = False,
+        parameters: str = "",
     ) -> None:
-        """address: host:port at which peers find this pod. beat: called while the thread is alive."""
+        """address: host:port at which peers find this pod; parameters: at which serving pods do.
+
+        beat: called while the thread is alive.
+        """
         self._pod, self._address, self._holds, self._beat, self._plain = pod, address, holds, beat, plain
+        self._parameters = parameters
         self.inbox = Inbox()
         # Called in the control thread when `urgent` may have become true, and when a lease has come.
         self.on_over: Callable[[], None] = lambda: None
@@ -227,6 +232,7 @@ class Control:
             "rank": pod.rank,
             "incarnation": pod.incarnation,
             "address": self._address,
+            "parameters": self._parameters,
             "epoch": epoch,
             "step": step,
             "plan": plans.digest(plan) if plan else None,

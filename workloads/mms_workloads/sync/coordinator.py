@@ -21,6 +21,8 @@ from mms_workloads.contract import (
     ParameterServer,
     Reason,
     StatusReport,
+    Trainer,
+    Trainers,
 )
 from mms_workloads.logs import logger
 from mms_workloads.pod import Pod, failed
@@ -84,7 +86,9 @@ class Coordinator:
         f = message.fields
         fence = Fence(f["uid"], f["run"], f["attempt"])
         peer = Hello(fence, f["rank"], f["incarnation"], f["address"], f["epoch"], f["step"])
-        link = Link(peer.rank, peer.incarnation, send, close, f["plan"], role=f["role"])
+        link = Link(
+            peer.rank, peer.incarnation, send, close, f["plan"], role=f["role"], parameters=f.get("parameters", "")
+        )
         peers, before = self.peers.get(link.role), self.workers.membership
         refusal = peers.join(link, peer, time.monotonic()) if peers else Refusal("this run has no parameter shards")
         if refusal:
@@ -207,6 +211,18 @@ class Coordinator:
             incidents=list(self.incidents),
             quarantined=len(self.measures.quarantined),
             outcome=self.outcome,
+        )
+
+    def trainers(self) -> Trainers:
+        """Who can be asked for parameters: members that are connected, each with all of them."""
+        epoch = self.workers.membership.epoch
+        links = [self.workers.links[m.rank] for m in epoch.members if m.rank in self.workers.links] if epoch else []
+        return Trainers(
+            uid=self.job.job.uid,
+            run=self.job.job.run,
+            attempt=self.pod.attempt,
+            epoch=epoch.number if epoch else 0,
+            trainers=[Trainer(rank=link.rank, address=link.parameters) for link in links if link.parameters],
         )
 
     # Handlers of messages

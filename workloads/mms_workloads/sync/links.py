@@ -20,3 +20,4 @@ class Link:
     plan: str | None = None  # the digest of the plan that it has
     counts: bool = False  # has a counting task
     role: str = "worker"
+    parameters: str = ""  # host:port where serving pods get a worker's parameters; empty: nowhere

@@ -1,6 +1,7 @@
 """The parameter-sync service's master: python -m mms_workloads.sync.master
 
-HTTPS with client certificates on MASTER_PORT: /v1/control (workers), /v1/status and /v1/desired (the operator).
+HTTPS with client certificates on MASTER_PORT: /v1/control (workers), /v1/status and /v1/desired (the operator),
+/v1/trainers (serving pods).
 Plain HTTP on MASTER_HEALTH_PORT: /healthz and /metrics, which carry nothing secret and change nothing.
 """
 
@@ -24,6 +25,7 @@ from mms_workloads.contract import (
     EXIT_PERMANENT,
     EXIT_RETRY,
     OU_OPERATOR,
+    OU_READER,
     OU_SHARD,
     OU_WORKER,
     Desired,
@@ -63,6 +65,7 @@ class Master:
         api.router.add_get("/v1/status", self._for({OU_OPERATOR}, self.get_status))
         api.router.add_put("/v1/desired", self._for({OU_OPERATOR}, self.put_desired))
         api.router.add_get("/v1/control", self._for({OU_WORKER, OU_SHARD}, self.control))
+        api.router.add_get("/v1/trainers", self._for({OU_READER}, self.get_trainers))
         health = web.Application()
         health.router.add_get("/healthz", self.healthz)
         health.router.add_get("/metrics", self.metrics)
@@ -83,6 +86,11 @@ class Master:
         if report.outcome:
             self.outcome_read.set()
         return response
+
+    async def get_trainers(self, _: web.Request) -> web.StreamResponse:
+        if self.coordinator is None:
+            raise web.HTTPServiceUnavailable(text="the storage has not answered yet")
+        return web.Response(body=self.coordinator.trainers().model_dump_json(), content_type="application/json")
 
     async def put_desired(self, request: web.Request) -> web.StreamResponse:
         try:

@@ -152,6 +152,7 @@ class LocalRun:
             "MMS_CREDENTIALS_DIR": str(self.folder / "credentials"),
             "MMS_MASTER_PORT": str(self.master_port),
             "MMS_HEALTH_PORT": str(self.health_port),
+            "MMS_PARAMETERS_PORT": "0",  # any: the workers share an address
         }
         process = self._launch(module, environment, folder / "log")
         before = self.processes.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -12,6 +12,7 @@ from mms_workloads import artifact, contract, logs
 from mms_workloads.contract import CheckpointRef, Outcome, Reason
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
+from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints, wire
@@ -27,12 +28,14 @@ from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
 from mms_workloads.train.loop import Left, run_rounds
 from mms_workloads.train.parameter_server import ParameterServer
+from mms_workloads.train.publisher import Held, Publisher
 from mms_workloads.train.ring import Ring
 from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
 from mms_workloads.transport.ring import RingTransport
 from mms_workloads.transport.staged import StagedRing
 
 if TYPE_CHECKING:
+    from mms_workloads.embedding.learner import EmbeddingLearner
     from mms_workloads.sync.control import Inbox
     from mms_workloads.train.communicator import Communicator
     from mms_workloads.train.learner import Learner
@@ -58,7 +61,15 @@ class Worker:
         self.aborting = threading.Lock()  # the control thread sets what this one closes
         self.communicator: Communicator | None = None
         self.epoch = 0
-        self.control = Control(pod, f"{pod.ip}:{self.listener.port}", self._holds, beat=self.pulse.beat, plain=plain)
+        self.publisher = Publisher(pod, self._published, plain=plain) if publishes(pod.job) else None
+        self.control = Control(
+            pod,
+            f"{pod.ip}:{self.listener.port}",
+            self._holds,
+            beat=self.pulse.beat,
+            plain=plain,
+            parameters=self.publisher.address if self.publisher else "",
+        )
         self.control.on_over = self._break_connections
         self.guarding = Guarding(pod.job.guard)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
@@ -293,6 +304,13 @@ class Worker:
         held = self._held()
         return self.epoch, held.agreement.step if held else None
 
+    def _published(self) -> Held | None:
+        """In any thread."""
+        found, state_ = self.learner, self._held()
+        if found is None or not isinstance(state_, EmbeddingState):
+            return None
+        return Held(cast("EmbeddingLearner", found), state_, self.epoch, self.plan_digest)
+
     def _anything_to_do(self, box: Inbox) -> bool:
         return bool(box.stopping or box.tasks or self._newer(self.epoch))
 
@@ -312,6 +330,12 @@ class Worker:
         communicator, self.communicator = self.communicator, None
         if communicator:
             communicator.close()
+
+
+def publishes(job: contract.JobFile) -> bool:
+    """Whether each worker has all word vectors while it trains. Those with n-grams are made of many rows each."""
+    task = job.task.wordEmbedding
+    return task is not None and task.subwords is None and job.syncMode == "Ring"
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api import names
 from mms_operator.api.names import Reason
-from mms_operator.api.service_status import Outcome, RolloutPhase, RolloutStatus, ServedVersion, ServiceStatus, Versions
+from mms_operator.api.service_status import (
+    LiveStatus,
+    Outcome,
+    RolloutPhase,
+    RolloutStatus,
+    ServedVersion,
+    ServiceStatus,
+    Versions,
+)
 from mms_operator.plan.service import history, rollout
 from mms_operator.plan.service.saying import called
 from mms_operator.plan.types import Event
@@ -59,15 +67,15 @@ def carry_out(cr: Object, status: ServiceStatus, context: Context) -> tuple[Serv
 
 def _carried_out(said: str, status: ServiceStatus, context: Context) -> ServiceStatus:
     match said.partition("@")[0].split():
-        case ["pause"]:
-            return _with(status, _under_way(status).model_copy(update={"paused": True}))
-        case ["resume"]:
-            return _with(status, _under_way(status).model_copy(update={"paused": False}))
+        case ["pause" | "resume" as word]:
+            return _paused(status, paused=word == "pause")
         case ["promote"]:
             return _with(status, rollout.promoted(_under_way(status), fully=False))
         case ["promote", "all"]:
             return _with(status, rollout.promoted(_under_way(status), fully=True))
         case ["abort"]:
+            if _follows(status):
+                return _back_to_the_one_before(status, context)
             _under_way(status)
             return abort(status, context.now)
         case ["rollback"]:
@@ -107,6 +115,8 @@ def _back_to_the_one_before(status: ServiceStatus, context: Context) -> ServiceS
 
 def _back_to(status: ServiceStatus, target: ServedVersion, context: Context) -> ServiceStatus:
     stable = status.versions.stable
+    if target.live:
+        raise RefusedError(f"{called(target)} was served while it trained, and is kept nowhere: name an artifact")
     if stable is None:
         raise RefusedError("nothing is served yet, so there is nothing to go back from")
     past = status.history
@@ -136,6 +146,21 @@ def _retried(status: ServiceStatus, context: Context) -> ServiceStatus:
     if context.source is None or not history.given_up(status.history, context.source.digest):
         raise RefusedError("the version that the spec names was not given up")
     return status.model_copy(update={"history": history.forgiven(status.history, context.source.digest)})
+
+
+def _follows(status: ServiceStatus) -> bool:
+    """Whether what there is to command is the following of a running training."""
+    stable = status.versions.stable
+    return stable is not None and stable.live and status.versions.next is None
+
+
+def _paused(status: ServiceStatus, *, paused: bool) -> ServiceStatus:
+    """The rollout, or the following of a training."""
+    stable = status.versions.stable
+    if stable is None or not _follows(status):
+        return _with(status, _under_way(status).model_copy(update={"paused": paused}))
+    known = status.live or LiveStatus(phase="", run=stable.version or 1)
+    return status.model_copy(update={"live": known.model_copy(update={"paused": paused})})
 
 
 def _under_way(status: ServiceStatus) -> RolloutStatus:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mms_operator.api.service_status import ServedVersion, ServiceStatus
+    from mms_operator.plan.service.autoscaling import Scaled
     from mms_operator.plan.service.objects import Serving
     from mms_operator.plan.service.saying import State
     from mms_operator.plan.service.seen import Seen
@@ -24,6 +25,7 @@ class Look:
     seen: Seen
     now: datetime
     interval: Interval | None
+    scaled: Scaled
 
     @property
     def replicas(self) -> int:

@@ -33,8 +33,12 @@ def given_up(history: Sequence[PastVersion], digest: str) -> PastVersion | None:
 
 
 def before(history: Sequence[PastVersion], stable: ServedVersion | None) -> PastVersion | None:
-    """What was served before what is served now."""
-    served = (one for one in history if one.outcome is Outcome.SERVED and (not stable or one.digest != stable.digest))
+    """The artifact that was served before what is served now."""
+    served = (
+        one
+        for one in history
+        if one.outcome is Outcome.SERVED and not one.live and (not stable or one.digest != stable.digest)
+    )
     return next(served, None)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mms_operator.api import names
+from mms_operator.api.autoscaling import Mode
 from mms_operator.plan import objects, pod_template
-from mms_operator.plan.service import edge
+from mms_operator.plan.service import edge, live
 from mms_operator.plan.service.target import CREDENTIALS, location
+from mms_operator.plan.training.job import master_host, reader_secret
 from mms_workloads import contract
 
 if TYPE_CHECKING:
     from mms_operator.api.service import ServiceSpec
     from mms_operator.api.service_status import ServedVersion
     from mms_operator.plan.stores import Location
-    from mms_operator.plan.types import Object, Settings
+    from mms_operator.plan.types import Held, Object, Settings
 
 COMPONENT = "server"
 MAIN = "triton"
@@ -29,15 +32,19 @@ PRE_STOP_SECONDS = 13
 EXIT_TIMEOUT_SECONDS = 30  # Triton waits so long for clients to end their connections
 GRACE_SECONDS = PRE_STOP_SECONDS + EXIT_TIMEOUT_SECONDS + 10
 DIGEST_DIGITS = 12
+MEASURE_SECONDS = 60.0
 # Of the three containers, where the spec gives none.
 _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 _AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
+# It takes parameters a few times a second, each time while clients wait for the same processors.
+_FOLLOWING_AGENT = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 # The kubelet writes the annotation into the file as soon as the pod is changed.
 _WANTED = {
     "downwardAPI": {
         "items": [
             {"path": "wanted", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_SERVE}']"}},
             {"path": "probe", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_PROBE}']"}},
+            {"path": "live", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_LIVE}']"}},
         ]
     }
 }
@@ -77,17 +84,29 @@ class Serving(objects.Owner):
         return {**self.selector, names.LABEL_ARTIFACT: short(version.lineage)}
 
 
+def template(serving: Serving, version: ServedVersion) -> str:
+    """Tells pods apart that may do more or less than others."""
+    text = f"{version.lineage} {serving.spec.server.model_dump_json()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+
+
 def short(digest: str) -> str:
     """What tells a version's objects apart from those of another."""
-    return digest.removeprefix("sha256:")[:DIGEST_DIGITS]
+    return contract.short(digest)
 
 
 def labels(serving: Serving) -> dict[str, str]:
     return objects.labels(names.LABEL_SERVICE, serving.name, COMPONENT)
 
 
-def config_map(serving: Serving, version: ServedVersion, reference: ServedVersion | None = None) -> Object:
-    text = serve_file(serving, version, reference).model_dump_json(indent=1, exclude_none=True)
+def config_map(
+    serving: Serving, version: ServedVersion, reference: ServedVersion | None = None, *, measured: bool = True
+) -> Object:
+    """What its pods begin with. Those of which nobody has measured what they can do are to find out."""
+    file = serve_file(serving, version, reference)
+    if not measured:
+        file = file.model_copy(update={"measure": contract.Measure(limitSeconds=MEASURE_SECONDS)})
+    text = file.model_dump_json(indent=1, exclude_none=True)
     return _object(serving, "v1", "ConfigMap", serving.config_map(version), data={SERVE_FILE: text})
 
 
@@ -103,7 +122,18 @@ def serve_file(serving: Serving, version: ServedVersion, reference: ServedVersio
         artifact=contract.ArtifactPin(uri=version.uri, digest=version.digest),
         storage=serving.location(version).store,
         reference=compared,
+        live=_source(serving, version),
     )
+
+
+def _source(serving: Serving, version: ServedVersion) -> contract.LiveSource | None:
+    """Where the parameters of a run are had that is followed."""
+    if not version.live or version.training is None or version.version is None:
+        return None
+    _, uid, _ = version.digest.split(":")
+    host = master_host(version.training, serving.namespace, serving.settings)
+    orders = live.orders(serving.spec.rollout, None)
+    return contract.LiveSource(masterHost=host, uid=uid, run=version.version, orders=orders)
 
 
 def store_secret(serving: Serving) -> Object | None:
@@ -122,7 +152,12 @@ def service(serving: Serving, route: ServedVersion | None) -> Object:
 
 def next_service(serving: Serving, version: ServedVersion) -> Object:
     """Leads to the pods of the version that is being rolled out, for those who want to look at it first."""
-    return _service(serving, f"{serving.name}-next", serving.of_version(version))
+    return service_of(serving, f"{serving.name}-next", version)
+
+
+def service_of(serving: Serving, name: str, version: ServedVersion) -> Object:
+    """Leads to the pods of one version."""
+    return _service(serving, name, serving.of_version(version))
 
 
 def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
@@ -136,6 +171,24 @@ def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
         "ports": [{"name": port, "port": number, "targetPort": port, "protocol": "TCP"} for port, number in ports],
     }
     return _object(serving, "v1", "Service", name, spec=spec)
+
+
+def activation(serving: Serving, held: Held) -> Object:
+    """Leads the Service's clients to the activators, too: while no pod answers they are the only ones that do."""
+    name = f"{serving.name}-activator"
+    family = "IPv6" if any(":" in address for address in held.addresses) else "IPv4"
+    ports = (("http", held.port), ("grpc", held.port + 1))
+    found = _object(
+        serving, "discovery.k8s.io/v1", "EndpointSlice", name,
+        addressType=family,
+        endpoints=[{"addresses": [address], "conditions": {"ready": True}} for address in held.addresses],
+        ports=[{"name": port, "port": number, "protocol": "TCP"} for port, number in ports],
+    )  # fmt: skip
+    found["metadata"]["labels"] |= {
+        names.LABEL_SERVICE_NAME: serving.name,
+        names.LABEL_SLICE_MANAGED_BY: names.ACTIVATOR,
+    }
+    return found
 
 
 def disruption_budget(serving: Serving) -> Object:
@@ -182,10 +235,10 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
 
 
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
-    return {
-        "labels": {**labels(serving), **serving.of_version(version)},
-        "annotations": {names.ANNOTATION_DIGEST: version.lineage, **edge.pod_annotations(serving.spec.traffic)},
-    }
+    annotations = {names.ANNOTATION_DIGEST: version.lineage, **edge.pod_annotations(serving.spec.traffic)}
+    if serving.spec.autoscaling.mode is Mode.OBJECTIVE:
+        annotations[names.ANNOTATION_CAPACITY] = template(serving, version)
+    return {"labels": {**labels(serving), **serving.of_version(version)}, "annotations": annotations}
 
 
 def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
@@ -194,9 +247,13 @@ def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
     sources = [objects.config_source(serving.config_map(version), SERVE_FILE), _WANTED]
     if where.secret:
         sources.append(objects.credentials_source(where.secret, CREDENTIALS))
+    follows = live.uses_reader(serving.spec.rollout, version)
+    training = serving.spec.model.trainingRef
+    if follows and training is not None:
+        sources.append(_reader_source(training.name))
     spec |= {
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "initContainers": [_fetch(serving), _agent(serving)],
+        "initContainers": [_fetch(serving), _agent(serving, follows=follows)],
         "containers": [_triton(serving)],
         "volumes": [
             {"name": "serve", "projected": {"defaultMode": 0o440, "sources": sources}},
@@ -206,22 +263,22 @@ def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
         ],
     }
+    # With one replica, too: scaling must not change the pods.
+    spec["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": serving.selector},
+        }
+    ]
     if serving.spec.traffic.sidecar:
         spec |= {
             "terminationGracePeriodSeconds": edge.grace_seconds(EXIT_TIMEOUT_SECONDS),
-            "initContainers": [_fetch(serving), _agent(serving), edge.behind(_triton(serving))],
+            "initContainers": [_fetch(serving), _agent(serving, follows=follows), edge.behind(_triton(serving))],
             "containers": [edge.container(serving.spec, _container(serving, edge.NAME, edge.MODULE, edge.RESOURCES))],
             "volumes": [*spec["volumes"], *edge.volumes(serving.spec.traffic)],
         }
-    if serving.spec.replicas > 1:
-        spec["topologySpreadConstraints"] = [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": serving.selector},
-            }
-        ]
     return spec
 
 
@@ -229,9 +286,16 @@ def _fetch(serving: Serving) -> Object:
     return _container(serving, "fetch", "mms_workloads.serve.fetch", _FETCH)
 
 
-def _agent(serving: Serving) -> Object:
+def _reader_source(training: str) -> Object:
+    """Pods outlive the training, and its Secret."""
+    folder = contract.READER_TLS_DIR.removeprefix(f"{ETC}/")
+    items = [{"key": key, "path": f"{folder}/{key}"} for key in ("tls.crt", "tls.key", "ca.crt")]
+    return {"secret": {"name": reader_secret(training), "optional": True, "items": items}}
+
+
+def _agent(serving: Serving, *, follows: bool) -> Object:
     """A native sidecar: it starts before Triton and ends after it."""
-    container = _container(serving, "agent", "mms_workloads.serve.agent", _AGENT)
+    container = _container(serving, "agent", "mms_workloads.serve.agent", _FOLLOWING_AGENT if follows else _AGENT)
     if serving.spec.traffic.sidecar:
         container["env"] = edge.environment()
     return {
@@ -255,10 +319,13 @@ def _agent(serving: Serving) -> Object:
 def _triton(serving: Serving) -> Object:
     resources = serving.spec.server.resources.model_dump(exclude_defaults=True)
     container = _container(serving, MAIN, "mms_workloads.serve.triton", resources or _TRITON)
+    environment = [{"name": "MMS_EXIT_TIMEOUT_SECONDS", "value": str(EXIT_TIMEOUT_SECONDS)}]
+    if serving.spec.objective is not None:
+        environment.append({"name": "MMS_SUMMARIES", "value": "true"})
     mounts = [*container["volumeMounts"], {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the pod's own
     return {
         **container,
-        "env": [{"name": "MMS_EXIT_TIMEOUT_SECONDS", "value": str(EXIT_TIMEOUT_SECONDS)}],
+        "env": environment,
         "ports": [
             {"name": "http", "containerPort": contract.TRITON_HTTP_PORT},
             {"name": "grpc", "containerPort": contract.TRITON_GRPC_PORT},

@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from mms_operator.api.autoscaling import Mode
+from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Reason
 from mms_operator.api.rollout import Strategy
 from mms_operator.api.service import ServiceSpec
 from mms_operator.api.service_status import Outcome, RolloutPhase, ServiceStatus, Versions
 from mms_operator.plan import conditions, pod_template, pods, stores
 from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.scaling import schedule
 from mms_operator.plan.service import (
+    autoscaling,
     commands,
     edge,
+    gateway,
     history,
     judging,
+    live,
     objects,
     rolling,
     rollout,
@@ -28,6 +34,7 @@ from mms_operator.plan.service import (
     trouble,
 )
 from mms_operator.plan.service.course import Course, Look
+from mms_operator.plan.service.measures import Sight
 from mms_operator.plan.service.objects import Serving
 from mms_operator.plan.service.saying import State
 from mms_operator.plan.service.seen import Seen
@@ -38,11 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from mms_operator.api.names import Condition as Kind
     from mms_operator.api.service_status import PastVersion, ServedVersion
     from mms_operator.plan.conditions import Condition
     from mms_operator.plan.stores import SecretProblem
-    from mms_operator.plan.types import Event, Object, ObservedService, Settings
+    from mms_operator.plan.types import Event, Held, Object, ObservedService, Settings
 
 _LOOKED_AT = frozenset({Strategy.CANARY, Strategy.BLUE_GREEN})  # strategies whose next version has pods of its own
 SECRET_SECONDS = 10.0  # between two looks for a Secret that is not there
@@ -72,17 +78,25 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     )
     if found:
         return _left(cr, status, saying.refused(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)), now, seen.ready)
+    if spec.traffic.gateway is not None and not settings.gateway_api:
+        return _left(cr, status, saying.refused(Reason.GATEWAY_API_MISSING, gateway.MISSING), now, seen.ready)
     if problem := _senseless(spec):
         return _left(cr, status, saying.refused(Reason.INVALID_SPEC, problem), now, seen.ready)
-    source = target.choose(spec.model, status.versions, observed.training, settings.default_store)
+    source = live.chosen(serving, status.versions, observed.training) or target.choose(
+        spec.model, status.versions, observed.training, settings.default_store
+    )
     named = None if isinstance(source, target.Missing) else source
     status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
-    look = Look(serving, status, seen, now, observed.interval)
-    return _plan(look, _course(look, source, observed), told)
+    scaled = autoscaling.advance(Sight(serving, status, seen, observed, named, now))
+    status = status.model_copy(update={"autoscaling": scaled.status})
+    look = Look(serving, status, seen, now, observed.interval, scaled)
+    return _plan(look, _course(look, source, observed), observed, told)
 
 
 def _senseless(spec: ServiceSpec) -> str | None:
-    """What the analysis cannot be asked, and why."""
+    """What cannot be done although the API server took it, and why."""
+    if problem := schedule.problem(spec.autoscaling.schedules):
+        return problem
     try:
         if spec.rollout.analysis is not None:
             judging.spec_of(spec.rollout.analysis)
@@ -117,8 +131,10 @@ def _course(look: Look, source: ServedVersion | target.Missing, observed: Observ
 
 def _first(look: Look, chosen: ServedVersion) -> Course:
     """Nothing answers yet that could be spared: all pods at once."""
-    counted, fleets = look.counted(chosen), ((chosen, look.replicas),)
-    if not look.replicas or not look.seen.fleet(chosen, look.replicas).complete:
+    # Of pods that are to find out what they can do, one is enough.
+    replicas = min(look.replicas, 1) if look.scaled.template else look.replicas
+    counted, fleets = look.counted(chosen), ((chosen, replicas),)
+    if not look.replicas or not look.seen.fleet(chosen, replicas).complete:
         state = trouble.of(look.serving, chosen, look.seen) or saying.rolling(chosen, None, None)
         state = state if look.replicas else saying.served(chosen, 0)
         return Course(look.status_with(versions=Versions(next=counted)), state, fleets, chosen)
@@ -185,27 +201,48 @@ def _wait_for_secret(look: Look, chosen: ServedVersion, problem: SecretProblem) 
     return Course(status, state, ((stable, look.replicas),), stable, SECRET_SECONDS, prune=False)
 
 
-def _waves(serving: Serving, course: Course) -> tuple[tuple[Object, ...], ...]:
+def _waves(look: Look, course: Course, held: Held | None) -> tuple[tuple[Object, ...], ...]:
     """Each version has its file and its Deployment. Clients are sent elsewhere only after its pods are there."""
+    serving, unknown = look.serving, look.scaled.template
     versions = [version for version, _ in course.fleets]
     first = [
         objects.network_policy(serving),
         objects.disruption_budget(serving),
-        *(objects.config_map(serving, version, telling.reference(course, version)) for version in versions),
+        *(
+            objects.config_map(
+                serving,
+                version,
+                telling.reference(course, version),
+                measured=unknown is None or objects.template(serving, version) != unknown,
+            )
+            for version in versions
+        ),
     ]
+    nobody = not look.replicas or not look.seen.ready
+    if nobody and held and held.addresses and serving.spec.autoscaling.mode is not Mode.OFF:
+        first.append(objects.activation(serving, held))
     if any(version.installationStore for version in versions) and (secret := objects.store_secret(serving)):
         first.append(secret)
     deployments = tuple(objects.deployment(serving, version, replicas) for version, replicas in course.fleets)
     services = [objects.service(serving, course.route)]
     following = course.status.versions.next
     own = following is not None and any(version.digest == following.digest for version in versions)
-    if following is not None and own and serving.spec.rollout.strategy in _LOOKED_AT:
+    looked_at = serving.spec.rollout.strategy in _LOOKED_AT or serving.spec.traffic.gateway is not None
+    if following is not None and own and looked_at:
         services.append(objects.next_service(serving, following))
-    return ((*first, *services), deployments)
+    ways = serving.spec.traffic.gateway
+    stable = course.status.versions.stable
+    if ways is None or stable is None:
+        return ((*first, *services), deployments)
+    services.append(gateway.stable_service(serving, stable))
+    return ((*first, *services), deployments, tuple(gateway.routes(serving, ways, course, look.seen)))
 
 
-def _plan(look: Look, course: Course, told: Sequence[Event]) -> Plan:
+def _plan(look: Look, course: Course, observed: ObservedService, told: Sequence[Event]) -> Plan:
     serving, seen, stable = look.serving, look.seen, course.status.versions.stable
+    scaled = look.scaled
+    followed = live.found(look, stable, observed.training)
+    course = replace(course, status=course.status.model_copy(update={"live": followed.status}))
     if not course.swaps and stable is not None:  # whatever else happens, pods serve what is stable
         astray = swapping.astray(swapping.running(seen, stable.lineage), stable.digest)
         course = replace(course, tell=astray, take=stable, attempt=rfc3339(look.now))
@@ -219,14 +256,24 @@ def _plan(look: Look, course: Course, told: Sequence[Event]) -> Plan:
         }
     )
     said = saying.said_of(course.state, seen.ready, look.replicas)
+    if followed.condition is not None:
+        said[Kind.LIVE] = followed.condition
     return Plan(
         status=_body(serving.cr, status, said, look.now),
-        waves=_waves(serving, course) if course.fleets else (),
-        events=(*told, *saying.told(serving.cr, status, course.state)),
+        waves=_waves(look, course, observed.activator) if course.fleets else (),
+        events=(
+            *told,
+            *saying.scaled(serving.spec, scaled),
+            *saying.told(serving.cr, status, course.state),
+            *live.told(serving.cr, followed.condition),
+        ),
         requeue_after=course.requeue,
         prune=course.prune,
         agents=telling.asked(look, course),
         annotations=telling.told(look, course),
+        scale=scaled.replicas,
+        scaling=scaled.memory,
+        activate=serving.spec.autoscaling.mode is not Mode.OFF or None,
     )
 
 

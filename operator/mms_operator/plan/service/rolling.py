@@ -81,7 +81,7 @@ def in_place(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course
 def can_swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> bool:
     """Whether the running pods are to take the version: they have the keys of the store that they began with."""
     serving = look.serving
-    asked = serving.spec.rollout.strategy is Strategy.HOT_SWAP or chosen.digest == stable.lineage
+    asked = serving.spec.rollout.strategy in {Strategy.HOT_SWAP, Strategy.LIVE_SYNC} or chosen.digest == stable.lineage
     same = serving.location(chosen).secret == serving.location(stable).secret
     return asked and same and stable.lineage in look.seen.deployments
 

@@ -114,7 +114,7 @@ def stages(rollout: Rollout, replicas: int) -> Sequence[Stage]:
             swap = rollout.hotSwap or HotSwap()
             first = Stage(1, max(1, replicas - 1), Route.BOTH, swap.seconds, swap.approval)
             return [first, Stage(replicas, 0, Route.BOTH)]
-        case Strategy.ROLLING_UPDATE:
+        case Strategy.ROLLING_UPDATE | Strategy.LIVE_SYNC:
             return [Stage(replicas, 0, Route.BOTH)]
 
 

@@ -15,7 +15,9 @@ from mms_operator.plan.types import Event
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mms_operator.api.service import ServiceSpec
     from mms_operator.api.service_status import PastVersion, RolloutStatus, ServedVersion, ServiceStatus
+    from mms_operator.plan.service.autoscaling import Scaled
     from mms_operator.plan.types import Object
     from mms_workloads.contract import SwapReport
 
@@ -123,6 +125,13 @@ def said_of(state: State, available: int, replicas: int) -> dict[Kind, Condition
     }  # fmt: skip
 
 
+def scaled(spec: ServiceSpec, found: Scaled) -> tuple[Event, ...]:
+    if found.replicas is None or found.status is None:
+        return ()
+    message = f"from {spec.replicas} to {found.replicas} replicas: {found.status.reason}"
+    return (Event("Normal", str(Reason.SCALED), message),)
+
+
 def told(cr: Object, status: ServiceStatus, state: State) -> tuple[Event, ...]:
     """One event when readiness or its reason has changed, or else when a rollout has come to another step."""
     known = cr.get("status") or {}
@@ -139,6 +148,8 @@ def _place(rollout: Object | None) -> tuple[object, ...]:
 
 
 def called(version: ServedVersion) -> str:
+    if version.live:
+        return f"run {version.version} of {version.training}, as it trains"
     short = version.digest.removeprefix("sha256:")[:12]
     if version.version:
         return f"version {version.version} of {version.training} ({short})"

@@ -111,7 +111,7 @@ def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], go
     have = [one for one in fleet if one.serves == goal.digest and one.ready]
     state = state.model_copy(
         update={
-            "strategy": Strategy.HOT_SWAP,
+            "strategy": Strategy.LIVE_SYNC if rollout.strategy is Strategy.LIVE_SYNC else Strategy.HOT_SWAP,
             "steps": STEPS,
             "phase": RolloutPhase.PROGRESSING,
             "percent": round(100 * len(have) / max(1, len(fleet))),

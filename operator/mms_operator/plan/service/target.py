@@ -36,7 +36,8 @@ def choose(
     name = model.trainingRef.name if model.trainingRef else ""
     if training is not None and (made := (training.get("status") or {}).get("artifact")):
         return _of_training(name, made)
-    pinned = next((one for one in (versions.next, versions.stable) if one and one.training == name), None)
+    following = None if versions.next and versions.next.live else versions.next  # it has begun in no pod for sure
+    pinned = next((one for one in (following, versions.stable) if one and one.training == name), None)
     if pinned is not None:
         return pinned.model_copy(update={"replicas": 0})
     if training is None:

@@ -43,11 +43,11 @@ class Job(Owner):
 
     @property
     def service(self) -> str:
-        return f"{self.name}-master"
+        return master_service(self.name)
 
     @property
     def master_host(self) -> str:
-        return f"{self.service}.{self.namespace}.svc.{self.settings.cluster_domain}"
+        return master_host(self.name, self.namespace, self.settings)
 
     @property
     def store_secret(self) -> str:
@@ -84,7 +84,34 @@ class Job(Owner):
 def roles(cr: Object) -> tuple[Role, ...]:
     """Of a custom resource that may not be readable: the roles that have certificates."""
     sharded = ((cr.get("spec") or {}).get("sync") or {}).get("mode") == "ParameterServer"
-    return (Role.MASTER, Role.WORKER, Role.SHARD) if sharded else (Role.MASTER, Role.WORKER)
+    own = (Role.MASTER, Role.WORKER, Role.SHARD) if sharded else (Role.MASTER, Role.WORKER)
+    return (*own, Role.READER) if not_followed(cr) is None else own
+
+
+def master_service(training: str) -> str:
+    return f"{training}-master"
+
+
+def master_host(training: str, namespace: str, settings: Settings) -> str:
+    return f"{master_service(training)}.{namespace}.svc.{settings.cluster_domain}"
+
+
+def reader_secret(training: str) -> str:
+    """The certificate of the serving pods that follow a training."""
+    return f"{training}-{Role.READER}-tls"
+
+
+def not_followed(cr: Object) -> str | None:
+    """Why serving pods cannot have the training's parameters while it runs; None: they can."""
+    spec = cr.get("spec") or {}
+    embedding = (spec.get("task") or {}).get("wordEmbedding")
+    if embedding is None:
+        return "it trains no word vectors"
+    if embedding.get("subwords") is not None:
+        return "its task has subwords, and each word's vector is made of many"
+    if (spec.get("sync") or {}).get("mode") == "ParameterServer":
+        return "its sync.mode is ParameterServer, where no worker has all vectors: take Ring"
+    return None
 
 
 def storage_place(cr: Object, default: DefaultStore | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mms_operator.api import names
 from mms_operator.api.names import Role
 from mms_operator.plan import objects, pod_template
-from mms_operator.plan.training.job import job_file
+from mms_operator.plan.training.job import job_file, not_followed
 from mms_workloads import contract
 
 if TYPE_CHECKING:
@@ -72,12 +72,17 @@ def master_service(job: Job, incarnation: int) -> Object:
 
 
 def network_policy(job: Job) -> Object:
-    """Pods of the training reach each other; the operator reaches the master, and anybody its metrics."""
+    """Pods of the training reach each other; the operator reaches the master, and anybody its metrics.
+
+    Serving pods ask the master who trains, and a worker for the parameters; their certificate lets them.
+    """
     own = {"podSelector": {"matchLabels": {names.LABEL_TRAINING: job.name}}}
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": job.settings.operator_namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/component": "operator"}},
     }
+    serving = {"podSelector": {"matchExpressions": [{"key": names.LABEL_SERVICE, "operator": "Exists"}]}}
+    asked = [{"port": port, "protocol": "TCP"} for port in (contract.MASTER_PORT, contract.PARAMETERS_PORT)]
     spec = {
         "podSelector": {"matchLabels": {names.LABEL_TRAINING: job.name}},
         "policyTypes": ["Ingress"],
@@ -85,6 +90,7 @@ def network_policy(job: Job) -> Object:
             {"from": [own]},
             {"from": [operator], "ports": [{"port": contract.MASTER_PORT, "protocol": "TCP"}]},
             {"ports": [{"port": contract.MASTER_HEALTH_PORT, "protocol": "TCP"}]},
+            *([{"from": [serving], "ports": asked}] if not_followed(job.cr) is None else []),
         ],
     }
     return _object(job, "networking.k8s.io/v1", "NetworkPolicy", f"{job.name}-training", spec=spec)

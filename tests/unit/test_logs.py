@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from mms_operator.engine import logs
+from mms_operator import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,80 @@
+"""From the API server's objects to the table, and from there to the doors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mms_operator.api import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mms_operator.activator.doors import Doors
+
+Object = dict[str, Any]
+
+
+@dataclass
+class Services:
+    """The ModelServices of a namespace, or (empty) of all: their ports."""
+
+    doors: Doors
+    namespace: str
+    selector = ""
+    read = False
+
+    @property
+    def path(self) -> str:
+        return f"/apis/{names.GROUP}/{names.VERSION}{_inside(self.namespace)}/{names.SERVICES}"
+
+    async def listed(self, objects: list[Object]) -> None:
+        self.read = True
+        self.doors.table.forget_services(self.namespace, set(map(_key, objects)))
+        for one in objects:
+            self.doors.table.put_service(one)
+        await self.doors.update()
+
+    async def seen(self, obj: Object, *, gone: bool) -> None:
+        table = self.doors.table
+        (table.remove_service if gone else table.put_service)(obj)
+        await self.doors.update()
+
+
+@dataclass
+class Slices:
+    """The EndpointSlices of their pods, which have their Services' labels."""
+
+    doors: Doors
+    namespace: str
+    selector = names.LABEL_SERVICE
+    read = False
+
+    @property
+    def path(self) -> str:
+        return f"/apis/discovery.k8s.io/v1{_inside(self.namespace)}/endpointslices"
+
+    async def listed(self, objects: list[Object]) -> None:
+        self.read = True
+        self.doors.table.forget_slices(self.namespace, set(map(_key, objects)))
+        for one in objects:
+            self.doors.table.put_slice(one)
+        await self.doors.update()
+
+    async def seen(self, obj: Object, *, gone: bool) -> None:
+        table = self.doors.table
+        (table.remove_slice if gone else table.put_slice)(obj)
+        await self.doors.update()
+
+
+def feeds(doors: Doors, namespaces: Iterable[str]) -> list[Services | Slices]:
+    """namespaces: none for all."""
+    return [kind(doors, one) for one in [*namespaces] or [""] for kind in (Services, Slices)]
+
+
+def _inside(namespace: str) -> str:
+    return f"/namespaces/{namespace}" if namespace else ""
+
+
+def _key(obj: Object) -> str:
+    return f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"

@@ -1,0 +1,197 @@
+"""What is known of a service's requests and its pods: counted, measured, and put into the status. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mms_operator.api import names
+from mms_operator.api.autoscaling import DECISIONS, CapacityPoint, CapacityStatus
+from mms_operator.plan import pods
+from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.scaling import capacity, objective, traffic
+from mms_operator.plan.service.objects import template
+
+if TYPE_CHECKING:
+    from mms_operator.api.autoscaling import AutoscalingStatus
+    from mms_operator.api.service_status import ServedVersion, ServiceStatus
+    from mms_operator.plan.scaling.memory import ScalingMemory
+    from mms_operator.plan.service.objects import Serving
+    from mms_operator.plan.service.seen import Seen
+    from mms_operator.plan.types import Object, ObservedService
+
+TELL_SECONDS = 10.0  # between two times that the status gets other numbers
+TOLD_CHANGE = 0.03  # of a capacity, for the status to say so
+RECENT = 30  # intervals: about a minute
+CAPACITIES = 3
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is decided from. named: the version that the spec names, where there is one."""
+
+    serving: Serving
+    status: ServiceStatus
+    seen: Seen
+    observed: ObservedService
+    named: ServedVersion | None
+    now: datetime
+
+    @property
+    def versions(self) -> list[ServedVersion]:
+        """Those that pods are of, the one that they are made of now last."""
+        found = self.status.versions
+        return [one for one in (found.stable, found.next, self.named) if one is not None]
+
+    @property
+    def objective_seconds(self) -> float:
+        wanted = self.serving.spec.objective
+        return wanted.latencyP99Milliseconds / 1000 if wanted else math.inf
+
+
+@dataclass(frozen=True)
+class Came:
+    """Requests of so many seconds; pending: those that wait now. late: the part beyond the objective."""
+
+    seconds: float
+    arrivals: int
+    pending: int
+    late: float
+
+
+def counted(sight: Sight, memory: ScalingMemory) -> tuple[ScalingMemory, Came | None]:
+    """What came since the last time, where enough time has passed. None: nothing is to be counted yet."""
+    observed = sight.observed
+    if observed.interval is None:
+        return memory, None
+    seconds = (observed.interval.ended - memory.counted).total_seconds()
+    if seconds < objective.EVERY_SECONDS * 0.75:
+        return memory, None
+    said = {uid: one for uid, report in observed.agents.items() if (one := traffic.sample(report))}
+    loads = {uid: report.load for uid, report in observed.agents.items() if report.load}
+    # Of pods that were there before anything was remembered, what they had counted is past.
+    before = memory.samples if memory.samples or memory.counted > memory.since else said
+    found = traffic.between(before, said, loads, sight.objective_seconds)
+    p99 = found.p99 if found.p99 is not None else memory.p99 if found.pending else None
+    came = Came(seconds, found.arrivals, found.pending, found.late)
+    recent = ((seconds, came.arrivals), *memory.recent)[:RECENT]
+    return replace(memory, counted=observed.interval.ended, samples=said, p99=p99, recent=recent), came
+
+
+def asked(sight: Sight, memory: ScalingMemory, came: Came | None) -> ScalingMemory:
+    """When somebody last asked, of the pods or the activators."""
+    held = sight.observed.activator
+    connections = held.connections if held else memory.connections
+    now = bool(came and (came.arrivals or came.pending)) or bool(held and held.waiting)
+    now |= connections > memory.connections
+    return replace(memory, asked=sight.now if now else memory.asked, connections=connections)
+
+
+def starts(sight: Sight, known: AutoscalingStatus, memory: ScalingMemory) -> tuple[AutoscalingStatus, ScalingMemory]:
+    """The times that pods took to start. One that was measured, and one that was ready before, tells nothing."""
+    observed = sight.observed
+    ready = [pod for pod in sight.seen.pods if pods.is_ready(pod)]
+    uids = {pod["metadata"]["uid"] for pod in ready}
+    counted = uids & memory.started if observed.scaling else uids
+    fresh = [pod for pod in ready if pod["metadata"]["uid"] not in counted]
+    told = [
+        took
+        for pod in fresh
+        if (report := observed.agents.get(pod["metadata"]["uid"])) and not report.measured
+        if (took := _seconds_to_ready(pod)) is not None
+    ]
+    heard = {pod["metadata"]["uid"] for pod in fresh if pod["metadata"]["uid"] in observed.agents}
+    memory = replace(memory, started=frozenset(counted | heard))
+    if not told:
+        return known, memory
+    last = [*(f"{one:.1f}" for one in told), *known.coldStarts][:DECISIONS]
+    ordered = sorted(float(one) for one in last)
+    typical = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
+    return known.model_copy(update={"coldStarts": last, "coldStartSeconds": f"{typical:.1f}"}), memory
+
+
+def _seconds_to_ready(pod: Object) -> float | None:
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "Ready" and condition["status"] == "True" and condition.get("lastTransitionTime"):
+            made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+            return max(0.0, (datetime.fromisoformat(condition["lastTransitionTime"]) - made).total_seconds())
+    return None
+
+
+def capacities(sight: Sight, known: AutoscalingStatus) -> AutoscalingStatus:
+    """With what pods have found out about themselves."""
+    have = {one.template for one in known.capacity}
+    added = []
+    for pod in sight.seen.pods:
+        report = sight.observed.agents.get(pod["metadata"]["uid"])
+        name = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_CAPACITY)
+        if name is None or name in have or report is None or not report.measured or not report.measured.curve:
+            continue
+        have.add(name)
+        points = [
+            CapacityPoint(
+                concurrency=point.concurrency,
+                requestsPerSecond=f"{point.rate:.1f}",
+                latencyP99Milliseconds=f"{1000 * point.p99:.2f}",
+            )
+            for point in report.measured.curve
+            if point.rate > 0
+        ]
+        made = CapacityStatus(template=name, curve=points[:20], requestsPerSecond="0", measuredTime=rfc3339(sight.now))
+        added.append(with_correction(made, 1.0, sight.objective_seconds))
+    if not added:
+        return known
+    mine = {template(sight.serving, one) for one in sight.versions}
+    kept = sorted(known.capacity, key=lambda one: one.template not in mine)
+    return known.model_copy(update={"capacity": [*added, *kept][:CAPACITIES]})
+
+
+def with_correction(one: CapacityStatus, correction: float, objective_seconds: float) -> CapacityStatus:
+    rate = capacity.of_curve(curve(one), objective_seconds, correction).capacity.rate
+    return one.model_copy(update={"correction": f"{correction:.4f}", "requestsPerSecond": f"{rate:.1f}"})
+
+
+def correction(one: CapacityStatus, memory: ScalingMemory) -> float:
+    """What clients have shown since it was measured, as a factor."""
+    return memory.corrections.get(one.template, float(one.correction))
+
+
+def curve(one: CapacityStatus) -> list[capacity.Point]:
+    return [
+        capacity.Point(p.concurrency, float(p.requestsPerSecond), float(p.latencyP99Milliseconds) / 1000)
+        for p in one.curve
+    ]
+
+
+def told(
+    sight: Sight, known: AutoscalingStatus, memory: ScalingMemory, came: Came | None, why: str | None = None
+) -> tuple[AutoscalingStatus, ScalingMemory]:
+    """With the numbers of now, from time to time."""
+    if came is None or (sight.now - memory.told).total_seconds() < TELL_SECONDS:
+        return known, memory
+    corrected = []
+    for one in known.capacity:
+        now = correction(one, memory)
+        moved = abs(now / float(one.correction) - 1) >= TOLD_CHANGE
+        corrected.append(with_correction(one, now, sight.objective_seconds) if moved else one)
+    numbers = {
+        "capacity": corrected,
+        "requestsPerSecond": _short(_rate(memory)),
+        "latencyP99Milliseconds": _short(1000 * memory.p99 if memory.p99 is not None else None),
+    }
+    return known.model_copy(update=numbers | ({"reason": why[:512]} if why else {})), replace(memory, told=sight.now)
+
+
+def _rate(memory: ScalingMemory) -> float:
+    seconds = sum(one for one, _ in memory.recent)
+    return sum(arrivals for _, arrivals in memory.recent) / seconds if seconds else 0.0
+
+
+def _short(value: float | None) -> str | None:
+    """Two digits that count: numbers that differ by less are none to write a status for."""
+    if value is None:
+        return None
+    digits = 1 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{round(value, digits):g}"

@@ -1,0 +1,92 @@
+"""A service follows a training that runs, on the real cluster, while a client that does not retry asks it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, condition, service, training
+from tests.e2e.test_rollout import mms
+
+from mms_operator.cli.forward import port_forward
+from mms_workloads.serve import query
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Corpora
+
+pytestmark = pytest.mark.e2e
+
+BOUND = 2000  # ms: two processors for two workers, two pods, a client and the cluster
+WAYS = ("close", "keep", "grpc")
+
+
+def digest_of(kube: Kube) -> str:
+    with port_forward(kube.namespace, "svc/words", 8001) as address:
+        return query.neighbours(address, ["congress"], 3)[0].digest
+
+
+def test_a_service_follows_a_training_and_then_serves_its_artifact(kube: Kube, corpora: Corpora) -> None:
+    """Also when the worker that is asked is killed, and when somebody wants it to pause."""
+    live = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": BOUND}}
+    made = service("words")
+    kube.apply(
+        training("words", corpora.small, optimizer={"epochs": 400}),
+        {**made, "spec": {**made["spec"], "replicas": 2, "rollout": live}},
+    )
+    kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=180)
+    assert kube.get("modeltraining", "words")["status"]["phase"] == "Running"
+    uid = kube.get("modeltraining", "words")["metadata"]["uid"]
+    first = digest_of(kube)
+    assert first.startswith(f"live:{uid}:1")
+    with asking(kube, "words") as asked:
+        time.sleep(5)
+        assert digest_of(kube) != first
+        for rank in (0, 1):  # each pod asks one of them
+            name = next(
+                pod["metadata"]["name"]
+                for pod in kube.list("pods", f"mms.dev/training=words,mms.dev/role=worker,mms.dev/rank={rank}")
+            )
+            kube.delete("pod", name, "--grace-period=0", "--force")
+            time.sleep(8)
+        kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=60)
+        seen = kube.get("modelservice", "words")["status"]["live"]
+        print(
+            f"staleness p50 {seen['ageP50Milliseconds']} ms, p99 {seen['ageP99Milliseconds']} ms, quality {seen['quality']}"
+        )
+        assert seen["ageP99Milliseconds"] <= BOUND, seen
+        mms("rollout", "pause", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Live", "False", "FollowingPaused")
+        assert "Paused" in mms("rollout", "status", "words", "-n", kube.namespace)
+        mms("rollout", "resume", "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Live", "True", "Following")
+    assert [asked.failures(way) for way in WAYS] == [0, 0, 0], asked.ways
+    pods = {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=words")}
+    with asking(kube, "words") as over:
+        artifact = kube.wait_phase("words", "Complete", 400)["status"]["artifact"]
+        kube.wait(
+            "modelservice", "words",
+            lambda s: s["status"]["versions"]["stable"]["digest"] == artifact["digest"], 60, "serving the artifact",
+        )  # fmt: skip
+        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+    assert [over.failures(way) for way in WAYS] == [0, 0, 0], over.ways
+    assert {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=words")} == pods, "no pod was started"
+    assert digest_of(kube) == artifact["digest"]
+    found = kube.get("modelservice", "words")
+    assert condition(found, "Live")["reason"] == "TrainingEnded"
+    assert {event["reason"] for event in kube.events("words")} >= {"Following", "FollowingPaused", "TrainingEnded"}
+
+
+def test_the_last_good_parameters_outlive_the_training(kube: Kube, corpora: Corpora) -> None:
+    made = service("words")
+    live = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": BOUND}}
+    kube.apply(
+        training("words", corpora.small, optimizer={"epochs": 10_000}, workers={"replicas": 1}),
+        {**made, "spec": {**made["spec"], "rollout": live}},
+    )
+    kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=180)
+    kube.delete("modeltraining", "words")
+    kube.wait_condition("modelservice", "words", "Live", "False", "TrainingEnded")
+    kube.wait_condition("modelservice", "words", "Ready", "True", "Available")
+    assert digest_of(kube).startswith("live:")

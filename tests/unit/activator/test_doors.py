@@ -1,0 +1,230 @@
+"""Connections that are held and passed through: real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Self
+
+import pytest
+from tests.unit.activator.test_table import service
+
+from mms_operator.activator import doors as module
+from mms_operator.activator.doors import Doors
+from mms_operator.activator.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+HOST = "127.0.0.1"
+
+
+def free_pair() -> int:
+    """A port that is free, and the next one."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind((HOST, 0))
+            port: int = one.getsockname()[1]
+            with contextlib.suppress(OSError):
+                other.bind((HOST, port + 1))
+                return port
+
+
+def pod(port: int) -> dict[str, object]:
+    return {
+        "metadata": {"namespace": "a", "name": "x-1", "labels": {"kubernetes.io/service-name": "x"}},
+        "endpoints": [{"addresses": [HOST], "conditions": {"ready": True}}],
+        "ports": [{"name": "http", "port": port}, {"name": "grpc", "port": port}],
+    }
+
+
+@pytest.fixture
+async def doors() -> AsyncIterator[Doors]:
+    found = Doors(Table(), HOST)
+    found.table.put_service(service("x", free_pair()))
+    await found.update()
+    yield found
+    await found.close()
+
+
+class Backend:
+    """Answers what it hears, and END when it hears no more."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self.server = await asyncio.start_server(self.echo, HOST, self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for writer in self.writers:
+            await closed(writer)
+        self.server.close()
+        await self.server.wait_closed()
+
+    async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+            writer.write(b"END")
+        await closed(writer)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+def port_of(doors: Doors) -> int:
+    return doors.table.ports["a/x"]
+
+
+async def waiting(doors: Doors, wanted: int) -> None:
+    report = await doors.report(-1)
+    while report.services["a/x"].waiting != wanted:
+        report = await doors.report(report.number)
+
+
+async def test_a_connection_is_held_until_there_is_a_pod(doors: Doors) -> None:
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(b"hello")
+    await waiting(doors, 1)
+    async with Backend() as backend:
+        doors.table.put_slice(pod(backend.port))
+        await doors.update()
+        assert await reader.readexactly(5) == b"hello"
+        await waiting(doors, 0)
+        writer.write(b" again")
+        assert await reader.readexactly(6) == b" again"
+        writer.write_eof()
+        assert await reader.read() == b"END"  # half of the connection goes on
+        await closed(writer)
+
+
+async def test_much_goes_through_in_both_directions_at_once(doors: Doors) -> None:
+    sent = os.urandom(8 << 20)
+    async with Backend() as backend:
+        doors.table.put_slice(pod(backend.port))
+        await doors.update()
+        reader, writer = await asyncio.open_connection(HOST, port_of(doors) + 1)
+
+        async def send() -> None:
+            writer.write(sent)
+            await writer.drain()
+            writer.write_eof()
+
+        _, got = await asyncio.gather(send(), reader.read(-1))
+        assert got == sent + b"END"
+        await closed(writer)
+
+
+async def test_more_than_is_kept_stays_with_the_client(doors: Doors) -> None:
+    sent = os.urandom(4 << 20)
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(sent)
+    await waiting(doors, 1)
+    async with Backend() as backend:
+        doors.table.put_slice(pod(backend.port))
+        await doors.update()
+        assert await reader.readexactly(len(sent)) == sent
+        await closed(writer)
+
+
+async def test_who_hangs_up_waits_no_more(doors: Doors) -> None:
+    _, writer = await asyncio.open_connection(HOST, port_of(doors))
+    await waiting(doors, 1)
+    await closed(writer)
+    await waiting(doors, 0)
+
+
+async def test_a_pod_that_refuses_is_asked_again(doors: Doors) -> None:
+    port = free_pair()
+    doors.table.put_slice(pod(port))
+    await doors.update()
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(b"x")
+    await waiting(doors, 1)
+    async with Backend(port):
+        assert await reader.readexactly(1) == b"x"
+        await closed(writer)
+
+
+async def test_a_pod_that_dies_ends_its_connections(doors: Doors) -> None:
+    async with Backend() as backend:
+        doors.table.put_slice(pod(backend.port))
+        await doors.update()
+        reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+        writer.write(b"x")
+        await reader.readexactly(1)
+        for transport in list(backend.writers):
+            transport.transport.abort()
+        assert await reader.read() == b""
+        await closed(writer)
+
+
+async def test_nobody_is_held_for_ever(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HOLD_SECONDS", 0.05)
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    assert await reader.read() == b""
+    assert doors.expired == 1
+    await closed(writer)
+
+
+async def test_too_many_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_HELD", 1)
+    _, first = await asyncio.open_connection(HOST, port_of(doors))
+    await waiting(doors, 1)
+    reader, second = await asyncio.open_connection(HOST, port_of(doors))
+    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    assert doors.refused == 1
+    await closed(first)
+    await closed(second)
+
+
+async def test_a_port_stays_for_a_while_when_it_is_not_wanted(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = port_of(doors)
+    doors.table.remove_service(service("x", port))
+    await doors.update()
+    _, writer = await asyncio.open_connection(HOST, port)
+    await closed(writer)
+    monkeypatch.setattr(module, "CLOSE_SECONDS", -1.0)
+    await doors.update()
+    with pytest.raises(OSError, match=r"refused|Connect"):
+        await asyncio.open_connection(HOST, port)
+
+
+async def test_draining_waits_for_those_who_are_there(doors: Doors) -> None:
+    async with Backend() as backend:
+        doors.table.put_slice(pod(backend.port))
+        await doors.update()
+        reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+        writer.write(b"x")
+        await reader.readexactly(1)
+        draining = asyncio.create_task(doors.drain(30.0))
+        await asyncio.sleep(0)
+        assert (await doors.report(-1)).draining
+        writer.write(b"y")
+        assert await reader.readexactly(1) == b"y"
+        assert not draining.done()
+        draining.cancel()
+        await closed(writer)
+
+
+async def test_news_are_told_at_once_and_old_ones_not_again(doors: Doors) -> None:
+    first = await doors.report(-1)
+    asked = asyncio.create_task(doors.report(first.number))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    _, writer = await asyncio.open_connection(HOST, port_of(doors))
+    report = await asyncio.wait_for(asked, 1.0)
+    assert report.services["a/x"].connections == 1
+    await closed(writer)

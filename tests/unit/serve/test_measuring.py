@@ -1,0 +1,94 @@
+"""What a pod finds out about itself, and what Triton's metrics say."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mms_workloads.contract import MeasuredPoint
+from mms_workloads.serve import load, measuring
+
+
+def curve(*rates: float) -> list[MeasuredPoint]:
+    return [MeasuredPoint(concurrency=2**n, rate=rate, p99=0.1) for n, rate in enumerate(rates)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "following"),
+    [
+        ((), 1),
+        ((10,), 2),
+        ((10, 19), 4),
+        ((10, 10.2), 4),  # one without a gain may be chance
+        ((10, 10.2, 10.3), None),
+        ((10, 19, 19, 30), 16),
+        (tuple(2.0**n for n in range(9)), None),  # as many as there may be
+    ],
+)
+def test_more_at_a_time_until_nothing_is_gained(rates: tuple[float, ...], following: int | None) -> None:
+    assert measuring.following(curve(*rates)) == following
+
+
+async def test_a_server_with_two_places() -> None:
+    places = asyncio.Semaphore(2)
+    asked: list[int] = []
+
+    async def ask(number: int) -> None:
+        asked.append(number)
+        async with places:
+            await asyncio.sleep(0.01)
+
+    found = await measuring.measure(ask, 30.0, 0.2)
+    assert found.error is None
+    assert [point.concurrency for point in found.curve][:3] == [1, 2, 4]
+    one, two, *_, last = found.curve
+    assert two.rate > 1.5 * one.rate
+    assert last.p99 > 1.5 * two.p99  # they wait for each other
+    assert set(range(4)) <= set(asked)
+
+
+async def test_it_ends_in_time() -> None:
+    async def ask(_: int) -> None:
+        await asyncio.sleep(0.001)
+
+    found = await measuring.measure(ask, 0.0, 0.05)
+    assert found.curve == []
+
+
+async def test_a_question_that_fails_is_told() -> None:
+    async def ask(number: int) -> None:
+        if number >= 1:
+            raise ValueError("no")
+        await asyncio.sleep(0.01)
+
+    found = await measuring.measure(ask, 30.0, 0.05)
+    assert found.error
+    assert "no" in found.error
+
+
+TEXT = """\
+# TYPE nv_inference_request_success counter
+nv_inference_request_success{model="neighbours",version="1"} 90
+nv_inference_request_failure{model="neighbours",reason="OTHER",version="1"} 10
+nv_inference_request_success{model="vectors",version="1"} 0
+nv_inference_pending_request_count{model="neighbours",version="1"} 3
+nv_inference_pending_request_count{model="vectors",version="1"} 1
+nv_inference_request_summary_us_count{model="neighbours",version="1"} 90
+nv_inference_request_summary_us{model="neighbours",version="1",quantile="0.5"} 1200
+nv_inference_request_summary_us{model="neighbours",version="1",quantile="0.99"} 4500
+nv_inference_request_summary_us{model="vectors",version="1",quantile="0.5"} Nan
+nv_cpu_utilization 0.5
+"""
+
+
+def test_the_load_is_read_from_the_metrics() -> None:
+    found = load.parse(TEXT)
+    assert found.pending == 4
+    assert found.models["neighbours"].requests == 100
+    assert found.models["neighbours"].quantiles == {"0.5": 0.0012, "0.99": 0.0045}
+    assert (found.models["vectors"].requests, found.models["vectors"].quantiles) == (0, {})
+
+
+def test_of_other_text_nothing_is_known() -> None:
+    assert load.parse("<html>").models == {}

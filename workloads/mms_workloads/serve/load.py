@@ -1,0 +1,54 @@
+"""What Triton's metrics say of its models: requests, those that wait, and how long they took. Pure.
+
+nv_inference_pending_request_count and nv_inference_request_summary_us of triton-inference-server's metrics.md; the
+summaries are over the last minute, and there only with --metrics-config summary_latencies=true.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from mms_workloads.contract import Load, ModelLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+QUANTILES = ("0.5", "0.9", "0.95", "0.99", "0.999")
+_PENDING = "nv_inference_pending_request_count"
+_SUMMARY = "nv_inference_request_summary_us"
+_DONE = ("nv_inference_request_success", "nv_inference_request_failure")
+_LINE = re.compile(r"^(\w+)\{(.*)\} (\S+)$")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def summaries() -> list[str]:
+    """The flags of tritonserver that make it count what is read here."""
+    quantiles = ",".join(f"{quantile}:{(1 - float(quantile)) / 10:.4g}" for quantile in QUANTILES)
+    return ["--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={quantiles}"]
+
+
+def parse(text: str) -> Load:
+    """The text of /metrics."""
+    pending, requests, quantiles = 0, dict[str, int](), dict[str, dict[str, float]]()
+    for name, labels, value in _samples(text):
+        model = labels.get("model")
+        if model is None or not math.isfinite(value):  # a summary without requests is NaN
+            continue
+        if name == _PENDING:
+            pending += int(value)
+        elif name in _DONE:
+            requests[model] = requests.get(model, 0) + int(value)
+        elif name == _SUMMARY and labels.get("quantile") in QUANTILES:
+            quantiles.setdefault(model, {})[labels["quantile"]] = value / 1e6
+    models = {model: ModelLoad(requests=count, quantiles=quantiles.get(model, {})) for model, count in requests.items()}
+    return Load(pending=pending, models=models)
+
+
+def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    for line in text.splitlines():
+        if found := _LINE.match(line):
+            name, labels, value = found.groups()
+            if name in {_PENDING, _SUMMARY, *_DONE}:
+                yield name, dict(_LABEL.findall(labels)), float(value)

@@ -1,0 +1,238 @@
+"""A worker's parameters for serving pods that follow the training: HTTPS, asked by whoever wants them.
+
+    GET /v1/vocabulary   vocabulary.txt, as an artifact has it
+    GET /v1/task         model.json
+    GET /v1/sample       int32 [n, 3]: comparisons of text that is not trained on (embedding/evaluation.py)
+    GET /v1/parameters   bfloat16 [V, d], the words' vectors; 304 where they are those of If-None-Match
+
+Each answer names the attempt, the membership epoch, the plan and the step. Vectors are copied from where they are
+trained while they are (Niu et al., 2011): a row is as it was before, after or within one update, and no two rows need
+be of the same moment; all are of the milliseconds that the copy takes. Nobody who trains waits for it.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mms_workloads.contract import OU_READER
+from mms_workloads.embedding import evaluation
+from mms_workloads.logs import logger
+from mms_workloads.store import JobError
+from mms_workloads.sync import tls
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mms_workloads.embedding.learner import EmbeddingLearner
+    from mms_workloads.embedding.state import EmbeddingState
+    from mms_workloads.pod import Pod
+
+# Of a processor's time: what copying and sending take beyond it is paid by those who ask, who wait.
+SHARE = 0.04
+SHARED_SECONDS = 0.1  # who asks so soon after another gets the same copy
+IDLE_SECONDS = 60.0  # after which a connection ends
+SAMPLE = 4096  # comparisons: the standard error of a quality is below 0.008
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the worker has now."""
+
+    learner: EmbeddingLearner
+    state: EmbeddingState
+    epoch: int
+    plan: str  # digest
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The vectors at one moment."""
+
+    rows: torch.Tensor  # bfloat16 [V, d]
+    step: int
+    number: int  # another one whenever they are others
+    plan: str
+    taken: float  # monotonic seconds when it was begun
+
+
+@dataclass(slots=True)
+class Copies:
+    """`holds`: None while there is nothing to be had. Safe for threads."""
+
+    holds: Callable[[], Held | None]
+    _last: Copy | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _samples: dict[str, NDArray[np.int32]] = field(default_factory=dict)  # by plan
+
+    def latest(self) -> tuple[Held, Copy] | None:
+        """A copy that is at most SHARED_SECONDS old."""
+        with self._lock:
+            held, last, now = self.holds(), self._last, time.monotonic()
+            if held is None:
+                return None
+            if last is not None and last.plan == held.plan and now - last.taken < SHARED_SECONDS:
+                return held, last
+            step, words = held.state.agreement.step, len(held.learner.vocabulary)
+            rows = torch.empty((words, held.learner.task.dimensions), dtype=torch.bfloat16)
+            rows.copy_(held.state.working.vectors[:words])
+            same = last is not None and last.plan == held.plan and torch.equal(last.rows, rows)
+            number = 0 if last is None else last.number + (not same)
+            self._last = Copy(rows, step, number, held.plan, now)
+            return held, self._last
+
+    def sample(self, held: Held) -> NDArray[np.int32]:
+        """Raises JobError."""
+        with self._lock:
+            if held.plan not in self._samples:
+                learner = held.learner
+                block = (learner.held_out or learner.trained_on)[0]
+                drawn = evaluation.sample(
+                    learner.corpus.tokens(block), learner.words, learner.task.window, learner.job.optimizer.seed, SAMPLE
+                )
+                self._samples = {held.plan: drawn}
+            return self._samples[held.plan]
+
+
+@dataclass(slots=True)
+class Budget:
+    """Lets so much be done that it takes `share` of a processor. Safe for threads."""
+
+    share: float
+    _free: float = 0.0  # monotonic seconds from when all is paid for
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait(self) -> None:
+        """Until what was done before is paid for."""
+        time.sleep(max(0.0, self._free - time.monotonic()))
+
+    def spend(self, seconds: float) -> None:
+        with self._lock:
+            self._free = max(self._free, time.monotonic()) + seconds / self.share
+
+
+class Publisher:
+    """`address` is where it can be asked, host:port; it is there as long as the process."""
+
+    def __init__(self, pod: Pod, holds: Callable[[], Held | None], *, plain: bool) -> None:
+        """Raises OSError where the port is taken."""
+        context = None if plain else tls.server_context(pod.tls_dir)
+        self._server = _Server((pod.ip, pod.parameters_port), context, pod, Copies(holds))
+        self.address = f"{pod.ip}:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, name="publisher", daemon=True).start()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, place: tuple[str, int], context: ssl.SSLContext | None, pod: Pod, copies: Copies) -> None:
+        self.context, self.pod, self.copies = context, pod, copies
+        self.budget = Budget(SHARE)
+        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+        super().__init__(place, _Handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the connection's own thread: a peer that is slow to greet holds up nobody."""
+        request.settimeout(IDLE_SECONDS)
+        if self.context is None:
+            super().finish_request(request, client_address)
+            return
+        with self.context.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
+
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        """A connection that broke, or a certificate that is none of the job's."""
+        del request
+        logger().info("reader left", client=str(client_address), error=str(sys.exc_info()[1]))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        if server.context is not None:
+            units = tls.organisational_units(self.connection.getpeercert())
+            if OU_READER not in units:
+                self._say(HTTPStatus.FORBIDDEN, f"this needs a certificate with OU={OU_READER}\n")
+                return
+        job = server.pod.job.job
+        if self.headers.get("MMS-Job") != f"{job.uid}/{job.run}":
+            self._say(HTTPStatus.CONFLICT, f"this is run {job.run} of job {job.uid}\n")
+            return
+        server.budget.wait()
+        began = time.thread_time()
+        try:
+            self._answer()
+        except JobError as error:
+            self._say(HTTPStatus.SERVICE_UNAVAILABLE, error.message)
+        finally:
+            server.budget.spend(time.thread_time() - began)
+
+    def _answer(self) -> None:
+        found = self.server.copies.latest()
+        if found is None:
+            self._say(
+                HTTPStatus.SERVICE_UNAVAILABLE, "there are no parameters yet, or this worker joins the training\n"
+            )
+            return
+        held, copy = found
+        match self.path:
+            case "/v1/vocabulary":
+                self._send(held, copy, held.learner.vocabulary.text().encode())
+            case "/v1/task":
+                self._send(held, copy, held.learner.task.model_dump_json(indent=1).encode())
+            case "/v1/sample":
+                self._send(held, copy, self.server.copies.sample(held).tobytes())
+            case "/v1/parameters":
+                tag = f'"{self.server.pod.incarnation}-{copy.number}"'
+                if self.headers.get("If-None-Match") == tag:
+                    self._send(held, copy, None, tag)
+                else:
+                    self._send(held, copy, copy.rows.view(torch.uint8).numpy().data.cast("B"), tag)
+            case _:
+                self._say(HTTPStatus.NOT_FOUND, "ask for vocabulary, task, sample or parameters\n")
+
+    def _send(self, held: Held, copy: Copy, body: bytes | memoryview | None, tag: str | None = None) -> None:
+        """body: None for 304."""
+        self.send_response(HTTPStatus.OK if body is not None else HTTPStatus.NOT_MODIFIED)
+        if tag:
+            self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(body) if body is not None else 0))
+        facts = {
+            "Attempt": self.server.pod.attempt,
+            "Epoch": held.epoch,
+            "Plan": held.plan,
+            "Step": copy.step,
+            "Rows": copy.rows.shape[0],
+            "Columns": copy.rows.shape[1],
+            "Age": f"{time.monotonic() - copy.taken:.6f}",  # seconds
+        }
+        for name, value in facts.items():
+            self.send_header(f"MMS-{name}", str(value))
+        self.end_headers()
+        if body is not None:
+            self.wfile.write(body)
+
+    def _say(self, status: HTTPStatus, text: str) -> None:
+        data = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's
+        """Requests are no news."""
