@@ -15,6 +15,10 @@ WITH_INT32 = ("neighbours", "analogies")
 WITH_INT64 = ("vectors", "neighbours", "analogies")
 
 
+_MENDED = {"rest.method.head.empty", "rest.connection.path-in-pieces"}
+BEHIND_EDGE = tuple(one for one in TRITON if not _MENDED & {*one.checks})  # nginx reads and answers as HTTP is
+
+
 def _errors(*names: str) -> tuple[str, ...]:
     return tuple(f"rest.error.{name}" for name in names)
 
