@@ -15,10 +15,6 @@ WITH_INT32 = ("neighbours", "analogies")
 WITH_INT64 = ("vectors", "neighbours", "analogies")
 
 
-_MENDED = {"rest.method.head.empty", "rest.connection.path-in-pieces"}
-BEHIND_EDGE = tuple(one for one in TRITON if not _MENDED & {*one.checks})  # nginx reads and answers as HTTP is
-
-
 def _errors(*names: str) -> tuple[str, ...]:
     return tuple(f"rest.error.{name}" for name in names)
 
@@ -141,6 +137,9 @@ TRITON = (
         "OK, not INVALID_ARGUMENT",
     ),
 )
+
+_MENDED = {"rest.method.head.empty", "rest.connection.path-in-pieces"}
+BEHIND_EDGE = tuple(one for one in TRITON if not _MENDED & {*one.checks})  # nginx reads and answers as HTTP is
 
 
 def table() -> str:
