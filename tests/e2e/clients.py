@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).with_name("open_loop.py")
 NAME = "client"
+FILES = {"key": "key", "ca": "ca.crt"}
 
 
 @dataclass
@@ -33,13 +34,13 @@ class Asked:
 
 
 @contextmanager
-def asking(kube: Kube, service: str, rate: float = 10) -> Iterator[Asked]:
-    """Asks while the context is open."""
+def asking(kube: Kube, service: str, rate: float = 10, **files: str) -> Iterator[Asked]:
+    """Asks while the context is open. `files` of the client: its `key`, and the `ca` that it trusts."""
     deployment = kube.list("deployments", f"mms.dev/service={service}")[0]
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
     kube.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME},
-         "data": {SCRIPT.name: SCRIPT.read_text()}},
+         "data": {SCRIPT.name: SCRIPT.read_text(), **{FILES[name]: text for name, text in files.items()}}},
         pod(service, rate, image),
     )  # fmt: skip
     asked = Asked()

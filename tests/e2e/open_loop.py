@@ -3,7 +3,8 @@
     python open_loop.py HOST RATE
 
 Each of three ways asks RATE times a second: `close` (HTTP, a connection for each request), `keep` (HTTP, connections
-are kept), `grpc` (one channel). SIGTERM ends it; a line of JSON says what became of each way's requests.
+are kept), `grpc` (one channel). A file `key` beside this one is the API key that it sends, `ca.crt` the authority that
+it trusts: it asks over TLS then. SIGTERM ends it; a line of JSON says what became of each way's requests.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import asyncio
 import contextlib
 import json
 import signal
+import ssl
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 TIMEOUT = 20.0
+KEY, CA = (Path(__file__).with_name(name) for name in ("key", "ca.crt"))
+HEADERS = {"authorization": f"Bearer {KEY.read_text()}"} if KEY.exists() else {}
+SCHEME = "https" if CA.exists() else "http"
 BODY = {
     "inputs": [
         {"name": "WORDS", "datatype": "BYTES", "shape": [1, 1], "data": ["congress"]},
@@ -66,11 +72,15 @@ async def main(host: str, rate: float) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+    trusted = ssl.create_default_context(cafile=CA) if CA.exists() else True
     async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), timeout=timeout) as closing,
-        aiohttp.ClientSession(timeout=timeout) as keeping,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, ssl=trusted), timeout=timeout, headers=HEADERS
+        ) as closing,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted), timeout=timeout, headers=HEADERS) as keeping,
     ):
-        channel = triton.InferenceServerClient(f"{host}:8001")
+        tls = {"ssl": True, "root_certificates": str(CA)} if CA.exists() else {}
+        channel = triton.InferenceServerClient(f"{host}:8001", **tls)
         ways = {
             "close": Way(lambda: over_http(closing, host)),
             "keep": Way(lambda: over_http(keeping, host)),
@@ -94,7 +104,7 @@ async def main(host: str, rate: float) -> None:
 
 
 async def over_http(session: aiohttp.ClientSession, host: str) -> str:
-    async with session.post(f"http://{host}:8000/v2/models/neighbours/infer", json=BODY) as answer:
+    async with session.post(f"{SCHEME}://{host}:8000/v2/models/neighbours/infer", json=BODY) as answer:
         found = await answer.json()
         if answer.status != 200:
             raise RuntimeError(f"{answer.status} {found}")
@@ -104,7 +114,7 @@ async def over_http(session: aiohttp.ClientSession, host: str) -> str:
 async def over_grpc(channel: triton.InferenceServerClient) -> str:
     words = triton.InferInput("WORDS", [1, 1], "BYTES")
     words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
-    answer = await channel.infer("neighbours", [words], client_timeout=TIMEOUT)
+    answer = await channel.infer("neighbours", [words], client_timeout=TIMEOUT, headers=HEADERS)
     return str(answer.as_numpy("VERSION").flat[0])
 
 

@@ -138,6 +138,9 @@ TRITON = (
     ),
 )
 
+_MENDED = {"rest.method.head.empty", "rest.connection.path-in-pieces"}
+BEHIND_EDGE = tuple(one for one in TRITON if not _MENDED & {*one.checks})  # nginx reads and answers as HTTP is
+
 
 def table() -> str:
     """In Markdown; what several deviations have in common is one row."""

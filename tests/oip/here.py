@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from tests.oip import words
 from tests.unit.serve import artifacts
 from tests.unit.serve.artifacts import Built
-from tests.unit.serve.serving_pod import ServingPod, free_ports, wait
+from tests.unit.serve.edge_here import EdgeHere
+from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
 
 from mms_workloads.embedding.golden import golden
@@ -22,33 +23,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.oip.model import Target
-    from tests.unit.serve.triton_home import TritonHome
 
 RUN = 3
 VOCABULARY = [*(f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"), "höhe", "weiß", "größe"]
 TOPICS, SENTENCES, LENGTH = 12, 600, 10
 
 
-class Pod(ServingPod):
-    """ServingPod with another artifact."""
-
-    def __init__(self, root: Path, home: TritonHome, built: Built) -> None:
-        self.root, self.home, self.built, self.digest = root, home, built, built.digest
-        self.ports = free_ports(4)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-
 @contextmanager
-def triton(root: Path) -> Iterator[Target]:
+def triton(root: Path, *, behind_edge: bool = False) -> Iterator[Target]:
     """Ready, its golden cases answered rightly. `root`: an empty folder, where the processes write their logs."""
+    edge: EdgeHere | None = None
     built = embedded(root / "store", root / "corpus.txt")
-    pod = Pod(root, triton_home(), built)
+    pod = ServingPod(root, triton_home(), built=built)
     try:
         pod.start_all()
         wait(lambda: pod.readyz()[0] == 200)
-        http, grpc = (f"127.0.0.1:{port}" for port in pod.ports[:2])
+        ports = (pod.ports[0], pod.ports[1])
+        if behind_edge:
+            edge = EdgeHere(root / "edge", ports, {"edge": "Sidecar"})
+            edge.begin()
+            ports = (edge.http, edge.grpc)
+        http, grpc = (f"127.0.0.1:{port}" for port in ports)
         yield words.target(built.folder, run=RUN, digest=built.digest, rest=f"http://{http}", grpc=grpc)
     finally:
+        if edge:
+            edge.kill()
         pod.stop()
 
 

@@ -20,6 +20,8 @@ from mms_workloads.store import JobError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mms_workloads.serve.access import Access
+
     Answer = TypeVar("Answer")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
@@ -303,7 +305,7 @@ def _say(service: str, namespace: str, command: str) -> None:
     console.print(f"{escape(service)}: {command} was asked for. `{look}` shows what comes of it", highlight=False)
 
 
-def _ask(question: Callable[[str, query.Access], Answer], how: asking.How) -> Answer:
+def _ask(question: Callable[[str, Access], Answer], how: asking.How) -> Answer:
     try:
         return asking.ask(question, how)
     except (forward.ForwardError, query.QueryError, asking.AskError) as error:

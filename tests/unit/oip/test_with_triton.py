@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.oip import here, kit
-from tests.oip.deviations import TRITON
+from tests.oip.deviations import BEHIND_EDGE, TRITON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with here.triton(tmp_path_factory.mktemp("triton")) as found:
+@pytest.fixture(scope="module", params=[False, True], ids=["triton", "edge"])
+def target(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Target]:
+    with here.triton(tmp_path_factory.mktemp("triton"), behind_edge=request.param) as found:
         yield found
 
 
 @pytest.mark.parametrize("case", kit.cases(), ids=str)
-def test_conforms(case: kit.Case, target: Target) -> None:
-    assert case.judged(target, TRITON) == ""
+def test_conforms(case: kit.Case, target: Target, request: pytest.FixtureRequest) -> None:
+    known = BEHIND_EDGE if "[edge" in request.node.name else TRITON
+    assert case.judged(target, known) == ""

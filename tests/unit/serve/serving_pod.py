@@ -26,10 +26,18 @@ if TYPE_CHECKING:
 
 
 class ServingPod:
-    def __init__(self, root: Path, home: TritonHome, size: int = 2000, dimensions: int = 50) -> None:
+    def __init__(
+        self,
+        root: Path,
+        home: TritonHome,
+        size: int = 2000,
+        dimensions: int = 50,
+        built: artifacts.Built | None = None,
+    ) -> None:
+        """Serves random vectors of that size, or what was built."""
         self.root, self.home = root, home
         root.mkdir(exist_ok=True)
-        self.built = artifacts.build(root / "store", size=size, dimensions=dimensions)
+        self.built = built or artifacts.build(root / "store", size=size, dimensions=dimensions)
         self.digest = self.built.digest
         self.ports = free_ports(4)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

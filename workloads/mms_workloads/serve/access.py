@@ -42,7 +42,7 @@ class Connection:
 
 
 def connect(url: str, access: Access, timeout: float) -> Connection:
-    """timeout: seconds. Raises ValueError for a url that is not as FORMS says, OSError for a CA file that is not there."""
+    """timeout: seconds. Raises ValueError for a url unlike FORMS, OSError for a CA file that is not there."""
     scheme, separator, address = url.rpartition("://")
     if scheme not in _SCHEMES or (separator and not scheme):
         raise ValueError(f"{url}: {FORMS}")

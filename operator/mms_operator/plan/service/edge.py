@@ -75,8 +75,8 @@ def secret_problem(traffic: Traffic, secrets: Mapping[str, ReferencedSecret]) ->
     return None
 
 
-def annotations(traffic: Traffic) -> dict[str, str]:
-    """Of the pods."""
+def pod_annotations(traffic: Traffic) -> dict[str, str]:
+    """What the pods are annotated with."""
     return {names.ANNOTATION_EDGE: nginx_conf(traffic)} if traffic.sidecar else {}
 
 
@@ -143,7 +143,7 @@ def behind(triton: Mapping[str, Any]) -> Object:
     kept = {key: value for key, value in triton.items() if key not in {"ports", "readinessProbe", "lifecycle"}}
     lives = {"exec": {"command": list(TRITON_LIVES)}}
     probes = {
-        name: {**lives, **{key: value for key, value in triton[name].items() if key != "httpGet"}}
+        name: {**lives, "timeoutSeconds": 5, **{key: value for key, value in triton[name].items() if key != "httpGet"}}
         for name in ("startupProbe", "livenessProbe")
     }
     return {

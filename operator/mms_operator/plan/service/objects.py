@@ -235,7 +235,7 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
 
 
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
-    annotations = {names.ANNOTATION_DIGEST: version.lineage, **edge.annotations(serving.spec.traffic)}
+    annotations = {names.ANNOTATION_DIGEST: version.lineage, **edge.pod_annotations(serving.spec.traffic)}
     if serving.spec.autoscaling.mode is Mode.OBJECTIVE:
         annotations[names.ANNOTATION_CAPACITY] = template(serving, version)
     return {"labels": {**labels(serving), **serving.of_version(version)}, "annotations": annotations}
