@@ -21,7 +21,7 @@ from mms_workloads.contract import (
 )
 from mms_workloads.serve import fetch, follow, generations, live_fetch, live_files, memory, vectors_file
 from mms_workloads.serve.follow import Follower
-from mms_workloads.serve.layout import Layout
+from mms_workloads.serve.layout import Layout, read_live_report
 from mms_workloads.serve.memory import NoRoomError
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.shelf import Shelf
@@ -123,7 +123,7 @@ def test_what_is_trained_answers(pod: Pod) -> None:
     assert (run, int(step), report.step, report.phase) == (RUN, 9, 9, LivePhase.FOLLOWING)
     assert abs(int(copied) / 1000 - report.time) < 1
     assert (report.taken, report.withheld, report.quality) == (4, 0, 1.0)
-    assert follow.read_report(pod.layout) == report
+    assert read_live_report(pod.layout) == report
     folders = sorted(folder.name for folder in pod.layout.models.glob("artifact-*"))
     assert folders == ["artifact-ur1", "artifact-ur1-2", "artifact-ur1-3"], "what answers and the one before"
 

@@ -29,7 +29,7 @@ from mms_workloads.contract import LiveOrders, LivePhase, LiveReport
 from mms_workloads.serve import generations, live_files
 from mms_workloads.serve.ages import Ages
 from mms_workloads.serve.generations import Generation, Generations
-from mms_workloads.serve.layout import Layout, live_source, read_layout, read_orders
+from mms_workloads.serve.layout import Layout, live_source, read_layout, read_live_report, read_orders
 from mms_workloads.serve.live_files import Sample, UnfitError
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.trainers import Source, UnreachableError
@@ -89,7 +89,7 @@ class Follower:
         """Goes on from what the file of generations and the last report say."""
         now = time.monotonic()
         serving = generations.read(self.layout.generations).serving
-        known = read_report(self.layout)
+        known = read_live_report(self.layout)
         ours = known is not None and contract.live_run(known.digest) == self.run
         age = known.age + max(0.0, time.time() - known.time) if known is not None and ours else 0.0
         self.ages.switched(now, now - age)
@@ -229,13 +229,6 @@ class Follower:
         for folder in self.layout.models.glob(f"{run.name}-*"):
             if str(folder) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def read_report(layout: Layout) -> LiveReport | None:
-    try:
-        return LiveReport.model_validate_json(layout.live_report.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:

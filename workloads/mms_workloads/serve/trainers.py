@@ -195,10 +195,16 @@ class Source:
         body = memoryview(_read(answer)) if answer.status == OK else None
         if body is None:
             answer.read()
+        step, first, rows, columns = (
+            int(answer.headers.get(f"MMS-{name}", 0)) for name in ("Step", "First", "Rows", "Columns")
+        )
         return Got(
             body,
             answer.headers["MMS-Plan"],
-            *(int(answer.headers.get(f"MMS-{name}", 0)) for name in ("Step", "First", "Rows", "Columns")),
+            step,
+            first,
+            rows,
+            columns,
             copied=told - float(answer.headers.get("MMS-Age", 0)),
             tag=answer.headers.get("ETag", ""),
         )
