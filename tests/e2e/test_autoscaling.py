@@ -24,7 +24,7 @@ OBJECTIVE = {"latencyP99Milliseconds": 400}
 def scaled(name: str = "words", **scaling: Any) -> dict[str, Any]:
     made = service(name)
     autoscaling = {"mode": "Objective", "maxReplicas": 3, **scaling}
-    made["spec"] |= {"objective": OBJECTIVE, "autoscaling": autoscaling, "server": {"resources": SMALL}}
+    made["spec"] |= {"objective": OBJECTIVE, "autoscaling": autoscaling}
     return made
 
 
@@ -42,7 +42,9 @@ def more_pods(kube: Kube, least: int, seconds: float = 120) -> dict[str, Any]:
 
 def test_as_many_as_the_objective_takes(kube: Kube, corpora: Corpora) -> None:
     trained(kube, corpora)
-    kube.apply(scaled())
+    made = scaled()
+    made["spec"]["server"] = {"resources": SMALL}
+    kube.apply(made)
     kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
     found = kube.get("modelservice", "words")["status"]["autoscaling"]
     (capacity,) = found["capacity"]
@@ -74,7 +76,7 @@ def test_to_zero_and_back_without_a_failed_request(kube: Kube, corpora: Corpora)
     assert asked.ways["close"]["sent"] > 0
     for way in ("close", "keep", "grpc"):
         assert asked.failures(way) == 0, (way, asked.ways)
-    assert took < 30, asked.ways  # benchmarks/coldstart.py measures it
+    assert took < 20, asked.ways  # benchmarks/coldstart.py measures it
     slept(kube)
     assert kube.get("modelservice", "words")["status"]["url"]
 
