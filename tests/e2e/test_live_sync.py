@@ -52,9 +52,6 @@ def test_a_service_follows_a_training_and_then_serves_its_artifact(kube: Kube, c
             time.sleep(8)
         kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=60)
         seen = kube.get("modelservice", "words")["status"]["live"]
-        print(
-            f"staleness p50 {seen['ageP50Milliseconds']} ms, p99 {seen['ageP99Milliseconds']} ms, quality {seen['quality']}"
-        )
         assert seen["ageP99Milliseconds"] <= BOUND, seen
         mms("rollout", "pause", "words", "-n", kube.namespace)
         kube.wait_condition("modelservice", "words", "Live", "False", "FollowingPaused")

@@ -138,6 +138,15 @@ def test_a_job_file_that_cannot_be_run_is_refused(change: dict[str, Any], field:
         contract.JobFile.model_validate({**JOB_FILE, **change})
 
 
+def test_what_names_a_version() -> None:
+    digest = "sha256:" + "a1" * 32
+    run = contract.live_digest("0123456789ab-cdef", 12)
+    assert (contract.short(digest), contract.live_run(digest)) == ("a1a1a1a1a1a1", None)
+    assert contract.short(run) == contract.short(f"{run}:7:1000") == "0123456r12"
+    assert contract.live_run(f"{run}:7:1000") == contract.live_run(run) == run
+    assert len(contract.short(contract.live_digest("0123456789ab", 999_999))) == 12
+
+
 def test_documents_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         contract.Desired(workers=1).workers = 2  # type: ignore[misc]

@@ -299,14 +299,17 @@ class StatusReport(Contract):
 
 
 class Trainer(Contract):
-    """A worker that parameters can be had from."""
+    """A pod that parameters can be had from."""
 
     rank: NonNegativeInt
     address: str  # host:port
 
 
 class Trainers(Contract):
-    """GET /v1/trainers of the master: who holds the parameters of the present membership epoch."""
+    """GET /v1/trainers of the master: who holds the parameters of the present membership epoch.
+
+    trainers: workers; in Ring mode each has all parameters. shards: None in that mode; in the order of their rows.
+    """
 
     contractVersion: Literal[1] = CONTRACT_VERSION
     uid: str
@@ -314,6 +317,7 @@ class Trainers(Contract):
     attempt: PositiveInt
     epoch: NonNegativeInt
     trainers: list[Trainer] = []
+    shards: list[Trainer] | None = None
 
 
 class Desired(Contract):

@@ -33,7 +33,7 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_RUN = f"{GROUP}/run"
 LABEL_SERVICE_NAME = "kubernetes.io/service-name"  # of an EndpointSlice
 LABEL_SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
-ACTIVATOR = f"{GROUP}/activator"
+ACTIVATOR = f"activator.{GROUP}"
 LABEL_ARTIFACT = f"{GROUP}/artifact"  # the first digits of the digest
 
 # Annotations that users write.

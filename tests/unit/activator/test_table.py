@@ -49,7 +49,7 @@ def test_pods_are_those_that_are_ready() -> None:
 
 def test_the_activators_themselves_are_no_pods() -> None:
     table = Table()
-    table.put_slice(part("x-activator", "x", "10.0.0.9", by="mms.dev/activator"))
+    table.put_slice(part("x-activator", "x", "10.0.0.9", by="activator.mms.dev"))
     assert table.backends("a/x", "http") == []
 
 

@@ -83,3 +83,11 @@ def test_what_kubectl_refuses_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     answer = CliRunner().invoke(app, ["rollout", "abort", "words"])
     assert (answer.exit_code, "not found" in answer.output) == (1, True)
+
+
+def test_how_a_training_is_followed(said: Path) -> None:
+    live = {"phase": "Following", "run": 2, "step": 811, "ageP50Milliseconds": 410, "ageP99Milliseconds": 690}
+    (said.parent / "answer").write_text(json.dumps({"status": {"live": live}}))
+    answer = CliRunner().invoke(app, ["rollout", "status", "words"])
+    text = " ".join(answer.output.split())
+    assert "LiveSync: Following, run 2, step 811, age p50 410 ms, p99 690 ms" in text

@@ -71,9 +71,8 @@ def following(replicas: int = 2) -> ServingWorld:
         (training(phase="Pending"), "TrainingNotComplete"),
         (training(task={"languageModel": {}}), "NotFollowed"),
         (training(task={"wordEmbedding": {"subwords": {}}}), "NotFollowed"),
-        (training(sync={"mode": "ParameterServer"}), "NotFollowed"),
     ],
-    ids=["none", "counting", "pending", "language", "subwords", "shards"],
+    ids=["none", "counting", "pending", "language", "subwords"],
 )
 def test_nothing_is_served_before_there_are_parameters(of: Object | None, reason: str) -> None:
     w = world(of)

@@ -24,7 +24,7 @@ def test_shards_are_pods_like_workers_with_certificates_of_their_own() -> None:
         "words-master-0-1", "words-worker-0-1", "words-worker-1-1", "words-shard-0-1", "words-shard-1-1",
     ]  # fmt: skip
     assert plan.certificates is not None
-    assert plan.certificates.roles == ("master", "worker", "shard")
+    assert plan.certificates.roles == ("master", "worker", "shard", "reader")
     worker, shard = found.pods["words-worker-1-1"]["spec"], found.pods["words-shard-1-1"]["spec"]
     (container,) = shard["containers"]
     assert container["name"] == "shard"

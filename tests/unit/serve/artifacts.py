@@ -11,7 +11,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 FILES = ("model.safetensors", "vocabulary.txt", "golden.json", "evaluation.json")
 
@@ -130,3 +133,17 @@ def serve_file(path: Path, folder: Path, digest: str) -> Path:
         )
     )
     return path
+
+
+def tensors(outputs: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
+    """As Triton's JSON has them."""
+    kinds = {"f": "FP32", "i": "INT64", "O": "BYTES", "U": "BYTES", "S": "BYTES"}
+    return {
+        name: {
+            "name": name,
+            "datatype": kinds[array.dtype.kind],
+            "shape": list(array.shape),
+            "data": [one.decode() if isinstance(one, bytes) else one for one in array.ravel().tolist()],
+        }
+        for name, array in outputs.items()
+    }

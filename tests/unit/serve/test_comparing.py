@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.serve.artifacts import tensors
 
 from mms_workloads.contract import GoldenCase
 from mms_workloads.serve import comparing
@@ -40,4 +41,4 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool | None]] = {
 def test_differs(case: str) -> None:
     expected, found, wanted = CASES[case]
     asked = GoldenCase(model="m", inputs={"WORDS": ["x"]}, outputs=expected)
-    assert comparing.differs(asked, found) is wanted
+    assert comparing.differs(asked, tensors(found)) is wanted

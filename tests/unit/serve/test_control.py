@@ -1,16 +1,17 @@
-"""The agent's dealings with Triton, on a stand-in for tritonclient."""
-# ruff: noqa: ARG002 - the stand-in has the signatures of the real one
+"""The agent's dealings with Triton, on a stand-in that speaks HTTP."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+import json
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+from aiohttp import web
 from tests.unit.serve import artifacts
-from tritonclient.utils import InferenceServerException
 
 from mms_workloads.contract import Counters, Golden
+from mms_workloads.serve import control
 from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.repository import MODELS
@@ -22,60 +23,84 @@ if TYPE_CHECKING:
 
     from tests.unit.serve.artifacts import Built
 
-
-class Result:
-    def __init__(self, outputs: dict[str, np.ndarray]) -> None:
-        self.outputs = outputs
-
-    def as_numpy(self, name: str) -> np.ndarray | None:
-        return self.outputs.get(name)
+KEY = "secret"
 
 
-class Client:
+class Server:
     """Answers the golden cases in turn."""
 
     def __init__(self, built: Built) -> None:
         self.digest = self.built_digest = built.digest
-        self.live = True
-        self.load_error: InferenceServerException | None = None
-        self.infer_error: InferenceServerException | None = None
+        self.ready = {"vectors"}
+        self.refusal: tuple[int, str] | None = None  # of loads and questions
+        self.hangs = False
+        self.body: bytes | None = None  # instead of an answer
         self.cases = Golden.model_validate_json((built.folder / "golden.json").read_bytes())
-        self.answers = [{name: np.array(values) for name, values in case.outputs.items()} for case in self.cases.cases]
+        self.answers = [dict(case.outputs) for case in self.cases.cases]
         self.asked: list[tuple[str, str]] = []
-        self.headers: dict[str, str] = {}
+        self.loaded: list[str] = []
+        self.runner: web.AppRunner | None = None
 
-    async def is_server_live(self, **_: Any) -> bool:
-        if not self.live:
-            raise InferenceServerException("refused", "StatusCode.UNAVAILABLE")
-        return True
+    async def start(self) -> str:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/v2/health/live", self.live),
+                web.get("/v2/models/{model}/ready", self.is_ready),
+                web.get("/v2/models/{model}/stats", self.stats),
+                web.post("/v2/models/{model}/infer", self.infer),
+                web.post("/v2/repository/models/{model}/load", self.load),
+            ]
+        )
+        self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self.runner.addresses[0][1]}"
 
-    async def is_model_ready(self, model: str, **_: Any) -> bool:
-        if not self.live:
-            raise InferenceServerException("refused", "StatusCode.UNAVAILABLE")
-        return model == "vectors"
+    async def stop(self) -> None:
+        if self.runner:
+            await self.runner.cleanup()
 
-    async def load_model(self, model: str, headers: dict[str, str], **_: Any) -> None:
-        self.headers = headers
-        if self.load_error:
-            raise self.load_error
+    async def live(self, _: web.Request) -> web.Response:
+        return web.Response()
 
-    async def infer(self, model: str, inputs: list[Any], parameters: dict[str, str], **_: Any) -> Result:
-        if self.infer_error:
-            raise self.infer_error
-        key, _, digest = parameters[PIN].partition(" ")
-        assert key == "secret"
-        self.asked.append((model, digest))
-        return Result({**self.answers[len(self.asked) - 1], "DIGEST": np.array([[self.digest.encode()]])})
+    async def is_ready(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if request.match_info["model"] in self.ready else 400)
 
-    async def get_inference_statistics(self, model: str, **_: Any) -> dict[str, Any]:
-        if not self.live:
-            raise InferenceServerException("refused", "StatusCode.UNAVAILABLE")
-        stats = {"success": {"count": "10", "ns": "1"}, "fail": {"count": "3"}, "queue": {"ns": "500000000"},
-                 "compute_infer": {"ns": "1000000000"}}  # fmt: skip
-        return {"model_stats": [{"name": model, "inference_stats": stats}]}
+    async def load(self, request: web.Request) -> web.Response:
+        assert request.headers["mms-control-key"] == KEY
+        if self.hangs:
+            await asyncio.sleep(10)
+        self.loaded.append(request.match_info["model"])
+        return self.refused() or web.Response()
 
-    async def close(self) -> None:
-        pass
+    async def infer(self, request: web.Request) -> web.Response:
+        if (refused := self.refused()) is not None:
+            return refused
+        asked = await request.json()
+        key, _, digest = asked["parameters"][PIN].partition(" ")
+        assert key == KEY
+        answer = self.answers[len(self.asked)]
+        self.asked.append((request.match_info["model"], digest))
+        assert {one["name"] for one in asked["outputs"]} == {*answer, "DIGEST"}
+        outputs = {**answer, "DIGEST": [self.digest]}
+        kinds = {float: "FP32", int: "INT64", str: "BYTES"}
+        tensors = [
+            {"name": name, "datatype": kinds[type(values[0])], "shape": [1, len(values)], "data": values}
+            for name, values in outputs.items()
+        ]
+        return web.Response(body=self.body or json.dumps({"outputs": tensors}).encode())
+
+    async def stats(self, request: web.Request) -> web.Response:
+        stats = {"success": {"count": 10, "ns": 1}, "fail": {"count": 3}, "queue": {"ns": 500000000},
+                 "compute_infer": {"ns": 1000000000}}  # fmt: skip
+        return web.json_response({"model_stats": [{"name": request.match_info["model"], "inference_stats": stats}]})
+
+    def refused(self) -> web.Response | None:
+        if self.refusal is None:
+            return None
+        status, message = self.refusal
+        return web.json_response({"error": message}, status=status)
 
 
 @pytest.fixture
@@ -84,91 +109,97 @@ def built(tmp_path: Path) -> Built:
 
 
 @pytest.fixture
-def client(built: Built) -> Client:
-    return Client(built)
+async def server(built: Built) -> AsyncIterator[Server]:
+    server = Server(built)
+    yield server
+    await server.stop()
 
 
 @pytest.fixture
-async def triton(client: Client) -> AsyncIterator[Triton]:
-    triton = Triton("127.0.0.1:1", "secret")
-    real, triton._client = triton._client, client
+async def triton(server: Server) -> AsyncIterator[Triton]:
+    triton = Triton(await server.start(), KEY)
     yield triton
-    await real.close()
+    await triton.close()
 
 
-async def test_load_and_verify(triton: Triton, client: Client, built: Built) -> None:
+async def test_load_and_verify(triton: Triton, server: Server, built: Built) -> None:
     await triton.load()
-    assert client.headers == {"triton-grpc-protocol-mms-control-key": "secret"}
-    assert await triton.verify(client.cases, client.built_digest) == 3
-    assert client.asked == [(model, built.digest) for model in ("vectors", "neighbours", "neighbours")]
+    assert server.loaded == list(MODELS)
+    assert await triton.verify(server.cases, server.built_digest) == 3
+    assert server.asked == [(model, built.digest) for model in ("vectors", "neighbours", "neighbours")]
     assert await triton.ready() == {"vectors": True, "neighbours": False, "analogies": False, "similarity": False}
 
 
-async def test_gone(triton: Triton, client: Client, built: Built) -> None:
-    client.live = False
-    client.load_error = client.infer_error = InferenceServerException("reset", "StatusCode.UNAVAILABLE")
+async def test_gone(triton: Triton, server: Server) -> None:
+    assert await triton.live()
+    await server.stop()
     assert not await triton.live()
     assert await triton.ready() == dict.fromkeys(MODELS, False)
     with pytest.raises(TritonGoneError):
         await triton.load()
     with pytest.raises(TritonGoneError):
-        await triton.verify(client.cases, client.built_digest)
+        await triton.verify(server.cases, server.built_digest)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"load_error": InferenceServerException("boom in initialize", "StatusCode.INTERNAL")}, "boom in initialize"),
-        ({"load_error": InferenceServerException("late", "StatusCode.DEADLINE_EXCEEDED")}, "no answer within 300 s"),
-    ],
-    ids=["raises", "hangs"],
-)
-async def test_load_fails(triton: Triton, client: Client, change: dict[str, Any], says: str) -> None:
-    for name, value in change.items():
-        setattr(client, name, value)
+async def test_a_load_that_fails(triton: Triton, server: Server) -> None:
+    server.refusal = (400, "boom in initialize")
     with pytest.raises(JobError) as error:
         await triton.load()
     assert error.value.reason == "ModelLoadFailed"
-    assert says in error.value.message
-    assert "vectors" in error.value.message
+    assert "vectors: boom in initialize" in error.value.message
 
 
-async def test_another_artifact_answers(triton: Triton, client: Client) -> None:
-    client.digest = "sha256:other"
+async def test_a_load_that_hangs(triton: Triton, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "LOAD_SECONDS", 0.05)
+    server.hangs = True
+    with pytest.raises(JobError, match="no answer within"):
+        await triton.load()
+
+
+async def test_another_artifact_answers(triton: Triton, server: Server) -> None:
+    server.digest = "sha256:other"
     with pytest.raises(JobError, match="artifact sha256:other answered") as error:
-        await triton.verify(client.cases, client.built_digest)
+        await triton.verify(server.cases, server.built_digest)
     assert error.value.reason == "GoldenMismatch"
 
 
-async def test_a_wrong_answer(triton: Triton, client: Client) -> None:
-    client.answers[1]["SCORES"][3] += 0.01
+async def test_a_wrong_answer(triton: Triton, server: Server) -> None:
+    scores = [float(one) for one in server.answers[1]["SCORES"]]
+    scores[3] += 0.01
+    server.answers[1] = {**server.answers[1], "SCORES": scores}
     with pytest.raises(JobError) as error:
-        await triton.verify(client.cases, client.built_digest)
+        await triton.verify(server.cases, server.built_digest)
     assert error.value.reason == "GoldenMismatch"
-    assert (
-        "golden case 1 (neighbours, WORDS ['word0', 'höhe', 'word7'], K [5]): SCORES[3]: expected"
-        in error.value.message
-    )
+    said = "golden case 1 (neighbours, WORDS ['word0', 'höhe', 'word7'], K [5]): SCORES[3]: expected"
+    assert said in error.value.message
 
 
-async def test_an_error_for_an_answer(triton: Triton, client: Client) -> None:
-    client.infer_error = InferenceServerException("unknown word", "StatusCode.NOT_FOUND")
+async def test_an_error_for_an_answer(triton: Triton, server: Server) -> None:
+    server.refusal = (404, "unknown word")
     with pytest.raises(JobError, match=r"GoldenMismatch.*case 0.*unknown word"):
-        await triton.verify(client.cases, client.built_digest)
+        await triton.verify(server.cases, server.built_digest)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"outputs": [{"name": "X", "data": [NaN'])
+async def test_what_is_no_answer(triton: Triton, server: Server, body: bytes) -> None:
+    server.body = body
+    with pytest.raises(JobError, match=r"GoldenMismatch.*cannot be read"):
+        await triton.verify(server.cases, server.built_digest)
 
 
 async def test_no_cases(triton: Triton) -> None:
     with pytest.raises(JobError, match="no golden case"):
-        await triton.verify(Golden(cases=[]), 3)
+        await triton.verify(Golden(cases=[]), "sha256:any")
+    assert (await triton.measure(Golden(cases=[]), 1.0)).error
 
 
-async def test_what_is_asked_here_is_counted_apart(triton: Triton, client: Client) -> None:
-    await triton.verify(client.cases, client.built_digest)
-    client.infer_error = InferenceServerException("no", "StatusCode.INVALID_ARGUMENT")
+async def test_what_is_asked_here_is_counted_apart(triton: Triton, server: Server) -> None:
+    await triton.verify(server.cases, server.built_digest)
+    server.refusal = (400, "no")
     with pytest.raises(JobError):
-        await triton.verify(client.cases, client.built_digest)
+        await triton.verify(server.cases, server.built_digest)
     total, own = await triton.counters()
     assert own == Counters(requests=4, failed=1, timed=3)
     assert total == Counters(requests=4 * 13, failed=4 * 3, timed=4 * 10, seconds=4 * 1.5)
-    client.live = False
+    await server.stop()
     assert await triton.counters() == (None, own)

@@ -11,7 +11,6 @@ import pytest
 
 from mms_workloads.contract import (
     ArtifactPin,
-    JobIdentity,
     LiveOrders,
     LivePhase,
     LiveSource,
@@ -22,11 +21,12 @@ from mms_workloads.contract import (
 )
 from mms_workloads.serve import fetch, follow, generations, live_fetch, live_files, memory, vectors_file
 from mms_workloads.serve.follow import Follower
-from mms_workloads.serve.layout import Layout
+from mms_workloads.serve.layout import Layout, read_live_report
 from mms_workloads.serve.memory import NoRoomError
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.shelf import Shelf
 from mms_workloads.serve.trainers import Got, UnreachableError
+from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 WORDS, COLUMNS = 40, 8
 RUN = live_digest("u", 1)
 LIVE = LiveSource(masterHost="nowhere", uid="u", run=1)
-JOB = JobIdentity(namespace="d", name="words", uid="u", run=1)
+PIN = ArtifactPin(uri="s3://mms/a", digest=RUN)
+SERVE = ServeFile(namespace="d", name="words", artifact=PIN, storage=Store(uri=PIN.uri), live=LIVE)
 
 
 def good(seed: int = 0) -> NDArray[np.float32]:
@@ -75,7 +76,7 @@ class Training:
         }[what]
         copied = self.copied or follow.time.monotonic()
         same = what == "parameters" and after == tag
-        return Got(None if same else memoryview(body), 0, self.plan, self.step, *rows.shape, copied, tag)
+        return Got(None if same else memoryview(body), self.plan, self.step, 0, *rows.shape, copied=copied, tag=tag)
 
     def close(self) -> None:
         """There is no connection."""
@@ -90,7 +91,7 @@ class Pod:
     training: Training
     shelves: list[Shelf]
     follower: Follower
-    orders: LiveOrders = LiveOrders()
+    orders: LiveOrders = field(default_factory=LiveOrders)
 
     def answers(self) -> NDArray[np.float32]:
         """What all models say of the words, which must be of one digest."""
@@ -102,11 +103,9 @@ class Pod:
 @pytest.fixture
 def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
     layout, training = Layout(tmp_path / "models"), Training()
-    pin = ArtifactPin(uri="s3://mms/a", digest=RUN)
-    serve = ServeFile(namespace="d", name="words", artifact=pin, storage=Store(uri="s3://mms/a"), live=LIVE)
     monkeypatch.setattr(live_fetch, "source_of", lambda *_: training)
     layout.models.mkdir()
-    fetch.prepare_pod(live_fetch.fetch(serve, LIVE, layout), RUN, layout)
+    fetch.prepare_pod(live_fetch.fetch(SERVE, LIVE, layout), RUN, layout)
     shelves = [Shelf(layout.generations, model, lambda one: vectors_file.load(one, unit=False)) for model in MODELS]
     found = Pod(layout, training, shelves, Follower(LIVE, layout, training, lambda: found.orders))  # type: ignore[arg-type]
     yield found
@@ -124,7 +123,7 @@ def test_what_is_trained_answers(pod: Pod) -> None:
     assert (run, int(step), report.step, report.phase) == (RUN, 9, 9, LivePhase.FOLLOWING)
     assert abs(int(copied) / 1000 - report.time) < 1
     assert (report.taken, report.withheld, report.quality) == (4, 0, 1.0)
-    assert follow.read_report(pod.layout) == report
+    assert read_live_report(pod.layout) == report
     folders = sorted(folder.name for folder in pod.layout.models.glob("artifact-*"))
     assert folders == ["artifact-ur1", "artifact-ur1-2", "artifact-ur1-3"], "what answers and the one before"
 
@@ -275,3 +274,17 @@ def test_it_asks_as_often_as_the_bound_needs(pod: Pod) -> None:
     pod.orders = LiveOrders(maxStalenessMilliseconds=100)
     assert pod.follower.step() < 0.06
     assert replace(pod.training).step == 5
+
+
+def test_containers_that_are_made_anew_go_on_with_what_the_pod_has(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the training gives nothing any more: nothing is lost."""
+    pod.training.train(good(1))
+    pod.follower.step()
+    kept = generations.read(pod.layout.generations)
+    pod.training.down = True
+    monkeypatch.setattr(live_fetch, "WAIT_SECONDS", 0.0)
+    fetch.prepare_pod(live_fetch.fetch(SERVE, LIVE, pod.layout), RUN, pod.layout)
+    assert generations.read(pod.layout.generations) == kept
+    other = SERVE.model_copy(update={"artifact": ArtifactPin(uri="s3://mms/a", digest=live_digest("u", 2))})
+    with pytest.raises(JobError, match="connection refused"):
+        live_fetch.fetch(other, replace_run(LIVE), pod.layout)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.unit.serve import artifacts
 
 from mms_workloads.contract import ArtifactManifest, Golden, JobIdentity, WordEmbedding
 from mms_workloads.serve import embedding, golden, live_files, vectors_file
@@ -53,6 +54,12 @@ def test_models_map_it_as_an_artifact(run: Path, monkeypatch: pytest.MonkeyPatch
     assert plain.words.rows([b"word7"]).tolist() == [7]
 
 
+def column(tensor: dict[str, Any]) -> NDArray[Any]:
+    strings = tensor["datatype"] == "BYTES"
+    data = [one.encode() for one in tensor["data"]] if strings else tensor["data"]
+    return np.array(data, object if strings else tensor["datatype"].lower()).reshape(tensor["shape"])
+
+
 def test_the_first_ones_are_proved_as_an_artifact_is(run: Path) -> None:
     made = live_files.write_first(run, halves(drawn()), JOB)
     assert ArtifactManifest.model_validate_json((run / "manifest.json").read_bytes()) == made
@@ -61,13 +68,14 @@ def test_the_first_ones_are_proved_as_an_artifact_is(run: Path) -> None:
     assert [case.model for case in cases] == ["vectors", "neighbours"]
     loaded = {"vectors": vectors_file.load(run, unit=False), "neighbours": vectors_file.load(run, unit=True)}
     for case in cases:
-        question = Question(**{name.lower(): array for name, (_, array) in golden.inputs(case).items()})
+        arrays = {one["name"].lower(): column(one) for one in golden.inputs(case)}
+        question = Question(**arrays)
         (answer,) = getattr(embedding, case.model)(loaded[case.model], [question])
         assert not isinstance(answer, embedding.RequestError)
         outputs = {"VECTORS": answer} if case.model == "vectors" else {"SCORES": answer.scores}
-        assert golden.difference(case, outputs, 1e-4) is None
+        assert golden.difference(case, artifacts.tensors(outputs), 1e-4) is None
         wrong = {name: value + 0.01 for name, value in outputs.items()}
-        assert golden.difference(case, wrong, 1e-4) is not None
+        assert golden.difference(case, artifacts.tensors(wrong), 1e-4) is not None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

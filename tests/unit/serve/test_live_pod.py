@@ -9,7 +9,7 @@ import time
 import urllib.request
 from collections import Counter
 from ctypes.util import find_library
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from tests.unit.serve import artifacts
@@ -58,7 +58,7 @@ class Clients:
         self.answered: Counter[str] = Counter()  # by digest
         self.ages: list[float] = []
 
-    def __enter__(self) -> Clients:
+    def __enter__(self) -> Self:
         self.threads = [threading.Thread(target=self.ask) for _ in range(2)]
         for thread in self.threads:
             thread.start()

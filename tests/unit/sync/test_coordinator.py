@@ -221,3 +221,18 @@ def test_speed_and_time_left(master: Master) -> None:
     status = master.it.status()
     assert (status.samplesPerSecond, status.percent) == (10, 37)
     assert status.etaSeconds == int((1 - 3 / 8) / (1 / 8))
+
+
+def test_who_can_be_asked_for_parameters(master: Master) -> None:
+    """Members of the epoch that are connected, under the epoch's number: nobody before there is one."""
+    assert master.it.trainers().trainers == []
+    peers = [Peer(master, rank, parameters=f"10.0.0.{rank}:29402") for rank in (0, 1)]
+    told = master.it.trainers()
+    assert (told.epoch, told.attempt, told.run) == (1, 1, 1)
+    assert [(one.rank, one.address) for one in told.trainers] == [(0, "10.0.0.0:29402"), (1, "10.0.0.1:29402")]
+    peers[0].vanish()
+    told = master.it.trainers()
+    assert [one.rank for one in told.trainers] == [1]
+    assert told.shards is None
+    assert Peer(master, 0).link is not None, "of a pod that gives none nobody is told"
+    assert [one.rank for one in master.it.trainers().trainers] == [1]

@@ -108,6 +108,10 @@ def url(pod: Pod, path: str) -> str:
         ("worker", "control", 400),  # let in, and then no WebSocket
         ("shard", "control", 400),
         ("shard", "status", 403),
+        ("reader", "trainers", 200),
+        ("reader", "status", 403),
+        ("reader", "control", 403),
+        ("worker", "trainers", 403),
     ],
 )
 async def test_units(pod: Pod, tmp_path: Path, unit: str, path: str, status: int) -> None:

@@ -31,17 +31,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from aiohttp import web
-from tritonclient.utils import InferenceServerException
 
 from mms_workloads import contract, logs, pod
 from mms_workloads.contract import AgentReport, Comparison, Load, Measured, Outcome, Reason, SwapReport
 from mms_workloads.serve import following, generations
 from mms_workloads.serve.artifact import Artifact, read_artifact
-from mms_workloads.serve.asking import Asking, Metrics
+from mms_workloads.serve.asking import AnswerError
 from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.following import Following
 from mms_workloads.serve.golden import GoldenError
 from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
+from mms_workloads.serve.load import Metrics
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.swap import swap
 from mms_workloads.store import JobError
@@ -230,7 +230,7 @@ class Agent:
             await asyncio.sleep(1 / rate if rate else WATCH_SECONDS)
             if rate and self.state.phase == "Verified":
                 cases = self.artifact.golden.cases
-                with contextlib.suppress(InferenceServerException, GoldenError):  # it counts as failed
+                with contextlib.suppress(AnswerError, GoldenError):  # it counts as failed
                     await self.triton.ask(cases[case % len(cases)], self.artifact.digest)
 
     def _next(self) -> ServeFile | None:
@@ -394,32 +394,31 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         return error
     except OSError as error:
         return JobError(Reason.MODEL_LOAD_FAILED, f"{error}: the fetch container must run first, on the same volume")
-    triton = Triton(f"127.0.0.1:{layout.grpc_port}", key)
-    async with Metrics(layout) as metrics:
-        agent = Agent(
-            artifact,
-            triton,
-            lambda: read_wanted(environment),
-            lambda serve, tell: swap(serve, layout, triton, environment, tell),
-            Measure(
-                lambda digest: _reference(digest, environment),
-                lambda digest: _fetched(layout, digest),
-                lambda: read_probe(environment),
-                metrics.load,
-                _survey(layout, triton, environment),
-            ),
-            following=Following(layout, environment),
-        )
+    triton = Triton(f"http://127.0.0.1:{layout.http_port}", key)
+    metrics = Metrics(f"http://127.0.0.1:{layout.metrics_port}")
+    agent = Agent(
+        artifact,
+        triton,
+        lambda: read_wanted(environment),
+        lambda serve, tell: swap(serve, layout, triton, environment, tell),
+        Measure(
+            lambda digest: _reference(digest, environment),
+            lambda digest: _fetched(layout, digest),
+            lambda: read_probe(environment),
+            metrics.load,
+            _survey(triton, environment),
+        ),
+        following=Following(layout, environment),
+    )
+    try:
         return await run(agent, layout.agent_port)
+    finally:
+        await metrics.close()
 
 
-def _survey(
-    layout: Layout, triton: Triton, environment: Mapping[str, str]
-) -> Callable[[Artifact], Awaitable[Measured]] | None:
+def _survey(triton: Triton, environment: Mapping[str, str]) -> Callable[[Artifact], Awaitable[Measured]] | None:
     wanted = read_serve_file(environment).measure
-    if wanted is None:
-        return None
-    return lambda artifact: Asking.measure(layout, artifact.golden, wanted.limitSeconds, triton.asked)
+    return None if wanted is None else lambda artifact: triton.measure(artifact.golden, wanted.limitSeconds)
 
 
 def _reference(digest: str, environment: Mapping[str, str]) -> str | None:

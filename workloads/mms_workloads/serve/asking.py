@@ -1,98 +1,92 @@
-"""Triton over HTTP on the pod's loopback, where many questions are asked: bodies are made once."""
+"""Triton over HTTP on the pod's loopback: the protocol's JSON, by aiohttp.
+
+The agent is beside every model. tritonclient, with gRPC, protobuf and numpy, would be half of its memory.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import json
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import tritonclient.http as triton
-from tritonclient.utils import InferenceServerException
-
-from mms_workloads.contract import Measured
-from mms_workloads.serve import golden, load, measuring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from mms_workloads.contract import Golden, GoldenCase, Load
-    from mms_workloads.serve.layout import Layout
+    from mms_workloads.serve.golden import Tensor
 
-TIMEOUT = aiohttp.ClientTimeout(total=60)
-METRICS_TIMEOUT = aiohttp.ClientTimeout(total=1)
-_LENGTH = "Inference-Header-Content-Length"
-OK = 200
+OK, CLIENT_ERRORS = 200, 400
+NO_ANSWER = 0
 
 
-class Asking:
-    """Asks questions in turn, as fast as they are answered."""
+class AnswerError(Exception):
+    """Triton answered with an error, or (status NO_ANSWER) not at all."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, cases: Sequence[GoldenCase]) -> None:
-        self._session = session
-        self._questions = [_question(url, case) for case in cases]
-
-    @classmethod
-    async def measure(
-        cls, layout: Layout, cases: Golden, limit_seconds: float, counted: Callable[[int], None]
-    ) -> Measured:
-        """`counted` is told how many questions were asked."""
-        if not cases.cases:
-            return Measured(seconds=0.0, error="there is no golden question to ask")
-        url = f"http://127.0.0.1:{layout.http_port}"
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT) as session:
-            asking, asked = cls(session, url, cases.cases), 0
-
-            async def ask(number: int) -> None:
-                nonlocal asked
-                asked += 1
-                await asking.ask(number)
-
-            try:
-                return await measuring.measure(ask, limit_seconds)
-            finally:
-                counted(asked)
-
-    async def ask(self, number: int) -> None:
-        """Raises InferenceServerException, aiohttp.ClientError, TimeoutError."""
-        url, body, headers = self._questions[number % len(self._questions)]
-        async with self._session.post(url, data=body, headers=headers) as response:
-            answer = await response.read()
-            if response.status != OK:
-                raise InferenceServerException(answer[:200].decode(errors="replace"), str(response.status))
+    def __init__(self, message: str, status: int = NO_ANSWER, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.message, self.status, self.late = message, status, late
 
 
-class Metrics:
-    """What Triton's metrics say now."""
+class Http:
+    """Connections to one Triton. `headers` unlock its model control. Every call raises AnswerError."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._url = f"http://127.0.0.1:{layout.metrics_port}/metrics"
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        self._session = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), headers=dict(headers))
 
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=METRICS_TIMEOUT)
-        return self
+    async def close(self) -> None:
+        await self._session.close()
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._session:
-            await self._session.close()
+    async def get(self, path: str, seconds: float) -> bytes:
+        return await self._call("GET", path, None, seconds)
 
-    async def load(self) -> Load | None:
-        """None where Triton does not answer."""
-        if self._session is None:
-            return None
+    async def post(self, path: str, body: bytes, seconds: float) -> bytes:
+        return await self._call("POST", path, body, seconds)
+
+    async def _call(self, method: str, path: str, body: bytes | None, seconds: float) -> bytes:
         try:
-            async with self._session.get(self._url) as response:
-                return load.parse(await response.text()) if response.status == OK else None
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return None
+            async with self._session.request(
+                method, path, data=body, timeout=aiohttp.ClientTimeout(total=seconds)
+            ) as response:
+                answer = await response.read()
+        except TimeoutError as error:
+            raise AnswerError(f"no answer within {seconds:.0f} s", late=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise AnswerError(str(error) or type(error).__name__) from error
+        if response.status != OK:
+            raise AnswerError(_message(answer), response.status)
+        return answer
 
 
-def _question(url: str, case: GoldenCase) -> tuple[str, bytes, dict[str, str]]:
-    tensors = []
-    for name, (datatype, array) in golden.inputs(case).items():
-        tensor = triton.InferInput(name, list(array.shape), datatype)
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    body, length = triton.InferenceServerClient.generate_request_body(tensors)
-    headers = {_LENGTH: str(length)} if length is not None else {}
-    return f"{url}/v2/models/{case.model}/infer", body, headers
+def question(
+    inputs: Sequence[Tensor], outputs: Sequence[str] = (), parameters: Mapping[str, str] | None = None
+) -> bytes:
+    """The body of an inference. outputs: those that are wanted; none: all."""
+    body: dict[str, Any] = {"inputs": inputs}
+    if outputs:
+        body["outputs"] = [{"name": name} for name in outputs]
+    if parameters:
+        body["parameters"] = parameters
+    return json.dumps(body).encode()
+
+
+def outputs_of(answer: bytes) -> dict[str, Tensor]:
+    """By name. Raises AnswerError for what is no answer: a NaN is none in JSON."""
+    try:
+        return {one["name"]: one for one in json.loads(answer)["outputs"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AnswerError(f"the answer cannot be read ({error}): {answer[:200].decode(errors='replace')}") from error
+
+
+def parsed(answer: bytes) -> Any:
+    """JSON. Raises AnswerError."""
+    try:
+        return json.loads(answer)
+    except ValueError as error:
+        raise AnswerError(f"the answer cannot be read ({error})") from error
+
+
+def _message(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["error"])
+    except (ValueError, KeyError, TypeError):
+        return answer[:200].decode(errors="replace")

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
     from mms_workloads.contract import GoldenCase
+    from mms_workloads.serve.golden import Tensor
 
 SAME_PART = 0.5
 
 
-def differs(case: GoldenCase, outputs: Mapping[str, NDArray[Any] | None]) -> bool | None:
+def differs(case: GoldenCase, outputs: Mapping[str, Tensor]) -> bool | None:
     """Whether the answer is another one than the case's. None: there is nothing in it to compare."""
     found = [
-        _differs(expected, _values(outputs.get(name)))
+        _differs(expected, outputs[name]["data"] if name in outputs else [])
         for name, expected in case.outputs.items()
         if expected and not any(isinstance(value, float) for value in expected)
     ]
@@ -32,9 +31,3 @@ def differs(case: GoldenCase, outputs: Mapping[str, NDArray[Any] | None]) -> boo
 def _differs(expected: list[str] | list[int] | list[float], found: list[Any]) -> bool:
     same = len(set(expected) & set(found))
     return same < max(1, SAME_PART * len(set(expected)))
-
-
-def _values(array: NDArray[Any] | None) -> list[Any]:
-    if array is None:
-        return []
-    return [value.decode(errors="replace") if isinstance(value, bytes) else value for value in array.ravel().tolist()]

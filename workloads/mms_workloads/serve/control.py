@@ -1,6 +1,6 @@
 """What the agent does with its Triton: loads the models, makes sure that they are the right ones, asks golden cases.
 
-All through tritonclient over gRPC on the pod's loopback.
+All over HTTP on the pod's loopback.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import tritonclient.grpc.aio as triton
-from tritonclient.utils import InferenceServerException
-
-from mms_workloads.contract import Comparison, Counters, Golden, GoldenCase, Reason
-from mms_workloads.serve import comparing, golden
+from mms_workloads.contract import Comparison, Counters, Golden, GoldenCase, Measured, Reason
+from mms_workloads.serve import asking, comparing, golden, measuring
+from mms_workloads.serve.asking import AnswerError, Http
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.layout import CONTROL_HEADER
 from mms_workloads.serve.repository import MODELS
@@ -20,20 +18,13 @@ from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from mms_workloads.serve.artifact import Artifact
+    from mms_workloads.serve.golden import Tensor
 
 PROBE_SECONDS = 1.0
 LOAD_SECONDS = 300.0  # a model that ends its process while loading hangs the load: Triton itself has no limit
 INFER_SECONDS = 60.0
 
 _TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
-_CHANNEL = [
-    ("grpc.max_send_message_length", 2**31 - 1),
-    ("grpc.max_receive_message_length", 2**31 - 1),
-    # A server that comes back is found at once; the default waits up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 
 
 class TritonGoneError(Exception):
@@ -43,27 +34,22 @@ class TritonGoneError(Exception):
 class Triton:
     """A connection to the pod's Triton; `key` unlocks its model control."""
 
-    def __init__(self, address: str, key: str) -> None:
-        self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
-        self._headers = {f"triton-grpc-protocol-{CONTROL_HEADER}": key}
+    def __init__(self, url: str, key: str) -> None:
+        self._http = Http(url, {CONTROL_HEADER: key})
         self._key = key
         self._own = Counters()
-        self._asking = (
-            asyncio.Lock()
-        )  # between a question of our own and its being counted nobody looks at the counters
+        # Between a question of our own and its being counted nobody looks at the counters.
+        self._asking = asyncio.Lock()
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._http.close()
 
     async def live(self) -> bool:
-        try:
-            return bool(await self._client.is_server_live(client_timeout=PROBE_SECONDS))
-        except InferenceServerException:
-            return False
+        return await self._is("/v2/health/live")
 
     async def ready(self) -> dict[str, bool]:
         """Which of the models answer."""
-        return {model: await self._model_ready(model) for model in MODELS}
+        return {model: await self._is(f"/v2/models/{model}/ready") for model in MODELS}
 
     async def load(self) -> None:
         """Loads the models. That they serve the artifact only their answers prove: `verify`.
@@ -72,8 +58,8 @@ class Triton:
         """
         for model in MODELS:
             try:
-                await self._client.load_model(model, headers=self._headers, client_timeout=LOAD_SECONDS)
-            except InferenceServerException as error:
+                await self._http.post(f"/v2/repository/models/{model}/load", b"{}", LOAD_SECONDS)
+            except AnswerError as error:
                 raise await self._failure(model, error) from error
 
     async def verify(self, cases: Golden, digest: str) -> int:
@@ -90,10 +76,10 @@ class Triton:
                 wrong = _other_artifact(found, digest) or golden.difference(case, found, cases.absoluteTolerance)
             except golden.GoldenError as error:
                 wrong = str(error)
-            except InferenceServerException as error:
+            except AnswerError as error:
                 if not await self.live():
                     raise TritonGoneError(str(error)) from error
-                wrong = f"Triton answered with an error: {error.message()}"
+                wrong = f"Triton answered with an error: {error.message}"
             if wrong is not None:
                 raise JobError(
                     Reason.GOLDEN_MISMATCH,
@@ -107,23 +93,34 @@ class Triton:
         async with self._asking:
             own = self._own
             try:
-                said = await asyncio.gather(
-                    *(
-                        self._client.get_inference_statistics(model, as_json=True, client_timeout=PROBE_SECONDS)
-                        for model in MODELS
-                    )
-                )
-            except InferenceServerException:
+                said = [
+                    asking.parsed(await self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS)) for model in MODELS
+                ]
+            except AnswerError:
                 return None, own
         stats = [one["inference_stats"] for answer in said for one in answer.get("model_stats", ())]
         good, bad = (sum(_count(one, kind) for one in stats) for kind in ("success", "fail"))
         times = sum(int(one.get(kind, {}).get("ns", 0)) for one in stats for kind in _TIMES)
         return Counters(requests=good + bad, failed=bad, timed=good, seconds=times / 1e9), own
 
-    def asked(self, requests: int) -> None:
-        """Counts questions of our own that were asked past this connection, and answered."""
-        known = self._own
-        self._own = Counters(requests=known.requests + requests, failed=known.failed, timed=known.timed + requests)
+    async def measure(self, cases: Golden, limit_seconds: float) -> Measured:
+        """What the pod can do: its golden questions, so many at a time, as fast as they are answered."""
+        if not cases.cases:
+            return Measured(seconds=0.0, error="there is no golden question to ask")
+        questions = [(_path(case), asking.question(golden.inputs(case))) for case in cases.cases]
+        asked = 0
+
+        async def ask(number: int) -> None:
+            nonlocal asked
+            path, body = questions[number % len(questions)]
+            asked += 1
+            await self._http.post(path, body, INFER_SECONDS)
+
+        try:
+            return await measuring.measure(ask, limit_seconds)
+        finally:
+            known = self._own
+            self._own = known.model_copy(update={"requests": known.requests + asked, "timed": known.timed + asked})
 
     async def compare(self, artifact: Artifact, reference: Artifact) -> Comparison:
         """How often the artifact's answers to the reference's comparisons differ. Raises TritonGoneError."""
@@ -131,7 +128,7 @@ class Triton:
         for case in reference.golden.comparisons:
             try:
                 differs = comparing.differs(case, await self.ask(case, artifact.digest))
-            except InferenceServerException as error:
+            except AnswerError as error:
                 if not await self.live():
                     raise TritonGoneError(str(error)) from error
                 differs = True  # a question that the reference answers
@@ -139,47 +136,47 @@ class Triton:
             differing += bool(differs)
         return Comparison(reference=reference.digest, compared=compared, differing=differing)
 
-    async def ask(self, case: GoldenCase, digest: str) -> dict[str, Any]:
-        """The outputs of a case, and DIGEST, as an artifact that is held answers. Raises InferenceServerException."""
-        tensors = []
-        for name, (datatype, array) in golden.inputs(case).items():
-            tensor = triton.InferInput(name, list(array.shape), datatype)
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
+    async def ask(self, case: GoldenCase, digest: str) -> dict[str, Tensor]:
+        """The outputs of a case, and DIGEST, as an artifact that is held answers. Raises AnswerError, GoldenError."""
+        pin = {PIN: f"{self._key} {digest}"}
+        body = asking.question(golden.inputs(case), [*case.outputs, "DIGEST"], pin)
         async with self._asking:
             failed = 1
             try:
-                result = await self._client.infer(
-                    case.model, tensors, parameters={PIN: f"{self._key} {digest}"}, client_timeout=INFER_SECONDS
-                )
+                answer = await self._http.post(_path(case), body, INFER_SECONDS)
                 failed = 0
             finally:
                 known = self._own
                 self._own = Counters(
                     requests=known.requests + 1, failed=known.failed + failed, timed=known.timed + 1 - failed
                 )
-        return {name: result.as_numpy(name) for name in (*case.outputs, "DIGEST")}
+        return asking.outputs_of(answer)
 
-    async def _model_ready(self, model: str) -> bool:
+    async def _is(self, path: str) -> bool:
         try:
-            return bool(await self._client.is_model_ready(model, client_timeout=PROBE_SECONDS))
-        except InferenceServerException:
+            await self._http.get(path, PROBE_SECONDS)
+        except AnswerError:
             return False
+        return True
 
-    async def _failure(self, model: str, error: InferenceServerException) -> Exception:
-        if error.status() == "StatusCode.DEADLINE_EXCEEDED":
-            return _load_failed(model, f"no answer within {LOAD_SECONDS:.0f} s")
+    async def _failure(self, model: str, error: AnswerError) -> Exception:
+        if error.late:
+            return _load_failed(model, error.message)
         if not await self.live():
-            return TritonGoneError(error.message())
-        return _load_failed(model, error.message())
+            return TritonGoneError(error.message)
+        return _load_failed(model, error.message)
 
 
 def _count(stats: dict[str, Any], kind: str) -> int:
     return int(stats.get(kind, {}).get("count", 0))
 
 
-def _other_artifact(outputs: dict[str, Any], digest: str) -> str | None:
-    found = outputs["DIGEST"].flat[0].decode()
+def _path(case: GoldenCase) -> str:
+    return f"/v2/models/{case.model}/infer"
+
+
+def _other_artifact(outputs: dict[str, Tensor], digest: str) -> str | None:
+    found = outputs["DIGEST"]["data"][0]
     return None if found == digest else f"artifact {found} answered, not {digest}"
 
 

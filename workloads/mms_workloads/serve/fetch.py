@@ -221,7 +221,8 @@ def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout) -> None
     """
     first = Generation(digest=digest, version=manifest.version, folder=str(layout.artifact(digest)))
     try:
-        generations.write(layout.generations, Generations(serving=digest, held=[first]))
+        if not _serves_later(layout, digest):
+            generations.write(layout.generations, Generations(serving=digest, held=[first]))
         _write_repository(layout.repository, repository.render(layout.generations))
         if not layout.control_key.exists():
             part = layout.control_key.with_name(".control-key.part")
@@ -230,6 +231,17 @@ def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout) -> None
             part.replace(layout.control_key)
     except OSError as error:
         raise _full(layout.models, error) from error
+
+
+def _serves_later(layout: Layout, digest: str) -> bool:
+    """Whether the pod has later parameters of the run that it is to follow, from before its containers were new."""
+    try:
+        before = generations.read(layout.generations)
+    except (OSError, ValueError):
+        return False
+    serving = before.of(before.serving)
+    ours = serving is not None and contract.live_run(serving.digest) == digest
+    return serving is not None and ours and (layout.models / serving.folder / vectors_file.UNIT_VECTORS).exists()
 
 
 def _make(digest: str, folder: Path) -> None:

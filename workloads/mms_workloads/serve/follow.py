@@ -29,7 +29,7 @@ from mms_workloads.contract import LiveOrders, LivePhase, LiveReport
 from mms_workloads.serve import generations, live_files
 from mms_workloads.serve.ages import Ages
 from mms_workloads.serve.generations import Generation, Generations
-from mms_workloads.serve.layout import Layout, live_source, read_layout, read_orders
+from mms_workloads.serve.layout import Layout, live_source, read_layout, read_live_report, read_orders
 from mms_workloads.serve.live_files import Sample, UnfitError
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.trainers import Source, UnreachableError
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from mms_workloads.contract import LiveSource
     from mms_workloads.serve.trainers import Got
 
-PART = 0.6  # of the bound, that what answers is as old as at most, as long as nothing takes longer than usual
+PART = 0.8  # of the bound, that what answers is as old as at most, as long as nothing takes longer than usual
+LATELY = 0.3  # what the last time counts for in what is usual
 LEAST_SECONDS = 0.02  # between two questions to a worker
 RETRY_SECONDS = 0.2  # after nobody has answered
 PAUSED_SECONDS = 0.2  # between two looks at the orders meanwhile
@@ -82,13 +83,13 @@ class Follower:
     _words: int = 0
     _tag: str = ""  # of what answers
     _number: int = 0  # of the next folder
-    _takes: float = 0.0  # seconds from a copy to its answering, as of late
+    _takes: float = 0.0  # seconds from a copy to its answering, usually
 
     def __post_init__(self) -> None:
         """Goes on from what the file of generations and the last report say."""
         now = time.monotonic()
         serving = generations.read(self.layout.generations).serving
-        known = read_report(self.layout)
+        known = read_live_report(self.layout)
         ours = known is not None and contract.live_run(known.digest) == self.run
         age = known.age + max(0.0, time.time() - known.time) if known is not None and ours else 0.0
         self.ages.switched(now, now - age)
@@ -155,7 +156,8 @@ class Follower:
         self._serve(got, self._written(rows))
         now = time.monotonic()
         self.ages.switched(now, got.copied)
-        self._takes = max(now - got.copied, 0.9 * self._takes)
+        takes = now - got.copied
+        self._takes = LATELY * takes + (1 - LATELY) * self._takes if self._takes else takes
         self._tag = got.tag
         best = max((one for one in (quality, self.report.bestQuality) if one is not None), default=None)
         news = {"step": got.step, "taken": self.report.taken + 1, "quality": quality, "bestQuality": best}
@@ -227,13 +229,6 @@ class Follower:
         for folder in self.layout.models.glob(f"{run.name}-*"):
             if str(folder) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def read_report(layout: Layout) -> LiveReport | None:
-    try:
-        return LiveReport.model_validate_json(layout.live_report.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mms_workloads import contract
-from mms_workloads.serve import generations, live_files
-from mms_workloads.serve.follow import read_report
+from mms_workloads.serve import generations
+from mms_workloads.serve.layout import read_live_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +65,8 @@ class Following:
 
         None where an artifact serves, which brings its own.
         """
+        from mms_workloads.serve import live_files  # noqa: PLC0415 - numpy, for pods that follow only
+
         now = generations.read(self._layout.generations)
         serving = now.of(now.serving)
         if serving is None or not serving.digest.startswith(contract.LIVE):
@@ -73,7 +75,7 @@ class Following:
 
     def report(self, digest: str) -> LiveReport | None:
         """What was said last of the run that serves, with its age as of now."""
-        said = read_report(self._layout) if digest.startswith(contract.LIVE) else None
+        said = read_live_report(self._layout) if digest.startswith(contract.LIVE) else None
         if said is None or contract.live_run(said.digest) != digest:
             return None
         now = time.time()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from mms_workloads import contract
-from mms_workloads.contract import LiveOrders, LiveSource, Reason, ServeFile
+from mms_workloads.contract import LiveOrders, LiveReport, LiveSource, Reason, ServeFile
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -120,3 +120,11 @@ def read_probe(environment: Mapping[str, str] = os.environ) -> float:
         return min(PROBES, max(0.0, float(path.read_text().strip() or 0)))
     except (OSError, ValueError):
         return 0.0
+
+
+def read_live_report(layout: Layout) -> LiveReport | None:
+    """What the pod's follower has said last. None where there is none."""
+    try:
+        return LiveReport.model_validate_json(layout.live_report.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from mms_workloads.contract import JobIdentity, Reason
-from mms_workloads.serve import live_files
+from mms_workloads.contract import JobIdentity, Reason, live_run
+from mms_workloads.serve import generations, live_files
+from mms_workloads.serve.artifact import read_artifact
 from mms_workloads.serve.follow import source_of
 from mms_workloads.serve.live_files import UnfitError
 from mms_workloads.serve.trainers import UnreachableError
@@ -41,6 +42,9 @@ def fetch(
                 return _take(serve, live, layout, source)
             except (UnreachableError, UnfitError) as error:
                 if time.monotonic() > deadline:
+                    if (kept := _kept(serve, layout)) is not None:
+                        log.warning("the pod goes on with what it has", why=str(error))
+                        return kept
                     raise JobError(
                         Reason.PARAMETERS_UNREACHABLE,
                         f"run {live.run} of the training gives no parameters: {error}: a new pod can begin when it "
@@ -56,6 +60,16 @@ def fetch(
             Reason.INTERNAL, f"cannot write the parameters to {layout.models}: {error}: its volume needs more room",
             retryable=True,
         ) from error  # fmt: skip
+
+
+def _kept(serve: ServeFile, layout: Layout) -> ArtifactManifest | None:
+    """Of parameters of this very run that the pod has from before its containers were made anew."""
+    try:
+        serving = generations.read(layout.generations).serving
+        kept = read_artifact(layout, serve.artifact.digest).manifest
+    except (OSError, ValueError, JobError):
+        return None
+    return kept if live_run(serving) == serve.artifact.digest else None
 
 
 def _take(serve: ServeFile, live: LiveSource, layout: Layout, source: Source) -> ArtifactManifest:

@@ -1,4 +1,4 @@
-"""What Triton's metrics say of its models: requests, those that wait, and how long they took. Pure.
+"""What Triton's metrics say of its models: requests, those that wait, and how long they took.
 
 nv_inference_pending_request_count and nv_inference_request_summary_us of triton-inference-server's metrics.md; the
 summaries are over the last minute, and there only with --metrics-config summary_latencies=true.
@@ -11,10 +11,12 @@ import re
 from typing import TYPE_CHECKING
 
 from mms_workloads.contract import Load, ModelLoad
+from mms_workloads.serve.asking import AnswerError, Http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+METRICS_SECONDS = 1.0
 QUANTILES = ("0.5", "0.9", "0.95", "0.99", "0.999")
 _PENDING = "nv_inference_pending_request_count"
 _SUMMARY = "nv_inference_request_summary_us"
@@ -44,6 +46,23 @@ def parse(text: str) -> Load:
             quantiles.setdefault(model, {})[labels["quantile"]] = value / 1e6
     models = {model: ModelLoad(requests=count, quantiles=quantiles.get(model, {})) for model, count in requests.items()}
     return Load(pending=pending, models=models)
+
+
+class Metrics:
+    """Asks the pod's Triton for them."""
+
+    def __init__(self, url: str) -> None:
+        self._http = Http(url, {})
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def load(self) -> Load | None:
+        """None where Triton does not answer."""
+        try:
+            return parse((await self._http.get("/metrics", METRICS_SECONDS)).decode())
+        except AnswerError:
+            return None
 
 
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:

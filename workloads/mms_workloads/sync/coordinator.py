@@ -214,7 +214,7 @@ class Coordinator:
         )
 
     def trainers(self) -> Trainers:
-        """Who can be asked for parameters: members that are connected, each with all of them."""
+        """Who can be asked for parameters: members that are connected."""
         epoch = self.workers.membership.epoch
         links = [self.workers.links[m.rank] for m in epoch.members if m.rank in self.workers.links] if epoch else []
         return Trainers(
@@ -223,6 +223,7 @@ class Coordinator:
             attempt=self.pod.attempt,
             epoch=epoch.number if epoch else 0,
             trainers=[Trainer(rank=link.rank, address=link.parameters) for link in links if link.parameters],
+            shards=self.shards.trainers() if self.shards else None,
         )
 
     # Handlers of messages

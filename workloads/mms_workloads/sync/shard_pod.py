@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -21,11 +21,16 @@ from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard import Shard
 from mms_workloads.sync.shard_forming import HeldShard
 from mms_workloads.sync.shard_server import ShardServer
+from mms_workloads.sync.shard_tables import PARAMETERS
 from mms_workloads.train import checkpoint, learner
 from mms_workloads.train.parameter_server import judge
+from mms_workloads.train.publisher import Held, Publisher, publishes
 from mms_workloads.transport.channel import Fence, Listener, PeerLost, Refused, Security
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mms_workloads.embedding.learner import EmbeddingLearner
     from mms_workloads.sync.control import Inbox
     from mms_workloads.sync.shard_parts import Part, Standing
     from mms_workloads.sync.shard_state import Snapshot
@@ -47,7 +52,15 @@ class ShardPod:
         )
         self.pulse = pulse
         self.server = ShardServer(shard, listener, security, pod.rank, pod.incarnation)
-        self.control = Control(pod, f"{pod.ip}:{listener.port}", self._holds, beat=self._beat, plain=plain)
+        self.publisher = Publisher(pod, self._published, plain=plain) if publishes(job) else None
+        self.control = Control(
+            pod,
+            f"{pod.ip}:{listener.port}",
+            self._holds,
+            beat=self._beat,
+            plain=plain,
+            parameters=self.publisher.address if self.publisher else "",
+        )
         self.learner: Learner | None = None
         self.plan_digest = ""
         self.epoch = 0
@@ -247,6 +260,23 @@ class ShardPod:
 
     def _holds(self) -> tuple[int, int | None]:
         return self.epoch, self.server.shard.standing().step if self.layout else None
+
+    def _published(self) -> Held | None:
+        """In any thread. The rows are copied between two updates."""
+        found, shards, shard = self.learner, self.layout, self.server.shard
+        if found is None or not shards or self.pod.rank >= shards:
+            return None
+        learner_ = cast("EmbeddingLearner", found)
+        first, stop = Layout(tuple(learner_.tables()), shards).bounds("vectors", self.pod.rank)
+
+        def vectors() -> Tensor | None:
+            try:
+                return shard.get("state", "vectors", first, stop, [PARAMETERS])[1].tensors[PARAMETERS]
+            except (KeyError, ValueError):  # it is laid out anew meanwhile
+                return None
+
+        step = shard.standing().step
+        return Held(learner_, self.epoch, self.plan_digest, vectors, step=max(0, step), first=first)
 
     def _beat(self) -> None:
         self.pulse.beat()

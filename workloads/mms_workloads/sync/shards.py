@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mms_workloads.contract import Trainer
 from mms_workloads.sync import wire
 from mms_workloads.sync.membership import Membership
 from mms_workloads.sync.peers import Peers
@@ -68,6 +69,11 @@ class Shards:
     def addresses(self) -> list[str]:
         members = sorted(self.peers.membership.members, key=lambda m: m.rank)
         return [m.address for m in members if m.rank < self.wanted]
+
+    def trainers(self) -> list[Trainer]:
+        """Those that hold rows of the parameters, as far as they are connected."""
+        links = sorted(self.peers.links.items())
+        return [Trainer(rank=rank, address=one.parameters) for rank, one in links if rank < self.layout]
 
     def call(self, epoch: Epoch, send_plan: Callable[[Iterable[Link]], None]) -> None:
         """Announces the epoch: all its workers are out of the one before."""

@@ -1,13 +1,17 @@
-"""A worker's parameters for serving pods that follow the training: HTTPS, asked by whoever wants them.
+"""A training's parameters for serving pods that follow it: HTTPS, asked by whoever wants them.
+
+Of a ring each worker has all of them. Of a parameter server each shard has a range of the rows, and workers the rest.
 
     GET /v1/vocabulary   vocabulary.txt, as an artifact has it
     GET /v1/task         model.json
     GET /v1/sample       int32 [n, 3]: comparisons of text that is not trained on (embedding/evaluation.py)
-    GET /v1/parameters   bfloat16 [V, d], the words' vectors; 304 where they are those of If-None-Match
+    GET /v1/parameters   bfloat16 [n, d], words' vectors from row MMS-First on; 304 where they are those of
+                         If-None-Match
 
-Each answer names the attempt, the membership epoch, the plan and the step. Vectors are copied from where they are
+Each answer names the attempt, the membership epoch and the plan. A worker's vectors are copied from where they are
 trained while they are (Niu et al., 2011): a row is as it was before, after or within one update, and no two rows need
-be of the same moment; all are of the milliseconds that the copy takes. Nobody who trains waits for it.
+be of the same moment; all are of the milliseconds that the copy takes, and nobody who trains waits for it. A shard's
+are of one step.
 """
 
 from __future__ import annotations
@@ -31,13 +35,13 @@ from mms_workloads.sync import tls
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from mms_workloads.contract import JobFile
     from mms_workloads.embedding.learner import EmbeddingLearner
-    from mms_workloads.embedding.state import EmbeddingState
     from mms_workloads.pod import Pod
 
 # Of a processor's time: what copying and sending take beyond it is paid by those who ask, who wait.
@@ -47,21 +51,33 @@ IDLE_SECONDS = 60.0  # after which a connection ends
 SAMPLE = 4096  # comparisons: the standard error of a quality is below 0.008
 
 
+def publishes(job: JobFile) -> bool:
+    """Whether a job's parameters can be had. Word vectors with n-grams are made of many rows each."""
+    task = job.task.wordEmbedding
+    return task is not None and task.subwords is None
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the worker has now."""
+    """What the pod has now.
+
+    vectors: words' vectors [n, d] from row `first` on, in memory that may change meanwhile; None where there are none.
+    """
 
     learner: EmbeddingLearner
-    state: EmbeddingState
     epoch: int
     plan: str  # digest
+    vectors: Callable[[], torch.Tensor | None]
+    step: int = 0
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
     """The vectors at one moment."""
 
-    rows: torch.Tensor  # bfloat16 [V, d]
+    rows: torch.Tensor  # bfloat16 [n, d]
+    first: int
     step: int
     number: int  # another one whenever they are others
     plan: str
@@ -70,28 +86,27 @@ class Copy:
 
 @dataclass(slots=True)
 class Copies:
-    """`holds`: None while there is nothing to be had. Safe for threads."""
+    """Safe for threads."""
 
-    holds: Callable[[], Held | None]
     _last: Copy | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _samples: dict[str, NDArray[np.int32]] = field(default_factory=dict)  # by plan
 
-    def latest(self) -> tuple[Held, Copy] | None:
-        """A copy that is at most SHARED_SECONDS old."""
+    def latest(self, held: Held) -> Copy | None:
+        """One that is at most SHARED_SECONDS old; None where the pod has no vectors."""
         with self._lock:
-            held, last, now = self.holds(), self._last, time.monotonic()
-            if held is None:
+            last, now = self._last, time.monotonic()
+            like = last is not None and (last.plan, last.first) == (held.plan, held.first)
+            if last is not None and like and now - last.taken < SHARED_SECONDS:
+                return last
+            vectors = held.vectors()
+            if vectors is None:
                 return None
-            if last is not None and last.plan == held.plan and now - last.taken < SHARED_SECONDS:
-                return held, last
-            step, words = held.state.agreement.step, len(held.learner.vocabulary)
-            rows = torch.empty((words, held.learner.task.dimensions), dtype=torch.bfloat16)
-            rows.copy_(held.state.working.vectors[:words])
-            same = last is not None and last.plan == held.plan and torch.equal(last.rows, rows)
+            rows = torch.empty(vectors.shape, dtype=torch.bfloat16).copy_(vectors)
+            same = last is not None and like and torch.equal(last.rows, rows)
             number = 0 if last is None else last.number + (not same)
-            self._last = Copy(rows, step, number, held.plan, now)
-            return held, self._last
+            self._last = Copy(rows, held.first, held.step, number, held.plan, now)
+            return self._last
 
     def sample(self, held: Held) -> NDArray[np.int32]:
         """Raises JobError."""
@@ -124,12 +139,15 @@ class Budget:
 
 
 class Publisher:
-    """`address` is where it can be asked, host:port; it is there as long as the process."""
+    """`address` is where it can be asked, host:port; it is there as long as the process.
+
+    holds: None while there is nothing to be had; called in any thread.
+    """
 
     def __init__(self, pod: Pod, holds: Callable[[], Held | None], *, plain: bool) -> None:
         """Raises OSError where the port is taken."""
         context = None if plain else tls.server_context(pod.tls_dir)
-        self._server = _Server((pod.ip, pod.parameters_port), context, pod, Copies(holds))
+        self._server = _Server((pod.ip, pod.parameters_port), context, pod, holds)
         self.address = f"{pod.ip}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, name="publisher", daemon=True).start()
 
@@ -137,8 +155,10 @@ class Publisher:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, place: tuple[str, int], context: ssl.SSLContext | None, pod: Pod, copies: Copies) -> None:
-        self.context, self.pod, self.copies = context, pod, copies
+    def __init__(
+        self, place: tuple[str, int], context: ssl.SSLContext | None, pod: Pod, holds: Callable[[], Held | None]
+    ) -> None:
+        self.context, self.pod, self.holds, self.copies = context, pod, holds, Copies()
         self.budget = Budget(SHARE)
         self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
         super().__init__(place, _Handler)
@@ -183,46 +203,42 @@ class _Handler(BaseHTTPRequestHandler):
             server.budget.spend(time.thread_time() - began)
 
     def _answer(self) -> None:
-        found = self.server.copies.latest()
-        if found is None:
-            self._say(
-                HTTPStatus.SERVICE_UNAVAILABLE, "there are no parameters yet, or this worker joins the training\n"
-            )
+        held = self.server.holds()
+        if held is None:
+            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "there are no parameters yet, or this pod joins the training\n")
             return
-        held, copy = found
         match self.path:
             case "/v1/vocabulary":
-                self._send(held, copy, held.learner.vocabulary.text().encode())
+                self._send(held, held.learner.vocabulary.text().encode())
             case "/v1/task":
-                self._send(held, copy, held.learner.task.model_dump_json(indent=1).encode())
+                self._send(held, held.learner.task.model_dump_json(indent=1).encode())
             case "/v1/sample":
-                self._send(held, copy, self.server.copies.sample(held).tobytes())
-            case "/v1/parameters":
-                tag = f'"{self.server.pod.incarnation}-{copy.number}"'
-                if self.headers.get("If-None-Match") == tag:
-                    self._send(held, copy, None, tag)
-                else:
-                    self._send(held, copy, copy.rows.view(torch.uint8).numpy().data.cast("B"), tag)
+                self._send(held, self.server.copies.sample(held).tobytes())
+            case "/v1/parameters" if copy := self.server.copies.latest(held):
+                self._send_copy(held, copy)
             case _:
-                self._say(HTTPStatus.NOT_FOUND, "ask for vocabulary, task, sample or parameters\n")
+                self._say(HTTPStatus.NOT_FOUND, "ask for vocabulary, task or sample, or for parameters elsewhere\n")
 
-    def _send(self, held: Held, copy: Copy, body: bytes | memoryview | None, tag: str | None = None) -> None:
+    def _send_copy(self, held: Held, copy: Copy) -> None:
+        tag = f'"{self.server.pod.incarnation}-{copy.number}"'
+        same = self.headers.get("If-None-Match") == tag
+        facts = {
+            "ETag": tag,
+            "MMS-Step": copy.step,
+            "MMS-First": copy.first,
+            "MMS-Rows": copy.rows.shape[0],
+            "MMS-Columns": copy.rows.shape[1],
+            "MMS-Age": f"{time.monotonic() - copy.taken:.6f}",  # seconds
+        }
+        self._send(held, None if same else copy.rows.view(torch.uint8).numpy().data.cast("B"), facts)
+
+    def _send(self, held: Held, body: bytes | memoryview | None, headers: Mapping[str, object] | None = None) -> None:
         """body: None for 304."""
         self.send_response(HTTPStatus.OK if body is not None else HTTPStatus.NOT_MODIFIED)
-        if tag:
-            self.send_header("ETag", tag)
-        self.send_header("Content-Length", str(len(body) if body is not None else 0))
-        facts = {
-            "Attempt": self.server.pod.attempt,
-            "Epoch": held.epoch,
-            "Plan": held.plan,
-            "Step": copy.step,
-            "Rows": copy.rows.shape[0],
-            "Columns": copy.rows.shape[1],
-            "Age": f"{time.monotonic() - copy.taken:.6f}",  # seconds
-        }
-        for name, value in facts.items():
-            self.send_header(f"MMS-{name}", str(value))
+        facts = {"MMS-Attempt": self.server.pod.attempt, "MMS-Epoch": held.epoch, "MMS-Plan": held.plan}
+        length = {"Content-Length": 0 if body is None else len(body)}
+        for name, value in {**facts, **length, **(headers or {})}.items():
+            self.send_header(name, str(value))
         self.end_headers()
         if body is not None:
             self.wfile.write(body)

@@ -28,7 +28,7 @@ from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
 from mms_workloads.train.loop import Left, run_rounds
 from mms_workloads.train.parameter_server import ParameterServer
-from mms_workloads.train.publisher import Held, Publisher
+from mms_workloads.train.publisher import Held, Publisher, publishes
 from mms_workloads.train.ring import Ring
 from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
 from mms_workloads.transport.ring import RingTransport
@@ -306,10 +306,15 @@ class Worker:
 
     def _published(self) -> Held | None:
         """In any thread."""
-        found, state_ = self.learner, self._held()
-        if found is None or not isinstance(state_, EmbeddingState):
+        found, own = self.learner, self._held()
+        if found is None or not isinstance(own, EmbeddingState):
             return None
-        return Held(cast("EmbeddingLearner", found), state_, self.epoch, self.plan_digest)
+        learner_ = cast("EmbeddingLearner", found)
+        served = self.pod.job.parameterServer is not None
+        vectors = own.working.vectors[: len(learner_.vocabulary)]
+        return Held(
+            learner_, self.epoch, self.plan_digest, lambda: None if served else vectors, step=own.agreement.step
+        )
 
     def _anything_to_do(self, box: Inbox) -> bool:
         return bool(box.stopping or box.tasks or self._newer(self.epoch))
@@ -330,12 +335,6 @@ class Worker:
         communicator, self.communicator = self.communicator, None
         if communicator:
             communicator.close()
-
-
-def publishes(job: contract.JobFile) -> bool:
-    """Whether each worker has all word vectors while it trains. Those with n-grams are made of many rows each."""
-    task = job.task.wordEmbedding
-    return task is not None and task.subwords is None and job.syncMode == "Ring"
 
 
 def _split(address: str) -> tuple[str, int]:

@@ -109,8 +109,6 @@ def not_followed(cr: Object) -> str | None:
         return "it trains no word vectors"
     if embedding.get("subwords") is not None:
         return "its task has subwords, and each word's vector is made of many"
-    if (spec.get("sync") or {}).get("mode") == "ParameterServer":
-        return "its sync.mode is ParameterServer, where no worker has all vectors: take Ring"
     return None
 
 
