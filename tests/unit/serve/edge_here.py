@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -60,7 +61,7 @@ class EdgeHere:
     def begin(self) -> None:
         """Starts it and waits until it serves."""
         self.start()
-        wait(lambda: self.get("/healthz") == "", 20)
+        wait(lambda: self.get("/healthz") == "" and all(map(listens, (self.http, self.grpc))), 20)
 
     def get(self, path: str) -> str | None:
         """What the supervisor answers; None where it does not."""
@@ -108,3 +109,8 @@ class EdgeHere:
             for file in before.iterdir():
                 file.unlink()
             before.rmdir()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

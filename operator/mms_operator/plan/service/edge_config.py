@@ -73,7 +73,7 @@ http {{
   keepalive_time {traffic.connection_age}s;
   keepalive_requests 1000000000;
   client_max_body_size {_body_bytes(traffic)};
-  client_body_buffer_size 256k;
+  client_body_buffer_size 16k;
   client_body_timeout {_FOREVER};
   send_timeout {_FOREVER};
 {_TLS if traffic.tls else ""}{_clients(traffic)}{_zones(traffic)}
@@ -100,9 +100,7 @@ http {{
     proxy_set_header Authorization "";
     proxy_request_buffering off;
     proxy_max_temp_file_size 0;
-    proxy_buffers 16 32k;
-    proxy_buffer_size 32k;
-    proxy_busy_buffers_size 64k;
+    proxy_buffers 16 8k;
     proxy_read_timeout {_FOREVER};
     proxy_send_timeout {_FOREVER};
 {_over_http(traffic)}  }}
@@ -112,7 +110,6 @@ http {{
     http2 on;
     http2_max_concurrent_streams 1024;
     grpc_set_header Authorization "";
-    grpc_buffer_size 64k;
     grpc_read_timeout {_FOREVER};
     grpc_send_timeout {_FOREVER};
 {_over_grpc(traffic)}  }}
