@@ -195,13 +195,12 @@ class Source:
         body = memoryview(_read(answer)) if answer.status == OK else None
         if body is None:
             answer.read()
-        return Got(
-            body,
-            answer.headers["MMS-Plan"],
-            *(int(answer.headers.get(f"MMS-{name}", 0)) for name in ("Step", "First", "Rows", "Columns")),
-            copied=told - float(answer.headers.get("MMS-Age", 0)),
-            tag=answer.headers.get("ETag", ""),
+        step, first, rows, columns = (
+            int(answer.headers.get(f"MMS-{name}", 0)) for name in ("Step", "First", "Rows", "Columns")
         )
+        copied = told - float(answer.headers.get("MMS-Age", 0))
+        tag = answer.headers.get("ETag", "")
+        return Got(body, answer.headers["MMS-Plan"], step, first, rows, columns, copied, tag)
 
     def _connect(self, host: str, port: int, unit: str, timeout: float) -> http.client.HTTPConnection:
         """Raises OSError, UnreachableError for a peer that is something else."""
