@@ -154,8 +154,8 @@ class LiveStatus(Model):
 
     phase: str = Field(
         max_length=32,
-        description="Following; Paused; Withheld: what comes is worse than what answers; Stale: what answers is older "
-        "than rollout.liveSync allows; Ended: the training does not run.",
+        description="Starting; Following; Paused; Withheld: what comes is worse than what answers; Stale: what answers "
+        "is older than rollout.liveSync allows; Ended: the training does not run.",
     )
     message: str = Field(default="", max_length=1024, description="Why.")
     run: int = Field(ge=1, description="The run that is followed.")

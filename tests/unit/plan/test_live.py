@@ -86,7 +86,8 @@ def test_pods_follow_from_when_it_trains() -> None:
     w = world(training())
     w.settle()
     assert w.condition("Ready") == ("True", "Available")
-    assert w.condition("Live") == ("False", "ParametersStale"), "nobody has said what it answers with"
+    assert w.condition("Live") == ("False", "WaitingForPods"), "nobody has said what it answers with"
+    assert "Warning" not in {event.type for event in w.events}
     stable = w.cr["status"]["versions"]["stable"]
     assert (stable["digest"], stable["version"], stable["replicas"]) == (RUN_1, 1, 2)
     file = json.loads(w.objects["ConfigMap/words-serve-uid-012r1"]["data"]["serve.json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,6 @@ from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -256,6 +256,11 @@ def test_a_follower_that_starts_again_knows_the_best(pod: Pod) -> None:
     again = Follower(LIVE, pod.layout, pod.training, LiveOrders)  # type: ignore[arg-type]
     assert again.report.bestQuality == 1.0
     assert again.report.digest == pod.follower.report.digest
+    pod.training.train(good(2))
+    again.step()
+    assert np.allclose(pod.answers(), good(2), atol=0.02)
+    for one in generations.read(pod.layout.generations).held:
+        assert vectors_file.load(Path(one.folder), unit=True), "what serves and what did are still there"
     pod.training.train(np.random.default_rng(3).normal(size=(WORDS, COLUMNS)).astype(np.float32))
     again.step()
     assert again.report.phase is LivePhase.WITHHELD
@@ -265,6 +270,19 @@ def test_a_follower_that_starts_again_knows_the_best(pod: Pod) -> None:
 
 def replace_run(live: LiveSource) -> LiveSource:
     return live.model_copy(update={"run": 2})
+
+
+def test_a_full_disk(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    pod.follower.step()
+    monkeypatch.setattr(live_files, "write_vectors", full)
+    pod.training.train(good(1))
+    pod.follower.step()
+    assert "No space left on device" in pod.follower.report.message
+    assert pod.follower.report.phase is LivePhase.WITHHELD
+    assert len(list(pod.layout.models.glob("artifact-*"))) == 2, "nothing is left of it"
 
 
 def test_it_asks_as_often_as_the_bound_needs(pod: Pod) -> None:

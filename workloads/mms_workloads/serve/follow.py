@@ -89,7 +89,13 @@ class Follower:
         """Goes on from what the file of generations and the last report say."""
         now = time.monotonic()
         serving = generations.read(self.layout.generations).serving
+<<<<<<< HEAD
         known = read_live_report(self.layout)
+=======
+        numbers = [int(one.name.rpartition("-")[2]) for one in self._later()]
+        self._number = 1 + max(numbers, default=-1)
+        known = read_report(self.layout)
+>>>>>>> live
         ours = known is not None and contract.live_run(known.digest) == self.run
         age = known.age + max(0.0, time.time() - known.time) if known is not None and ours else 0.0
         self.ages.switched(now, now - age)
@@ -119,6 +125,9 @@ class Follower:
             if self.report.phase is not LivePhase.WITHHELD:
                 log.warning("withheld", why=str(error), step=self.report.step)
             self._say(LivePhase.WITHHELD, str(error), withheld=self.report.withheld + 1)
+        except OSError as error:
+            why = f"cannot write to {self.layout.models}: {error}: its volume needs room for the vectors four times"
+            self._say(LivePhase.WITHHELD, why, withheld=self.report.withheld + 1)
         else:
             self._say(LivePhase.FOLLOWING, "")
         bound = orders.maxStalenessMilliseconds / 1000
@@ -225,10 +234,13 @@ class Follower:
 
     def _tidy(self, kept: set[str]) -> None:
         """Later parameters that nobody holds."""
-        run = self.layout.artifact(self.run)
-        for folder in self.layout.models.glob(f"{run.name}-*"):
+        for folder in self._later():
             if str(folder) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _later(self) -> list[Path]:
+        """The folders of all but the run's first parameters."""
+        return list(self.layout.models.glob(f"{self.layout.artifact(self.run).name}-[0-9]*"))
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:

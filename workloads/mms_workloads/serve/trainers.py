@@ -197,6 +197,7 @@ class Source:
             answer.read()
         step, first, rows, columns = (
             int(answer.headers.get(f"MMS-{name}", 0)) for name in ("Step", "First", "Rows", "Columns")
+<<<<<<< HEAD
         )
         return Got(
             body,
@@ -207,7 +208,12 @@ class Source:
             columns,
             copied=told - float(answer.headers.get("MMS-Age", 0)),
             tag=answer.headers.get("ETag", ""),
+=======
+>>>>>>> live
         )
+        copied = told - float(answer.headers.get("MMS-Age", 0))
+        tag = answer.headers.get("ETag", "")
+        return Got(body, answer.headers["MMS-Plan"], step, first, rows, columns, copied, tag)
 
     def _connect(self, host: str, port: int, unit: str, timeout: float) -> http.client.HTTPConnection:
         """Raises OSError, UnreachableError for a peer that is something else."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _TRAINS = frozenset({Activity.TRAINING, Activity.EXPORTING})  # workers have parameters
 _UNUSUAL = frozenset({Reason.PARAMETERS_STALE, Reason.PARAMETERS_WITHHELD, Reason.NOT_FOLLOWED})
-STALE, ENDED = "Stale", "Ended"  # phases of the status that are no pod's
+STARTING, STALE, ENDED = "Starting", "Stale", "Ended"  # phases of the status that are no pod's
 DIGITS = 2  # of a number of milliseconds: the others change all the time and say nothing
 
 
@@ -166,7 +166,7 @@ def _standing(reports: Sequence[LiveReport], bound: LiveOrders, ended: str | Non
         said = "the pods keep the parameters that they have until `mms rollout resume`"
         return LivePhase.PAUSED, _reason(LivePhase.PAUSED), said
     if not reports:
-        return STALE, _reason(STALE), "no pod has said yet what it answers with"
+        return STARTING, _reason(STARTING), "no pod has said yet what it answers with"
     if withheld := [one for one in reports if one.phase is LivePhase.WITHHELD]:
         said = f"{len(withheld)} of {len(reports)} pods keep what was good: {withheld[0].message}"
         return LivePhase.WITHHELD, _reason(LivePhase.WITHHELD), said
@@ -188,6 +188,7 @@ def _reason(phase: str) -> Reason:
         LivePhase.FOLLOWING: Reason.FOLLOWING,
         LivePhase.PAUSED: Reason.FOLLOWING_PAUSED,
         LivePhase.WITHHELD: Reason.PARAMETERS_WITHHELD,
+        STARTING: Reason.WAITING_FOR_PODS,
         ENDED: Reason.TRAINING_ENDED,
     }
     return reasons.get(phase, Reason.PARAMETERS_STALE)
@@ -198,7 +199,7 @@ def _status(
 ) -> LiveStatus:
     """The numbers. Those that are there stay while nobody answers."""
     run = stable.version or 1
-    before = known if known and known.run == run else LiveStatus(phase=STALE, run=run)
+    before = known if known and known.run == run else LiveStatus(phase=STARTING, run=run)
     if not reports:
         return before.model_copy(update={"pods": 0})
     limit = bound.maxStalenessMilliseconds / 1000
