@@ -89,13 +89,9 @@ class Follower:
         """Goes on from what the file of generations and the last report say."""
         now = time.monotonic()
         serving = generations.read(self.layout.generations).serving
-<<<<<<< HEAD
-        known = read_live_report(self.layout)
-=======
         numbers = [int(one.name.rpartition("-")[2]) for one in self._later()]
         self._number = 1 + max(numbers, default=-1)
-        known = read_report(self.layout)
->>>>>>> live
+        known = read_live_report(self.layout)
         ours = known is not None and contract.live_run(known.digest) == self.run
         age = known.age + max(0.0, time.time() - known.time) if known is not None and ours else 0.0
         self.ages.switched(now, now - age)

@@ -197,19 +197,6 @@ class Source:
             answer.read()
         step, first, rows, columns = (
             int(answer.headers.get(f"MMS-{name}", 0)) for name in ("Step", "First", "Rows", "Columns")
-<<<<<<< HEAD
-        )
-        return Got(
-            body,
-            answer.headers["MMS-Plan"],
-            step,
-            first,
-            rows,
-            columns,
-            copied=told - float(answer.headers.get("MMS-Age", 0)),
-            tag=answer.headers.get("ETag", ""),
-=======
->>>>>>> live
         )
         copied = told - float(answer.headers.get("MMS-Age", 0))
         tag = answer.headers.get("ETag", "")
