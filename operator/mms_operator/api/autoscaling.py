@@ -99,7 +99,11 @@ class Autoscaling(Model):
         default=None, ge=1, le=1000, description="Replicas that may be added within a minute. Absent: any number."
     )
     downPerMinute: int | None = Field(
-        default=None, ge=1, le=1000, description="Replicas that may be taken away within a minute. Absent: any number."
+        default=None,
+        ge=1,
+        le=1000,
+        description="Replicas that may be taken away within a minute, but for the last step to zero. "
+        "Absent: any number.",
     )
     schedules: list[Schedule] = Field(
         default_factory=list, max_length=10, description="Times with more replicas than come by the objective."

@@ -102,8 +102,8 @@ class ServiceSpec(Model):
         default=1,
         ge=0,
         le=1000,
-        description="How many pods serve; 0 stops them all. With autoscaling leave it out of manifests that are "
-        "applied again and again.",
+        description="How many pods serve; 0 stops them all, but with autoscaling mode Objective, which sets it itself. "
+        "With autoscaling leave it out of manifests that are applied again and again.",
     )
     model: ModelSource
     server: Server = Field(default_factory=Server)

@@ -94,7 +94,10 @@ class Triton:
             own = self._own
             try:
                 said = [
-                    asking.parsed(await self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS)) for model in MODELS
+                    asking.parsed(answer)
+                    for answer in await asyncio.gather(
+                        *(self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS) for model in MODELS)
+                    )
                 ]
             except AnswerError:
                 return None, own

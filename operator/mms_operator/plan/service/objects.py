@@ -86,7 +86,7 @@ class Serving(objects.Owner):
 
 def template(serving: Serving, version: ServedVersion) -> str:
     """Tells pods apart that may do more or less than others."""
-    text = f"{version.lineage} {serving.spec.server.model_dump_json()}"
+    text = f"{version.lineage} {serving.spec.server.model_dump_json(exclude_defaults=True)}"
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
@@ -190,19 +190,27 @@ def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
     return _object(serving, "v1", "Service", name, spec=spec)
 
 
-def activation(serving: Serving, held: Held) -> Object:
-    """Leads the Service's clients to the activators, too: while no pod answers they are the only ones that do."""
-    name = f"{serving.name}-activator"
-    family = "IPv6" if any(":" in address for address in held.addresses) else "IPv4"
+def activated(serving: Serving) -> dict[str, str]:
+    """The Services whose clients activators may take, by the EndpointSlices that lead there."""
+    services = [serving.name]
+    if serving.spec.traffic.gateway is not None:
+        services.append(f"{serving.name}-stable")
+    return {f"{name}-activator": name for name in services}
+
+
+def activation(serving: Serving, held: Held, name: str, service: str) -> Object:
+    """Leads a Service's clients to the activators, too: while no pod answers they are the only ones that do."""
+    family = "IPv6" if ":" in held.addresses[0] else "IPv4"
+    addresses = [one for one in held.addresses if (":" in one) == (family == "IPv6")]
     ports = (("http", held.port), ("grpc", held.port + 1))
     found = _object(
         serving, "discovery.k8s.io/v1", "EndpointSlice", name,
         addressType=family,
-        endpoints=[{"addresses": [address], "conditions": {"ready": True}} for address in held.addresses],
+        endpoints=[{"addresses": [address], "conditions": {"ready": True}} for address in addresses],
         ports=[{"name": port, "port": number, "protocol": "TCP"} for port, number in ports],
     )  # fmt: skip
     found["metadata"]["labels"] |= {
-        names.LABEL_SERVICE_NAME: serving.name,
+        names.LABEL_SERVICE_NAME: service,
         names.LABEL_SLICE_MANAGED_BY: names.ACTIVATOR,
     }
     return found
