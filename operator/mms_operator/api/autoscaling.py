@@ -125,6 +125,9 @@ class CapacityStatus(Model):
     correction: str = Field(
         default="1", max_length=24, description="What clients have shown since, as a factor of that: it is in it."
     )
+    preferredBatchSize: int | None = Field(default=None, ge=1, description="With autotune: the best; absent: none.")
+    maxQueueDelayMicroseconds: int | None = Field(default=None, ge=0, description="With autotune: the best.")
+    instances: int | None = Field(default=None, ge=1, description="With autotune: the best.")
     measuredTime: str = Field(max_length=40, json_schema_extra={"format": "date-time"}, description="When.")
 
 

@@ -10,7 +10,7 @@ from tests.unit.plan.serving_world import Pod, ServingWorld
 from mms_operator.api import names
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.types import Held, Interval, ObservedService, Plan
-from mms_workloads.contract import AgentReport, Counters, Load, Measured, MeasuredPoint, ModelLoad
+from mms_workloads.contract import AgentReport, Batching, Counters, Load, Measured, MeasuredPoint, ModelLoad
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -34,6 +34,7 @@ class Work:
 @dataclass
 class ScaledWorld(ServingWorld):
     rate: float = 0.0  # requests a second that come
+    batching: Batching | None = None  # what a pod finds to be the best way
     power: float = 50.0  # requests a second that a pod answers
     start_seconds: float = 6.0
     curve: tuple[tuple[int, float, float], ...] = CURVE
@@ -83,7 +84,7 @@ class ScaledWorld(ServingWorld):
                 pod.ready, work.ready = True, self.now
                 if self._measures(pod):
                     points = [MeasuredPoint(concurrency=c, rate=r, p99=p) for c, r, p in self.curve]
-                    work.measured = Measured(curve=points, seconds=10.0)
+                    work.measured = Measured(curve=points, seconds=10.0, batching=self.batching)
 
     def _measures(self, pod: Pod) -> bool:
         file = self.objects[f"ConfigMap/words-serve-{pod.digest[7:19]}"]["data"]["serve.json"]

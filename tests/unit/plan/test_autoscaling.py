@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.unit.plan.scaled_world import ScaledWorld
 
 from mms_operator.api.autoscaling import Schedule
 from mms_operator.plan.scaling import schedule
+from mms_workloads.contract import Batching
 
 
 def world(replicas: int = 1, **scaling: Any) -> ScaledWorld:
@@ -243,3 +245,45 @@ def test_a_schedule_raises_what_there_is() -> None:
     found.tick(60)
     assert found.replicas == 4
     assert "a schedule wants 4" in found.scaling["history"][0]["reason"]
+
+
+def tuning() -> ScaledWorld:
+    spec = world().spec
+    found = ScaledWorld({**spec, "server": {"batching": {"autotune": True, "maxQueueDelayMicroseconds": 100}}})
+    found.look()
+    return found
+
+
+def file_of(found: ScaledWorld) -> Any:
+    return json.loads(found.objects["ConfigMap/words-serve-" + "a" * 12]["data"]["serve.json"])
+
+
+def test_the_first_pod_is_to_find_the_best_way_and_the_others_run_so() -> None:
+    found = tuning()
+    file = file_of(found)
+    assert file["measure"] == {"limitSeconds": 110.0, "objectiveSeconds": 0.05}
+    assert file["batching"] == {"preferredBatchSize": 0, "maxQueueDelayMicroseconds": 100, "instances": 1}
+    found.batching = Batching(instances=4, maxQueueDelayMicroseconds=200, preferredBatchSize=16)
+    before = found.deployments["sha256:" + "a" * 64]["spec"]["template"]
+    found.tick(10)
+    (capacity,) = found.scaling["capacity"]
+    assert (capacity["instances"], capacity["maxQueueDelayMicroseconds"], capacity["preferredBatchSize"]) == (
+        4,
+        200,
+        16,
+    )
+    file = file_of(found)
+    assert "measure" not in file
+    assert file["batching"] == {"preferredBatchSize": 16, "maxQueueDelayMicroseconds": 200, "instances": 4}
+    assert found.deployments["sha256:" + "a" * 64]["spec"]["template"] == before, "pods that run are not replaced"
+
+
+def test_another_way_that_is_asked_for_makes_other_pods() -> None:
+    found = ScaledWorld({"replicas": 1, "model": world().spec["model"]})
+    found.look()
+    before = found.deployments["sha256:" + "a" * 64]["spec"]["template"]
+    assert file_of(found)["batching"]["instances"] == 1
+    found.cr["spec"]["server"] = {"instances": 2}
+    found.look()
+    assert file_of(found)["batching"]["instances"] == 2
+    assert found.deployments["sha256:" + "a" * 64]["spec"]["template"] != before

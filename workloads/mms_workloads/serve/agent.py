@@ -43,6 +43,7 @@ from mms_workloads.serve.golden import GoldenError
 from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.load import Metrics
 from mms_workloads.serve.repository import MODELS
+from mms_workloads.serve.surveying import survey
 from mms_workloads.serve.swap import swap
 from mms_workloads.store import JobError
 
@@ -406,7 +407,7 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
             lambda digest: _fetched(layout, digest),
             lambda: read_probe(environment),
             metrics.load,
-            _survey(triton, environment),
+            _survey(layout, triton, environment),
         ),
         following=Following(layout, environment),
     )
@@ -416,9 +417,13 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         await metrics.close()
 
 
-def _survey(triton: Triton, environment: Mapping[str, str]) -> Callable[[Artifact], Awaitable[Measured]] | None:
+def _survey(
+    layout: Layout, triton: Triton, environment: Mapping[str, str]
+) -> Callable[[Artifact], Awaitable[Measured]] | None:
     wanted = read_serve_file(environment).measure
-    return None if wanted is None else lambda artifact: triton.measure(artifact.golden, wanted.limitSeconds)
+    if wanted is None:
+        return None
+    return lambda artifact: survey(wanted, layout, triton, artifact)
 
 
 def _reference(digest: str, environment: Mapping[str, str]) -> str | None:

@@ -16,6 +16,7 @@ from mms_operator.plan.service.objects import template
 
 if TYPE_CHECKING:
     from mms_operator.plan.service.measures import Came, Sight
+    from mms_workloads.contract import Batching
 
 COLD_START_SECONDS = 15.0  # until one has been measured
 MINUTE = timedelta(minutes=1)
@@ -31,6 +32,18 @@ class Scaled:
     memory: ScalingMemory | None = None
     replicas: int | None = None
     template: str | None = None  # of pods that are to find out what they can do; None: none are
+
+    def batching(self, name: str, asked: Batching) -> Batching:
+        """How pods of that template do the most, where one has found out; else what is asked for."""
+        for one in self.status.capacity if self.status else ():
+            if one.template == name and one.instances:
+                tuned = {
+                    "preferredBatchSize": one.preferredBatchSize or 0,
+                    "maxQueueDelayMicroseconds": one.maxQueueDelayMicroseconds or 0,
+                    "instances": one.instances,
+                }
+                return asked.model_copy(update=tuned)
+        return asked
 
 
 def advance(sight: Sight) -> Scaled:

@@ -139,7 +139,16 @@ def capacities(sight: Sight, known: AutoscalingStatus) -> AutoscalingStatus:
             for point in report.measured.curve
             if point.rate > 0
         ]
-        made = CapacityStatus(template=name, curve=points[:20], requestsPerSecond="0", measuredTime=rfc3339(sight.now))
+        found = report.measured.batching
+        made = CapacityStatus(
+            template=name,
+            curve=points[:20],
+            requestsPerSecond="0",
+            measuredTime=rfc3339(sight.now),
+            preferredBatchSize=(found.preferredBatchSize or None) if found else None,
+            maxQueueDelayMicroseconds=found.maxQueueDelayMicroseconds if found else None,
+            instances=found.instances if found else None,
+        )
         added.append(with_correction(made, 1.0, sight.objective_seconds))
     if not added:
         return known

@@ -32,7 +32,7 @@ PRE_STOP_SECONDS = 13
 EXIT_TIMEOUT_SECONDS = 30  # Triton waits so long for clients to end their connections
 GRACE_SECONDS = PRE_STOP_SECONDS + EXIT_TIMEOUT_SECONDS + 10
 DIGEST_DIGITS = 12
-MEASURE_SECONDS = 60.0
+MEASURE_SECONDS, TUNE_SECONDS = 60.0, 110.0
 # Of the three containers, where the spec gives none.
 _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 _AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
@@ -99,13 +99,30 @@ def labels(serving: Serving) -> dict[str, str]:
     return objects.labels(names.LABEL_SERVICE, serving.name, COMPONENT)
 
 
+def batching(serving: Serving) -> contract.Batching:
+    """What the spec asks for."""
+    server = serving.spec.server
+    return contract.Batching(
+        preferredBatchSize=server.batching.preferredBatchSize or 0,
+        maxQueueDelayMicroseconds=server.batching.maxQueueDelayMicroseconds,
+        instances=server.instances,
+    )
+
+
+def measure(serving: Serving) -> contract.Measure:
+    """What a pod is to find out of which nobody has measured what it can do."""
+    wanted, tunes = serving.spec.objective, serving.spec.server.batching.autotune
+    return contract.Measure(
+        limitSeconds=TUNE_SECONDS if tunes else MEASURE_SECONDS,
+        objectiveSeconds=wanted.latencyP99Milliseconds / 1000 if wanted and tunes else None,
+    )
+
+
 def config_map(
-    serving: Serving, version: ServedVersion, reference: ServedVersion | None = None, *, measured: bool = True
+    serving: Serving, version: ServedVersion, reference: ServedVersion | None, **more: contract.Contract | None
 ) -> Object:
-    """What its pods begin with. Those of which nobody has measured what they can do are to find out."""
-    file = serve_file(serving, version, reference)
-    if not measured:
-        file = file.model_copy(update={"measure": contract.Measure(limitSeconds=MEASURE_SECONDS)})
+    """What its pods begin with. more: other fields of the file."""
+    file = serve_file(serving, version, reference).model_copy(update=more)
     text = file.model_dump_json(indent=1, exclude_none=True)
     return _object(serving, "v1", "ConfigMap", serving.config_map(version), data={SERVE_FILE: text})
 
@@ -236,6 +253,9 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
 
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
     annotations = {names.ANNOTATION_DIGEST: version.lineage, **edge.pod_annotations(serving.spec.traffic)}
+    asked = batching(serving)
+    if asked != contract.Batching():
+        annotations[names.ANNOTATION_BATCHING] = asked.model_dump_json()
     if serving.spec.autoscaling.mode is Mode.OBJECTIVE:
         annotations[names.ANNOTATION_CAPACITY] = template(serving, version)
     return {"labels": {**labels(serving), **serving.of_version(version)}, "annotations": annotations}

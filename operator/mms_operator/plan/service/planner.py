@@ -201,22 +201,24 @@ def _wait_for_secret(look: Look, chosen: ServedVersion, problem: SecretProblem) 
     return Course(status, state, ((stable, look.replicas),), stable, SECRET_SECONDS, prune=False)
 
 
+def _file(look: Look, course: Course, version: ServedVersion) -> Object:
+    serving = look.serving
+    name = objects.template(serving, version)
+    measure = objects.measure(serving) if name == look.scaled.template else None
+    batching = look.scaled.batching(name, objects.batching(serving))
+    return objects.config_map(
+        serving, version, telling.reference(course, version), measure=measure, batching=batching
+    )  # fmt: skip
+
+
 def _waves(look: Look, course: Course, held: Held | None) -> tuple[tuple[Object, ...], ...]:
     """Each version has its file and its Deployment. Clients are sent elsewhere only after its pods are there."""
-    serving, unknown = look.serving, look.scaled.template
+    serving = look.serving
     versions = [version for version, _ in course.fleets]
     first = [
         objects.network_policy(serving),
         objects.disruption_budget(serving),
-        *(
-            objects.config_map(
-                serving,
-                version,
-                telling.reference(course, version),
-                measured=unknown is None or objects.template(serving, version) != unknown,
-            )
-            for version in versions
-        ),
+        *(_file(look, course, version) for version in versions),
     ]
     nobody = not look.replicas or not look.seen.ready
     if nobody and held and held.addresses and serving.spec.autoscaling.mode is not Mode.OFF:
