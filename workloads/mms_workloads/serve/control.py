@@ -35,7 +35,7 @@ class Triton:
     """A connection to the pod's Triton; `key` unlocks its model control."""
 
     def __init__(self, url: str, key: str) -> None:
-        self._http = Http(url, {CONTROL_HEADER: key})
+        self._http = Http(url, {CONTROL_HEADER: key}, keep=False)
         self._key = key
         self._own = Counters()
         # Between a question of our own and its being counted nobody looks at the counters.
