@@ -32,7 +32,7 @@ def test_a_service_follows_a_training_and_then_serves_its_artifact(kube: Kube, c
     live = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": BOUND}}
     made = service("words")
     kube.apply(
-        training("words", corpora.small, optimizer={"epochs": 400}),
+        training("words", corpora.small, optimizer={"epochs": 800}),
         {**made, "spec": {**made["spec"], "replicas": 2, "rollout": live}},
     )
     kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=180)
