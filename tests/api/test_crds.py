@@ -208,12 +208,12 @@ def test_defaults_are_the_models(kinds: dict[str, Kind], plural: str, model: Any
 
 
 def without_empty(spec: Object) -> Object:
-    """Without the maps that are empty by default: an API server leaves those out."""
-    maps = {"requests", "limits"}
+    """Without the maps and lists that are empty by default: an API server leaves those out."""
+    optional = {"requests", "limits", "schedules"}
     return {
         key: without_empty(value) if isinstance(value, dict) else value
         for key, value in spec.items()
-        if key not in maps or value
+        if key not in optional or value
     }
 
 
