@@ -115,6 +115,9 @@ bench-replay: setup ## Replicas by the objective on two traces, against KPA, HPA
 bench-hotswap: setup ## Another artifact into a running pod, under load; and new pods instead
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/hotswap.py
 
+bench-autotune: setup ## Requests a second by the way of batching that a pod finds, ours untuned, and Triton's default
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/autotune.py
+
 bench-coldstart: setup ## From no pods to the first answer, on the cluster; and by hand
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/coldstart.py
 

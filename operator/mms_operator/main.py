@@ -205,6 +205,7 @@ class Operator:
         holding = asyncio.create_task(_hold(lease))
         try:
             await sweeper.fill()  # planners see all there is, or a pod not seen yet would be taken for lost
+            activators.seed((key, cr) for key in cache.owners() if key.kind == names.SERVICE and (cr := cache.get(key)))
             gc.freeze()  # what is there now stays: it need not be looked at again and again
             gc.set_threshold(20_000, 20, 50)
             self.health.watch(sweeper.resources)

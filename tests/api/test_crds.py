@@ -301,6 +301,9 @@ SERVICE_STATUS: Object = {
                 "curve": [{"concurrency": 1, "requestsPerSecond": "20.0", "latencyP99Milliseconds": "3.00"}],
                 "requestsPerSecond": "20.0",
                 "correction": "1.0000",
+                "preferredBatchSize": 16,
+                "maxQueueDelayMicroseconds": 200,
+                "instances": 2,
                 "measuredTime": NOON,
             }
         ],

@@ -388,6 +388,16 @@ CASES = [
         plural=SERVICES,
     ),
     *created(
+        "autotune",
+        "server.batching.autotune needs autoscaling mode Objective",
+        good={
+            "objective": merged(scaled(), {"spec": {"server": {"batching": {"autotune": True}}}}),
+            "off": {"spec": {"server": {"batching": {"preferredBatchSize": 16}, "instances": 2}}},
+        },
+        bad={"external": {"spec": {"autoscaling": {"mode": "External"}, "server": {"batching": {"autotune": True}}}}},
+        plural=SERVICES,
+    ),
+    *created(
         "objective",
         "autoscaling mode Objective needs objective",
         good={

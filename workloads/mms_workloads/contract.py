@@ -484,6 +484,17 @@ class Load(Contract):
     models: dict[str, ModelLoad] = {}
 
 
+class Batching(Contract):
+    """How Triton runs the models.
+
+    preferredBatchSize: rows of a batch where so many wait; 0: as many as there are. instances: processes of each model.
+    """
+
+    preferredBatchSize: NonNegativeInt = 0
+    maxQueueDelayMicroseconds: NonNegativeInt = 0
+    instances: PositiveInt = 1
+
+
 class MeasuredPoint(Contract):
     """What the pod did with so many requests at a time."""
 
@@ -497,6 +508,7 @@ class Measured(Contract):
 
     curve: list[MeasuredPoint] = []
     seconds: float  # that it took
+    batching: Batching | None = None  # the best of those that were tried; None: no other was
     error: str | None = None
 
 
@@ -554,6 +566,7 @@ class Measure(Contract):
     """A pod that starts is to find out what it can do before it answers clients."""
 
     limitSeconds: float
+    objectiveSeconds: float | None = None  # set: it tries other ways of batching, too, for the most within that
 
 
 class Reference(Contract):
@@ -590,6 +603,7 @@ class ServeFile(Contract):
     storage: Store  # uri: the artifact's folder
     reference: Reference | None = None  # what is served while this one is rolled out
     measure: Measure | None = None
+    batching: Batching = Batching()
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
     live: LiveSource | None = None  # set where `artifact` stands for a run that is followed: its digest is live:...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from mms_operator.activator.feeds import Services, Slices
 
-DRAIN_SECONDS = 75.0
+DRAIN_SECONDS = 310.0  # as long as a client may wait, or an edge lets a connection live
 SWEEP_SECONDS = 5.0  # between two looks for ports that are not wanted any more, or could not be had
 
 log = structlog.get_logger()
@@ -61,7 +62,7 @@ def application(doors: Doors, read: Sequence[Services | Slices]) -> web.Applicat
 
 
 async def run(server: Server, namespaces: Iterable[str], port: int = PORT) -> None:
-    """Until SIGTERM; then as long as somebody is held or passed through, 75 s at most."""
+    """Until SIGTERM; then as long as somebody is held or passed through, 310 s at most."""
     doors = Doors(Table())
     sources = feeds(doors, namespaces)
     stop = asyncio.Event()
@@ -89,6 +90,8 @@ async def _sweep(doors: Doors) -> None:
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each connection, four for each service
     logs.configure(environment.get("MMS_LOG_LEVEL", "INFO"))
     try:
         server = Server.of_pod(environment)

@@ -13,27 +13,32 @@ from mms_operator.activator.report import WAIT_SECONDS, Demand, Report
 from mms_operator.activator.table import PORTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mms_operator.activator.table import Table
 
 HOLD_SECONDS = 300.0  # after which a connection for which no pod came is ended
 MOST_HELD = 10_000  # connections of all services; more are refused
 CLOSE_SECONDS = 60.0  # for which a port is kept when it is not wanted any more: some node may still lead here
+TELL_SECONDS = 0.05  # between two answers to the same asker
+QUIET_SECONDS = 10.0  # of a drain in which nobody is there: nodes learn of it one after the other
+LOOK_SECONDS = 0.2
 
 log = structlog.get_logger()
 
 
 @dataclass
 class Door:
-    """Of one service."""
+    """A service's ports."""
 
+    service: str
     port: int
     servers: list[asyncio.Server] = field(default_factory=list)
     connections: int = 0
     waiting: int = 0
     passing: int = 0
     unwanted_since: float | None = None
+    pods: asyncio.Event = field(default_factory=asyncio.Event)  # set while there may be some
 
 
 @dataclass
@@ -43,30 +48,36 @@ class Doors:
     draining: bool = False
     refused: int = 0
     expired: int = 0
-    _doors: dict[str, Door] = field(default_factory=dict)
+    _doors: dict[tuple[str, int], Door] = field(default_factory=dict)
+    _held: int = 0
     _number: int = 0
+    _told: float = 0.0  # when, by the loop's clock
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # for those who ask for demand
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # pods may be ready that were not
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def update(self) -> None:
-        """Listens as the table says, and looks for pods for those who wait."""
-        now = asyncio.get_running_loop().time()
-        for key, port in self.table.ports.items():
-            door = self._doors.get(key)
-            if door is not None and door.port == port:
-                door.unwanted_since = None
-                continue
-            if door is not None:
-                self._close(key)
-            await self._open(key, port)
-        for key, door in list(self._doors.items()):
-            if key not in self.table.ports:
-                door.unwanted_since = now if door.unwanted_since is None else door.unwanted_since
-                if now - door.unwanted_since > CLOSE_SECONDS:
-                    self._close(key)
-        async with self._changed:
-            self._changed.notify_all()
+        """Listens as the table says."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            wanted = set(self.table.ports.items())
+            for key in wanted:
+                if key in self._doors:
+                    self._doors[key].unwanted_since = None
+                else:
+                    await self._open(*key)
+            for key, door in list(self._doors.items()):
+                if key not in wanted:
+                    door.unwanted_since = now if door.unwanted_since is None else door.unwanted_since
+                    if now - door.unwanted_since > CLOSE_SECONDS:
+                        self._close(key)
+
+    def pods_changed(self, services: Iterable[str]) -> None:
+        """Those who wait look again."""
+        changed = set(services)
+        for (service, _), door in self._doors.items():
+            if service in changed:
+                door.pods.set()
 
     async def report(self, after: int) -> Report:
         """When something has changed since the report with that number, or after a while."""
@@ -77,10 +88,14 @@ class Doors:
                     await self._news.wait()
             except TimeoutError:
                 pass
+            else:
+                # The first news are told at once, what follows goes along.
+                await asyncio.sleep(max(0.0, self._told + TELL_SECONDS - asyncio.get_running_loop().time()))
+        self._told = asyncio.get_running_loop().time()
         services = {
-            key: Demand(port=door.port, connections=door.connections, waiting=door.waiting)
-            for key, door in self._doors.items()
-            if door.servers and key in self.table.ports
+            service: Demand(port=port, connections=door.connections, waiting=door.waiting)
+            for (service, port), door in self._doors.items()
+            if door.servers and self.table.ports.get(service) == port
         }
         return Report(number=self._number, draining=self.draining, services=services)
 
@@ -88,25 +103,24 @@ class Doors:
         """Says that it leaves; what it has goes on, and what still comes is taken, for so long at most."""
         self.draining = True
         self._tell()
-        deadline = asyncio.get_running_loop().time() + seconds
-        quiet = asyncio.get_running_loop().time() + min(seconds, 10.0)  # nodes learn of it one after the other
-        while (now := asyncio.get_running_loop().time()) < deadline:
+        loop = asyncio.get_running_loop()
+        deadline, quiet = loop.time() + seconds, loop.time() + min(seconds, QUIET_SECONDS)
+        while (now := loop.time()) < deadline:
             busy = any(door.waiting or door.passing for door in self._doors.values())
             if not busy and now > quiet:
                 return
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(LOOK_SECONDS)
 
     def metrics(self) -> str:
         """The text of /metrics."""
-        values = {
-            "mms_activator_waiting": ("gauge", sum(door.waiting for door in self._doors.values())),
-            "mms_activator_passing": ("gauge", sum(door.passing for door in self._doors.values())),
-            "mms_activator_connections_total": ("counter", sum(door.connections for door in self._doors.values())),
-            "mms_activator_refused_total": ("counter", self.refused),
-            "mms_activator_expired_total": ("counter", self.expired),
-            "mms_activator_services": ("gauge", len(self._doors)),
-        }
-        return "".join(f"# TYPE {name} {kind}\n{name} {value}\n" for name, (kind, value) in values.items())
+        lines = []
+        for name, kind in (("waiting", "gauge"), ("passing", "gauge"), ("connections", "counter")):
+            metric = f"mms_activator_{name}{'_total' if kind == 'counter' else ''}"
+            lines.append(f"# TYPE {metric} {kind}")
+            lines += [f"{metric}{_labels(door)} {getattr(door, name)}" for door in self._doors.values()]
+        for name, total in (("refused_total", self.refused), ("expired_total", self.expired)):
+            lines += [f"# TYPE mms_activator_{name} counter", f"mms_activator_{name} {total}"]
+        return "\n".join([*lines, ""])
 
     async def close(self) -> None:
         for key in list(self._doors):
@@ -115,66 +129,92 @@ class Doors:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _open(self, key: str, port: int) -> None:
-        door = self._doors.setdefault(key, Door(port))
+    async def _open(self, service: str, port: int) -> None:
+        door = Door(service, port)
         loop = asyncio.get_running_loop()
         try:
             for number, name in enumerate(PORTS):
-                server = await loop.create_server(self._client(key, name), self.host, port + number, backlog=1024)
+                server = await loop.create_server(self._client(door, name), self.host, port + number, backlog=1024)
                 door.servers.append(server)
         except OSError as error:
-            log.error("cannot listen", service=key, port=port, error=str(error))  # noqa: TRY400 - tried again
-            self._close(key)
+            log.error("cannot listen", service=service, port=port, error=str(error))  # noqa: TRY400 - tried again
+            for server in door.servers:
+                server.close()
             return
-        log.info("listening", service=key, port=port)
+        self._doors[service, port] = door
+        log.info("listening", service=service, port=port)
         self._tell()
 
-    def _close(self, key: str) -> None:
+    def _close(self, key: tuple[str, int]) -> None:
         door = self._doors.pop(key, None)
         if door is not None:
             for server in door.servers:
                 server.close()
-            log.info("no longer listening", service=key, port=door.port)
+            log.info("no longer listening", service=door.service, port=door.port)
             self._tell()
 
-    def _client(self, key: str, port: str) -> Callable[[], Client]:
-        return lambda: Client(lambda client: self._arrived(key, port, client))
+    def _client(self, door: Door, port: str) -> Callable[[], Client]:
+        return lambda: Client(lambda client: self._arrived(door, port, client))
 
-    def _arrived(self, key: str, port: str, client: Client) -> None:
-        door = self._doors.get(key)
-        if door is None or sum(one.waiting for one in self._doors.values()) >= MOST_HELD:
+    def _arrived(self, door: Door, port: str, client: Client) -> None:
+        if self._held >= MOST_HELD:
             self.refused += 1
             client.transport.abort()
             return
-        task = asyncio.create_task(self._serve(key, port, door, client))
+        task = asyncio.create_task(self._serve(door, port, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, key: str, port: str, door: Door, client: Client) -> None:
+    async def _serve(self, door: Door, port: str, client: Client) -> None:
         """The life of a connection."""
+
+        async def backends() -> list[tuple[str, int]]:
+            while not (there := self.table.backends(door.service, port)):
+                door.pods.clear()
+                await door.pods.wait()
+            return there
+
         door.connections += 1
-        door.waiting += 1
-        self._tell()
-        connecting = asyncio.create_task(connect(client, lambda: self.table.backends(key, port), self._changed))
+        connecting = asyncio.create_task(connect(client, backends))
         gone = asyncio.create_task(client.gone.wait())
         try:
-            done, _ = await asyncio.wait({connecting, gone}, timeout=HOLD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            door.waiting -= 1
-            self._tell()
+            done = await self._hold(door, connecting, gone)
             if not done:
                 self.expired += 1
-                log.warning("no pod came", service=key, seconds=HOLD_SECONDS)
+                log.warning("no pod came", service=door.service, seconds=HOLD_SECONDS)
             elif client.other is not None:
                 door.passing += 1
-                await gone
-                door.passing -= 1
+                try:
+                    await gone
+                finally:
+                    door.passing -= 1
         finally:
             for task in (connecting, gone):
                 task.cancel()
-            await asyncio.gather(connecting, gone, return_exceptions=True)
+            for failure in await asyncio.gather(connecting, gone, return_exceptions=True):
+                if isinstance(failure, Exception):
+                    log.error("connection failed", service=door.service, error=repr(failure))
             client.transport.close()
             await client.gone.wait()
+
+    async def _hold(self, door: Door, *tasks: asyncio.Task[object]) -> bool:
+        """Until there is a pod or the client has gone; False when it took too long."""
+        door.waiting += 1
+        self._held += 1
+        self._tell()
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=HOLD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            door.waiting -= 1
+            self._held -= 1
+            self._tell()
+        return bool(done)
 
     def _tell(self) -> None:
         self._number += 1
         self._news.set()
+
+
+def _labels(door: Door) -> str:
+    namespace, name = door.service.split("/")
+    return f'{{namespace="{namespace}",name="{name}",port="{door.port}"}}'

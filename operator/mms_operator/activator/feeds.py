@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mms_operator.activator.table import key_of
 from mms_operator.api import names
 
 if TYPE_CHECKING:
@@ -28,9 +29,19 @@ class Services:
     def path(self) -> str:
         return f"/apis/{names.GROUP}/{names.VERSION}{_inside(self.namespace)}/{names.SERVICES}"
 
+    @staticmethod
+    def needed(obj: Object) -> Object:
+        """What of it is read: thousands are listed at once."""
+        spec, status = obj.get("spec") or {}, obj.get("status") or {}
+        return {
+            "metadata": {key: obj["metadata"][key] for key in ("namespace", "name")},
+            "spec": {"autoscaling": {"mode": (spec.get("autoscaling") or {}).get("mode", "Off")}},
+            "status": {"autoscaling": {"activatorPort": (status.get("autoscaling") or {}).get("activatorPort")}},
+        }
+
     async def listed(self, objects: list[Object]) -> None:
         self.read = True
-        self.doors.table.forget_services(self.namespace, set(map(_key, objects)))
+        self.doors.table.forget_services(self.namespace, set(map(key_of, objects)))
         for one in objects:
             self.doors.table.put_service(one)
         await self.doors.update()
@@ -54,17 +65,22 @@ class Slices:
     def path(self) -> str:
         return f"/apis/discovery.k8s.io/v1{_inside(self.namespace)}/endpointslices"
 
+    @staticmethod
+    def needed(obj: Object) -> Object:
+        metadata = {key: obj["metadata"].get(key) for key in ("namespace", "name", "labels")}
+        return {"metadata": metadata, "endpoints": obj.get("endpoints"), "ports": obj.get("ports")}
+
     async def listed(self, objects: list[Object]) -> None:
         self.read = True
-        self.doors.table.forget_slices(self.namespace, set(map(_key, objects)))
+        table = self.doors.table
+        changed = table.forget_slices(self.namespace, set(map(key_of, objects)))
         for one in objects:
-            self.doors.table.put_slice(one)
-        await self.doors.update()
+            changed |= table.put_slice(one)
+        self.doors.pods_changed(changed)
 
     async def seen(self, obj: Object, *, gone: bool) -> None:
         table = self.doors.table
-        (table.remove_slice if gone else table.put_slice)(obj)
-        await self.doors.update()
+        self.doors.pods_changed((table.remove_slice if gone else table.put_slice)(obj))
 
 
 def feeds(doors: Doors, namespaces: Iterable[str]) -> list[Services | Slices]:
@@ -74,7 +90,3 @@ def feeds(doors: Doors, namespaces: Iterable[str]) -> list[Services | Slices]:
 
 def _inside(namespace: str) -> str:
     return f"/namespaces/{namespace}" if namespace else ""
-
-
-def _key(obj: Object) -> str:
-    return f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"

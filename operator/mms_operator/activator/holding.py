@@ -1,4 +1,8 @@
-"""One connection: kept unread until there is a pod, then passed through in both directions."""
+"""One connection: kept until there is a pod, then passed through in both directions.
+
+What a client sends while it waits is kept as far as some kilobytes go; the rest stays with it. Reading does not stop
+altogether, or nobody would see it hang up.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-HELD_BYTES = 1 << 16  # of a connection that waits; what is more stays with the client
+HELD_BYTES = 4096  # of a connection that waits
 CONNECT_SECONDS = 2.0
 RETRY_SECONDS = 0.05
+# One buffer for all: what is read is copied before anything else is.
+_BUFFER = memoryview(bytearray(1 << 16))
 
 
-class Side(asyncio.Protocol):
+class Side(asyncio.BufferedProtocol):
     """One end of a passage: what it reads goes to the other one, no faster than that takes it."""
 
     transport: asyncio.Transport
@@ -27,7 +33,11 @@ class Side(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream
         self.transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio calls it
+        return _BUFFER if self.other is not None else _BUFFER[: max(1, HELD_BYTES - len(self.kept))]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(_BUFFER[:nbytes])
         if self.other is None:
             self.kept += data
             if len(self.kept) >= HELD_BYTES:
@@ -38,16 +48,21 @@ class Side(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Half of the connection may go on: an answer is still to come."""
         self.ended = True
-        if self.other is not None and self.other.transport.can_write_eof():
+        if self.other is None:
+            return True
+        if self.other.ended:
+            self.other.transport.close()  # when all is written
+            return False
+        if self.other.transport.can_write_eof():
             self.other.transport.write_eof()
         return True
 
     def pause_writing(self) -> None:
-        if self.other is not None:
+        if self.other is not None and not self.other.transport.is_closing():
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.other is not None:
+        if self.other is not None and not self.other.transport.is_closing():
             self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -58,10 +73,10 @@ class Side(asyncio.Protocol):
         """From now on the two are one connection."""
         self.other, other.other = other, self
         for one, its in ((self, other), (other, self)):
+            one.transport.resume_reading()  # first: what is written may have it pause again
             if one.kept:
                 its.transport.write(bytes(one.kept))
                 one.kept.clear()
-                one.transport.resume_reading()
             if one.ended and its.transport.can_write_eof():
                 its.transport.write_eof()
 
@@ -79,21 +94,19 @@ class Client(Side):
         self._arrived(self)
 
     def eof_received(self) -> bool:
-        super().eof_received()
-        return self.other is not None  # who waits and hangs up wants nothing any more
+        # Who waits and hangs up wants nothing any more.
+        return super().eof_received() and self.other is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.gone.set()
 
 
-async def connect(client: Client, backends: Callable[[], list[tuple[str, int]]], changed: asyncio.Condition) -> None:
-    """Waits for a pod that takes the connection, and joins the two."""
+async def connect(client: Client, backends: Callable[[], Awaitable[list[tuple[str, int]]]]) -> None:
+    """Waits for a pod that takes the connection, and joins the two. `backends` waits until there are some."""
     turn = id(client) >> 4  # spreads those who have waited
     while not client.transport.is_closing():
-        async with changed:
-            await changed.wait_for(lambda: bool(backends()))
-        there = backends()
+        there = await backends()
         host, port = there[turn % len(there)]
         turn += 1
         try:
@@ -104,6 +117,10 @@ async def connect(client: Client, backends: Callable[[], list[tuple[str, int]]],
             continue
         if client.transport.is_closing():
             side.transport.close()
+        elif side.transport.is_closing() or side.ended:
+            side.transport.abort()  # it has changed its mind: another may take the connection
+            await asyncio.sleep(RETRY_SECONDS)
+            continue
         else:
             client.join(side)
         return

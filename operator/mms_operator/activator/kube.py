@@ -57,12 +57,13 @@ class Server:
 
 
 class Follower(Protocol):
-    """What is done with the objects of one list. listed: with all of them; seen: with one."""
+    """What is done with the objects of one list. listed: with what is `needed` of all; seen: with one of them."""
 
     @property
     def path(self) -> str: ...
     @property
     def selector(self) -> str: ...
+    def needed(self, obj: Object) -> Object: ...
     async def listed(self, objects: list[Object]) -> None: ...
     async def seen(self, obj: Object, *, gone: bool) -> None: ...
 
@@ -81,13 +82,13 @@ async def follow(server: Server, session: aiohttp.ClientSession, follower: Follo
 
 async def _list(server: Server, session: aiohttp.ClientSession, follower: Follower) -> str:
     found: list[Object] = []
-    params = {"limit": "500"} | ({"labelSelector": follower.selector} if follower.selector else {})
+    params = {"limit": "200"} | ({"labelSelector": follower.selector} if follower.selector else {})
     while True:
         async with session.get(follower.path, params=params, headers=server.headers()) as response:
             if response.status != OK:
                 raise ValueError(f"{response.status}: {(await response.text())[:200]}")
             answer = json.loads(await response.read())
-        found += answer.get("items") or ()
+        found += [follower.needed(one) for one in answer.get("items") or ()]
         if not (following := answer["metadata"].get("continue")):
             await follower.listed(found)
             return str(answer["metadata"]["resourceVersion"])

@@ -99,7 +99,11 @@ class Autoscaling(Model):
         default=None, ge=1, le=1000, description="Replicas that may be added within a minute. Absent: any number."
     )
     downPerMinute: int | None = Field(
-        default=None, ge=1, le=1000, description="Replicas that may be taken away within a minute. Absent: any number."
+        default=None,
+        ge=1,
+        le=1000,
+        description="Replicas that may be taken away within a minute, but for the last step to zero. "
+        "Absent: any number.",
     )
     schedules: list[Schedule] = Field(
         default_factory=list, max_length=10, description="Times with more replicas than come by the objective."
@@ -125,6 +129,9 @@ class CapacityStatus(Model):
     correction: str = Field(
         default="1", max_length=24, description="What clients have shown since, as a factor of that: it is in it."
     )
+    preferredBatchSize: int | None = Field(default=None, ge=1, description="With autotune: the best; absent: none.")
+    maxQueueDelayMicroseconds: int | None = Field(default=None, ge=0, description="With autotune: the best.")
+    instances: int | None = Field(default=None, ge=1, description="With autotune: the best.")
     measuredTime: str = Field(max_length=40, json_schema_extra={"format": "date-time"}, description="When.")
 
 

@@ -45,12 +45,35 @@ class ModelSource(Model):
     artifact: Artifact | None = Field(default=None, description="Serve an artifact by its address.")
 
 
+class ServerBatching(Model):
+    """How requests are put together."""
+
+    preferredBatchSize: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Rows that a batch has where so many wait: fewer, so that others wait less. Absent: all that wait.",
+    )
+    maxQueueDelayMicroseconds: int = Field(
+        default=0, ge=0, le=1_000_000, description="How long a batch that is not full waits for more requests."
+    )
+    autotune: bool = Field(
+        default=False,
+        description="The first pod of a version tries other sizes, delays and instances, and all run as it does the "
+        "most within the objective. What is given here is where it begins.",
+    )
+
+
 class Server(Model):
     """The pods that serve: Triton with the agent beside it."""
 
     resources: Resources = Field(default_factory=Resources, description="Of Triton's container.")
     image: str | None = Field(
         default=None, description="Image with Triton, the agent and nginx. Absent: the installation's.", max_length=512
+    )
+    batching: ServerBatching = Field(default_factory=ServerBatching)
+    instances: int = Field(
+        default=1, ge=1, le=16, description="Processes of each model in a pod, which share the artifact's memory."
     )
     podTemplate: PodTemplate | None = None
 
@@ -65,6 +88,10 @@ class ServiceSpec(Model):
                 "autoscaling mode Objective needs objective.latencyP99Milliseconds",
             ),
             (
+                "self.autoscaling.mode == 'Objective' || !self.server.batching.autotune",
+                "server.batching.autotune needs autoscaling mode Objective: the pods measure themselves then",
+            ),
+            (
                 "!has(self.rollout) || self.rollout.strategy != 'LiveSync' || has(self.model.trainingRef)",
                 "strategy LiveSync follows a training: set model.trainingRef, or another strategy",
             ),
@@ -75,8 +102,8 @@ class ServiceSpec(Model):
         default=1,
         ge=0,
         le=1000,
-        description="How many pods serve; 0 stops them all. With autoscaling leave it out of manifests that are "
-        "applied again and again.",
+        description="How many pods serve; 0 stops them all, but with autoscaling mode Objective, which sets it itself. "
+        "With autoscaling leave it out of manifests that are applied again and again.",
     )
     model: ModelSource
     server: Server = Field(default_factory=Server)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,18 @@ from mms_operator.activator.report import WAIT_SECONDS, Report
 from mms_operator.plan.types import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from mms_operator.engine.metrics import Metrics
     from mms_operator.engine.resources import Key
-    from mms_operator.plan.types import Object, Plan
+    from mms_operator.plan.types import Object
 
 FIRST_PORT, LAST_PORT = 20_000, 30_000  # of the services; two for each
 RESOLVE_SECONDS = 2.0  # between two looks for activators
 TIMEOUT = aiohttp.ClientTimeout(total=WAIT_SECONDS + 5, sock_connect=2)
 RETRY_SECONDS = 1.0
+MISSES = 2  # answers in a row that are lost, after which an activator counts no more
+REST_SECONDS = 120.0  # for which a port that was given up is not given again
 REPORT_LIMIT = 1 << 22  # bytes
 
 log = structlog.get_logger()
@@ -47,29 +50,38 @@ class Activators:
     metrics: Metrics
     wake: Callable[[Key], None]
     resolve: Callable[[str], Awaitable[list[str]]] = resolve
+    clock: Callable[[], float] = time.monotonic
+    _resting: dict[int, float] = field(default_factory=dict)  # ports that were given up, until when
     _ports: dict[Key, int] = field(default_factory=dict)
     _reports: dict[str, Report] = field(default_factory=dict)  # by the activator's address
     _asked: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def follow(self, key: Key, plan: Plan) -> None:
-        """Takes over whether a service needs them."""
-        if plan.activate is None:
-            self.drop(key)
-        else:
+    def seed(self, services: Iterable[tuple[Key, Object]]) -> None:
+        """The ports that services have, before any is given: those that were there first keep theirs."""
+        for key, cr in sorted(services, key=lambda one: one[1]["metadata"].get("creationTimestamp", "")):
+            if _needs(cr) and (port := _port_of(cr)) is not None and port not in self._ports.values():
+                self._ports[key] = port
+
+    def follow(self, key: Key, cr: Object) -> None:
+        """Takes over whether a service needs them, whatever else its spec says."""
+        if _needs(cr):
             self._wanted.set()
+        else:
+            self.drop(key)
 
     def drop(self, key: Key) -> None:
-        self._ports.pop(key, None)
+        """Its port is not given to another one before all nodes have forgotten it."""
+        if (port := self._ports.pop(key, None)) is not None:
+            self._resting[port] = self.clock() + REST_SECONDS
         if not self._ports:
             self._wanted.clear()
 
     def held(self, key: Key, cr: Object) -> Held | None:
         """What they say of a service that needs them. Its port is given once, and stays as its status says."""
-        if self.host is None or (cr["spec"].get("autoscaling") or {}).get("mode", "Off") == "Off":
+        if self.host is None or not _needs(cr):
             return None
-        known = ((cr.get("status") or {}).get("autoscaling") or {}).get("activatorPort")
-        port = self._port(key, known)
+        port = self._port(key, _port_of(cr))
         if port is None:
             return None
         name = f"{key.namespace}/{key.name}"
@@ -78,8 +90,9 @@ class Activators:
             for address, report in self._reports.items()
             if (found := report.services.get(name)) and found.port == port
         }
+        staying = [address for address in said if not self._reports[address].draining]
         return Held(
-            addresses=tuple(sorted(address for address in said if not self._reports[address].draining)),
+            addresses=tuple(sorted(staying or said)),  # one that leaves still takes connections for a while
             port=port,
             waiting=sum(one.waiting for one in said.values()),
             connections=sum(one.connections for one in said.values()),
@@ -98,8 +111,9 @@ class Activators:
                 try:
                     there = await self.resolve(self.host)
                 except OSError as error:
-                    log.debug("no activator", host=self.host, error=str(error))
-                    there = []
+                    # Those that answer are there, whatever the name service says.
+                    log.debug("no activator found", host=self.host, error=str(error))
+                    there = list(self._asked)
                 for address in there:
                     if address not in self._asked:
                         self._asked[address] = group.create_task(self._follow(session, address))
@@ -112,8 +126,10 @@ class Activators:
         """The one that it has; else the one that its status says, unless another has it; else a free one."""
         if key in self._ports:
             return self._ports[key]
-        taken = set(self._ports.values())
-        if known in taken or known is None:
+        now = self.clock()
+        self._resting = {port: until for port, until in self._resting.items() if until > now}
+        taken = {*self._ports.values(), *self._resting}
+        if known is None or known in self._ports.values():
             known = next((port for port in range(FIRST_PORT, LAST_PORT, 2) if port not in taken), None)
         if known is None:
             log.error("no port is free for another service at the activators", service=str(key))
@@ -123,17 +139,19 @@ class Activators:
 
     async def _follow(self, session: aiohttp.ClientSession, address: str) -> None:
         """One activator, until it is none any more."""
-        after = -1
+        after, missed = -1, 0
         while True:
             try:
                 report = await self._ask(session, address, after)
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 self.metrics.polls.labels("activator-error").inc()
                 log.debug("activator does not answer", address=address, error=str(error) or type(error).__name__)
-                self._lose(address)
-                after = -1
+                after, missed = -1, missed + 1
+                if missed >= MISSES:
+                    self._lose(address)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            missed = 0
             self.metrics.polls.labels("activator-ok").inc()
             before, self._reports[address] = self._reports.get(address), report
             after = report.number
@@ -161,3 +179,12 @@ class Activators:
             name = f"{key.namespace}/{key.name}"
             if every or one.get(name) != other.get(name):
                 self.wake(key)
+
+
+def _needs(cr: Object) -> bool:
+    return bool(((cr.get("spec") or {}).get("autoscaling") or {}).get("mode", "Off") != "Off")
+
+
+def _port_of(cr: Object) -> int | None:
+    found: int | None = ((cr.get("status") or {}).get("autoscaling") or {}).get("activatorPort")
+    return found

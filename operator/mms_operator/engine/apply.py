@@ -252,7 +252,7 @@ class Applier:
             if entry.kind in PRUNED_KINDS
             and entry.owner_uid == cr["metadata"]["uid"]
             and not entry.deleting
-            and (entry.kind, entry.name) not in planned
+            and (entry.kind, entry.name) not in planned | plan.kept
         ]
 
     async def _annotate(self, wanted: Annotation) -> bool:

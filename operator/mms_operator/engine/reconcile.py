@@ -80,12 +80,13 @@ class Reconciler:
             self.agents.drop(key)
             self.activators.drop(key)
             self._scaling.pop(key, None)
+            self.metrics.observe_service(key, None)
             self.applier.forget(key)
             return "gone"
         planner = self.planners[key.kind]
         observed = await self._gather(key, cr, planner)
         plan = planner.plan(cr, observed, self.settings, datetime.now(UTC))
-        self._remember(key, plan)
+        self._remember(key, cr, plan)
         try:
             written = await self.applier.apply(cr, plan)
         except ApiError as error:
@@ -98,14 +99,14 @@ class Reconciler:
             self.queue.add_after(key, SETTLE_SECONDS)
         return "applied" if written else "unchanged"
 
-    def _remember(self, key: Key, plan: Plan) -> None:
+    def _remember(self, key: Key, cr: Object, plan: Plan) -> None:
         """Whatever becomes of the plan: requests that it has counted are counted."""
         if plan.scaling is None:
             self._scaling.pop(key, None)
         else:
             self._scaling[key] = plan.scaling
-        self.activators.follow(key, plan)
         if key.kind == names.SERVICE:
+            self.activators.follow(key, cr)
             self.metrics.observe_service(key, plan.status.get("autoscaling"))
 
     async def _overtaken(self, key: Key, error: ApiError) -> str:

@@ -202,9 +202,9 @@ class Plan:
     annotations: tuple[Annotation, ...] = ()
     scale: int | None = None  # what spec.replicas is to be; None: as it is
     scaling: ScalingMemory | None = None  # to be given to the next plan
-    activate: bool | None = None  # whether the activators are to listen for the service; None: it needs none
     requeue_after: float | None = None  # seconds
     prune: bool = True
+    kept: frozenset[tuple[str, str]] = frozenset()  # kinds and names that are not pruned, although no wave has them
     finalizer: bool | None = None  # whether the custom resource is to have ours; None: as it is
 
 

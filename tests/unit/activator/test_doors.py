@@ -98,8 +98,7 @@ async def test_a_connection_is_held_until_there_is_a_pod(doors: Doors) -> None:
     writer.write(b"hello")
     await waiting(doors, 1)
     async with Backend() as backend:
-        doors.table.put_slice(pod(backend.port))
-        await doors.update()
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
         assert await reader.readexactly(5) == b"hello"
         await waiting(doors, 0)
         writer.write(b" again")
@@ -107,13 +106,16 @@ async def test_a_connection_is_held_until_there_is_a_pod(doors: Doors) -> None:
         writer.write_eof()
         assert await reader.read() == b"END"  # half of the connection goes on
         await closed(writer)
+        async with asyncio.timeout(5):  # nothing is left of it
+            await asyncio.gather(*doors._tasks)
+        assert 'passing{namespace="a",name="x"' in doors.metrics()
+        assert doors.metrics().splitlines()[3].endswith(" 0")
 
 
 async def test_much_goes_through_in_both_directions_at_once(doors: Doors) -> None:
     sent = os.urandom(8 << 20)
     async with Backend() as backend:
-        doors.table.put_slice(pod(backend.port))
-        await doors.update()
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
         reader, writer = await asyncio.open_connection(HOST, port_of(doors) + 1)
 
         async def send() -> None:
@@ -132,8 +134,7 @@ async def test_more_than_is_kept_stays_with_the_client(doors: Doors) -> None:
     writer.write(sent)
     await waiting(doors, 1)
     async with Backend() as backend:
-        doors.table.put_slice(pod(backend.port))
-        await doors.update()
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
         assert await reader.readexactly(len(sent)) == sent
         await closed(writer)
 
@@ -147,8 +148,7 @@ async def test_who_hangs_up_waits_no_more(doors: Doors) -> None:
 
 async def test_a_pod_that_refuses_is_asked_again(doors: Doors) -> None:
     port = free_pair()
-    doors.table.put_slice(pod(port))
-    await doors.update()
+    doors.pods_changed(doors.table.put_slice(pod(port)))
     reader, writer = await asyncio.open_connection(HOST, port_of(doors))
     writer.write(b"x")
     await waiting(doors, 1)
@@ -159,8 +159,7 @@ async def test_a_pod_that_refuses_is_asked_again(doors: Doors) -> None:
 
 async def test_a_pod_that_dies_ends_its_connections(doors: Doors) -> None:
     async with Backend() as backend:
-        doors.table.put_slice(pod(backend.port))
-        await doors.update()
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
         reader, writer = await asyncio.open_connection(HOST, port_of(doors))
         writer.write(b"x")
         await reader.readexactly(1)
@@ -202,10 +201,48 @@ async def test_a_port_stays_for_a_while_when_it_is_not_wanted(doors: Doors, monk
         await asyncio.open_connection(HOST, port)
 
 
+async def test_a_port_that_moves_stays_for_a_while_too(doors: Doors) -> None:
+    old, new = port_of(doors), free_pair()
+    doors.table.put_service(service("x", new))
+    await doors.update()
+    assert (await doors.report(-1)).services["a/x"].port == new
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
+        for port in (old, new):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            await closed(writer)
+
+
+async def test_services_that_change_while_ports_are_opened(doors: Doors) -> None:
+    """Lists of two namespaces come at the same time."""
+
+    async def listed(number: int) -> None:
+        for name in range(5):
+            doors.table.put_service(service(f"{number}-{name}", free_pair()))
+            await doors.update()
+
+    await asyncio.gather(*(listed(number) for number in range(4)))
+    assert len((await doors.report(-1)).services) == 21
+
+
+async def test_a_pod_that_hangs_up_at_once_is_not_taken(doors: Doors) -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closed(writer)
+
+    server = await asyncio.start_server(refuse, HOST, 0)
+    doors.pods_changed(doors.table.put_slice(pod(server.sockets[0].getsockname()[1])))
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    assert await asyncio.wait_for(reader.read(), 5) == b""  # joined before, or given up: it ends either way
+    await closed(writer)
+    server.close()
+    await server.wait_closed()
+
+
 async def test_draining_waits_for_those_who_are_there(doors: Doors) -> None:
     async with Backend() as backend:
-        doors.table.put_slice(pod(backend.port))
-        await doors.update()
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
         reader, writer = await asyncio.open_connection(HOST, port_of(doors))
         writer.write(b"x")
         await reader.readexactly(1)

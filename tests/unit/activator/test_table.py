@@ -38,12 +38,13 @@ def test_services_that_are_scaled_have_a_port() -> None:
 
 def test_pods_are_those_that_are_ready() -> None:
     table = Table()
-    table.put_slice(part("x-1", "x", "10.0.0.1", "10.0.0.2"))
+    assert table.put_slice(part("x-1", "x", "10.0.0.1", "10.0.0.2")) == {"a/x"}
     table.put_slice(part("x-2", "x", "10.0.0.3", ready=None))  # unknown is ready, says the API
     table.put_slice(part("x-3", "x", "10.0.0.4", ready=False))
     table.put_slice(part("y-1", "y", "10.0.0.5"))
     assert table.backends("a/x", "grpc") == [("10.0.0.1", 8001), ("10.0.0.2", 8001), ("10.0.0.3", 8001)]
-    table.remove_slice(part("x-1", "x"))
+    assert table.remove_slice(part("x-1", "x")) == {"a/x"}
+    assert table.remove_slice(part("x-1", "x")) == set()
     assert table.backends("a/x", "http") == [("10.0.0.3", 8000)]
 
 

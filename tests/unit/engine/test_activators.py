@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from mms_operator.engine import activators as module
 from mms_operator.engine.activators import FIRST_PORT, Activators
 from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.resources import Key
-from mms_operator.plan.types import Plan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from mms_operator.plan.types import Object
 
 WORDS, OTHER = Key(names.SERVICE, "ns", "words"), Key(names.SERVICE, "ns", "other")
-PLAN = Plan(status={}, activate=True)
 HOST = "127.0.0.1"
 
 
 def cr(port: int | None = None, mode: str = "Objective") -> Object:
-    return {"spec": {"autoscaling": {"mode": mode}}, "status": {"autoscaling": {"activatorPort": port}}}
+    metadata = {"creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {
+        "metadata": metadata,
+        "spec": {"autoscaling": {"mode": mode}},
+        "status": {"autoscaling": {"activatorPort": port}},
+    }
 
 
 class World:
@@ -88,17 +92,27 @@ def test_a_service_keeps_its_port() -> None:
     assert (first.port, second.port) == (FIRST_PORT, FIRST_PORT + 2)
     assert found.held(WORDS, cr(FIRST_PORT)) == first
     found.drop(WORDS)
+    other = found.held(Key(names.SERVICE, "ns", "third"), cr())
+    assert other
+    assert other.port == FIRST_PORT + 4, "some node may still lead the first one's clients there"
+    found.clock = lambda: time.monotonic() + module.REST_SECONDS + 1
     again = found.held(WORDS, cr())
     assert again
     assert again.port == FIRST_PORT
 
 
-def test_after_a_start_it_is_as_the_status_says_unless_another_has_it() -> None:
+def test_after_a_start_services_have_the_ports_that_they_had() -> None:
     found = World().activators
-    first, second = found.held(WORDS, cr(20_100)), found.held(OTHER, cr(20_100))
+    older, younger = cr(FIRST_PORT), cr(FIRST_PORT)
+    younger["metadata"]["creationTimestamp"] = "2026-02-01T00:00:00Z"
+    found.seed([(OTHER, younger), (WORDS, older), (Key(names.SERVICE, "ns", "off"), cr(20_200, mode="Off"))])
+    unseen = found.held(Key(names.SERVICE, "ns", "new"), cr())
+    first, second = found.held(WORDS, older), found.held(OTHER, younger)
+    assert unseen
     assert first
     assert second
-    assert (first.port, second.port) == (20_100, FIRST_PORT)
+    assert first.port == FIRST_PORT
+    assert len({unseen.port, first.port, second.port}) == 3
 
 
 def test_who_is_not_scaled_needs_none_and_where_there_are_none_nobody_is_led_to_them() -> None:
@@ -109,7 +123,7 @@ def test_who_is_not_scaled_needs_none_and_where_there_are_none_nobody_is_led_to_
 async def test_who_waits_wakes_the_service_at_once() -> None:
     world = World()
     assert world.activators.held(WORDS, cr())
-    world.activators.follow(WORDS, PLAN)
+    world.activators.follow(WORDS, cr())
     async with world.running():
         await world.woke()
         world.say(words=(FIRST_PORT, 0, 0))
@@ -127,7 +141,7 @@ async def test_who_waits_wakes_the_service_at_once() -> None:
 async def test_one_that_listens_elsewhere_or_leaves_is_not_led_to() -> None:
     world = World()
     assert world.activators.held(WORDS, cr())
-    world.activators.follow(WORDS, PLAN)
+    world.activators.follow(WORDS, cr())
     async with world.running():
         await world.woke()
         world.say(words=(20_500, 0, 0))
@@ -139,7 +153,7 @@ async def test_one_that_listens_elsewhere_or_leaves_is_not_led_to() -> None:
         await world.woke()
         held = world.activators.held(WORDS, cr())
         assert held
-        assert (held.addresses, held.waiting) == ((), 1)  # it still holds somebody
+        assert (held.addresses, held.waiting) == ((HOST,), 1)  # it still takes and holds, and there is no other
 
 
 async def test_one_that_does_not_answer_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +161,7 @@ async def test_one_that_does_not_answer_is_forgotten(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "RESOLVE_SECONDS", 0.01)
     world = World()
     assert world.activators.held(WORDS, cr())
-    world.activators.follow(WORDS, PLAN)
+    world.activators.follow(WORDS, cr())
     async with world.running():
         world.say(words=(FIRST_PORT, 0, 0))
         await world.woke()

@@ -86,7 +86,7 @@ class Activators:
         self.dropped: list[Key] = []
         self.said: Held | None = None
 
-    def follow(self, key: Key, _: Plan) -> None:
+    def follow(self, key: Key, _: Object) -> None:
         self.followed.append(key)
 
     def drop(self, key: Key) -> None:

@@ -10,7 +10,7 @@ from tests.unit.plan.serving_world import Pod, ServingWorld
 from mms_operator.api import names
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.types import Held, Interval, ObservedService, Plan
-from mms_workloads.contract import AgentReport, Counters, Load, Measured, MeasuredPoint, ModelLoad
+from mms_workloads.contract import AgentReport, Batching, Counters, Load, Measured, MeasuredPoint, ModelLoad
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -34,25 +34,28 @@ class Work:
 @dataclass
 class ScaledWorld(ServingWorld):
     rate: float = 0.0  # requests a second that come
+    batching: Batching | None = None  # what a pod finds to be the best way
     power: float = 50.0  # requests a second that a pod answers
     start_seconds: float = 6.0
     curve: tuple[tuple[int, float, float], ...] = CURVE
-    activators: tuple[str, ...] = ("10.0.0.9",)
+    activators: tuple[str, ...] | None = ("10.0.0.9",)
     held: int = 0  # connections
     came: int = 0
     work: dict[str, Work] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)  # agents' answers, the last two
     carried: Any = None
+    mute: frozenset[str] = frozenset()  # uids of pods whose agents do not answer
+    refuses_scale: bool = False
 
     def look(self) -> Plan:
         plan = super().look()
         self.carried = plan.scaling
-        if plan.scale is not None:
+        if plan.scale is not None and not self.refuses_scale:
             self.scale(plan.scale)
         return plan
 
     def observed(self) -> ObservedService:
-        held = Held(self.activators, 20_000, self.held, self.came) if self.activators else None
+        held = Held(self.activators, 20_000, self.held, self.came) if self.activators is not None else None
         return replace(super().observed(), scaling=self.carried, activator=held)
 
     def tick(self, times: int = 1) -> None:
@@ -83,7 +86,7 @@ class ScaledWorld(ServingWorld):
                 pod.ready, work.ready = True, self.now
                 if self._measures(pod):
                     points = [MeasuredPoint(concurrency=c, rate=r, p99=p) for c, r, p in self.curve]
-                    work.measured = Measured(curve=points, seconds=10.0)
+                    work.measured = Measured(curve=points, seconds=10.0, batching=self.batching)
 
     def _measures(self, pod: Pod) -> bool:
         file = self.objects[f"ConfigMap/words-serve-{pod.digest[7:19]}"]["data"]["serve.json"]
@@ -101,7 +104,7 @@ class ScaledWorld(ServingWorld):
         self.held = 0 if ready else self.held
 
     def _ask(self) -> None:
-        now = {pod.uid: self._said(pod) for pod in self.pods if pod.ready}
+        now = {pod.uid: self._said(pod) for pod in self.pods if pod.ready and pod.uid not in self.mute}
         before, self.asked = self.asked, [self.now, now]
         if before:
             self.interval = Interval(before[0], self.now, before[1], now)

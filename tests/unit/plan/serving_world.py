@@ -101,7 +101,9 @@ class ServingWorld:
             pod.probe = wanted.values.get(names.ANNOTATION_PROBE, pod.probe)
             pod.orders = wanted.values.get(names.ANNOTATION_LIVE, pod.orders)
         planned = {f"{obj['kind']}/{obj['metadata']['name']}": obj for wave in self.plan.waves for obj in wave}
-        self.objects = planned if self.plan.prune else {**self.objects, **planned}
+        kept = {f"{kind}/{name}" for kind, name in self.plan.kept}
+        left = {key: obj for key, obj in self.objects.items() if not self.plan.prune or key in kept}
+        self.objects = left | planned
         self.deployments = {
             obj["metadata"]["annotations"][names.ANNOTATION_DIGEST]: obj
             for obj in self.objects.values()

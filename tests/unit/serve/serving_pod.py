@@ -41,14 +41,13 @@ class ServingPod:
         self.digest = self.built.digest
         self.ports = free_ports(4)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.measures = False  # whether it is to find out what it can do before it is ready
+        self.more: dict[str, Any] = {}  # other fields of its file
         self.live, self.master_port = False, MASTER_PORT
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         if not self.live:
             serve = artifacts.serve_file(self.root / "serve.json", self.built.folder, self.digest)
-            if self.measures:
-                serve.write_text(json.dumps({**json.loads(serve.read_text()), "measure": {"limitSeconds": 5}}))
+            serve.write_text(json.dumps({**json.loads(serve.read_text()), **self.more}))
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(query.__file__).parents[2]),

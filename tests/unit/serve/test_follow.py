@@ -12,6 +12,7 @@ import pytest
 
 from mms_workloads.contract import (
     ArtifactPin,
+    Batching,
     LiveOrders,
     LivePhase,
     LiveSource,
@@ -105,7 +106,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
     layout, training = Layout(tmp_path / "models"), Training()
     monkeypatch.setattr(live_fetch, "source_of", lambda *_: training)
     layout.models.mkdir()
-    fetch.prepare_pod(live_fetch.fetch(SERVE, LIVE, layout), RUN, layout)
+    fetch.prepare_pod(live_fetch.fetch(SERVE, LIVE, layout), RUN, layout, Batching())
     shelves = [Shelf(layout.generations, model, lambda one: vectors_file.load(one, unit=False)) for model in MODELS]
     found = Pod(layout, training, shelves, Follower(LIVE, layout, training, lambda: found.orders))  # type: ignore[arg-type]
     yield found
@@ -301,7 +302,7 @@ def test_containers_that_are_made_anew_go_on_with_what_the_pod_has(pod: Pod, mon
     kept = generations.read(pod.layout.generations)
     pod.training.down = True
     monkeypatch.setattr(live_fetch, "WAIT_SECONDS", 0.0)
-    fetch.prepare_pod(live_fetch.fetch(SERVE, LIVE, pod.layout), RUN, pod.layout)
+    fetch.prepare_pod(live_fetch.fetch(SERVE, LIVE, pod.layout), RUN, pod.layout, Batching())
     assert generations.read(pod.layout.generations) == kept
     other = SERVE.model_copy(update={"artifact": ArtifactPin(uri="s3://mms/a", digest=live_digest("u", 2))})
     with pytest.raises(JobError, match="connection refused"):

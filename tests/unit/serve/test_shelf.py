@@ -47,7 +47,7 @@ def tell(root: Path, serving: str, *held: str) -> Path:
 def held(tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     """Holds a; it looks at the file when it is told to."""
     monkeypatch.setattr(shelf, "WATCH_SECONDS", 3600)
-    made = Shelf(tell(tmp_path, "a", "a"), "m", loads)
+    made = Shelf(tell(tmp_path, "a", "a"), "m_0", loads)
     yield made
     made.close()
 
@@ -71,8 +71,7 @@ def test_another_is_held_beside_it_and_then_serves(held: Shelf, tmp_path: Path, 
     held.refresh()
     assert held.view.pick(None).content == "a"
     assert loads.loaded == ["a", "b"], "each once"
-    report = generations.read_report(tmp_path / "generations.json", "m")
-    assert report is not None
+    (report,) = generations.read_reports(tmp_path / "generations.json", "m")
     assert (report.serving, report.held, report.refused) == ("a", ["a", "b"], {})
 
 
@@ -92,8 +91,7 @@ def test_what_cannot_be_held_is_told_and_never_serves(held: Shelf, tmp_path: Pat
     tell(tmp_path, "bad", "bad", "a")
     held.refresh()
     assert held.view.pick(None).content == "a"
-    report = generations.read_report(tmp_path / "generations.json", "m")
-    assert report is not None
+    (report,) = generations.read_reports(tmp_path / "generations.json", "m")
     assert report.serving == "a"
     assert "it is bad" in report.refused["bad"]
 
@@ -120,7 +118,7 @@ def test_a_file_that_cannot_be_read_changes_nothing(held: Shelf, tmp_path: Path)
 
 
 def test_the_file_is_watched(tmp_path: Path, loads: Loads) -> None:
-    made = Shelf(tell(tmp_path, "a", "a"), "m", loads)
+    made = Shelf(tell(tmp_path, "a", "a"), "m_0", loads)
     try:
         tell(tmp_path, "b", "b", "a")
         while made.view.serving.content != "b":

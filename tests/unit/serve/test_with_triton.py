@@ -40,7 +40,7 @@ def pod(tmp_path: Path) -> Iterator[ServingPod]:
 
 
 def test_finds_out_what_it_can_do_and_says_what_it_has_to(pod: ServingPod) -> None:
-    pod.measures = True
+    pod.more = {"measure": {"limitSeconds": 5}}
     pod.start_all()
     wait(lambda: pod.readyz()[1].get("reason") == "Measuring")
     wait(lambda: pod.readyz()[0] == 200)
@@ -60,6 +60,27 @@ def test_finds_out_what_it_can_do_and_says_what_it_has_to(pod: ServingPod) -> No
     assert said["load"]["pending"] == 0
     quantiles = said["load"]["models"]["neighbours"]["quantiles"]
     assert 0 < quantiles["0.5"] <= quantiles["0.99"] < 10
+
+
+def test_finds_the_way_it_does_the_most_and_takes_another_artifact_so(pod: ServingPod) -> None:
+    pod.more = {"measure": {"limitSeconds": 40, "objectiveSeconds": 1.0}, "batching": {"instances": 2}}
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200, 120)
+    found = pod.served()["measured"]
+    tuned = json.loads((pod.root / "models" / "batching.json").read_text())
+    assert found["batching"] == tuned
+    assert tuned["instances"] >= 2
+    config = (pod.root / "models" / "repository" / "neighbours" / "config.pbtxt").read_text()
+    assert f"count: {tuned['instances']} " in config
+    assert max(point["rate"] for point in found["curve"]) > 1
+    url = f"127.0.0.1:{pod.ports[1]}"
+    assert query.neighbours(url, ["word5"], 4)[0].digest == pod.digest
+    other = artifacts.build(pod.root / "other", seed=7)
+    pod.want(other)
+    wait(lambda: pod.served()["digest"] == other.digest)
+    with ThreadPoolExecutor(8) as clients:  # whichever process answers
+        answers = clients.map(lambda _: query.neighbours(url, ["word5"], 4)[0].digest, range(50))
+        assert set(answers) == {other.digest}
 
 
 def test_serves_and_survives_a_killed_triton(pod: ServingPod) -> None:

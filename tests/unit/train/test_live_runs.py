@@ -15,6 +15,7 @@ from tests.unit.train.quick import QuickRun
 
 from mms_workloads.contract import (
     ArtifactPin,
+    Batching,
     Desired,
     LiveOrders,
     LivePhase,
@@ -53,7 +54,7 @@ class Pod:
         pin = ArtifactPin(uri="file:///none", digest=live_digest("u", 1))
         serve = ServeFile(namespace="default", name="words", artifact=pin, storage=Store(uri=pin.uri), live=LIVE)
         manifest = live_fetch.fetch(serve, LIVE, self.layout, environment)
-        fetch.prepare_pod(manifest, pin.digest, self.layout)
+        fetch.prepare_pod(manifest, pin.digest, self.layout, Batching())
         self.shelves = [
             Shelf(self.layout.generations, model, lambda one: vectors_file.load(one, unit=False)) for model in MODELS
         ]

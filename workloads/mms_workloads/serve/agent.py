@@ -43,6 +43,7 @@ from mms_workloads.serve.golden import GoldenError
 from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.load import Metrics
 from mms_workloads.serve.repository import MODELS
+from mms_workloads.serve.surveying import survey
 from mms_workloads.serve.swap import swap
 from mms_workloads.store import JobError
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 0.5  # between two looks at Triton
 WANTED_SECONDS = 0.05  # between two looks at what the pod is told: a small file
 DRAIN_SECONDS = 30.0
+SUMMARY_SECONDS = 75.0  # for which Triton's summaries of a minute may know of the measurement
 RETRY_SECONDS = 10.0  # after a swap that another try may mend
 
 Phase = Literal["WaitingForTriton", "Loading", "Verifying", "Measuring", "Verified", "Failed", "Draining"]
@@ -154,6 +156,7 @@ class Agent:
         self._following = following
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
+        self._measured_at = float("-inf")
 
     async def supervise(self) -> None:
         """Brings the models up and keeps them so, and takes what is wanted. Ends only by JobError."""
@@ -200,6 +203,7 @@ class Agent:
             measured = await self._measure.survey(self.artifact)
             log.info("measured", points=len(measured.curve), seconds=measured.seconds, error=measured.error)
             self.state = replace(self.state, measured=measured)
+            self._measured_at = time.monotonic()
         self._verified(right)
 
     def _verified(self, right: int) -> None:
@@ -313,7 +317,12 @@ class Agent:
         return web.json_response(body, status=status)
 
     async def served(self, _: web.Request) -> web.Response:
-        counters, own = await self.triton.counters()
+        (counters, own), load = await asyncio.gather(self.triton.counters(), self._measure.load())
+        if self.state.phase == "Measuring":
+            counters = load = None  # what is asked then is nobody's
+        elif load is not None and time.monotonic() - self._measured_at < SUMMARY_SECONDS:
+            models = {name: model.model_copy(update={"quantiles": {}}) for name, model in load.models.items()}
+            load = load.model_copy(update={"models": models})
         report = AgentReport(
             digest=self.artifact.digest,
             version=self.artifact.manifest.version,
@@ -327,7 +336,7 @@ class Agent:
             counters=counters,
             own=own,
             comparison=self.state.comparison,
-            load=await self._measure.load(),
+            load=load,
             measured=self.state.measured,
             live=self._following.report(self.artifact.digest) if self._following else None,
         )
@@ -406,7 +415,7 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
             lambda digest: _fetched(layout, digest),
             lambda: read_probe(environment),
             metrics.load,
-            _survey(triton, environment),
+            _survey(layout, triton, environment),
         ),
         following=Following(layout, environment),
     )
@@ -416,9 +425,13 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         await metrics.close()
 
 
-def _survey(triton: Triton, environment: Mapping[str, str]) -> Callable[[Artifact], Awaitable[Measured]] | None:
+def _survey(
+    layout: Layout, triton: Triton, environment: Mapping[str, str]
+) -> Callable[[Artifact], Awaitable[Measured]] | None:
     wanted = read_serve_file(environment).measure
-    return None if wanted is None else lambda artifact: triton.measure(artifact.golden, wanted.limitSeconds)
+    if wanted is None:
+        return None
+    return lambda artifact: survey(wanted, layout, triton, artifact)
 
 
 def _reference(digest: str, environment: Mapping[str, str]) -> str | None:

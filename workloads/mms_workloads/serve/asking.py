@@ -28,10 +28,14 @@ class AnswerError(Exception):
 
 
 class Http:
-    """Connections to one Triton. `headers` unlock its model control. Every call raises AnswerError."""
+    """Connections to one Triton. `headers` unlock its model control. Every call raises AnswerError.
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        self._session = aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), headers=dict(headers))
+    keep: whether a connection is for more than one request. A Triton that ends waits for those that are kept.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str], *, keep: bool) -> None:
+        connector = aiohttp.TCPConnector(limit=0, force_close=not keep)
+        self._session = aiohttp.ClientSession(url, connector=connector, headers=dict(headers))
 
     async def close(self) -> None:
         await self._session.close()

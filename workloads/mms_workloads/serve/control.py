@@ -35,7 +35,7 @@ class Triton:
     """A connection to the pod's Triton; `key` unlocks its model control."""
 
     def __init__(self, url: str, key: str) -> None:
-        self._http = Http(url, {CONTROL_HEADER: key})
+        self._http = Http(url, {CONTROL_HEADER: key}, keep=False)
         self._key = key
         self._own = Counters()
         # Between a question of our own and its being counted nobody looks at the counters.
@@ -94,7 +94,10 @@ class Triton:
             own = self._own
             try:
                 said = [
-                    asking.parsed(await self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS)) for model in MODELS
+                    asking.parsed(answer)
+                    for answer in await asyncio.gather(
+                        *(self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS) for model in MODELS)
+                    )
                 ]
             except AnswerError:
                 return None, own

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from mms_workloads import contract, logs, pod, store
 from mms_workloads.contract import (
     ArtifactManifest,
+    Batching,
     FileEntry,
     Golden,
     Outcome,
@@ -68,7 +69,7 @@ def main(environment: Mapping[str, str] = os.environ, arguments: Sequence[str] =
         if serve.reference is not None:
             _fetch_reference(serve.reference, layout)
         if "--artifact" not in arguments:
-            prepare_pod(manifest, serve.artifact.digest, layout)
+            prepare_pod(manifest, serve.artifact.digest, layout, serve.batching)
     except JobError as error:
         log.error(  # noqa: TRY400 - the user's mistake needs no traceback
             "fetch failed", reason=error.reason, message=error.message, retryable=error.retryable
@@ -214,7 +215,7 @@ class _local:  # noqa: N801 - a context manager
         self.file.close()
 
 
-def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout) -> None:
+def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout, batching: Batching) -> None:
     """Writes what the pod's other containers begin with: the model repository, what is served, the control key.
 
     Raises JobError.
@@ -223,7 +224,7 @@ def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout) -> None
     try:
         if not _serves_later(layout, digest):
             generations.write(layout.generations, Generations(serving=digest, held=[first]))
-        _write_repository(layout.repository, repository.render(layout.generations))
+        _write_repository(layout, batching)
         if not layout.control_key.exists():
             part = layout.control_key.with_name(".control-key.part")
             part.touch(mode=0o600)
@@ -257,10 +258,11 @@ def _make(digest: str, folder: Path) -> None:
         ) from error
 
 
-def _write_repository(target: Path, files: dict[str, str]) -> None:
+def _write_repository(layout: Layout, batching: Batching) -> None:
+    target = layout.repository
     part = target.with_name(".repository.part")
     shutil.rmtree(part, ignore_errors=True)
-    for name, text in files.items():
+    for name, text in repository.render(layout.generations, batching).items():
         path = part / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -270,6 +272,7 @@ def _write_repository(target: Path, files: dict[str, str]) -> None:
             py_compile.compile(str(path), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
+    generations.write(layout.batching, batching)
 
 
 def _sha256(path: Path) -> str:

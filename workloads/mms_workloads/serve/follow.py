@@ -29,7 +29,7 @@ from mms_workloads.contract import LiveOrders, LivePhase, LiveReport
 from mms_workloads.serve import generations, live_files
 from mms_workloads.serve.ages import Ages
 from mms_workloads.serve.generations import Generation, Generations
-from mms_workloads.serve.layout import Layout, live_source, read_layout, read_live_report, read_orders
+from mms_workloads.serve.layout import Layout, live_source, read_batching, read_layout, read_live_report, read_orders
 from mms_workloads.serve.live_files import Sample, UnfitError
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.trainers import Source, UnreachableError
@@ -216,17 +216,18 @@ class Follower:
         self._tidy({one.folder for one in held})
 
     def _switched(self, digest: str) -> None:
-        deadline = time.monotonic() + HOLD_SECONDS
+        deadline, instances = time.monotonic() + HOLD_SECONDS, read_batching(self.layout).instances
         for model in MODELS:
-            while True:
-                report = generations.read_report(self.layout.generations, model)
-                if report is not None and report.serving == digest:
-                    break
-                if report is not None and digest in report.refused:
-                    raise UnfitError(f"model {model} cannot hold them: {report.refused[digest]}")
+            while not self._stands(model, instances, digest):
                 if time.monotonic() > deadline:
                     raise UnfitError(f"model {model} did not take them within {HOLD_SECONDS:.0f} s")
                 time.sleep(LOOK_SECONDS)
+
+    def _stands(self, model: str, instances: int, digest: str) -> bool:
+        try:
+            return generations.stands(self.layout.generations, model, instances, digest, serving=True)
+        except generations.RefusedError as error:
+            raise UnfitError(str(error)) from None
 
     def _tidy(self, kept: set[str]) -> None:
         """Later parameters that nobody holds."""

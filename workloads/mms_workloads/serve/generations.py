@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 PIN = "mms_pin"  # request parameter: <control key> <digest of the artifact that is to answer>
 
 
+class RefusedError(Exception):
+    """A model's process cannot hold an artifact; the message says why."""
+
+
 class Generation(Contract):
     """An artifact, as fetch left it in the pod."""
 
@@ -29,7 +33,7 @@ class Generation(Contract):
 
 
 class Report(Contract):
-    """What a model's process holds: written beside the file, for the agent."""
+    """What a process of a model holds: written beside the file, for the agent."""
 
     serving: str
     held: list[str]
@@ -51,17 +55,36 @@ def read(path: Path) -> Generations:
     return Generations.model_validate_json(path.read_bytes())
 
 
-def report_of(path: Path, model: str) -> Path:
-    """Where a model reports."""
-    return path.with_name(f"held-{model}.json")
+def report_of(path: Path, instance: str) -> Path:
+    """Where a model's process reports: Triton calls it as the model, with an underscore and numbers."""
+    return path.with_name(f"held-{instance}.json")
 
 
-def read_report(path: Path, model: str) -> Report | None:
-    """None while there is none that can be read."""
-    try:
-        return Report.model_validate_json(report_of(path, model).read_bytes())
-    except (OSError, ValueError):
-        return None
+def read_reports(path: Path, model: str) -> list[Report]:
+    """Of the model's processes, as far as they can be read."""
+    found = []
+    for file in path.parent.glob(f"held-{model}_*.json"):
+        try:
+            found.append(Report.model_validate_json(file.read_bytes()))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def forget_reports(path: Path) -> None:
+    """Before the models are loaded: what processes said that have ended counts no more."""
+    for file in path.parent.glob("held-*.json"):
+        file.unlink(missing_ok=True)
+
+
+def stands(path: Path, model: str, instances: int, digest: str, *, serving: bool) -> bool:
+    """Whether all of the model's processes hold an artifact, or serve it. Raises RefusedError."""
+    reports = read_reports(path, model)
+    for report in reports:
+        if digest in report.refused:
+            raise RefusedError(f"model {model} cannot hold artifact {digest}: {report.refused[digest]}")
+    there = [report.serving == digest if serving else digest in report.held for report in reports]
+    return len(there) >= instances and all(there)
 
 
 def write(path: Path, generations: Contract, *, durable: bool = True) -> None:

@@ -4,6 +4,7 @@ The three containers (fetch, Triton, agent) share one volume, MODELS_DIR:
 
     /models/artifact-<12 hex digits>/   the artifact's files, and what is made from them
     /models/repository/                 Triton's model repository
+    /models/batching.json               how many processes a model has, and the like
     /models/generations.json            which artifacts the models hold, and which one answers
     /models/control-key                 the secret of Triton's model control, new in each pod
     /models/live.json                   of a pod that follows a training: what it says of it
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from mms_workloads import contract
-from mms_workloads.contract import LiveOrders, LiveReport, LiveSource, Reason, ServeFile
+from mms_workloads.contract import Batching, LiveOrders, LiveReport, LiveSource, Reason, ServeFile
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Layout:
     @property
     def generations(self) -> Path:
         return self.models / "generations.json"
+
+    @property
+    def batching(self) -> Path:
+        """How the models run, as the repository says it."""
+        return self.models / "batching.json"
 
     @property
     def control_key(self) -> Path:
@@ -120,6 +126,14 @@ def read_probe(environment: Mapping[str, str] = os.environ) -> float:
         return min(PROBES, max(0.0, float(path.read_text().strip() or 0)))
     except (OSError, ValueError):
         return 0.0
+
+
+def read_batching(layout: Layout) -> Batching:
+    """How the pod's models run."""
+    try:
+        return Batching.model_validate_json(layout.batching.read_bytes())
+    except (OSError, ValueError):
+        return Batching()
 
 
 def read_live_report(layout: Layout) -> LiveReport | None:

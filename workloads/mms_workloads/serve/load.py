@@ -52,7 +52,7 @@ class Metrics:
     """Asks the pod's Triton for them."""
 
     def __init__(self, url: str) -> None:
-        self._http = Http(url, {})
+        self._http = Http(url, {}, keep=True)
 
     async def close(self) -> None:
         await self._http.close()

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mms_workloads.contract import Batching
+
 VECTORS = "vectors"
 NEIGHBOURS = "neighbours"
 ANALOGIES = "analogies"
@@ -38,18 +40,23 @@ MAX_BATCH_SIZE = 256
 _CLASSES = {VECTORS: "Vectors", NEIGHBOURS: "Neighbours", ANALOGIES: "Analogies", SIMILARITY: "Similarity"}
 
 
-def render(generations: Path) -> dict[str, str]:
+def render(generations: Path, batching: Batching) -> dict[str, str]:
     """The files of the repository by their path in it. `generations`: the file that says which artifacts are held."""
-    files: dict[str, str] = {}
+    files = configs(generations, batching)
     for model in MODELS:
-        files[f"{model}/config.pbtxt"] = config(model, generations)
         files[f"{model}/{MODEL_VERSION}/model.py"] = code(model)
     return files
 
 
-def config(model: str, generations: Path) -> str:
+def configs(generations: Path, batching: Batching) -> dict[str, str]:
+    """What changes with the way of batching, by path."""
+    return {f"{model}/config.pbtxt": config(model, generations, batching) for model in MODELS}
+
+
+def config(model: str, generations: Path, batching: Batching) -> str:
     """config.pbtxt of a model. Each field is given: the server does not complete configurations."""
     inputs, outputs = _tensors(model)
+    preferred = f"preferred_batch_size: [{batching.preferredBatchSize}] " if batching.preferredBatchSize else ""
     outputs += [_tensor("DIGEST", "TYPE_STRING", 1), _tensor("VERSION", "TYPE_INT64", 1)]
     parameters = {"generations": str(generations)}
     return "\n".join(
@@ -59,8 +66,8 @@ def config(model: str, generations: Path) -> str:
             f"max_batch_size: {MAX_BATCH_SIZE}",
             *(f"input {{ {tensor} }}" for tensor in inputs),
             *(f"output {{ {tensor} }}" for tensor in outputs),
-            "instance_group { kind: KIND_CPU count: 1 }",
-            "dynamic_batching { max_queue_delay_microseconds: 0 }",
+            f"instance_group {{ kind: KIND_CPU count: {batching.instances} }}",
+            f"dynamic_batching {{ {preferred}max_queue_delay_microseconds: {batching.maxQueueDelayMicroseconds} }}",
             *(
                 f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
                 for key, value in parameters.items()

@@ -53,15 +53,15 @@ class View:
 
 
 class Shelf:
-    """`load` maps an artifact's folder; `model` is who reports.
+    """`load` maps an artifact's folder; `instance` is who reports.
 
     Raises what `load` raises, and OSError, ValueError, if what serves cannot be held.
     """
 
-    def __init__(self, path: Path, model: str, load: Callable[[Path], Any]) -> None:
+    def __init__(self, path: Path, instance: str, load: Callable[[Path], Any]) -> None:
         self.key = (path.parent / "control-key").read_text().strip()
         self._path = path
-        self._report = generations.report_of(path, model)
+        self._report = generations.report_of(path, instance)
         self._load = load
         self._seen: tuple[int, int] | None = None
         wanted = generations.read(path)

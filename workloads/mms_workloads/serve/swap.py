@@ -21,6 +21,7 @@ from mms_workloads.contract import Outcome, Reason
 from mms_workloads.serve import generations
 from mms_workloads.serve.artifact import read_artifact
 from mms_workloads.serve.generations import Generation, Generations
+from mms_workloads.serve.layout import read_batching
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
 
@@ -80,25 +81,19 @@ def _write(layout: Layout, wanted: Generations) -> None:
 
 async def _reported(layout: Layout, digest: str, *, serving: bool) -> None:
     """Returns when each model holds the artifact, or serves it. Raises JobError."""
+    instances = read_batching(layout).instances
     try:
         async with asyncio.timeout(HOLD_SECONDS):
             for model in MODELS:
-                while not _has(layout, model, digest, serving=serving):  # noqa: ASYNC110 - other processes' file
+                while True:
+                    if generations.stands(layout.generations, model, instances, digest, serving=serving):
+                        break
                     await asyncio.sleep(REPORT_SECONDS)
+    except generations.RefusedError as error:
+        raise JobError(Reason.MODEL_LOAD_FAILED, str(error)) from None
     except TimeoutError:
         message = f"the models did not take artifact {digest} within {HOLD_SECONDS:.0f} s"
         raise JobError(Reason.MODEL_LOAD_FAILED, message, retryable=True) from None
-
-
-def _has(layout: Layout, model: str, digest: str, *, serving: bool) -> bool:
-    report = generations.read_report(layout.generations, model)
-    if report is None:
-        return False
-    if digest in report.refused:
-        raise JobError(
-            Reason.MODEL_LOAD_FAILED, f"model {model} cannot hold artifact {digest}: {report.refused[digest]}"
-        )
-    return report.serving == digest if serving else digest in report.held
 
 
 async def _fetch(serve: ServeFile, layout: Layout, environment: Mapping[str, str]) -> None:

@@ -33,7 +33,7 @@ class _Model:
     def initialize(self, args: dict[str, str]) -> None:
         """Called once when the model is loaded. What it raises becomes the load's error."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self.shelf = Shelf(Path(parameters["generations"]["string_value"]), args["model_name"], self.load)
+        self.shelf = Shelf(Path(parameters["generations"]["string_value"]), args["model_instance_name"], self.load)
 
     def finalize(self) -> None:
         self.shelf.close()

@@ -30,6 +30,7 @@ class Traffic:
     """Between two moments. p99: seconds, of the last minute; None without requests."""
 
     arrivals: int = 0
+    answered: int = 0
     pending: int = 0
     late: float = 0.0  # the part of requests that took longer than the objective
     p99: float | None = None
@@ -68,16 +69,17 @@ def between(
 
     objective: seconds.
     """
-    arrivals = 0
+    arrivals = answered = 0
     slow: list[Slowness] = []
     for uid, now in after.items():
         then = before.get(uid) or Sample(0, 0, 0, {})
         counted = _grown(then.requests, now.requests) - _grown(then.own, now.own)
+        answered += max(0, counted)
         arrivals += max(0, counted + now.pending - then.pending)
         slow += _slow(now, then, loads.get(uid))
     total = sum(one.requests for one in slow)
     late = sum(one.requests * one.above(objective) for one in slow) / total if total else 0.0
-    return Traffic(arrivals, sum(one.pending for one in after.values()), late, _p99(slow, total))
+    return Traffic(arrivals, answered, sum(one.pending for one in after.values()), late, _p99(slow, total))
 
 
 def _grown(then: int, now: int) -> int:

@@ -16,6 +16,7 @@ from mms_operator.plan.service.objects import template
 
 if TYPE_CHECKING:
     from mms_operator.plan.service.measures import Came, Sight
+    from mms_workloads.contract import Batching
 
 COLD_START_SECONDS = 15.0  # until one has been measured
 MINUTE = timedelta(minutes=1)
@@ -31,6 +32,19 @@ class Scaled:
     memory: ScalingMemory | None = None
     replicas: int | None = None
     template: str | None = None  # of pods that are to find out what they can do; None: none are
+    decided: bool = False  # whether it wants another number than the last time
+
+    def batching(self, name: str, asked: Batching) -> Batching:
+        """How pods of that template do the most, where one has found out; else what is asked for."""
+        for one in self.status.capacity if self.status else ():
+            if one.template == name and one.instances:
+                tuned = {
+                    "preferredBatchSize": one.preferredBatchSize or 0,
+                    "maxQueueDelayMicroseconds": one.maxQueueDelayMicroseconds or 0,
+                    "instances": one.instances,
+                }
+                return asked.model_copy(update=tuned)
+        return asked
 
 
 def advance(sight: Sight) -> Scaled:
@@ -46,6 +60,9 @@ def advance(sight: Sight) -> Scaled:
     memory, came = measures.counted(sight, memory)
     memory = measures.asked(sight, memory, came)
     if spec.autoscaling.mode is not Mode.OBJECTIVE:
+        known = known.model_copy(update={"replicas": None, "reason": ""})
+        if spec.autoscaling.mode is Mode.OFF:
+            known = known.model_copy(update={"activatorPort": None})
         return Scaled(*measures.told(sight, known, memory, came))
     return _Deciding(sight).decide(known, memory, came)
 
@@ -58,8 +75,15 @@ class _Deciding:
         present = wanted = self.sight.serving.spec.replicas
         why = known.reason
         found = self._capacity(known, memory)
+        name, failed = self._template(), measures.failed(self.sight)
+        held_up = False  # whether it would decide, and cannot
         if found is None:
             wanted, why = max(1, present), "what a pod can do is not known until the first one has been measured"
+            if held_up := name in failed:
+                why = f"what a pod can do could not be measured: {failed[name]}: delete the pod to try again"
+        elif missing := measures.silent(self.sight):
+            held_up = True
+            why = f"{missing} ready pods do not say what they have to do: nothing is changed until they do"
         elif came is not None:
             memory = self._corrected(known, memory, found, came)
             memory, decision = self._by_objective(known, memory, came, found)
@@ -69,17 +93,17 @@ class _Deciding:
         wanted, why = self._within(wanted, why, memory)
         why = why[:512]
         changes = tuple((at, before) for at, before in memory.changes if self.sight.now - at < MINUTE)
-        if wanted != present:
+        decided = wanted not in {present, known.replicas}
+        if decided:
             changes = (*changes, (self.sight.now, present))
             entry = ScalingDecision(time=rfc3339(self.sight.now), replicas=wanted, reason=why)
             history = [entry, *known.history][:DECISIONS]
             known = known.model_copy(update={"replicas": wanted, "reason": why, "history": history})
-        elif known.replicas is None:
+        elif known.replicas is None or held_up or (known.replicas != wanted and came is not None):
             known = known.model_copy(update={"replicas": wanted, "reason": why})
         known, memory = measures.told(self.sight, known, replace(memory, changes=changes), came, why)
-        name = self._template()
-        unknown = name if name not in {one.template for one in known.capacity} else None
-        return Scaled(known, memory, None if wanted == present else wanted, unknown)
+        unknown = name if name not in {one.template for one in known.capacity} and name not in failed else None
+        return Scaled(known, memory, None if wanted == present else wanted, unknown, decided)
 
     def _template(self) -> str | None:
         """Of the pods that are made now."""
@@ -101,10 +125,12 @@ class _Deciding:
         ready = self.sight.seen.ready
         if not ready or ready != self.sight.serving.spec.replicas:
             return memory  # those that start take requests, too, and those that go
-        rate = came.arrivals / came.seconds / ready
+        rate = came.answered / came.seconds / ready
+        mine = {template(self.sight.serving, one) for one in self.sight.versions}
         corrections = {
             one.template: capacity.corrected(measures.correction(one, memory), found.capacity, rate, came.late)
             for one in known.capacity
+            if one.template in mine
         }
         return replace(memory, corrections=corrections)
 
@@ -124,7 +150,8 @@ class _Deciding:
         began = memory.counted.timestamp() - came.seconds
         for number in range(bins):
             arrivals = came.arrivals * (number + 1) // bins - came.arrivals * number // bins
-            ready = self.sight.seen.ready
+            # Pods of a version that is looked at, or kept for a while, are not part of what is asked for.
+            ready = min(self.sight.seen.ready, self.sight.serving.spec.replicas)
             seen = Observed(
                 now=began + (number + 1) * objective.EVERY_SECONDS,
                 ready=ready,
@@ -148,20 +175,33 @@ class _Deciding:
         wanted = min(max(wanted, least), scaling.maxReplicas)
         if present == 0 and held is not None and held.waiting:
             return max(wanted, least), f"{held.waiting} connections wait for a pod"
-        quiet = self.sight.now - memory.asked
-        limit = scaling.scaleToZeroAfterSeconds
-        if limit is not None and not timed:
-            if present == 0:
-                return 0, f"nobody has asked for {limit} s"
-            if quiet >= timedelta(seconds=limit) and self.sight.seen.ready:
-                if held is None:
-                    return wanted, f"nobody has asked for {limit} s, but no activator is there to wake it; {why}"
-                return 0, f"nobody has asked for {limit} s"
-        if present == 0:
-            return wanted, why
+        if scaling.scaleToZeroAfterSeconds is not None and not timed:
+            asleep, quiet = self._asleep(scaling.scaleToZeroAfterSeconds, memory)
+            if asleep:
+                return 0, quiet
+            why = f"{quiet}; {why}" if quiet else why
+        return self._bounded(wanted, why, memory) if present else (wanted, why)
+
+    def _asleep(self, limit: int, memory: ScalingMemory) -> tuple[bool, str]:
+        """Whether there are to be no pods, and why, or why not although nobody has asked."""
+        held, said = self.sight.observed.activator, f"nobody has asked for {limit} s"
+        if self.sight.serving.spec.replicas == 0:
+            return True, said
+        if self.sight.now - memory.asked < timedelta(seconds=limit) or not self.sight.seen.ready:
+            return False, ""
+        stable = self.sight.status.versions.stable
+        if stable is not None and stable.live:
+            return False, f"{said}, but its parameters are nowhere else"
+        if held is None or not held.addresses:
+            return False, f"{said}, but no activator is there to wake it"
+        return True, said
+
+    def _bounded(self, wanted: int, why: str, memory: ScalingMemory) -> tuple[int, str]:
+        """No faster than the spec allows."""
+        scaling, present = self.sight.serving.spec.autoscaling, self.sight.serving.spec.replicas
         before = [count for at, count in memory.changes if self.sight.now - at < MINUTE]
         if scaling.upPerMinute is not None and wanted > (most := min([present, *before]) + scaling.upPerMinute):
-            wanted, why = max(present, most), f"upPerMinute allows {most}; {why}"
+            return max(present, most), f"upPerMinute allows {most}; {why}"
         if scaling.downPerMinute is not None and wanted < (least := max([present, *before]) - scaling.downPerMinute):
-            wanted, why = min(present, least), f"downPerMinute allows {least}; {why}"
+            return min(present, least), f"downPerMinute allows {least}; {why}"
         return wanted, why

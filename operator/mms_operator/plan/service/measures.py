@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mms_operator.plan.service.seen import Seen
     from mms_operator.plan.types import Object, ObservedService
 
-TELL_SECONDS = 10.0  # between two times that the status gets other numbers
+TELL_SECONDS = 30.0  # between two times that the status gets other numbers
 TOLD_CHANGE = 0.03  # of a capacity, for the status to say so
 RECENT = 30  # intervals: about a minute
 CAPACITIES = 3
@@ -57,35 +57,53 @@ class Came:
 
     seconds: float
     arrivals: int
+    answered: int
     pending: int
     late: float
 
 
+def silent(sight: Sight) -> int:
+    """Ready pods that do not say what they have to do."""
+    ready = (pod["metadata"]["uid"] for pod in sight.seen.pods if pods.is_ready(pod))
+    said = sight.observed.agents
+    return sum(uid not in said or traffic.sample(said[uid]) is None for uid in ready)
+
+
 def counted(sight: Sight, memory: ScalingMemory) -> tuple[ScalingMemory, Came | None]:
-    """What came since the last time, where enough time has passed. None: nothing is to be counted yet."""
+    """What came since the last time, where enough time has passed and every ready pod tells.
+
+    None: nothing is to be counted yet. What is counted later is of all the time until then.
+    """
     observed = sight.observed
     if observed.interval is None:
         return memory, None
     seconds = (observed.interval.ended - memory.counted).total_seconds()
-    if seconds < objective.EVERY_SECONDS * 0.75:
+    if seconds < objective.EVERY_SECONDS * 0.75 or silent(sight):
         return memory, None
     said = {uid: one for uid, report in observed.agents.items() if (one := traffic.sample(report))}
     loads = {uid: report.load for uid, report in observed.agents.items() if report.load}
+    made = {pod["metadata"]["uid"]: pod["metadata"].get("creationTimestamp") for pod in sight.seen.pods}
     # Of pods that were there before anything was remembered, what they had counted is past.
-    before = memory.samples if memory.samples or memory.counted > memory.since else said
+    past = {uid: one for uid, one in said.items() if uid in made and _before(made[uid], memory.since)}
+    before = past | dict(memory.samples)
+    kept = {uid: one for uid, one in memory.samples.items() if uid in made}
     found = traffic.between(before, said, loads, sight.objective_seconds)
     p99 = found.p99 if found.p99 is not None else memory.p99 if found.pending else None
-    came = Came(seconds, found.arrivals, found.pending, found.late)
+    came = Came(seconds, found.arrivals, found.answered, found.pending, found.late)
     recent = ((seconds, came.arrivals), *memory.recent)[:RECENT]
-    return replace(memory, counted=observed.interval.ended, samples=said, p99=p99, recent=recent), came
+    return replace(memory, counted=observed.interval.ended, samples=kept | said, p99=p99, recent=recent), came
+
+
+def _before(made: str | None, moment: datetime) -> bool:
+    return made is None or datetime.fromisoformat(made) < moment
 
 
 def asked(sight: Sight, memory: ScalingMemory, came: Came | None) -> ScalingMemory:
-    """When somebody last asked, of the pods or the activators."""
+    """When somebody last asked, of the pods or the activators. Of a pod that says nothing nobody knows."""
     held = sight.observed.activator
     connections = held.connections if held else memory.connections
     now = bool(came and (came.arrivals or came.pending)) or bool(held and held.waiting)
-    now |= connections > memory.connections
+    now |= connections > memory.connections or bool(silent(sight))
     return replace(memory, asked=sight.now if now else memory.asked, connections=connections)
 
 
@@ -133,13 +151,24 @@ def capacities(sight: Sight, known: AutoscalingStatus) -> AutoscalingStatus:
         points = [
             CapacityPoint(
                 concurrency=point.concurrency,
-                requestsPerSecond=f"{point.rate:.1f}",
-                latencyP99Milliseconds=f"{1000 * point.p99:.2f}",
+                requestsPerSecond=f"{point.rate:.4g}",
+                latencyP99Milliseconds=f"{1000 * point.p99:.4g}",
             )
             for point in report.measured.curve
             if point.rate > 0
         ]
-        made = CapacityStatus(template=name, curve=points[:20], requestsPerSecond="0", measuredTime=rfc3339(sight.now))
+        if not points:
+            continue
+        found = report.measured.batching
+        made = CapacityStatus(
+            template=name,
+            curve=points[:20],
+            requestsPerSecond="0",
+            measuredTime=rfc3339(sight.now),
+            preferredBatchSize=(found.preferredBatchSize or None) if found else None,
+            maxQueueDelayMicroseconds=found.maxQueueDelayMicroseconds if found else None,
+            instances=found.instances if found else None,
+        )
         added.append(with_correction(made, 1.0, sight.objective_seconds))
     if not added:
         return known
@@ -150,7 +179,18 @@ def capacities(sight: Sight, known: AutoscalingStatus) -> AutoscalingStatus:
 
 def with_correction(one: CapacityStatus, correction: float, objective_seconds: float) -> CapacityStatus:
     rate = capacity.of_curve(curve(one), objective_seconds, correction).capacity.rate
-    return one.model_copy(update={"correction": f"{correction:.4f}", "requestsPerSecond": f"{rate:.1f}"})
+    return one.model_copy(update={"correction": f"{correction:.4f}", "requestsPerSecond": f"{rate:.4g}"})
+
+
+def failed(sight: Sight) -> dict[str, str]:
+    """Templates whose pods have tried to find out what they can do, and could not; why."""
+    found = {}
+    for pod in sight.seen.pods:
+        report = sight.observed.agents.get(pod["metadata"]["uid"])
+        name = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_CAPACITY)
+        if name and report and report.measured and not any(point.rate > 0 for point in report.measured.curve):
+            found[name] = f"pod {pod['metadata']['name']}: {report.measured.error or 'it answered nothing'}"
+    return found
 
 
 def correction(one: CapacityStatus, memory: ScalingMemory) -> float:

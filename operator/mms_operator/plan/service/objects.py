@@ -32,7 +32,7 @@ PRE_STOP_SECONDS = 13
 EXIT_TIMEOUT_SECONDS = 30  # Triton waits so long for clients to end their connections
 GRACE_SECONDS = PRE_STOP_SECONDS + EXIT_TIMEOUT_SECONDS + 10
 DIGEST_DIGITS = 12
-MEASURE_SECONDS = 60.0
+MEASURE_SECONDS, TUNE_SECONDS = 60.0, 110.0
 # Of the three containers, where the spec gives none.
 _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 _AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
@@ -86,7 +86,7 @@ class Serving(objects.Owner):
 
 def template(serving: Serving, version: ServedVersion) -> str:
     """Tells pods apart that may do more or less than others."""
-    text = f"{version.lineage} {serving.spec.server.model_dump_json()}"
+    text = f"{version.lineage} {serving.spec.server.model_dump_json(exclude_defaults=True)}"
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
@@ -99,13 +99,30 @@ def labels(serving: Serving) -> dict[str, str]:
     return objects.labels(names.LABEL_SERVICE, serving.name, COMPONENT)
 
 
+def batching(serving: Serving) -> contract.Batching:
+    """What the spec asks for."""
+    server = serving.spec.server
+    return contract.Batching(
+        preferredBatchSize=server.batching.preferredBatchSize or 0,
+        maxQueueDelayMicroseconds=server.batching.maxQueueDelayMicroseconds,
+        instances=server.instances,
+    )
+
+
+def measure(serving: Serving) -> contract.Measure:
+    """What a pod is to find out of which nobody has measured what it can do."""
+    wanted, tunes = serving.spec.objective, serving.spec.server.batching.autotune
+    return contract.Measure(
+        limitSeconds=TUNE_SECONDS if tunes else MEASURE_SECONDS,
+        objectiveSeconds=wanted.latencyP99Milliseconds / 1000 if wanted and tunes else None,
+    )
+
+
 def config_map(
-    serving: Serving, version: ServedVersion, reference: ServedVersion | None = None, *, measured: bool = True
+    serving: Serving, version: ServedVersion, reference: ServedVersion | None, **more: contract.Contract | None
 ) -> Object:
-    """What its pods begin with. Those of which nobody has measured what they can do are to find out."""
-    file = serve_file(serving, version, reference)
-    if not measured:
-        file = file.model_copy(update={"measure": contract.Measure(limitSeconds=MEASURE_SECONDS)})
+    """What its pods begin with. more: other fields of the file."""
+    file = serve_file(serving, version, reference).model_copy(update=more)
     text = file.model_dump_json(indent=1, exclude_none=True)
     return _object(serving, "v1", "ConfigMap", serving.config_map(version), data={SERVE_FILE: text})
 
@@ -173,19 +190,27 @@ def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
     return _object(serving, "v1", "Service", name, spec=spec)
 
 
-def activation(serving: Serving, held: Held) -> Object:
-    """Leads the Service's clients to the activators, too: while no pod answers they are the only ones that do."""
-    name = f"{serving.name}-activator"
-    family = "IPv6" if any(":" in address for address in held.addresses) else "IPv4"
+def activated(serving: Serving) -> dict[str, str]:
+    """The Services whose clients activators may take, by the EndpointSlices that lead there."""
+    services = [serving.name]
+    if serving.spec.traffic.gateway is not None:
+        services.append(f"{serving.name}-stable")
+    return {f"{name}-activator": name for name in services}
+
+
+def activation(serving: Serving, held: Held, name: str, service: str) -> Object:
+    """Leads a Service's clients to the activators, too: while no pod answers they are the only ones that do."""
+    family = "IPv6" if ":" in held.addresses[0] else "IPv4"
+    addresses = [one for one in held.addresses if (":" in one) == (family == "IPv6")]
     ports = (("http", held.port), ("grpc", held.port + 1))
     found = _object(
         serving, "discovery.k8s.io/v1", "EndpointSlice", name,
         addressType=family,
-        endpoints=[{"addresses": [address], "conditions": {"ready": True}} for address in held.addresses],
+        endpoints=[{"addresses": [address], "conditions": {"ready": True}} for address in addresses],
         ports=[{"name": port, "port": number, "protocol": "TCP"} for port, number in ports],
     )  # fmt: skip
     found["metadata"]["labels"] |= {
-        names.LABEL_SERVICE_NAME: serving.name,
+        names.LABEL_SERVICE_NAME: service,
         names.LABEL_SLICE_MANAGED_BY: names.ACTIVATOR,
     }
     return found
@@ -236,6 +261,9 @@ def deployment(serving: Serving, version: ServedVersion, replicas: int) -> Objec
 
 def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
     annotations = {names.ANNOTATION_DIGEST: version.lineage, **edge.pod_annotations(serving.spec.traffic)}
+    asked = batching(serving)
+    if asked != contract.Batching():
+        annotations[names.ANNOTATION_BATCHING] = asked.model_dump_json()
     if serving.spec.autoscaling.mode is Mode.OBJECTIVE:
         annotations[names.ANNOTATION_CAPACITY] = template(serving, version)
     return {"labels": {**labels(serving), **serving.of_version(version)}, "annotations": annotations}

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from mms_operator.api.autoscaling import Mode
 from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Reason
 from mms_operator.api.rollout import Strategy
@@ -32,6 +31,7 @@ from mms_operator.plan.service import (
     target,
     telling,
     trouble,
+    waking,
 )
 from mms_operator.plan.service.course import Course, Look
 from mms_operator.plan.service.measures import Sight
@@ -134,7 +134,7 @@ def _first(look: Look, chosen: ServedVersion) -> Course:
     # Of pods that are to find out what they can do, one is enough.
     replicas = min(look.replicas, 1) if look.scaled.template else look.replicas
     counted, fleets = look.counted(chosen), ((chosen, replicas),)
-    if not look.replicas or not look.seen.fleet(chosen, replicas).complete:
+    if not look.replicas or replicas < look.replicas or not look.seen.fleet(chosen, replicas).complete:
         state = trouble.of(look.serving, chosen, look.seen) or saying.rolling(chosen, None, None)
         state = state if look.replicas else saying.served(chosen, 0)
         return Course(look.status_with(versions=Versions(next=counted)), state, fleets, chosen)
@@ -201,29 +201,40 @@ def _wait_for_secret(look: Look, chosen: ServedVersion, problem: SecretProblem) 
     return Course(status, state, ((stable, look.replicas),), stable, SECRET_SECONDS, prune=False)
 
 
+def _file(look: Look, course: Course, version: ServedVersion) -> Object:
+    serving = look.serving
+    name = objects.template(serving, version)
+    measure = objects.measure(serving) if name == look.scaled.template else None
+    batching = look.scaled.batching(name, objects.batching(serving))
+    return objects.config_map(
+        serving, version, telling.reference(course, version), measure=measure, batching=batching
+    )  # fmt: skip
+
+
+def _alone(look: Look, course: Course, version: ServedVersion, replicas: int) -> int:
+    """Of a version whose first pod is to find out what it can do there is no second one meanwhile."""
+    stable = course.status.versions.stable
+    following = stable is not None and version.lineage != stable.lineage
+    return (
+        min(replicas, 1) if following and objects.template(look.serving, version) == look.scaled.template else replicas
+    )
+
+
 def _waves(look: Look, course: Course, held: Held | None) -> tuple[tuple[Object, ...], ...]:
     """Each version has its file and its Deployment. Clients are sent elsewhere only after its pods are there."""
-    serving, unknown = look.serving, look.scaled.template
-    versions = [version for version, _ in course.fleets]
+    serving = look.serving
+    fleets = [(version, _alone(look, course, version, replicas)) for version, replicas in course.fleets]
+    versions = [version for version, _ in fleets]
     first = [
         objects.network_policy(serving),
         objects.disruption_budget(serving),
-        *(
-            objects.config_map(
-                serving,
-                version,
-                telling.reference(course, version),
-                measured=unknown is None or objects.template(serving, version) != unknown,
-            )
-            for version in versions
-        ),
+        *(_file(look, course, version) for version in versions),
     ]
-    nobody = not look.replicas or not look.seen.ready
-    if nobody and held and held.addresses and serving.spec.autoscaling.mode is not Mode.OFF:
-        first.append(objects.activation(serving, held))
+    if held and held.addresses and not waking.awake(look, course):
+        first += [objects.activation(serving, held, *names) for names in objects.activated(serving).items()]
     if any(version.installationStore for version in versions) and (secret := objects.store_secret(serving)):
         first.append(secret)
-    deployments = tuple(objects.deployment(serving, version, replicas) for version, replicas in course.fleets)
+    deployments = tuple(objects.deployment(serving, version, replicas) for version, replicas in fleets)
     services = [objects.service(serving, course.route)]
     following = course.status.versions.next
     own = following is not None and any(version.digest == following.digest for version in versions)
@@ -267,13 +278,13 @@ def _plan(look: Look, course: Course, observed: ObservedService, told: Sequence[
             *saying.told(serving.cr, status, course.state),
             *live.told(serving.cr, followed.condition),
         ),
-        requeue_after=course.requeue,
+        requeue_after=waking.requeue(look, course.requeue),
         prune=course.prune,
         agents=telling.asked(look, course),
         annotations=telling.told(look, course),
         scale=scaled.replicas,
         scaling=scaled.memory,
-        activate=serving.spec.autoscaling.mode is not Mode.OFF or None,
+        kept=waking.kept(look, course, observed.activator),
     )
 
 

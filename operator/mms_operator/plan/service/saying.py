@@ -126,7 +126,7 @@ def said_of(state: State, available: int, replicas: int) -> dict[Kind, Condition
 
 
 def scaled(spec: ServiceSpec, found: Scaled) -> tuple[Event, ...]:
-    if found.replicas is None or found.status is None:
+    if not found.decided or found.status is None:
         return ()
     message = f"from {spec.replicas} to {found.replicas} replicas: {found.status.reason}"
     return (Event("Normal", str(Reason.SCALED), message),)

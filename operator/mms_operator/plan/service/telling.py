@@ -53,8 +53,9 @@ def asked(look: Look, course: Course) -> AgentCalls | None:
     versions = course.status.versions
     stable, analysed = versions.stable, _is_analysed(course)
     if look.scaled.status is not None:
-        moves = bool(course.tell) or course.swaps
-        return AgentCalls(_hosts(look.seen.pods), SWAP_SECONDS if moves else COUNT_SECONDS, each=True)
+        moves, hosts = bool(course.tell) or course.swaps, _hosts(look.seen.pods)
+        period = SAMPLE_SECONDS if analysed else SWAP_SECONDS if moves else COUNT_SECONDS
+        return AgentCalls(hosts, period, each=True) if hosts else None
     if stable is None:
         return None
     heard = any(swapping.told(pod) for pod in look.seen.began_with(stable.lineage))
