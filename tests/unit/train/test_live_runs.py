@@ -56,7 +56,8 @@ class Pod:
         manifest = live_fetch.fetch(serve, LIVE, self.layout, environment)
         fetch.prepare_pod(manifest, pin.digest, self.layout, Batching())
         self.shelves = [
-            Shelf(self.layout.generations, model, lambda one: vectors_file.load(one, unit=False)) for model in MODELS
+            Shelf(self.layout.generations, f"{model}_0", lambda one: vectors_file.load(one, unit=False))
+            for model in MODELS
         ]
         self.follower = Follower(LIVE, self.layout, follow.source_of(LIVE, environment), lambda: ORDERS)
 
