@@ -4,7 +4,8 @@ A training of skip-gram (100 numbers, one worker, one thread) and a serving pod 
 machine, on a processor each; the clients are beside the pod. One of them asks fifty times a second and looks at when
 the parameters that answered were copied, four ask as fast as they can.
 
-In turns the pod follows the training and pauses: rounds of training and answers a second, each with the other. Then
+In turns the pod follows the training and pauses: rounds of training and answers a second, each with the other; and the
+processor time that the follower takes, which what else runs on the machine does not change. Then
 what one would do without LiveSync, as fast as it can be done: the parameters are written into a store as an artifact,
 here a folder in memory, and the pod takes it by a hot swap, again and again.
 """
@@ -139,6 +140,15 @@ def pin(pid: int, processor: int) -> None:
             pin(int(child), processor)
 
 
+def follower_seconds(pod: ServingPod) -> float:
+    """Processor time of the agent's child."""
+    (child,) = (
+        Path(f"/proc/{pod.processes['agent'].pid}/task/{pod.processes['agent'].pid}/children").read_text().split()
+    )
+    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def order(pod: ServingPod, *, paused: bool) -> None:
     part = pod.root / "live.part"
     part.write_text(LiveOrders(maxStalenessMilliseconds=BOUND, paused=paused).model_dump_json())
@@ -156,10 +166,11 @@ def turns(pod: ServingPod, run: LocalRun, clients: Clients) -> dict[str, Any]:
             order(pod, paused=paused)
             rounds = Rounds(run)
             clients.take()
-            began = time.monotonic()
+            began, cpu = time.monotonic(), follower_seconds(pod)
             time.sleep(TURN_SECONDS)
             asked, seconds = clients.take(), time.monotonic() - began
             one = {"rounds": rounds.rate(), "answers": asked.answers / seconds}
+            one["follower"] = (follower_seconds(pod) - cpu) / seconds
             found["paused" if paused else "following"].append(one)
             found["failed"] += asked.failed
             if not paused:
@@ -250,6 +261,8 @@ def report(found: dict[str, Any]) -> None:
         rate = statistics.median(one[key] for one in found["paused"])
         print(f"{name}: {rate:.1f} {key} a second without, {statistics.median(costs):.1f} % fewer with; turns "
               f"{', '.join(f'{cost:.1f}' for cost in sorted(costs))}")  # fmt: skip
+    follower = statistics.median(one["follower"] for one in found["following"])
+    print(f"the follower takes {100 * follower:.1f} % of a processor")
     theirs = found["swapped"]
     print(f"artifacts by hot swaps: {statistics.median(theirs['seconds']):.2f} s each, age p50 {theirs['p50']:.3f} s")
     print(f"RESULT livesync-staleness {p99:.2f} s vs an artifact and a hot swap {theirs['p99']:.2f} s: "

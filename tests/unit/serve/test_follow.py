@@ -107,7 +107,9 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
     monkeypatch.setattr(live_fetch, "source_of", lambda *_: training)
     layout.models.mkdir()
     fetch.prepare_pod(live_fetch.fetch(SERVE, LIVE, layout), RUN, layout, Batching())
-    shelves = [Shelf(layout.generations, model, lambda one: vectors_file.load(one, unit=False)) for model in MODELS]
+    shelves = [
+        Shelf(layout.generations, f"{model}_0", lambda one: vectors_file.load(one, unit=False)) for model in MODELS
+    ]
     found = Pod(layout, training, shelves, Follower(LIVE, layout, training, lambda: found.orders))  # type: ignore[arg-type]
     yield found
     for shelf in shelves:

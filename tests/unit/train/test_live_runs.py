@@ -56,7 +56,8 @@ class Pod:
         manifest = live_fetch.fetch(serve, LIVE, self.layout, environment)
         fetch.prepare_pod(manifest, pin.digest, self.layout, Batching())
         self.shelves = [
-            Shelf(self.layout.generations, model, lambda one: vectors_file.load(one, unit=False)) for model in MODELS
+            Shelf(self.layout.generations, f"{model}_0", lambda one: vectors_file.load(one, unit=False))
+            for model in MODELS
         ]
         self.follower = Follower(LIVE, self.layout, follow.source_of(LIVE, environment), lambda: ORDERS)
 
@@ -144,7 +145,7 @@ def test_a_master_that_is_replaced_is_not_missed(tmp_path: Path) -> None:
 
 
 def test_nobody_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_fetch, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(live_fetch, "WAIT_SECONDS", 3.0)  # the master looks at its storage first
     with QuickRun(tmp_path / "run", runs.job(tmp_path, optimizer=LONG)) as run:
         run.start_master()
         run.until(lambda _: True)

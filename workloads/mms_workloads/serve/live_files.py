@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAYS = (VOCABULARY, TASK, WORD_INDEX)  # as long as the run's plan does
-ROWS_AT_ONCE = 16_384
+ROWS_AT_ONCE = 65_536  # a usual vocabulary at once: its columns are then in one piece
 PROVED = 4  # words whose vectors are asked for
 PROVED_K = 5
 
@@ -117,7 +117,10 @@ def write_vectors(folder: Path, rows: NDArray[np.uint16]) -> None:
             weights.write(part.data)
             part /= lengths[:, None]
             turned = np.ascontiguousarray(part.T)
-            for column in range(columns):  # a column of the whole is in one piece
+            if len(part) == words:
+                units.write(turned.data)
+                break
+            for column in range(columns):
                 units.seek(begin + 4 * (column * words + first))
                 units.write(turned[column].data)
 
