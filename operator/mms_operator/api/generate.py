@@ -86,6 +86,12 @@ KINDS = (
             Column("Next", "integer", ".status.versions.next.version", "The version that is being rolled out."),
             Column("Rollout", "string", ".status.rollout.phase", "How far that is."),
             Column("Replicas", "integer", ".status.readyReplicas", "Pods that answer."),
+            Column(
+                "P99",
+                "string",
+                ".status.autoscaling.latencyP99Milliseconds",
+                "Milliseconds in which 99 of 100 requests of the last minute were answered; with an objective.",
+            ),
             Column("URL", "string", ".status.url", "Triton's HTTP endpoint."),
             _AGE,
             _REASON,
