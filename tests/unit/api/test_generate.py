@@ -107,7 +107,7 @@ def at(schema: dict[str, Any], path: str) -> dict[str, Any]:
 
 def test_columns_of_a_wide_listing() -> None:
     wide = {kind.plural: [column.name for column in kind.columns if column.priority] for kind in KINDS}
-    assert wide == {"modeltrainings": ["Run", "Reason"], "modelservices": ["Reason"]}
+    assert wide == {"modeltrainings": ["Run", "Reason"], "modelservices": ["Reason", "Live", "Staleness"]}
 
 
 # ---- the page
