@@ -90,7 +90,13 @@ def initialized(model: Any, folder: Path) -> Any:
     generations.write(path, Generations(serving=DIGEST, held=[one]))
     (folder / "control-key").write_text("key\n")
     parameters = {"generations": {"string_value": str(path)}}
-    model.initialize({"model_config": json.dumps({"parameters": parameters}), "model_name": type(model).__name__})
+    model.initialize(
+        {
+            "model_config": json.dumps({"parameters": parameters}),
+            "model_name": type(model).__name__,
+            "model_instance_name": f"{type(model).__name__}_0",
+        }
+    )
     return model
 
 
@@ -143,7 +149,13 @@ def test_a_request_may_name_the_artifact_that_is_to_answer(triton_models: Any, t
     (tmp_path / "control-key").write_text("key\n")
     model = triton_models.Vectors()
     parameters = {"generations": {"string_value": str(path)}}
-    model.initialize({"model_config": json.dumps({"parameters": parameters}), "model_name": "vectors"})
+    model.initialize(
+        {
+            "model_config": json.dumps({"parameters": parameters}),
+            "model_name": "vectors",
+            "model_instance_name": f"{'vectors'}_0",
+        }
+    )
     requests = asked(*[{"WORDS": words("word5")}] * 6)
     for request, pin in zip(requests, ("key d1", None, "key d2", "key d0", "d1", "yek d1"), strict=True):
         request.given = json.dumps({"mms_pin": pin}) if pin else ""
