@@ -153,7 +153,7 @@ def test_a_request_may_name_the_artifact_that_is_to_answer(triton_models: Any, t
         {
             "model_config": json.dumps({"parameters": parameters}),
             "model_name": "vectors",
-            "model_instance_name": f"{'vectors'}_0",
+            "model_instance_name": "vectors_0",
         }
     )
     requests = asked(*[{"WORDS": words("word5")}] * 6)
