@@ -46,7 +46,7 @@ class Server:
         app.add_routes(
             [
                 web.get("/v2/health/live", self.live),
-                web.get("/v2/models/{model}/ready", self.is_ready),
+                web.post("/v2/repository/index", self.index),
                 web.get("/v2/models/{model}/stats", self.stats),
                 web.post("/v2/models/{model}/infer", self.infer),
                 web.post("/v2/repository/models/{model}/load", self.load),
@@ -64,8 +64,10 @@ class Server:
     async def live(self, _: web.Request) -> web.Response:
         return web.Response()
 
-    async def is_ready(self, request: web.Request) -> web.Response:
-        return web.Response(status=200 if request.match_info["model"] in self.ready else 400)
+    async def index(self, request: web.Request) -> web.Response:
+        assert request.headers["mms-control-key"] == KEY
+        states = [{"name": model, "state": "READY" if model in self.ready else "UNAVAILABLE"} for model in MODELS[:2]]
+        return web.json_response(states)
 
     async def load(self, request: web.Request) -> web.Response:
         assert request.headers["mms-control-key"] == KEY

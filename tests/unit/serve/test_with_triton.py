@@ -45,6 +45,8 @@ def test_finds_out_what_it_can_do_and_says_what_it_has_to(pod: ServingPod) -> No
     wait(lambda: pod.readyz()[1].get("reason") == "Measuring")
     wait(lambda: pod.readyz()[0] == 200)
     said = pod.served()
+    status = Path(f"/proc/{pod.processes['agent'].pid}/status").read_text()
+    assert int(status.split("VmRSS:")[1].split("kB")[0]) < 60 * 1024, "it is beside every model"
     measured = said["measured"]
     assert "error" not in measured
     assert [point["concurrency"] for point in measured["curve"]][:2] == [1, 2]

@@ -49,7 +49,12 @@ class Triton:
 
     async def ready(self) -> dict[str, bool]:
         """Which of the models answer."""
-        return {model: await self._is(f"/v2/models/{model}/ready") for model in MODELS}
+        try:
+            index = asking.parsed(await self._http.post("/v2/repository/index", b"{}", PROBE_SECONDS))
+        except AnswerError:
+            return dict.fromkeys(MODELS, False)
+        there = {one.get("name") for one in index if one.get("state") == "READY"}
+        return {model: model in there for model in MODELS}
 
     async def load(self) -> None:
         """Loads the models. That they serve the artifact only their answers prove: `verify`.

@@ -65,12 +65,12 @@ class Following:
 
         None where an artifact serves, which brings its own.
         """
-        from mms_workloads.serve import live_files  # noqa: PLC0415 - numpy, for pods that follow only
-
         now = generations.read(self._layout.generations)
         serving = now.of(now.serving)
         if serving is None or not serving.digest.startswith(contract.LIVE):
             return None
+        from mms_workloads.serve import live_files  # noqa: PLC0415 - numpy, for pods that follow only
+
         return live_files.proof(Path(serving.folder)), serving.digest
 
     def report(self, digest: str) -> LiveReport | None:
