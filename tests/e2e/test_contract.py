@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-# Where the kernel ends one process of a container only, it is to be the server, and not who fills the memory.
-_FILL = "open('/proc/1/oom_score_adj', 'w').write('1000'); x = b'x' * (1 << 30)"
+# Where the kernel ends one process of a container only, it is the largest: so many small ones fill the memory.
+_FILL = """
+import os, time
+for _ in range(40):
+    if not os.fork():
+        kept = b"x" * (24 << 20)
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
 RATE = 20.0  # requests a second of each way
 CUT = 3  # kept connections that can be cut in a change: those of HTTP clients that are open at a time
 

@@ -566,6 +566,7 @@ class Measure(Contract):
     """A pod that starts is to find out what it can do before it answers clients."""
 
     limitSeconds: float
+    processors: PositiveInt | None = None  # that Triton may use; None: all of the node
     objectiveSeconds: float | None = None  # set: it tries other ways of batching, too, for the most within that
 
 

@@ -77,6 +77,11 @@ class LiveSync(Model):
         description="How old the parameters that answer may be: since they were those that the training went on from. "
         "Longer costs the training and the pods less.",
     )
+    replaceArtifacts: bool = Field(
+        default=False,
+        description="Whether a run is followed from its beginning while an artifact answers. It begins with nothing "
+        "learnt, so that answers are worse for a while; otherwise its artifact takes the other one's place.",
+    )
     qualityMargin: str = decimal(
         "How much worse than the best so far parameters may be at telling neighbours of held-out text from chance, as "
         "contextAUC measures it. Those that are worse do not answer.",

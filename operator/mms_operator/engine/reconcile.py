@@ -137,7 +137,10 @@ class Reconciler:
         children = [entry for entry in self.cache.children(key) if entry.owner_uid == uid]
         return ObservedTraining(
             pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
-            certificates_expire=self._certificates_expire(key, uid, roles(cr)),
+            # A training that began when nobody could follow one has none for those who do: it goes on without.
+            certificates_expire=self._certificates_expire(
+                key, uid, [one for one in roles(cr) if one != names.Role.READER]
+            ),
             secrets=secrets,
             report=self.polls.report(key, cr),
             confirmed=self.polls.confirmed(key, cr),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 UID = "uid-0123456789"
 RUN_1, RUN_2 = live_digest(UID, 1), live_digest(UID, 2)
 LIVE_SYNC: Object = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": 800}}
+FROM_NOTHING: Object = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": 800, "replaceArtifacts": True}}
 
 
 def report(run: str = RUN_1, age: float = 0.3, phase: str = "Following", message: str = "", **more: Any) -> LiveReport:
@@ -200,8 +201,21 @@ def test_pods_stay_while_the_training_replaces_one_of_its_own() -> None:
     assert w.condition("Live") == ("True", "Following")
 
 
-def test_the_next_run_is_followed_and_given_up_for_the_artifact() -> None:
+def test_the_next_run_takes_the_place_of_an_artifact_by_its_own() -> None:
     w = following()
+    w.training = artifact(training("Complete", "Done"), "a")
+    w.settle()
+    w.training = artifact(training(run=2), "a")
+    w.settle()
+    assert w.answering() == {"a": 2}, "a run begins with nothing learnt"
+    w.training = artifact(training("Complete", "Done", run=2), "b", 2)
+    w.settle()
+    assert w.answering() == {"b": 2}
+
+
+def test_the_next_run_is_followed_where_that_is_wanted_and_given_up_for_the_artifact() -> None:
+    w = following()
+    w.cr["spec"]["rollout"] = FROM_NOTHING
     w.training = artifact(training("Complete", "Done"), "a")
     w.settle()
     w.training = artifact(training(run=2), "a")
@@ -246,7 +260,7 @@ def test_a_service_of_artifacts_begins_to_follow() -> None:
     w = world(done, rollout=HOT_SWAP)
     w.settle()
     assert w.answering() == {"a": 2}
-    w.cr["spec"]["rollout"] = LIVE_SYNC
+    w.cr["spec"]["rollout"] = FROM_NOTHING
     w.training = artifact(training(run=2), "a")
     w.settle()
     assert w.cr["status"]["versions"]["stable"]["digest"] == RUN_2

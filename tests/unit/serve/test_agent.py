@@ -243,7 +243,7 @@ async def test_a_wrong_answer_ends_it(agent: Agent, triton: FakeTriton) -> None:
 async def test_finds_out_what_it_can_do_before_it_is_ready_for_the_first_time(agent: Agent, triton: FakeTriton) -> None:
     go, phases = asyncio.Event(), []
 
-    async def survey(_: Artifact) -> Measured:
+    async def survey(_: object) -> Measured:
         phases.append(measured.state.phase)
         await go.wait()
         return Measured(seconds=1.0)

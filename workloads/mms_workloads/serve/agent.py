@@ -50,7 +50,9 @@ from mms_workloads.store import JobError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from mms_workloads.contract import ServeFile
+    from mms_workloads.contract import Golden, ServeFile
+
+    Proof = tuple[Golden, str]  # questions, and the digest of what answers them
 
 WATCH_SECONDS = 0.5  # between two looks at Triton
 WANTED_SECONDS = 0.05  # between two looks at what the pod is told: a small file
@@ -131,7 +133,7 @@ class Measure:
     read: Callable[[str], Artifact | None] = lambda _: None
     probe: Callable[[], float] = lambda: 0.0
     load: Callable[[], Awaitable[Load | None]] = _no_load
-    survey: Callable[[Artifact], Awaitable[Measured]] | None = None
+    survey: Callable[[Proof], Awaitable[Measured]] | None = None
 
 
 class Agent:
@@ -197,10 +199,11 @@ class Agent:
         await self.triton.load()
         self._enter("Verifying", "asking the golden cases")
         proof = await asyncio.to_thread(self._following.proof) if self._following else None
-        right = await self.triton.verify(*(proof or (self.artifact.golden, self.artifact.digest)))
+        asked = proof or (self.artifact.golden, self.artifact.digest)
+        right = await self.triton.verify(*asked)
         if self._measure.survey is not None and not self.state.verifications and self.state.measured is None:
             self._enter("Measuring", "asking so many golden questions at a time as it can answer")
-            measured = await self._measure.survey(self.artifact)
+            measured = await self._measure.survey(asked)
             log.info("measured", points=len(measured.curve), seconds=measured.seconds, error=measured.error)
             self.state = replace(self.state, measured=measured)
             self._measured_at = time.monotonic()
@@ -427,11 +430,9 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
 
 def _survey(
     layout: Layout, triton: Triton, environment: Mapping[str, str]
-) -> Callable[[Artifact], Awaitable[Measured]] | None:
-    wanted = read_serve_file(environment).measure
-    if wanted is None:
-        return None
-    return lambda artifact: survey(wanted, layout, triton, artifact)
+) -> Callable[[Proof], Awaitable[Measured]] | None:
+    serve = read_serve_file(environment)
+    return None if serve.measure is None else lambda proof: survey(serve, layout, triton, proof)
 
 
 def _reference(digest: str, environment: Mapping[str, str]) -> str | None:

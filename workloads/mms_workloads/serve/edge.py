@@ -63,10 +63,13 @@ class Edge:
         self._told: Counter[tuple[int, str]] = Counter()  # refusals that the log has
         self._looked_at: Inputs | None = None
         self._problem = ""  # that the log has
+        self._reader: threading.Thread | None = None
 
     @property
     def lives(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        # A log that nobody reads fills up, and nginx waits for it.
+        reads = self._reader is not None and self._reader.is_alive()
+        return self.process is not None and self.process.poll() is None and reads
 
     def start(self) -> None:
         """Raises RefusedError when there is nothing that nginx takes."""
@@ -83,8 +86,10 @@ class Edge:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="backslashreplace",  # a path may have any bytes
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def look(self) -> None:
         """Takes what is mounted where it is not what was looked at last, and tells the log of refusals."""

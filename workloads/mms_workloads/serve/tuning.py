@@ -79,14 +79,18 @@ def _place(tried: Sequence[Tried], candidate: Batching) -> int:
 
 
 async def search(
-    first: Batching, measure: Callable[[Batching], Awaitable[Measured]], objective: float, left: Callable[[], float]
+    first: Batching,
+    measure: Callable[[Batching], Awaitable[Measured]],
+    objective: float,
+    left: Callable[[], float],
+    processors: int | None = None,
 ) -> tuple[Measured, int]:
     """The best curve, with its way of batching, and how many were tried. left: seconds; none is begun without any.
 
     `measure` makes the pod run that way and measures it.
     """
     tried: list[Tried] = [(first, await measure(first))]
-    while left() > 0 and (candidate := following(tried, objective, os.cpu_count() or 1)) is not None:
+    while left() > 0 and (candidate := following(tried, objective, processors or os.cpu_count() or 1)) is not None:
         tried.append((candidate, await measure(candidate)))
     batching, found = best(tried, objective)
     return found.model_copy(update={"batching": batching}), len(tried)

@@ -24,7 +24,7 @@ from mms_workloads.sync.shard_server import ShardServer
 from mms_workloads.sync.shard_tables import PARAMETERS
 from mms_workloads.train import checkpoint, learner
 from mms_workloads.train.parameter_server import judge
-from mms_workloads.train.publisher import Held, Publisher, publishes
+from mms_workloads.train.publisher import Held, Publisher
 from mms_workloads.transport.channel import Fence, Listener, PeerLost, Refused, Security
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ShardPod:
         )
         self.pulse = pulse
         self.server = ShardServer(shard, listener, security, pod.rank, pod.incarnation)
-        self.publisher = Publisher(pod, self._published, plain=plain) if publishes(job) else None
+        self.publisher = Publisher.of(pod, self._published, plain=plain)
         self.control = Control(
             pod,
             f"{pod.ip}:{listener.port}",

@@ -25,6 +25,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import torch
 
 from mms_workloads.contract import OU_READER
@@ -49,6 +50,8 @@ SHARE = 0.04
 SHARED_SECONDS = 0.1  # who asks so soon after another gets the same copy
 IDLE_SECONDS = 60.0  # after which a connection ends
 SAMPLE = 4096  # comparisons: the standard error of a quality is below 0.008
+
+log = structlog.get_logger()
 
 
 def publishes(job: JobFile) -> bool:
@@ -143,6 +146,17 @@ class Publisher:
 
     holds: None while there is nothing to be had; called in any thread.
     """
+
+    @classmethod
+    def of(cls, pod: Pod, holds: Callable[[], Held | None], *, plain: bool) -> Publisher | None:
+        """None where nobody can follow the training; so it is where the port is taken, and the training goes on."""
+        if not publishes(pod.job):
+            return None
+        try:
+            return cls(pod, holds, plain=plain)
+        except OSError as error:
+            log.warning("nobody can follow this pod", port=pod.parameters_port, error=str(error))
+            return None
 
     def __init__(self, pod: Pod, holds: Callable[[], Held | None], *, plain: bool) -> None:
         """Raises OSError where the port is taken."""

@@ -28,7 +28,7 @@ from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
 from mms_workloads.train.loop import Left, run_rounds
 from mms_workloads.train.parameter_server import ParameterServer
-from mms_workloads.train.publisher import Held, Publisher, publishes
+from mms_workloads.train.publisher import Held, Publisher
 from mms_workloads.train.ring import Ring
 from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
 from mms_workloads.transport.ring import RingTransport
@@ -61,7 +61,7 @@ class Worker:
         self.aborting = threading.Lock()  # the control thread sets what this one closes
         self.communicator: Communicator | None = None
         self.epoch = 0
-        self.publisher = Publisher(pod, self._published, plain=plain) if publishes(pod.job) else None
+        self.publisher = Publisher.of(pod, self._published, plain=plain)
         self.control = Control(
             pod,
             f"{pod.ip}:{self.listener.port}",

@@ -58,7 +58,10 @@ def chosen(serving: Serving, versions: Versions, training: Object | None) -> Ser
     trains = status.get("phase") == Phase.RUNNING and (status.get("progress") or {}).get("activity") in _TRAINS
     if followed is not None and status.get("phase") in {Phase.RUNNING, Phase.RESTARTING}:
         return followed.model_copy(update={"replicas": 0})
-    if not trains or not_followed(training) is not None:
+    # A run begins with nothing learnt: while an artifact answers, its own artifact is what takes that one's place.
+    how = serving.spec.rollout.liveSync or LiveSync()
+    better = versions.stable is not None and not versions.stable.live and not how.replaceArtifacts
+    if not trains or better or not_followed(training) is not None:
         return None
     return _version(serving, training, digest, run)
 

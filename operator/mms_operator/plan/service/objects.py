@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,8 @@ class Serving(objects.Owner):
 def template(serving: Serving, version: ServedVersion) -> str:
     """Tells pods apart that may do more or less than others."""
     text = f"{version.lineage} {serving.spec.server.model_dump_json(exclude_defaults=True)}"
+    if serving.spec.server.batching.autotune and serving.spec.objective is not None:
+        text += f" {serving.spec.objective.latencyP99Milliseconds}"  # another objective has another best way
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
@@ -112,10 +115,21 @@ def batching(serving: Serving) -> contract.Batching:
 def measure(serving: Serving) -> contract.Measure:
     """What a pod is to find out of which nobody has measured what it can do."""
     wanted, tunes = serving.spec.objective, serving.spec.server.batching.autotune
+    limit = serving.spec.server.resources.limits.get("cpu")
     return contract.Measure(
         limitSeconds=TUNE_SECONDS if tunes else MEASURE_SECONDS,
+        processors=_processors(limit) if tunes else None,
         objectiveSeconds=wanted.latencyP99Milliseconds / 1000 if wanted and tunes else None,
     )
+
+
+def _processors(quantity: str | None) -> int | None:
+    """Whole ones of a quantity such as 500m or 2. None where it is no such number."""
+    try:
+        number = float(quantity[:-1]) / 1000 if quantity and quantity.endswith("m") else float(quantity or "")
+    except ValueError:
+        return None
+    return max(1, math.ceil(number))
 
 
 def config_map(
@@ -276,9 +290,10 @@ def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
     if where.secret:
         sources.append(objects.credentials_source(where.secret, CREDENTIALS))
     follows = live.uses_reader(serving.spec.rollout, version)
-    training = serving.spec.model.trainingRef
+    named = serving.spec.model.trainingRef
+    training = version.training if version.live or named is None else named.name
     if follows and training is not None:
-        sources.append(_reader_source(training.name))
+        sources.append(_reader_source(training))
     spec |= {
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "initContainers": [_fetch(serving), _agent(serving, follows=follows)],
@@ -350,7 +365,9 @@ def _triton(serving: Serving) -> Object:
     environment = [{"name": "MMS_EXIT_TIMEOUT_SECONDS", "value": str(EXIT_TIMEOUT_SECONDS)}]
     if serving.spec.objective is not None:
         environment.append({"name": "MMS_SUMMARIES", "value": "true"})
-    mounts = [*container["volumeMounts"], {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the pod's own
+    # Certificates and the store's keys are the agent's: what answers clients needs none.
+    own = [mount for mount in container["volumeMounts"] if mount["name"] != "serve"]
+    mounts = [*own, {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 - the pod's own
     return {
         **container,
         "env": environment,

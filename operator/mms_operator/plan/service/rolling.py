@@ -83,13 +83,18 @@ def can_swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> bool:
     serving = look.serving
     asked = serving.spec.rollout.strategy in {Strategy.HOT_SWAP, Strategy.LIVE_SYNC} or chosen.digest == stable.lineage
     same = serving.location(chosen).secret == serving.location(stable).secret
-    return asked and same and stable.lineage in look.seen.deployments
+    # A training is followed with its own certificate, which pods have from their beginning.
+    reads = not chosen.live or chosen.training == stable.training
+    return asked and same and reads and stable.lineage in look.seen.deployments
 
 
 def swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
     """In the running pods, as far as it may go now. `chosen.base` says whose pods they are."""
     how, replicas = look.serving.spec.rollout, look.replicas
-    begun = under_way(look, chosen) or rollout.begin(how, replicas, look.now)
+    begun = under_way(look, chosen)
+    if begun is None:
+        held_still = look.status.live is not None and look.status.live.paused
+        begun = rollout.begin(how, replicas, look.now).model_copy(update={"paused": held_still})
     judgement = _judged(look, chosen, stable, begun)
     begun = begun.model_copy(update={"analysis": judgement.status})
     if judgement.give_up is not None:
