@@ -12,7 +12,7 @@ export MMS_RESULTS ?= benchmarks/results
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
-        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead
+        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
