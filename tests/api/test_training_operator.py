@@ -188,7 +188,7 @@ def test_a_training_with_shards_runs_and_is_held(cluster: Cluster, master: Maste
     until(lambda: held(cluster), "the finalizer")
     assert master.told == [Desired(workers=2, minWorkers=1, shards=2)]
     assert {secret["metadata"]["name"] for secret in cluster.items("Secret")} == {
-        "words-ca", "words-master-tls", "words-worker-tls", "words-shard-tls",
+        "words-ca", "words-master-tls", "words-worker-tls", "words-shard-tls", "words-reader-tls",
     }  # fmt: skip
     status = cluster.status(names.TRAINING, "words")
     assert (status["shards"], status["workers"]["ready"]) == ({"ready": 2}, 2)
