@@ -51,8 +51,7 @@ class Side(asyncio.BufferedProtocol):
         if self.other is None:
             return True
         if self.other.ended:
-            self.other.transport.close()  # when all is written
-            return False
+            return False  # this end closes when all is written, and then the other one
         if self.other.transport.can_write_eof():
             self.other.transport.write_eof()
         return True

@@ -16,6 +16,7 @@ import pytest
 from tests.unit.serve.authority import Authority
 from tests.unit.serve.edge_here import EdgeHere
 from tests.unit.serve.stand_in import StandIn, standing_in
+from yarl import URL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,6 +44,13 @@ async def edge(
             await asyncio.to_thread(made.kill)
 
 
+def refused(made: EdgeHere, code: int) -> float:
+    """How often the edge says that it refused somebody without a name."""
+    name = f'mms_edge_refused_total{{code="{code}",client=""}}'
+    lines = (made.get("/metrics") or "").splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 class Client:
     """Asks over both protocols with connections that are kept; answers are status codes."""
 
@@ -66,7 +74,9 @@ class Client:
         await self.channel.close()
 
     async def http(self, body: bytes = b"x", path: str = "/v2/models/neighbours/infer") -> int:
-        async with self._session.post(self._base + path, data=io.BytesIO(body), ssl=self._tls or True) as answer:
+        async with self._session.post(
+            URL(self._base + path, encoded=True), data=io.BytesIO(body), ssl=self._tls or True
+        ) as answer:
             said = await answer.read()
             if answer.status == 200:
                 assert said == body
@@ -119,6 +129,12 @@ async def test_keys(tmp_path: Path) -> None:
         assert "bob" in read
         assert BOB not in read
         assert 'mms_edge_refused_total{code="401",client=""}' in (made.get("/metrics") or "")
+        async with Client(made) as nobody:  # whatever the path is, its log is read on
+            assert await nobody.http(path="/%ff") == 401
+            before = refused(made, 401)
+            assert await nobody.http(path="/%ff%fe") == 401
+            await until(lambda: refused(made, 401) > before)
+        assert made.get("/healthz") is not None
         assert "short: a key has at least 16" in made.log
         assert ALICE not in made.log
 

@@ -86,7 +86,7 @@ class Edge:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            errors="backslashreplace",  # a path may have any bytes
+            errors="replace",  # a path may have any bytes, and the line is JSON
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
