@@ -46,8 +46,9 @@ def test_as_many_as_the_objective_takes(kube: Kube, corpora: Corpora) -> None:
     made["spec"]["server"] = {"resources": SMALL}
     kube.apply(made)
     kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
-    found = kube.get("modelservice", "words")["status"]["autoscaling"]
-    (capacity,) = found["capacity"]
+    # The pod tells its curve to whoever asks it next, and it is asked every few seconds.
+    found = kube.wait("modelservice", "words", lambda s: s["status"]["autoscaling"].get("capacity"), 60, "measured")
+    (capacity,) = found["status"]["autoscaling"]["capacity"]
     rate = float(capacity["requestsPerSecond"])
     assert rate > 1
     assert len(capacity["curve"]) >= 3
