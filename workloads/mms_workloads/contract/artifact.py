@@ -1,0 +1,80 @@
+"""Checkpoints and artifacts: their manifests, their files and their golden sets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mms_workloads.contract.base import (
+    CONTRACT_VERSION,
+    Contract,
+    DataFile,
+    FileEntry,
+    JobIdentity,
+    NonNegativeInt,
+    PositiveInt,
+)
+
+
+class CheckpointFile(Contract):
+    """A file of a checkpoint, in its manifest.json."""
+
+    blake3: str  # hex of its 256 bits
+    size: NonNegativeInt  # bytes
+
+
+class Provenance(Contract):
+    job: JobIdentity
+    createdAt: str
+    mmsVersion: str
+    seed: int
+    workers: PositiveInt
+    data: list[DataFile]
+    jobFileDigest: str  # sha256:<hex> of the job file's bytes
+
+
+class ArtifactPin(Contract):
+    """An artifact by its address and content."""
+
+    uri: str
+    digest: str  # sha256:<hex> of manifest.json's bytes
+
+
+class ArtifactRef(ArtifactPin):
+    version: PositiveInt  # the run
+    metrics: dict[str, float] = {}
+
+
+class ArtifactManifest(Contract):
+    """manifest.json at the root of an artifact. Its own SHA-256 is the artifact's digest.
+
+    Every artifact holds model.safetensors, golden.json (Golden) and evaluation.json (metrics, how they were measured).
+    wordEmbedding: vectors [V, d] float32, contexts [V, d] float32; vocabulary.txt (UTF-8, one `word<TAB>count` a line,
+    in the order of the rows); with subwords also ngrams [buckets, d]; model.json (WordEmbedding); report.html, to be
+    looked at. languageModel: the transformer's parameters, float32; model.json (LanguageModel).
+    """
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    kind: Literal["wordEmbedding", "languageModel"]
+    version: PositiveInt
+    files: dict[str, FileEntry]
+    metrics: dict[str, float]
+    provenance: Provenance
+
+
+class GoldenCase(Contract):
+    """One request and its right answer, computed where the model was trained. Strings and numbers as JSON lists."""
+
+    model: str  # the Triton model's name: vectors | neighbours
+    inputs: dict[str, list[str] | list[int] | list[float]]
+    # Outputs are flattened in row-major order; their shapes follow from the inputs and the model.
+    outputs: dict[str, list[str] | list[int] | list[float]]
+
+
+class Golden(Contract):
+    """golden.json of an artifact."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    absoluteTolerance: float = 1e-4  # of floats; strings and integers are compared exactly
+    cases: list[GoldenCase]
+    # Requests that another version may well answer otherwise: how often it does is what an analysis is told.
+    comparisons: list[GoldenCase] = []

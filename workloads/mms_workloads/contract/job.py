@@ -1,0 +1,152 @@
+"""The job file: what the master and the workers of a run are to do, and what the operator wants of them later."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mms_workloads.contract.base import CONTRACT_VERSION, Contract, JobIdentity, NonNegativeInt, PositiveInt, Store
+
+
+class Subwords(Contract):
+    """N-grams of characters whose vectors are part of a word's (Bojanowski et al., 2017)."""
+
+    minLength: PositiveInt = 3
+    maxLength: PositiveInt = 6
+    buckets: PositiveInt = 500_000  # vectors that all n-grams share by their hash
+
+
+class Phrases(Contract):
+    """Two words that occur together more often than by chance become one (Mikolov et al., 2013)."""
+
+    minCount: PositiveInt = 5
+    # (count - minCount) / (count of the one * count of the other) * all words: higher means fewer phrases
+    threshold: Annotated[float, Field(ge=0)] = 100.0
+
+
+class WordEmbedding(Contract):
+    """Word vectors by skip-gram or CBOW (Mikolov et al., 2013)."""
+
+    model: Literal["SkipGram", "CBOW"] = "SkipGram"
+    objective: Literal["NegativeSampling", "HierarchicalSoftmax", "Softmax"] = "NegativeSampling"
+    dimensions: PositiveInt = 100
+    window: PositiveInt = 5
+    windowing: Literal["Dynamic", "Fixed"] = (
+        "Dynamic"  # Dynamic: each centre's window is 1 to `window` words, at random
+    )
+    negatives: PositiveInt = 5
+    minCount: PositiveInt = 5
+    maxVocabulary: PositiveInt = 1_000_000
+    subsample: Annotated[float, Field(ge=0)] = 1e-3  # 0 turns it off
+    tokenizer: Literal["Words", "Whitespace", "Characters"] = "Words"
+    subwords: Subwords | None = None
+    phrases: Phrases | None = None
+
+
+class LanguageModel(Contract):
+    """A decoder-only transformer (Vaswani et al., 2017; pre-norm as in GPT-2) that predicts the next byte of a text."""
+
+    dimensions: PositiveInt = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    contextLength: PositiveInt = 128  # bytes that a prediction looks at
+
+
+class Task(Contract):
+    """Exactly one arm is set."""
+
+    wordEmbedding: WordEmbedding | None = None
+    languageModel: LanguageModel | None = None
+
+
+class Data(Contract):
+    """The data set; uri may hold * in its last parts. .gz, .xz and .bz2 are decompressed while read."""
+
+    store: Store
+    sharding: Literal["Random", "Sequential"] = "Random"
+    blockBytes: PositiveInt = 256 * 1024  # decompressed size of the unit that the master leases
+
+
+class Optimizer(Contract):
+    """wordEmbedding: SGD whose rate falls linearly, a block per worker and round; of the rest only seed and epochs."""
+
+    name: Literal["SGD", "Adagrad", "AdamW"] = "SGD"
+    learningRate: Annotated[float, Field(gt=0)] = 0.025
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of SGD
+    weightDecay: Annotated[float, Field(ge=0)] = 0.0  # decoupled for AdamW (Loshchilov and Hutter, 2019), else added
+    globalBatchSize: PositiveInt = 64  # samples of all workers in a step
+    epochs: PositiveInt = 5
+    whenWorkersChange: Literal["KeepGlobalBatch", "ScaleLearningRate"] = "KeepGlobalBatch"
+    seed: int = 1
+
+
+class Gate(Contract):
+    """What an artifact must reach to be published; one of the bounds is set."""
+
+    metric: str
+    atLeast: float | None = None
+    atMost: float | None = None
+
+
+class EvaluationSpec(Contract):
+    split: Annotated[float, Field(ge=0, le=0.5)] = 0.02  # part of the blocks that is never trained on
+    gate: Gate | None = None
+
+
+class ParameterServer(Contract):
+    """Shards 0..n-1 hold the parameters; the optimizer runs on them."""
+
+    shards: PositiveInt = 1
+    replicas: Annotated[int, Field(ge=1, le=2)] = 1  # 2: each shard's state is on the next shard too
+    consistency: Literal["Synchronous", "BoundedStaleness", "Asynchronous"] = "Synchronous"
+    staleness: NonNegativeInt = 4  # BoundedStaleness: steps that a worker may be ahead of the slowest
+
+
+class Guard(Contract):
+    """What is done about anomalies of training."""
+
+    nonFinite: Literal["Skip", "Rollback", "Fail"] = "Skip"  # NaN or Inf in a gradient; Skip: patience, then Rollback
+    lossSpike: Literal["Rollback", "Report", "Off"] = "Rollback"
+    gradientOutlier: Literal["Drop", "Report", "Off"] = "Drop"  # Drop: patience, then the worker is replaced
+    corruption: Literal["Repair", "Off"] = "Repair"  # copies of the parameters that should be equal are not
+    straggler: Literal["Report", "Replace", "Off"] = "Report"
+    deadData: Literal["Quarantine", "Off"] = "Quarantine"  # blocks that are all the same
+    patience: PositiveInt = 5  # anomalous rounds in a row before the stronger measure
+
+
+class Checkpoint(Contract):
+    intervalSeconds: PositiveInt = 60
+    keep: PositiveInt = 2
+
+
+class JobFile(Contract):
+    """All that the master and the workers of a run need to know; the same for every pod of the run."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    job: JobIdentity
+    task: Task
+    data: Data
+    optimizer: Optimizer = Optimizer()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    syncMode: Literal["Ring", "ParameterServer"] = "Ring"
+    compression: Literal["None", "BF16", "Int8"] = "None"  # of gradients and changes on the wire
+    transport: Literal["MutualTLS", "Plain"] = "MutualTLS"  # of gradients and parameters; control is always mutual TLS
+    parameterServer: ParameterServer | None = None  # set in that mode
+    workers: PositiveInt  # how many the first membership epoch waits for
+    minWorkers: PositiveInt = 1  # with fewer nobody trains
+    retainRuns: NonNegativeInt = 5  # runs whose folders stay beside this one's when it is complete
+    protectedRuns: list[PositiveInt] = []  # runs that a service serves: they stay whatever their age
+    guard: Guard = Guard()
+    checkpoint: Checkpoint = Checkpoint()
+    storage: Store  # the run's own folder, .../runs/<run>
+    masterHost: str  # DNS name of the master's Service; also a SAN of the master's certificate
+
+
+class Desired(Contract):
+    """PUT /v1/desired of the master: what the operator wants of the running job. Idempotent."""
+
+    suspend: bool = False
+    workers: PositiveInt
+    minWorkers: PositiveInt = 1
+    shards: NonNegativeInt = 0  # 0 in Ring mode
