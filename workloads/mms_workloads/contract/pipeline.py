@@ -1,0 +1,105 @@
+"""pipeline.json of an artifact: what a network is for, what its tensors are, and how what a client sends becomes them.
+
+The tensors of each task, by the names that the network gives them. n: the batch; C, H, W: channels, height and width.
+
+    imageClassification  pixels float32 [n, C, H, W] -> logits float32 [n, labels]
+    objectDetection      pixels float32 [n, C, H, W] -> boxes float32 [n, q, 4], scores float32 [n, q, labels]
+    imageGeneration      noise float32 [n, C, H, W], label int64 [n] -> pixels float32 [n, C, H, W], 0 to 1
+    videoUnderstanding   frames float32 [n, T, C, H, W] -> logits float32 [n, labels]
+    textClassification   tokens, mask int64 [n, L] -> logits float32 [n, labels]
+    tokenClassification  tokens, mask int64 [n, L] -> logits float32 [n, L, labels]
+    textEmbedding        tokens, mask int64 [n, L] -> embedding float32 [n, d]
+    speechRecognition    audio float32 [n, S], lengths int64 [n] -> logits float32 [n, T, labels]: CTC, labels[0] blank
+    voiceActivity        audio float32 [n, S] -> probability float32 [n, S / chunk]
+    textRecognition      pixels float32 [n, C, H, W] -> logits float32 [n, T, labels]: CTC as above
+    languageModel        tokens int64 [n, L], bytes -> logits float32 [n, L, 256]
+
+boxes: left, top, right, bottom, as parts of the width and height. mask: 1 for a token, 0 for what fills the batch up.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mms_workloads.contract.base import CONTRACT_VERSION, Contract, PositiveInt
+
+PIPELINE = "pipeline.json"
+NETWORK = "model.onnx"
+TOKENIZER = "tokenizer.json"  # of the library tokenizers
+
+ModelTask = Literal[
+    "imageClassification",
+    "objectDetection",
+    "imageGeneration",
+    "videoUnderstanding",
+    "textClassification",
+    "tokenClassification",
+    "textEmbedding",
+    "speechRecognition",
+    "voiceActivity",
+    "textRecognition",
+    "languageModel",
+]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ImageInput(Contract):
+    """How an image becomes float32 [C, H, W]: resized, (value / 255 - mean) / std of each channel.
+
+    Stretch: to height x width whatever its shape. Crop: the shorter side to it, the middle is cut out. Pad: the longer
+    side to it, the rest is grey.
+    """
+
+    channels: Literal[1, 3] = 3
+    height: PositiveInt
+    width: PositiveInt
+    resize: Literal["Stretch", "Crop", "Pad"] = "Stretch"
+    mean: list[float] = [0.0]  # one for all channels, or one for each
+    std: list[Positive] = [1.0]
+
+
+class TextInput(Contract):
+    """tokenizer.json cuts the text; what is longer than maxLength tokens loses its end."""
+
+    maxLength: PositiveInt = 128
+    tokenizer: str = TOKENIZER
+
+
+class AudioInput(Contract):
+    """One channel of float32, -1 to 1, at this rate; sound of another rate is resampled."""
+
+    sampleRate: PositiveInt = 16_000
+    maxSeconds: Positive = 30.0
+    chunk: PositiveInt | None = None  # samples that each output of voiceActivity is of
+
+
+class Statistics(Contract):
+    """Of the data that it was trained on, by channel: requests that are far from it are anomalous."""
+
+    mean: list[float]  # of the values 0 to 1, over pixels
+    std: list[float]
+    imageMean: list[float]  # the mean of each image's means, and how they spread
+    imageMeanStd: list[float]
+    imageStd: list[float]  # the mean of each image's standard deviations, and how they spread
+    imageStdStd: list[float]
+
+
+class Pipeline(Contract):
+    """One of image, text and audio is set; none for a network that takes tensors only."""
+
+    contractVersion: Literal[1] = CONTRACT_VERSION
+    task: ModelTask
+    runtime: Literal["ONNX", "TorchScript", "TorchExport", "Transformers", "Python"] = "ONNX"
+    network: str = NETWORK  # a file of the artifact
+    labels: list[str] = []
+    image: ImageInput | None = None
+    text: TextInput | None = None
+    audio: AudioInput | None = None
+    frames: PositiveInt | None = None  # of a video
+    scoreThreshold: Annotated[float, Field(ge=0, le=1)] = (
+        0.3  # objectDetection: boxes that are less likely are left out
+    )
+    overlapThreshold: Annotated[float, Field(ge=0, le=1)] = 0.5  # of two that overlap more one stays
+    statistics: Statistics | None = None

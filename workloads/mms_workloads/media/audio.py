@@ -1,0 +1,65 @@
+"""Sound as arrays: WAV of whole numbers or floats, one channel, resampled by a windowed sinc."""
+
+from __future__ import annotations
+
+import io
+import math
+import wave
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mms_workloads.media.images import MediaError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ZEROS = 16  # crossings of the sinc to each side: below -60 dB of what folds back
+
+
+def decode(data: bytes, rate: int) -> NDArray[np.float32]:
+    """A WAV file's bytes -> float32 [samples], -1 to 1, the mean of its channels, at `rate`. Raises MediaError."""
+    try:
+        with wave.open(io.BytesIO(data)) as file:
+            width, channels, found = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            raw = file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise MediaError(f"{len(data)} bytes that are no WAV file of whole numbers ({error}): send PCM WAV") from error
+    raw = raw[: len(raw) - len(raw) % (width * channels)]
+    if not raw:
+        raise MediaError("the WAV file has no samples")
+    samples = _floats(raw, width).reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    return resampled(samples, found, rate)
+
+
+def _floats(raw: bytes, width: int) -> NDArray[np.float32]:
+    if width == 1:
+        return (np.frombuffer(raw, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
+    if width == 3:  # noqa: PLR2004 - bytes of a sample
+        parts = np.frombuffer(raw, np.uint8).reshape(-1, 3)
+        wide = np.zeros((parts.shape[0], 4), np.uint8)
+        wide[:, 1:] = parts
+        return wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
+    return np.frombuffer(raw, f"<i{width}").astype(np.float32) / np.float32(2 ** (8 * width - 1))
+
+
+def resampled(samples: NDArray[np.float32], found: int, rate: int) -> NDArray[np.float32]:
+    """float32 [samples] at `found` per second -> at `rate`: each of them from the ZEROS nearest periods."""
+    if found == rate:
+        return samples
+    common = math.gcd(found, rate)
+    up, down = rate // common, found // common
+    cutoff = min(1.0, rate / found)
+    reach = math.ceil(ZEROS / cutoff)
+    offsets = np.arange(-reach, reach + 1)
+    padded = np.pad(samples, (reach, reach + 1))
+    count = math.ceil(samples.size * rate / found)
+    out = np.empty(count, np.float32)
+    for phase in range(min(up, count)):  # samples whose place between two given ones is the same
+        start = phase * down
+        taps = offsets - (start % up) / up
+        window = 0.5 + 0.5 * np.cos(np.pi * np.clip(taps / (reach + 1), -1, 1))
+        kernel = (cutoff * np.sinc(cutoff * taps) * window).astype(np.float32)
+        centres = start // up + down * np.arange(len(range(phase, count, up)))
+        out[phase::up] = padded[np.minimum(centres[:, None] + offsets + reach, padded.size - 1)] @ kernel
+    return out
