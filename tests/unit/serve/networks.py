@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import wave
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,6 +125,56 @@ def sounds(folder: Path, labels: tuple[str, ...] = ("", "a", "b", " ")) -> Pipel
         axes=np.array([2], np.int64), centres=centres, steep=np.array(-100, np.float32),
     )  # fmt: skip
     return _written(folder, Pipeline(task="speechRecognition", labels=list(labels), audio=AudioInput(sampleRate=8000)))
+
+
+def painter(folder: Path) -> Pipeline:
+    """Images of 4 x 4: noise, scaled down, around 0.25 for the label 0 and 0.75 for 1."""
+    noise = helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["n", 1, 4, 4])
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, ["n"])
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 1, 4, 4])
+    nodes = [
+        helper.make_node("Gather", ["levels", "label"], ["level"]),
+        helper.make_node("Mul", ["noise", "little"], ["rough"]),
+        helper.make_node("Add", ["rough", "level"], ["pixels"]),
+    ]
+    levels = np.array([0.25, 0.75], np.float32).reshape(2, 1, 1, 1)
+    _save(folder, nodes, [noise, label], [pixels], levels=levels, little=np.array(0.05, np.float32))
+    image = ImageInput(channels=1, height=4, width=4)
+    return _written(folder, Pipeline(task="imageGeneration", labels=["dark", "light"], image=image))
+
+
+def mover(folder: Path) -> Pipeline:
+    """Whether the last of three frames is brighter than the first."""
+    frames = helper.make_tensor_value_info("frames", TensorProto.FLOAT, ["n", 3, 1, 4, 4])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])
+    nodes = [
+        helper.make_node("ReduceMean", ["frames", "axes"], ["means"], keepdims=0),
+        helper.make_node("MatMul", ["means", "change"], ["logits"]),
+    ]
+    change = np.array([[9, -9], [0, 0], [-9, 9]], np.float32)
+    _save(folder, nodes, [frames], [logits], axes=np.array([2, 3, 4], np.int64), change=change)
+    image = ImageInput(channels=1, height=4, width=4)
+    labels = ["darker", "brighter"]
+    return _written(folder, Pipeline(task="videoUnderstanding", labels=labels, image=image, frames=3))
+
+
+def gif(frames: list[np.ndarray]) -> bytes:
+    """Of uint8 [H, W, 1]."""
+    out = io.BytesIO()
+    first, *rest = (Image.fromarray(one[:, :, 0]) for one in frames)
+    first.save(out, "GIF", save_all=True, append_images=rest, duration=40)
+    return out.getvalue()
+
+
+def wav(samples: np.ndarray, rate: int) -> bytes:
+    """Of float32 [S], -1 to 1."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).round().astype("<i2").tobytes())
+    return out.getvalue()
 
 
 def _tokenizer(folder: Path) -> None:

@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from tests.unit.serve import networks
+from tests.unit.serve.networks import of_one_colour, request
 
 from mms_workloads.contract import ImageInput, Statistics
 from mms_workloads.serve import pipelines
 from mms_workloads.serve.pipelines import RequestError
 from mms_workloads.serve.pipelines.detecting import overlaps, suppressed
-from tests.unit.serve import networks
-from tests.unit.serve.networks import of_one_colour, request
 
 
 def test_an_image_file_and_its_pixels_get_the_same_answer(tmp_path):
@@ -84,7 +84,7 @@ def test_an_image_unlike_those_of_the_training_is_refused_counted_or_neither(tmp
     pipeline = networks.colours(tmp_path).model_copy(update={"statistics": known})
     (tmp_path / "pipeline.json").write_text(pipeline.model_dump_json())
     usual, odd = request(of_one_colour((128, 130, 126))), request(of_one_colour((255, 255, 255)))
-    with pytest.raises(RequestError, match="brightness is 2[45] standard deviations"):
+    with pytest.raises(RequestError, match=r"brightness is 2[45] standard deviations"):
         pipelines.open(tmp_path).answer({"IMAGE": odd})
     counting = pipelines.open(tmp_path, anomalies="Count")
     counting.answers([{"IMAGE": usual}, {"IMAGE": odd}])
@@ -175,3 +175,83 @@ def test_onnx_needs_no_pytorch_and_neither_does_looking_at_the_package(tmp_path)
         f"pipelines.open(pathlib.Path({str(tmp_path)!r}))\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": "workloads"})
+
+
+def test_words_have_their_tags_and_places(tmp_path):
+    networks.words(tmp_path, "tokenClassification", ("place", "O", "person"))
+    served = pipelines.open(tmp_path)
+    found = served.answer({"TEXT": request("Ada  liked Paris", "Ada")})
+    assert found["WORDS"].tolist() == [[b"Ada", b"liked", b"Paris"], [b"Ada", b"", b""]]
+    assert found["TAGS"][0].tolist()[::2] == [b"person", b"place"]
+    assert found["STARTS"][0].tolist() == [0, 5, 11]
+    assert found["ENDS"][0].tolist() == [3, 10, 16]
+    assert found["COUNT"].tolist() == [[3], [1]]
+    tokens = served.answer({"TOKENS": np.array([[5, 1, 6]]), "MASK": np.array([[1, 1, 0]])})
+    assert tokens["TAGS"].tolist() == [[b"person", b"place"]]  # a row of zeros is the first label's
+
+
+def test_texts_become_vectors(tmp_path):
+    networks.words(tmp_path, "textEmbedding", ("first", "second"))
+    found = pipelines.open(tmp_path).answer({"TEXT": request("good good", "bad")})
+    assert found["VECTORS"].tolist() == [[0, 4], [2, 0]]
+
+
+def _sound(*labels: int) -> np.ndarray:
+    return np.repeat(np.array(labels, np.float32) / 10, 4)
+
+
+def test_sound_becomes_text_whatever_it_is_batched_with(tmp_path):
+    networks.sounds(tmp_path)
+    served = pipelines.open(tmp_path)
+    short, long = _sound(1, 1, 0, 1, 3, 2), _sound(2, 0, 2, 2, 0, 3, 1, 1)
+    found = served.answers([{"SAMPLES": short[None]}, {"AUDIO": request(networks.wav(long, 8000))}])
+    assert [one["TEXT"].tolist() for one in found] == [[[b"aa b"]], [[b"bb a"]]]
+    both = np.zeros((2, len(long)), np.float32)
+    both[0, : len(short)], both[1] = short, long
+    lengths = np.array([[len(short)], [len(long)]])
+    assert served.answer({"SAMPLES": both, "LENGTHS": lengths})["TEXT"].tolist() == [[b"aa b"], [b"bb a"]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"SAMPLES": np.full((1, 8), 3, np.float32)}, "samples beyond -1 to 1"),
+        ({"SAMPLES": np.full((1, 8), np.inf, np.float32)}, "not finite"),
+        ({"AUDIO": request(b"RIFF")}, r"AUDIO\[0\]: 4 bytes that are no WAV"),
+        ({"SAMPLES": np.zeros((1, 8001 * 30), np.float32)}, "takes 30 s at most"),
+        ({"SAMPLES": np.zeros((1, 4), np.float32), "LENGTHS": np.array([[5]])}, "from 1 to the 4 samples"),
+    ],
+)
+def test_what_is_no_sound_is_refused(tmp_path, inputs, message):
+    networks.sounds(tmp_path)
+    with pytest.raises(RequestError, match=message):
+        pipelines.open(tmp_path).answer(inputs)
+
+
+def test_a_seed_gives_the_same_image_again(tmp_path):
+    networks.painter(tmp_path)
+    served = pipelines.open(tmp_path)
+    asked = {"LABEL": request("light", "dark"), "SEED": np.array([[7], [7]])}
+    first, again = served.answer(asked), served.answer(asked)
+    assert first["IMAGE"].tolist() == again["IMAGE"].tolist()
+    assert first["IMAGE"][0, 0].startswith(b"\x89PNG")
+    assert first["PIXELS"][0].mean() > first["PIXELS"][1].mean()
+    free = [served.answer({"LABEL": request("light")}) for _ in range(2)]
+    assert free[0]["SEED"] != free[1]["SEED"]
+    np.testing.assert_array_equal(
+        served.answer({"LABEL": request("light"), "SEED": free[0]["SEED"]})["PIXELS"], free[0]["PIXELS"]
+    )
+    case = pipelines.golden_case(served, asked)
+    assert sorted(case.outputs) == ["PIXELS", "SEED"]
+    with pytest.raises(RequestError, match="LABEL: 'green' is none of the model's: dark, light"):
+        served.answer({"LABEL": request("green")})
+
+
+def test_videos_are_looked_at_over_their_whole_length(tmp_path):
+    networks.mover(tmp_path)
+    served = pipelines.open(tmp_path)
+    frames = [np.full((4, 4, 1), 60 * number, np.uint8) for number in range(5)]
+    found = served.answer({"VIDEO": request(networks.gif(frames), networks.gif(frames[::-1]))})
+    assert found["LABELS"].tolist() == [[b"brighter"], [b"darker"]]
+    tensor = np.stack([one.astype(np.float32)[None, :, :, 0] / 255 for one in frames[::2]])[None]
+    assert served.answer({"FRAMES": tensor})["LABELS"].tolist() == [[b"brighter"]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from mms_workloads.serve.pipelines.networks import NetworkError
 from mms_workloads.serve.pipelines.served import Served, golden_case, open  # noqa: A004 - as gzip.open
-from mms_workloads.serve.pipelines.tasks import model_of
 from mms_workloads.serve.pipelines.tensors import RequestError, Signature
 
-__all__ = ["NetworkError", "RequestError", "Served", "Signature", "golden_case", "model_of", "open"]
+__all__ = ["NetworkError", "RequestError", "Served", "Signature", "golden_case", "open"]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from onnxruntime import InferenceSession
 
     from mms_workloads.contract import Pipeline
     from mms_workloads.serve.pipelines.tensors import Arrays, Steps
@@ -30,24 +31,33 @@ class Network(Protocol):
 def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Network:
     """Raises NetworkError, and what the runtime raises for a file that it cannot read."""
     if pipeline.runtime == "ONNX":
-        return Onnx(pipeline, folder / pipeline.network, steps, threads)
-    raise NetworkError(f"pipeline.json: runtime {pipeline.runtime} is not served")
+        session = _session(folder / pipeline.network, threads)
+        if pipeline.task == "voiceActivity" and {one.name for one in session.get_inputs()} == _SILERO:
+            return SileroSequence(pipeline, session)
+        return Onnx(pipeline, pipeline.network, session, steps)
+    from mms_workloads.serve.pipelines import torch_networks  # noqa: PLC0415 - only who needs PyTorch waits for it
+
+    return torch_networks.load(pipeline, folder, steps, threads)
+
+
+def _session(path: Path, threads: int) -> InferenceSession:
+    import onnxruntime  # noqa: PLC0415 - word vectors do without
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class Onnx:
     """ONNX Runtime on processors. Only what the task needs is computed."""
 
-    def __init__(self, pipeline: Pipeline, path: Path, steps: Steps, threads: int) -> None:
-        import onnxruntime  # noqa: PLC0415 - word vectors do without
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._names = named(pipeline, path.name, steps.feeds, [one.name for one in inputs], "input")
+    def __init__(self, pipeline: Pipeline, file: str, session: InferenceSession, steps: Steps) -> None:
+        self._session = session
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        self._names = named(pipeline, file, steps.feeds, [one.name for one in inputs], "input")
         self._types = {one.name: _TYPES.get(one.type) for one in inputs}
-        known = named(pipeline, path.name, steps.results, [one.name for one in outputs], "output")
+        known = named(pipeline, file, steps.results, [one.name for one in outputs], "output")
         self._results = list(known.items())
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -59,6 +69,32 @@ class Onnx:
         return {ours: array for (ours, _), array in zip(self._results, found, strict=True)}
 
 
+class SileroSequence:
+    """silero-vad's network of many frames in one call: each is a chunk with the samples before it, rows of one sound.
+
+    Source: silero_vad/sequence_vad.py.
+    """
+
+    def __init__(self, pipeline: Pipeline, session: InferenceSession) -> None:
+        sound = pipeline.audio
+        if sound is None or sound.chunk is None or not sound.context:
+            raise NetworkError("pipeline.json: this network needs audio.chunk and audio.context")
+        self._session, self._chunk, self._context = session, sound.chunk, sound.context
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        return {"probability": np.stack([self._one(samples) for samples in feeds["audio"]])}
+
+    def _one(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        chunks = samples.reshape(-1, self._chunk)
+        before = np.zeros((len(chunks), self._context), np.float32)
+        before[1:] = chunks[:-1, -self._context :]
+        state = np.zeros((1, 1, 128), np.float32)
+        given = {"input": np.concatenate([before, chunks], axis=1), "h": state, "c": state}
+        found: NDArray[np.float32] = self._session.run(["speech_probs"], given)[0]
+        return found.reshape(-1)
+
+
+_SILERO = {"input", "h", "c"}
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
