@@ -13,6 +13,7 @@ from mms_workloads.contract.artifact import (
     CheckpointFile,
     Golden,
     GoldenCase,
+    GoldenTensor,
     Provenance,
 )
 from mms_workloads.contract.base import (
@@ -197,6 +198,7 @@ __all__ = [
     "Gate",
     "Golden",
     "GoldenCase",
+    "GoldenTensor",
     "Gone",
     "Guard",
     "ImageClassification",
