@@ -60,9 +60,9 @@ from mms_workloads.contract.base import (
     PositiveInt,
     Store,
 )
+from mms_workloads.contract.data import Data, Fields, Quality, RecordFormat
 from mms_workloads.contract.job import (
     Checkpoint,
-    Data,
     Desired,
     EvaluationSpec,
     Gate,
@@ -181,6 +181,7 @@ __all__ = [
     "DataFile",
     "Desired",
     "EvaluationSpec",
+    "Fields",
     "FileEntry",
     "Gate",
     "Golden",
@@ -210,7 +211,9 @@ __all__ = [
     "Pipeline",
     "PositiveInt",
     "Provenance",
+    "Quality",
     "Reason",
+    "RecordFormat",
     "Reference",
     "ServeFile",
     "Statistics",
