@@ -61,10 +61,10 @@ from mms_workloads.contract.base import (
     PositiveInt,
     Store,
 )
+from mms_workloads.contract.data import Data, Fields, Quality, RecordFormat
 from mms_workloads.contract.job import (
     Adapter,
     Checkpoint,
-    Data,
     Desired,
     EvaluationSpec,
     Gate,
@@ -194,6 +194,7 @@ __all__ = [
     "DataFile",
     "Desired",
     "EvaluationSpec",
+    "Fields",
     "FileEntry",
     "Gate",
     "Golden",
@@ -229,7 +230,9 @@ __all__ = [
     "PositiveInt",
     "Pretrained",
     "Provenance",
+    "Quality",
     "Reason",
+    "RecordFormat",
     "Reference",
     "ServeFile",
     "SpeechRecognition",

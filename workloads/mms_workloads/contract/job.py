@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mms_workloads.contract.base import CONTRACT_VERSION, Contract, JobIdentity, NonNegativeInt, PositiveInt, Store
+from mms_workloads.contract.data import Data
 
 
 class Subwords(Contract):
@@ -156,14 +157,6 @@ class Pretrained(Contract):
     digest: str | None = None
     method: Literal["Full", "LoRA", "Head"] = "Full"
     adapter: Adapter = Adapter()
-
-
-class Data(Contract):
-    """The data set; uri may hold * in its last parts. .gz, .xz and .bz2 are decompressed while read."""
-
-    store: Store
-    sharding: Literal["Random", "Sequential"] = "Random"
-    blockBytes: PositiveInt = 256 * 1024  # decompressed size of the unit that the master leases
 
 
 class Optimizer(Contract):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mms_workloads.data import blocks, vocabulary
+from mms_workloads.data import blocks, formats, vocabulary
+from mms_workloads.data.schema import Survey
 from mms_workloads.logs import logger
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import wire
@@ -42,8 +43,9 @@ class Dispatcher:
 
     @classmethod
     def start(cls, job: JobFile, files: Sequence[Found] | None, checkpoint: Checkpointed | None) -> Dispatcher:
-        """files: the data set, where no checkpoint says what it is."""
-        it = cls(job, Counting.start(files) if files else None)
+        """files: the data set, where no checkpoint says what it is. Raises JobError."""
+        records = job.data if formats.of_records(job.task) else None
+        it = cls(job, Counting.start(files, records) if files else None)
         if checkpoint:
             it._adopt(checkpoint.plan).restore(checkpoint.progress)
             it.step = checkpoint.ref.step
@@ -57,7 +59,8 @@ class Dispatcher:
             return False
         if self.counting.complete():
             plan = self.counting.plan(self.job.task.wordEmbedding, self.job.data.blockBytes)
-            logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary))
+            records = plan.schema.records if plan.schema else None
+            logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary), records=records)
             self._adopt(plans.pack(plan))
             return True
         for link in links:
@@ -65,15 +68,21 @@ class Dispatcher:
             if number is not None:
                 link.counts = True
                 segments = [[s.file, s.start, s.end] for s in self.counting.tasks[number]]
-                uris = {s.file: self.counting.files[s.file].uri for s in self.counting.tasks[number]}
-                link.send(Message(wire.COUNT, {"task": number, "segments": segments, "uris": uris}))
+                fields = {"task": number, "segments": segments, "uris": self.counting.uris(number)}
+                if self.counting.format:
+                    fields["format"] = self.counting.format
+                link.send(Message(wire.COUNT, fields))
         return False
 
     def counted(self, link: Link, message: Message) -> None:
+        """Raises JobError where too many records are bad."""
         link.counts = False
         if self.counting is None:
             return
         sizes = {int(k): v for k, v in message.fields["sizes"].items()}
+        if self.counting.format:
+            self.counting.add_survey(message.fields["task"], Survey.unpack(message.data), sizes)
+            return
         counts = vocabulary.unpack_counts(message.data)
         task = self.job.task.wordEmbedding
         limit = vocabulary.counter_limit(task) if task else 0
