@@ -55,6 +55,7 @@ class TaskLearner:
     corpus: Records
     trained_on: Sequence[int]
     held_out: Sequence[int]
+    kind: str
     transforms: Sequence[str] = ()
     _held: OrderedDict[int, Batch] = field(default_factory=OrderedDict)
     _bytes: int = 0
@@ -64,11 +65,7 @@ class TaskLearner:
     @classmethod
     def of(cls, job: JobFile, task: Task, corpus: Records) -> TaskLearner:
         trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
-        return cls(job, task, corpus, trained_on, held_out)
-
-    @property
-    def kind(self) -> str:
-        return self.task.kind
+        return cls(job, task, corpus, trained_on, held_out, task.kind)
 
     def start(self) -> FlatState:
         network = self.task.build(self.job.optimizer.seed).to(device.chosen())

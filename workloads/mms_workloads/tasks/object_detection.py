@@ -148,9 +148,9 @@ class ObjectDetector:
         return total
 
     def measure(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        """meanAveragePrecision: over the labels, of held-out images, at an overlap of half; of two boxes of a label that
-        overlap by half the better one is kept. meanAveragePrecisionNoise, Occlusion, Resize: of images that are spoilt,
-        as for imageClassification.
+        """meanAveragePrecision: over the labels, of held-out images, at an overlap of half; of two boxes of a label
+        that overlap by half the better one is kept. meanAveragePrecisionNoise, Occlusion, Resize: of images that are
+        spoilt, as for imageClassification.
         """
         kept = list(batches)
         found = {self.metric: self._precision(network, kept)}

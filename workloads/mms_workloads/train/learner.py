@@ -92,12 +92,16 @@ def share(job: JobFile, place: Place) -> int:
 
 def make(pod: Pod, plan: Plan, digest: str) -> Learner:
     """The learner of the job's task. digest: of the plan; what is cached for another one is not used."""
-    from mms_workloads.embedding.learner import EmbeddingLearner  # noqa: PLC0415 - a worker loads its own task only
-    from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415
-
     cache = pod.scratch / f"blocks-{digest[-12:]}"
     task = pod.job.task
     if task.languageModel is not None:
+        from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415 - a worker loads its own task only
+
         return LanguageLearner.of(pod.job, task.languageModel, plan, cache)
-    assert task.wordEmbedding is not None  # noqa: S101 - read_pod refused the job file otherwise
-    return EmbeddingLearner.of(pod.job, task.wordEmbedding, plan, cache)
+    if task.wordEmbedding is not None:
+        from mms_workloads.embedding.learner import EmbeddingLearner  # noqa: PLC0415
+
+        return EmbeddingLearner.of(pod.job, task.wordEmbedding, plan, cache)
+    from mms_workloads.tasks import making  # noqa: PLC0415
+
+    return making.make(pod.job, plan, cache)
