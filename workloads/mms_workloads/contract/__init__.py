@@ -89,7 +89,9 @@ from mms_workloads.contract.pipeline import (
 )
 from mms_workloads.contract.report import (
     Activity,
+    BadRecord,
     CheckpointRef,
+    DataReport,
     Gone,
     Incident,
     Outcome,
@@ -170,6 +172,7 @@ __all__ = [
     "ArtifactPin",
     "ArtifactRef",
     "AudioInput",
+    "BadRecord",
     "Batching",
     "Checkpoint",
     "CheckpointFile",
@@ -179,6 +182,7 @@ __all__ = [
     "Counters",
     "Data",
     "DataFile",
+    "DataReport",
     "Desired",
     "EvaluationSpec",
     "Fields",
