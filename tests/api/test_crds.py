@@ -119,7 +119,6 @@ LANGUAGE: Object = {"task": {"wordEmbedding": None, "languageModel": {}}}
         pytest.param(TRAININGS, {"data": {"format": "Excel"}}, "data.format", id="no-such-format"),
         pytest.param(TRAININGS, {"data": {"blockSize": "1M"}}, "data.blockSize", id="block-size"),
         pytest.param(TRAININGS, {"data": {"quality": {"maxBadRecords": -1}}}, "data.quality.maxBadRecords", id="bad"),
-        pytest.param(TRAININGS, {"data": {"fields": {"input": ""}}}, "data.fields.input", id="field"),
         pytest.param(TRAININGS, {"optimizer": {"name": "Adam"}}, "optimizer.name", id="no-such-optimizer"),
         pytest.param(TRAININGS, {"managedBy": "kueue"}, "managedBy", id="controller-without-domain"),
         pytest.param(
