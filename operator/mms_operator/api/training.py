@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from mms_operator.api import names
+from mms_operator.api.data import Data  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task
 from mms_operator.api.types import (
     CONTROLLER_PATTERN,
-    URI_PATTERN,
     WRITABLE_URI_PATTERN,
     Model,
     Name,
@@ -72,17 +72,6 @@ def _same(field: str, absent: str = "") -> str:
         return f"{new} == {old}"
     new, old = there
     return f"({new}) == ({old}) && (!({new}) || self.spec.{field} == oldSelf.spec.{field})"
-
-
-class Data(StoreAccess):
-    """The data set. The last parts of the URI may hold *; .gz, .xz and .bz2 are decompressed while read."""
-
-    uri: str = Field(
-        description="Where the data is, such as s3://corpora/wiki/*.txt.xz.", max_length=1024, pattern=URI_PATTERN
-    )
-    sharding: Literal["Random", "Sequential"] = Field(
-        default="Random", description="The order in which blocks are dealt to the workers: a seeded shuffle, or as is."
-    )
 
 
 class ParameterServer(Model):
@@ -325,6 +314,16 @@ class TrainingSpec(Model):
                 (
                     "sync.compression must be None or BF16 with task.wordEmbedding, the changes of whose rows differ "
                     "too much in size for Int8: use BF16"
+                ),
+            ),
+            (
+                (
+                    "!(has(self.task.wordEmbedding) || has(self.task.languageModel)) || (self.data.format in ['Auto', "
+                    "'Text'] && !has(self.data.fields.input) && !has(self.data.fields.label))"
+                ),
+                (
+                    "data.format must be Auto or Text, without data.fields, with task.wordEmbedding and "
+                    "task.languageModel, which read running text: leave them out"
                 ),
             ),
             (

@@ -101,7 +101,9 @@ from mms_workloads.contract.pipeline import (
 )
 from mms_workloads.contract.report import (
     Activity,
+    BadRecord,
     CheckpointRef,
+    DataReport,
     Gone,
     Incident,
     Outcome,
@@ -183,6 +185,7 @@ __all__ = [
     "ArtifactPin",
     "ArtifactRef",
     "AudioInput",
+    "BadRecord",
     "Batching",
     "Checkpoint",
     "CheckpointFile",
@@ -192,6 +195,7 @@ __all__ = [
     "Counters",
     "Data",
     "DataFile",
+    "DataReport",
     "Desired",
     "EvaluationSpec",
     "Fields",

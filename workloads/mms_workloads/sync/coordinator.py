@@ -209,6 +209,7 @@ class Coordinator:
             etaSeconds=self.dispatcher.seconds_left(),
             checkpoint=self.checkpoints.reference,
             incidents=list(self.incidents),
+            data=self.dispatcher.data(),
             quarantined=len(self.measures.quarantined),
             outcome=self.outcome,
         )

@@ -13,9 +13,10 @@ from mms_workloads.data import blocks, formats, vocabulary
 from mms_workloads.data.schema import Survey
 from mms_workloads.logs import logger
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync import wire
+from mms_workloads.sync import progress, wire
 from mms_workloads.sync.counting import Counting
 from mms_workloads.sync.leases import Leases, Slice
+from mms_workloads.sync.progress import Trained
 from mms_workloads.sync.speed import Speed
 from mms_workloads.sync.watch import Round, round_of
 from mms_workloads.sync.wire import Message
@@ -23,7 +24,7 @@ from mms_workloads.sync.wire import Message
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mms_workloads.contract import JobFile
+    from mms_workloads.contract import DataReport, JobFile
     from mms_workloads.store import Found
     from mms_workloads.sync.links import Link
     from mms_workloads.sync.startup import Checkpointed
@@ -40,6 +41,7 @@ class Dispatcher:
     step: int = 0  # rounds that are part of the parameters
     exporting: bool = False  # nothing is left to train on
     speed: Speed = field(default_factory=Speed)
+    trained: Trained | None = None
 
     @classmethod
     def start(cls, job: JobFile, files: Sequence[Found] | None, checkpoint: Checkpointed | None) -> Dispatcher:
@@ -157,6 +159,11 @@ class Dispatcher:
     def fraction(self) -> float:
         return self.leases.fraction() if self.leases else 0.0
 
+    def data(self) -> DataReport | None:
+        if self.trained and self.leases:
+            return self.trained.report(self.leases)
+        return progress.counted(self.counting) if self.counting else None
+
     def samples_per_second(self) -> int | None:
         return None if self.exporting else self.speed.samples_per_second()
 
@@ -164,7 +171,9 @@ class Dispatcher:
         return None if self.exporting else self.speed.seconds_left(self.fraction())
 
     def _adopt(self, data: bytes) -> Leases:
-        count = len(plans.unpack(data).blocks())
+        plan = plans.unpack(data)
+        count = len(plan.blocks())
+        self.trained = Trained(plan)
         optimizer = self.job.optimizer
         self.plan, self.counting = data, None
         trained_on, _ = blocks.split(count, self.job.evaluation.split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mms_operator.api.data import in_bytes
 from mms_operator.api.names import Role
 from mms_operator.api.training import ParameterServer
 from mms_operator.plan import stores, tasks
@@ -133,7 +134,7 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
     return contract.JobFile(
         job=contract.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=job.run),
         task=tasks.task(spec.task),
-        data=contract.Data(store=job.data.store, sharding=spec.data.sharding),
+        data=_data(job),
         optimizer=tasks.optimizer(spec.optimizer, spec.task),
         evaluation=tasks.evaluation(spec.evaluation),
         syncMode=spec.sync.mode,
@@ -151,6 +152,18 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
         storage=storage.store,
         masterHost=job.master_host,
     )  # fmt: skip
+
+
+def _data(job: Job) -> contract.Data:
+    given = job.spec.data
+    return contract.Data(
+        store=job.data.store,
+        format=given.format,
+        fields=contract.Fields(input=given.fields.input, label=given.fields.label),
+        quality=contract.Quality(maxBadRecords=given.quality.maxBadRecords),
+        sharding=given.sharding,
+        blockBytes=in_bytes(given.blockSize),
+    )
 
 
 def _runs_of(folder: str, artifacts: Iterable[str]) -> list[int]:

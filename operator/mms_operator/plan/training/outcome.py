@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _ABOUT_STORES = frozenset(
     {
         Reason.CREDENTIALS_INVALID, Reason.DATA_EMPTY, Reason.DATA_INVALID, Reason.DATA_NOT_FOUND,
-        Reason.DATA_UNREADABLE, Reason.STORAGE_DENIED, Reason.STORAGE_IN_USE, Reason.STORAGE_UNREACHABLE, Reason.VOCABULARY_TOO_SMALL,
+        Reason.DATA_UNREADABLE, Reason.STORAGE_DENIED, Reason.STORAGE_IN_USE, Reason.STORAGE_UNREACHABLE,
+        Reason.VOCABULARY_TOO_SMALL,
     }
 )  # fmt: skip
 _DATA = "spec.data"
