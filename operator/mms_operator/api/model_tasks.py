@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from mms_operator.api.types import FRACTION_PATTERN, Model, Name, StoreAccess, URI_PATTERN, decimal, rules
+from mms_operator.api.types import FRACTION_PATTERN, URI_PATTERN, Model, Name, StoreAccess, decimal, rules
 
 _ARCHITECTURE = Field(
     default="Small",
@@ -62,12 +62,12 @@ class VideoUnderstanding(Pixels):
 class Text(Model):
     architecture: Literal["Small", "Pretrained"] = Field(
         default="Small",
-        description="Small: the words' vectors and a transformer encoder over them. Pretrained: that of pretrained.uri, "
-        "a folder of Transformers.",
+        description="Small: the words' vectors and a transformer encoder over them. Pretrained: that of "
+        "pretrained.uri, a folder of Transformers.",
     )
     dimensions: int = Field(default=64, ge=8, le=4096, description="Small: width of the layers.")
     layers: int = Field(default=1, ge=0, le=48, description="Small: transformer blocks over the words' vectors.")
-    heads: int = Field(default=4, ge=1, le=64, description="Small: attention heads of each layer; they divide dimensions.")
+    heads: int = Field(default=4, ge=1, le=64, description="Small: attention heads; they divide dimensions.")
     maxLength: int = Field(default=128, ge=2, le=8192, description="Tokens of a text; a longer one loses its end.")
     maxVocabulary: int = Field(
         default=20_000, ge=2, le=1_000_000, description="Small: the most frequent words, which are known."
@@ -98,7 +98,7 @@ class SpeechRecognition(Model):
         max_length=20_000,
         description="The characters of transcripts, which are lower-cased; others are left out of them.",
     )
-    sampleRate: int = Field(default=16_000, ge=4000, le=48_000, description="Samples a second that sound is brought to.")
+    sampleRate: int = Field(default=16_000, ge=4000, le=48_000, description="Samples a second of the sound.")
     maxSeconds: str = decimal("Records that are longer are left out.", default="10")
     dimensions: int = Field(default=144, ge=8, le=4096, description="Width of the layers.")
     layers: int = Field(default=4, ge=1, le=48, description="Transformer blocks.")
@@ -114,7 +114,7 @@ class LoRA(Model):
 
 
 class PretrainedTraining(Model):
-    name: Name = Field(description="A ModelTraining in the same namespace; its newest artifact at the start of the run.")
+    name: Name = Field(description="A ModelTraining in the same namespace; its artifact at the start of the run.")
 
 
 class Pretrained(StoreAccess):
