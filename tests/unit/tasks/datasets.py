@@ -72,9 +72,8 @@ def scenes(count: int, size: int = 40) -> Iterator[dict[str, bytes]]:
             image = np.kron(images[one], np.ones((scale, scale), np.uint8))
             left, top = (int(side) for side in rng.randint(0, size - len(image) + 1, 2))
             right, bottom = left + len(image), top + len(image)
-            if not any(
-                left < b[2] and b[0] < right and top < b[3] and b[1] < bottom for b in (o["box"] for o in objects)
-            ):
+            boxes = [known["box"] for known in objects]
+            if not any(left < b[2] and b[0] < right and top < b[3] and b[1] < bottom for b in boxes):
                 canvas[top:bottom, left:right] = image
                 objects.append({"label": labels[one], "box": [left, top, right, bottom]})
         yield {"png": png(canvas), "json": json.dumps(objects).encode()}
@@ -101,75 +100,19 @@ def videos(count: int, size: int = 20) -> Iterator[dict[str, bytes]]:
         yield {"npy": out.getvalue(), "cls": label.encode()}
 
 
-PEOPLE = [
-    "Anna",
-    "Boris",
-    "Clara",
-    "David",
-    "Elena",
-    "Felix",
-    "Greta",
-    "Henry",
-    "Irene",
-    "Jakob",
-    "Klara",
-    "Lukas",
-    "Marta",
-    "Nils",
-    "Olga",
-    "Paul",
-]
-FAMILIES = [
-    "Adler",
-    "Brandt",
-    "Cohen",
-    "Dorn",
-    "Ebert",
-    "Frank",
-    "Grimm",
-    "Haas",
-    "Jansen",
-    "Keller",
-    "Lorenz",
-    "Maier",
-]
-PLACES = [
-    "Aachen",
-    "Bonn",
-    "Cairo",
-    "Dublin",
-    "Essen",
-    "Fulda",
-    "Genoa",
-    "Hanoi",
-    "Izmir",
-    "Jena",
-    "Kiel",
-    "Lima",
-    "Malta",
-    "Nice",
-    "Oslo",
-    "Paris",
-]
-VERBS = ["met", "saw", "called", "visited", "followed", "left"]
+PEOPLE = "Anna Boris Clara David Elena Felix Greta Henry Irene Jakob Klara Lukas Marta Nils Olga Paul".split()  # noqa: SIM905
+FAMILIES = "Adler Brandt Cohen Dorn Ebert Frank Grimm Haas Jansen Keller Lorenz Maier".split()  # noqa: SIM905
+PLACES = "Aachen Bonn Cairo Dublin Essen Fulda Genoa Hanoi Izmir Jena Kiel Lima Malta Nice Oslo Paris".split()  # noqa: SIM905
+VERBS = "met saw called visited followed left".split()  # noqa: SIM905
 
 
 def sentences(folder: Path, count: int = 1200) -> str:
     """JSON lines of words and their tags."""
     rng, lines = random.Random(3), []
     for _ in range(count):
-        words: list[tuple[str, str]] = []
-
-        def person() -> None:
-            words.append((rng.choice(PEOPLE), "B-PER"))
-            if rng.random() < 0.5:
-                words.append((rng.choice(FAMILIES), "I-PER"))
-
-        person()
-        words.append((rng.choice(VERBS), "O"))
+        words = [*_person(rng), (rng.choice(VERBS), "O")]
         if rng.random() < 0.6:
-            person()
-            words.append(("in", "O"))
+            words += [*_person(rng), ("in", "O")]
         words.append((rng.choice(PLACES), "B-LOC"))
         lines.append(json.dumps({"tokens": [w for w, _ in words], "tags": [t for _, t in words]}))
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,26 +120,14 @@ def sentences(folder: Path, count: int = 1200) -> str:
     return f"file://{folder}/sentences.jsonl"
 
 
-GOOD = ["wonderful", "moving", "brilliant", "charming", "superb", "touching", "clever", "funny"]
-BAD = ["dull", "boring", "awful", "clumsy", "tedious", "stupid", "pointless", "weak"]
-FILLING = [
-    "the",
-    "a",
-    "film",
-    "story",
-    "actors",
-    "scene",
-    "was",
-    "and",
-    "its",
-    "with",
-    "music",
-    "end",
-    "plot",
-    "of",
-    "very",
-    "quite",
-]
+def _person(rng: random.Random) -> list[tuple[str, str]]:
+    first = [(rng.choice(PEOPLE), "B-PER")]
+    return [*first, (rng.choice(FAMILIES), "I-PER")] if rng.random() < 0.5 else first
+
+
+GOOD = "wonderful moving brilliant charming superb touching clever funny".split()  # noqa: SIM905
+BAD = "dull boring awful clumsy tedious stupid pointless weak".split()  # noqa: SIM905
+FILLING = "the a film story actors scene was and its with music end plot of very quite".split()  # noqa: SIM905
 
 
 def opinions(folder: Path, count: int = 1200) -> str:

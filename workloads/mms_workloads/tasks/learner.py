@@ -106,15 +106,17 @@ class TaskLearner:
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         del place
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
-        total, samples = 0.0, 0
+        losses, samples = [], 0
         for batch, generator in self._batches(slices):
             with device.precision(state.parameters.device), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of layers that drop values
-                loss = self.task.loss(state.module, batch, generator)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+                losses.append(self.task.loss(state.module, batch, generator))
             samples += _length(batch)
-        return Stats(samples, float(samples), total / samples) if samples else NOTHING
+        if not samples:
+            return NOTHING
+        total = torch.stack(losses).sum()
+        total.backward()  # type: ignore[no-untyped-call] # once: buckets travel as soon as it has passed them
+        return Stats(samples, float(samples), float(total.detach()) / samples)
 
     @torch.no_grad()
     def evaluate(self, state: State) -> Evaluation:
