@@ -34,6 +34,7 @@ class ImageClassifier:
     statistics: Statistics | None = None
     kind: ModelTask = "imageClassification"
     metric: str = "accuracy"
+    compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
         spec = self.spec

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from mms_workloads.contract import Golden, GoldenCase, JobFile, Reason
+from mms_workloads.contract import Golden, JobFile, Reason
 from mms_workloads.data import blocks
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
@@ -35,7 +35,6 @@ HELD_BYTES = 512 << 20  # of prepared samples in memory; of more, blocks are pre
 EVALUATION_SAMPLES = 4096
 EVALUATION_BATCH = 64
 GOLDEN_RECORDS = 4
-COMPARED_RECORDS = 100
 FROZEN_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common class of its kinds
 
 
@@ -152,11 +151,11 @@ class TaskLearner:
         from mms_workloads.serve import pipelines  # noqa: PLC0415 - its libraries are of no use before
 
         served = pipelines.open(folder)
-        records = self._some(COMPARED_RECORDS)
-        cases: list[GoldenCase] = [
-            pipelines.golden_case(served, question) for question in self.task.questions(records[:GOLDEN_RECORDS])
-        ]
-        compared = [pipelines.golden_case(served, question) for question in self.task.questions(records)]
+        records = self._some(max(GOLDEN_RECORDS, self.task.compared))
+        cases, compared = (
+            [pipelines.golden_case(served, question) for question in self.task.questions(records[:count])]
+            for count in (GOLDEN_RECORDS, self.task.compared)
+        )
         return Golden(cases=cases, comparisons=compared, absoluteTolerance=exporting.TOLERANCE)
 
     def _some(self, wanted: int) -> list[Mapping[str, Any]]:

@@ -96,6 +96,7 @@ class ObjectDetector:
     statistics: Statistics | None = None
     kind: ModelTask = "objectDetection"
     metric: str = "meanAveragePrecision"
+    compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
         with starting.seeded(seed):

@@ -114,6 +114,7 @@ class SpeechRecogniser:
     start: Start
     kind: ModelTask = "speechRecognition"
     metric: str = "characterErrorRate"
+    compared: int = 100
 
     @property
     def classes(self) -> list[str]:

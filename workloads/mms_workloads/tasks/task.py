@@ -22,6 +22,7 @@ Batch = dict[str, "Tensor"]  # the first dimension of each is the samples
 class Task(Protocol):
     kind: ModelTask
     metric: str  # the one that says most
+    compared: int  # records that another version's answers are compared on; 0: numbers alone tell nothing
 
     def build(self, seed: int) -> nn.Module:
         """The network with its first parameters, the same in every process; those that are trained require a gradient.

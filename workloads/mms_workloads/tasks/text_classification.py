@@ -34,6 +34,7 @@ class TextClassifier:
     words: Words
     kind: ModelTask = "textClassification"
     metric: str = "accuracy"
+    compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
         return texts.build(self.kind, self.spec, self.words, len(self.classes), self.start, seed=seed)

@@ -38,6 +38,7 @@ class TokenTagger:
     words: Words
     kind: ModelTask = "tokenClassification"
     metric: str = "entityF1"
+    compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
         return texts.build(self.kind, self.spec, self.words, len(self.classes), self.start, seed=seed)

@@ -70,6 +70,7 @@ class VideoLabeller:
     statistics: Statistics | None = None
     kind: ModelTask = "videoUnderstanding"
     metric: str = "accuracy"
+    compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
         with starting.seeded(seed):
