@@ -117,25 +117,3 @@ def placed(boxes: NDArray[np.float32], height: int, width: int, given: ImageInpu
 def tensor(data: bytes, given: ImageInput) -> NDArray[np.float32]:
     """The bytes of an image file -> float32 [C, H, W]. Raises MediaError."""
     return normalised(resized(decode(data, given.channels), given), given)
-
-
-def frames(data: bytes, channels: int, most: int) -> NDArray[np.uint8]:
-    """GIF, animated WebP or PNG -> uint8 [T, H, W, channels], at most `most` frames, evenly spread over those it has.
-
-    Raises MediaError.
-    """
-    mode = "L" if channels == 1 else "RGB"
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            count = getattr(opened, "n_frames", 1)
-            if opened.width * opened.height * min(count, most) > MAX_PIXELS:
-                raise MediaError(f"the video has {opened.width} x {opened.height} pixels a frame: it is too large")
-            found = []
-            for number in np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist():
-                opened.seek(number)
-                found.append(np.asarray(opened.convert(mode), np.uint8).reshape(opened.height, opened.width, channels))
-    except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{len(data)} bytes that are no animated image ({error}): send GIF, WebP or APNG") from error
-    return np.stack(found)

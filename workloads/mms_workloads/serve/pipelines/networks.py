@@ -34,6 +34,10 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Networ
         session = _session(folder / pipeline.network, threads)
         if pipeline.task == "voiceActivity" and {one.name for one in session.get_inputs()} == _SILERO:
             return SileroSequence(pipeline, session)
+        if pipeline.flow is not None:
+            from mms_workloads.serve.pipelines.flows import EulerFlow  # noqa: PLC0415 - it stands on this module
+
+            return EulerFlow.of(pipeline, pipeline.flow, session)
         return Onnx(pipeline, pipeline.network, session, steps)
     from mms_workloads.serve.pipelines import torch_networks  # noqa: PLC0415 - only who needs PyTorch waits for it
 
