@@ -21,6 +21,7 @@ from mms_workloads.contract.base import (
     BEHIND_EDGE_HTTP_PORT,
     CONTRACT_VERSION,
     CREDENTIALS_DIR,
+    DATA_KEY_FILE,
     EDGE_CONFIG,
     EDGE_DIR,
     EDGE_KEYS_DIR,
@@ -60,7 +61,7 @@ from mms_workloads.contract.base import (
     PositiveInt,
     Store,
 )
-from mms_workloads.contract.data import Data, Fields, Quality, RecordFormat
+from mms_workloads.contract.data import Data, Encryption, Fields, Quality, RecordFormat
 from mms_workloads.contract.job import (
     Checkpoint,
     Desired,
@@ -130,6 +131,7 @@ __all__ = [
     "BEHIND_EDGE_HTTP_PORT",
     "CONTRACT_VERSION",
     "CREDENTIALS_DIR",
+    "DATA_KEY_FILE",
     "DIGITS",
     "EDGE_CONFIG",
     "EDGE_DIR",
@@ -184,6 +186,7 @@ __all__ = [
     "DataFile",
     "DataReport",
     "Desired",
+    "Encryption",
     "EvaluationSpec",
     "Fields",
     "FileEntry",

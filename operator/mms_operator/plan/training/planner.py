@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def references(cr: Object) -> frozenset[str]:
     """The Secrets that the spec names."""
     spec = cr.get("spec") or {}
-    found = ((spec.get(part) or {}).get("secretRef") or {} for part in ("data", "storage"))
+    found = [(spec.get(part) or {}).get("secretRef") or {} for part in ("data", "storage")]
+    found.append(((spec.get("data") or {}).get("encryption") or {}).get("keySecretRef") or {})
     return frozenset(reference["name"] for reference in found if reference.get("name"))
 
 
