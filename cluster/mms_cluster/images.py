@@ -116,7 +116,7 @@ class _Builder:
         image = ImageRef(image_name(name), tag := inputs.tag(), self._archives / archive_name(name, tag))
         if image.archive.exists():
             return image
-        cuda = any(wheel.startswith("nvidia_") for wheel in inputs.wheels)
+        cuda = any(wheel.startswith("nvidia_") for wheel in inputs.torch)
         require_space(self._cache, CUDA_SPACE_GIB if cuda else SPACE_GIB, "building the images")
         with self._reporter.step(f"building {image.reference}"):
             self._make(recipe, image.reference, inputs)
@@ -145,13 +145,16 @@ class _Builder:
             base=below if recipe.name == BASE else self._base_tag,
             locks={name: images_wheels.lock(name) for name in locks},
             wheels=tuple(wheel.name for wheel in self._wheels(recipe)),
+            torch=tuple(wheel.name for wheel in self._torch(recipe)),
             tools=tuple(wheel.name for wheel in self._tools(recipe)),
             sources=images_wheels.site(self._project, recipe.packages) if recipe.packages else {},
         )
 
     def _wheels(self, recipe: Recipe) -> list[Path]:
-        wheels = [wheel for lock in recipe.locks for wheel in images_wheels.for_lock(lock, self._cache, self._reporter)]
-        return wheels + (images_wheels.for_torch(self._cache, self._reporter) if recipe.torch else [])
+        return [wheel for lock in recipe.locks for wheel in images_wheels.for_lock(lock, self._cache, self._reporter)]
+
+    def _torch(self, recipe: Recipe) -> list[Path]:
+        return images_wheels.for_torch(self._cache, self._reporter) if recipe.torch else []
 
     def _tools(self, recipe: Recipe) -> list[Path]:
         return [wheel for lock in recipe.tools for wheel in images_wheels.for_lock(lock, self._cache, self._reporter)]
@@ -168,6 +171,7 @@ class _Builder:
         context = self._scratch / recipe.name
         context.mkdir()
         _fill(context / "wheels", self._wheels(recipe))
+        _fill(context / "torch", self._torch(recipe))
         _fill(context / "tools", self._tools(recipe))
         for path, content in (inputs.sources or {}).items():
             target = context / "site" / path

@@ -42,7 +42,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(BASE),
         Recipe("operator", locks=("operator",), tools=("pip",), packages=("mms_operator", "mms_workloads")),
         Recipe("worker", locks=("worker",), torch=True, tools=("pip",), packages=("mms_workloads",)),
-        Recipe("server", locks=("server",), tools=("pip", "triton", "nginx"), packages=("mms_workloads",)),
+        Recipe("server", locks=("server",), torch=True, tools=("pip", "triton", "nginx"), packages=("mms_workloads",)),
         Recipe("store", tools=("store",)),
     )
 }
@@ -81,6 +81,7 @@ class Inputs:
     containerfile: bytes
     base: str
     wheels: tuple[str, ...] = ()
+    torch: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     locks: Mapping[str, bytes] | None = None
     sources: Mapping[str, bytes] | None = None
@@ -90,6 +91,7 @@ class Inputs:
         locks = [(f"lock {name}", content) for name, content in (self.locks or {}).items()]
         return {
             "DEPENDENCIES": digest([*locks, *((f"wheel {name}", b"") for name in self.wheels)]),
+            "TORCH": digest((f"wheel {name}", b"") for name in self.torch),
             "TOOLS": digest((f"tool {name}", b"") for name in self.tools),
             "SOURCES": digest((self.sources or {}).items()),
         }

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from mms_operator.api import names
 from mms_operator.api.data import Data  # noqa: TC001 - pydantic evaluates annotations
+from mms_operator.api.model_tasks import Pretrained  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task
 from mms_operator.api.types import (
@@ -29,9 +30,10 @@ _SUSPENDED = "has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status
 _WAITING = "has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status.phase in ['Pending', 'Suspended']"
 
 
-def _fixed_within_run(field: str) -> tuple[str, str]:
+def _fixed_within_run(field: str, same: str = "") -> tuple[str, str]:
+    same = same or f"self.spec.{field} == oldSelf.spec.{field}"
     return (
-        f"{_BEFORE_START} || ({_NEXT_RUN}) || self.spec.{field} == oldSelf.spec.{field}",
+        f"{_BEFORE_START} || ({_NEXT_RUN}) || {same}",
         f"spec.{field} is fixed once a run has started: raise spec.runPolicy.run in the same change to start another",
     )
 
@@ -328,7 +330,7 @@ class TrainingSpec(Model):
             ),
             (
                 (
-                    "!has(self.task.languageModel) || self.workers.replicas <= "
+                    "has(self.task.wordEmbedding) || self.workers.replicas <= "
                     f"(has(self.optimizer.globalBatchSize) ? self.optimizer.globalBatchSize : {BATCH_SIZE})"
                 ),
                 (
@@ -340,6 +342,7 @@ class TrainingSpec(Model):
     )
     task: Task
     data: Data
+    pretrained: Pretrained | None = Field(default=None, description="Absent: the run starts from nothing.")
     optimizer: Optimizer = Field(default_factory=Optimizer)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     sync: Sync = Field(default_factory=Sync)
@@ -385,6 +388,7 @@ class ModelTraining(Model):
             ),
             _fixed_within_run("task"),
             _fixed_within_run("data"),
+            _fixed_within_run("pretrained", f"({_same('pretrained')})"),
             (
                 (
                     f"{_BEFORE_START} || ({_NEXT_RUN}) || (has(self.spec.storage) == has(oldSelf.spec.storage) && "

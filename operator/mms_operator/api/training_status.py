@@ -153,6 +153,9 @@ class TrainingStatus(Model):
     progress: Progress | None = None
     data: DataStatus | None = None
     checkpoint: CheckpointStatus | None = None
+    pretrained: ArtifactStatus | None = Field(
+        default=None, description="The artifact that the run starts from, where spec.pretrained names a training."
+    )
     artifact: ArtifactStatus | None = None
     incidents: list[IncidentStatus] = Field(
         default_factory=list, description="The last anomalies.", json_schema_extra={"maxItems": 50}

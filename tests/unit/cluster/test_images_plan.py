@@ -48,6 +48,7 @@ PATHS = [images_wheels.ROOT / "requirements.lock", *sorted(images_wheels.REQUIRE
         pytest.param("base", "ba9876543210", id="base"),
         pytest.param("wheels", ("a-2-py3-none-any.whl",), id="another-wheel"),
         pytest.param("tools", (), id="a-tool-less"),
+        pytest.param("torch", ("torch-1-cp311-cp311-linux_x86_64.whl",), id="pytorch"),
         pytest.param("locks", {"worker": b"a==2"}, id="lock"),
         pytest.param("sources", {"mms_workloads/pod.py": b"..."}, id="content-of-a-source"),
         pytest.param("sources", {"mms_workloads/bot.py": b"pass"}, id="name-of-a-source"),
@@ -147,6 +148,7 @@ def test_a_containerfile_asks_for_the_layers_that_its_recipe_fills(name: str) ->
     recipe = RECIPES[name]
     asked = set(re.findall(r"^ARG (\w+)$", text, re.MULTILINE)) - {"BASE"}
     filled = {"DEPENDENCIES"} if recipe.locks else set()
+    filled |= {"TORCH"} if recipe.torch else set()
     filled |= {"SOURCES"} if recipe.packages else set()
     filled |= {"TOOLS"} if set(recipe.tools) - {"pip"} else set()
     assert asked == filled

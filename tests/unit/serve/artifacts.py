@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -87,10 +87,10 @@ def build(folder: Path, size: int = 200, dimensions: int = 8, seed: int = 0, ver
     return Built(folder, seal(folder, version=version), words, vectors)
 
 
-def seal(folder: Path, *, version: int = 3, **changes: Any) -> str:
-    """Writes the manifest of the files that are there; the artifact's digest."""
+def seal(folder: Path, *, version: int = 3, names: Sequence[str] = FILES, **changes: Any) -> str:
+    """Writes the manifest of these files; the artifact's digest."""
     files = {}
-    for name in FILES:
+    for name in names:
         data = (folder / name).read_bytes()
         files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
     manifest = {

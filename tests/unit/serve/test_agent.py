@@ -83,6 +83,7 @@ class FakeTriton:
     """A Triton as the agent sees it; a test starts, stops and spoils it."""
 
     def __init__(self) -> None:
+        self.models = MODELS
         self.up = True
         self.loaded = False
         self.wrong: JobError | None = None

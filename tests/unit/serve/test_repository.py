@@ -57,7 +57,7 @@ output { name: "VERSION" data_type: TYPE_INT64 dims: [1] }
 
 @pytest.fixture
 def files() -> dict[str, str]:
-    return repository.render(Path("/models/generations.json"), Batching())
+    return repository.render(Path("/models/generations.json"), Batching(), repository.word_models())
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_files(files: dict[str, str], path: str, text: str) -> None:
 
 
 def test_a_folder_with_quotes_stays_one_string() -> None:
-    text = repository.config("vectors", Path('/a"b\\c'), Batching())
+    text = repository.config(repository.word_models().models[0], Path('/a"b\\c'), Batching())
     assert r'string_value: "/a\"b\\c"' in text

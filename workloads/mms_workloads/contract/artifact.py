@@ -13,6 +13,7 @@ from mms_workloads.contract.base import (
     NonNegativeInt,
     PositiveInt,
 )
+from mms_workloads.contract.pipeline import ModelTask
 
 
 class CheckpointFile(Contract):
@@ -50,22 +51,32 @@ class ArtifactManifest(Contract):
     Every artifact holds model.safetensors, golden.json (Golden) and evaluation.json (metrics, how they were measured).
     wordEmbedding: vectors [V, d] float32, contexts [V, d] float32; vocabulary.txt (UTF-8, one `word<TAB>count` a line,
     in the order of the rows); with subwords also ngrams [buckets, d]; model.json (WordEmbedding); report.html, to be
-    looked at. languageModel: the transformer's parameters, float32; model.json (LanguageModel).
+    looked at. languageModel: the transformer's parameters, float32; model.json (LanguageModel). What is served has
+    pipeline.json (Pipeline) and the network that it names.
     """
 
     contractVersion: Literal[1] = CONTRACT_VERSION
-    kind: Literal["wordEmbedding", "languageModel"]
+    kind: Literal["wordEmbedding"] | ModelTask
     version: PositiveInt
     files: dict[str, FileEntry]
     metrics: dict[str, float]
     provenance: Provenance
 
 
+class GoldenTensor(Contract):
+    """An input of any shape, as Triton's binary protocol has it."""
+
+    datatype: Literal["BYTES", "FP32", "INT64", "INT32"]
+    shape: list[PositiveInt]
+    raw: str  # base64; numbers little-endian in row-major order, strings each after their length in four bytes
+
+
 class GoldenCase(Contract):
     """One request and its right answer, computed where the model was trained. Strings and numbers as JSON lists."""
 
-    model: str  # the Triton model's name: vectors | neighbours
-    inputs: dict[str, list[str] | list[int] | list[float]]
+    model: str  # the Triton model's name
+    inputs: dict[str, list[str] | list[int] | list[float]] = {}  # [n, 1]; of word vectors
+    tensors: dict[str, GoldenTensor] = {}  # inputs, of the other kinds
     # Outputs are flattened in row-major order; their shapes follow from the inputs and the model.
     outputs: dict[str, list[str] | list[int] | list[float]]
 

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mms_workloads.contract.base import CONTRACT_VERSION, Contract, PositiveInt
+from mms_workloads.contract.base import CONTRACT_VERSION, Contract, NonNegativeInt, PositiveInt
 
 PIPELINE = "pipeline.json"
 NETWORK = "model.onnx"
@@ -49,13 +49,18 @@ class ImageInput(Contract):
     """How an image becomes float32 [C, H, W]: resized, (value / 255 - mean) / std of each channel.
 
     Stretch: to height x width whatever its shape. Crop: the shorter side to it, the middle is cut out. Pad: the longer
-    side to it, the rest is grey.
+    side to it, the rest is grey. PadEnd: the same, at the left and top, and the rest is black. Line: to the height, its
+    width as its shape wants; what is missing to width, at the right, is 0 after the normalisation, and a longer line is
+    wider.
     """
 
     channels: Literal[1, 3] = 3
     height: PositiveInt
     width: PositiveInt
-    resize: Literal["Stretch", "Crop", "Pad"] = "Stretch"
+    resize: Literal["Stretch", "Crop", "Pad", "PadEnd", "Line"] = "Stretch"
+    interpolation: Literal["Bilinear", "Bicubic"] = "Bilinear"
+    cropPart: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the side, with Crop: the shorter one is resized to more
+    order: Literal["RGB", "BGR"] = "RGB"
     mean: list[float] = [0.0]  # one for all channels, or one for each
     std: list[Positive] = [1.0]
 
@@ -73,6 +78,8 @@ class AudioInput(Contract):
     sampleRate: PositiveInt = 16_000
     maxSeconds: Positive = 30.0
     chunk: PositiveInt | None = None  # samples that each output of voiceActivity is of
+    context: NonNegativeInt = 0  # samples before a chunk that the network sees with it
+    normalise: bool = False  # to mean 0 and variance 1, each sound by itself
 
 
 class Statistics(Contract):
@@ -93,6 +100,7 @@ class Pipeline(Contract):
     task: ModelTask
     runtime: Literal["ONNX", "TorchScript", "TorchExport", "Transformers", "Python"] = "ONNX"
     network: str = NETWORK  # a file of the artifact
+    tensors: dict[str, str] = {}  # names that the network has for those above, where they are others
     labels: list[str] = []
     image: ImageInput | None = None
     text: TextInput | None = None
@@ -102,4 +110,6 @@ class Pipeline(Contract):
         0.3  # objectDetection: boxes that are less likely are left out
     )
     overlapThreshold: Annotated[float, Field(ge=0, le=1)] = 0.5  # of two that overlap more one stays
+    boxes: Literal["Parts", "YOLO"] = "Parts"  # YOLO: one output [n, 4 + labels, q], centres and sizes in pixels
+    scores: Literal["Logits", "Probabilities"] = "Logits"  # what logits are, where softmax has been applied
     statistics: Statistics | None = None

@@ -175,6 +175,7 @@ class ServeFile(Contract):
     reference: Reference | None = None  # what is served while this one is rolled out
     measure: Measure | None = None
     batching: Batching = Batching()
+    anomalies: Literal["Refuse", "Count", "Off"] = "Refuse"  # of requests that are no valid input
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
     live: LiveSource | None = None  # set where `artifact` stands for a run that is followed: its digest is live:...
 

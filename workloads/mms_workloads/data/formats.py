@@ -72,6 +72,11 @@ def whole(chosen: RecordFormat) -> bool:
     return chosen in {"CSV", "WebDataset"}
 
 
+def by_folders(chosen: RecordFormat) -> bool:
+    """Whether files lie class by class: as they are a block would have one class, and what is held out some of them."""
+    return chosen == "ImageFolder"
+
+
 def companions(chosen: RecordFormat, uris: Sequence[str], files: Iterable[int]) -> set[int]:
     """The numbers of the files that must be known to read these: transcripts and tables of sound."""
     if chosen != "WAV":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,28 +49,93 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def resized(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.uint8]:
-    """uint8 [H, W, C] -> uint8 [given.height, given.width, C]."""
+    """uint8 [H, W, C] -> uint8 [given.height, given.width, C]; of a Line, as wide as it becomes."""
     height, width = pixels.shape[:2]
-    if (height, width) == (given.height, given.width):
-        return pixels
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    method = Image.Resampling.BICUBIC if given.interpolation == "Bicubic" else Image.Resampling.BILINEAR
     target = given.width, given.height
     if given.resize == "Crop":
-        image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+        image = _cropped(image, given, method)
     elif given.resize == "Pad":
-        image = ImageOps.pad(image, target, Image.Resampling.BILINEAR, color=GREY if image.mode == "L" else (GREY,) * 3)
-    else:
-        image = image.resize(target, Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.uint8).reshape(given.height, given.width, pixels.shape[2])
+        image = ImageOps.pad(image, target, method, color=GREY if image.mode == "L" else (GREY,) * 3)
+    elif given.resize == "PadEnd":
+        scale = min(given.width / width, given.height / height)
+        inside = max(1, round(width * scale)), max(1, round(height * scale))
+        page = Image.new(image.mode, target)
+        page.paste(image.resize(inside, method))
+        image = page
+    elif given.resize == "Line":
+        image = image.resize((max(1, math.ceil(given.height * width / height)), given.height), method)
+    elif (width, height) != target:
+        image = image.resize(target, method)
+    return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, pixels.shape[2])
+
+
+def _cropped(image: Image.Image, given: ImageInput, method: Image.Resampling) -> Image.Image:
+    """The shorter side to height or width, or to more where only a part of it is kept; then the middle."""
+    if given.cropPart == 1:
+        return ImageOps.fit(image, (given.width, given.height), method)
+    side = int(min(given.width, given.height) / given.cropPart)
+    scale = side / min(image.size)
+    sides = [side if old == min(image.size) else int(old * scale) for old in image.size]
+    image = image.resize((sides[0], sides[1]), method)
+    left, top = round((image.width - given.width) / 2), round((image.height - given.height) / 2)
+    return image.crop((left, top, left + given.width, top + given.height))
 
 
 def normalised(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.float32]:
     """uint8 [..., H, W, C] -> float32 [..., C, H, W]."""
-    mean, std = np.array(given.mean, np.float32), np.array(given.std, np.float32)
-    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-    return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+    return centred(np.moveaxis(pixels.astype(np.float32) / np.float32(255), -1, -3), given)
+
+
+def centred(values: NDArray[np.float32], given: ImageInput) -> NDArray[np.float32]:
+    """float32 [..., C, H, W], 0 to 1, red first -> the same as the network wants them."""
+    mean = np.array(given.mean, np.float32).reshape(-1, 1, 1)
+    std = np.array(given.std, np.float32).reshape(-1, 1, 1)
+    if given.order == "BGR":
+        values = values[..., ::-1, :, :]
+    found = np.ascontiguousarray((values - mean) / std)
+    missing = given.width - found.shape[-1]
+    if given.resize == "Line" and missing > 0:
+        found = np.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, missing)])
+    return found
+
+
+def placed(boxes: NDArray[np.float32], height: int, width: int, given: ImageInput) -> NDArray[np.float32]:
+    """Boxes [..., 4], parts of what the network saw -> parts of the image of that height and width."""
+    if given.resize == "Stretch":
+        return boxes
+    scale = (max if given.resize == "Crop" else min)(given.width / width, given.height / height)
+    if given.resize == "Crop":
+        scale /= given.cropPart
+    inside = np.array([width * scale / given.width, height * scale / given.height], np.float32)
+    offset = np.zeros(2, np.float32) if given.resize == "PadEnd" else (1 - inside) / 2
+    found = (boxes.reshape(*boxes.shape[:-1], 2, 2) - offset) / inside
+    return np.clip(found, 0, 1).reshape(boxes.shape).astype(np.float32)
 
 
 def tensor(data: bytes, given: ImageInput) -> NDArray[np.float32]:
     """The bytes of an image file -> float32 [C, H, W]. Raises MediaError."""
     return normalised(resized(decode(data, given.channels), given), given)
+
+
+def frames(data: bytes, channels: int, most: int) -> NDArray[np.uint8]:
+    """GIF, animated WebP or PNG -> uint8 [T, H, W, channels], at most `most` frames, evenly spread over those it has.
+
+    Raises MediaError.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            count = getattr(opened, "n_frames", 1)
+            if opened.width * opened.height * min(count, most) > MAX_PIXELS:
+                raise MediaError(f"the video has {opened.width} x {opened.height} pixels a frame: it is too large")
+            found = []
+            for number in np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist():
+                opened.seek(number)
+                found.append(np.asarray(opened.convert(mode), np.uint8).reshape(opened.height, opened.width, channels))
+    except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{len(data)} bytes that are no animated image ({error}): send GIF, WebP or APNG") from error
+    return np.stack(found)

@@ -40,9 +40,8 @@ from mms_workloads.serve.asking import AnswerError
 from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.following import Following
 from mms_workloads.serve.golden import GoldenError
-from mms_workloads.serve.layout import Layout, read_layout, read_probe, read_serve_file, read_wanted
+from mms_workloads.serve.layout import Layout, read_layout, read_models, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.load import Metrics
-from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.surveying import survey
 from mms_workloads.serve.swap import swap
 from mms_workloads.store import JobError
@@ -195,7 +194,7 @@ class Agent:
             if self.state.phase != "WaitingForTriton":
                 self._enter("WaitingForTriton", "Triton does not answer")
             return
-        self._enter("Loading", f"loading {', '.join(MODELS)}")
+        self._enter("Loading", f"loading {', '.join(self.triton.models)}")
         await self.triton.load()
         self._enter("Verifying", "asking the golden cases")
         proof = await asyncio.to_thread(self._following.proof) if self._following else None
@@ -329,7 +328,7 @@ class Agent:
         report = AgentReport(
             digest=self.artifact.digest,
             version=self.artifact.manifest.version,
-            models=list(MODELS),
+            models=list(self.triton.models),
             phase=self.state.phase,
             message=self.state.message,
             goldenCases=len(self.artifact.golden.cases),
@@ -402,11 +401,12 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         serving = _serving(layout)
         artifact = read_artifact(layout, contract.live_run(serving) or serving)
         key = layout.control_key.read_text().strip()
+        models = read_models(layout.running).names
     except JobError as error:
         return error
     except OSError as error:
         return JobError(Reason.MODEL_LOAD_FAILED, f"{error}: the fetch container must run first, on the same volume")
-    triton = Triton(f"http://127.0.0.1:{layout.http_port}", key)
+    triton = Triton(f"http://127.0.0.1:{layout.http_port}", key, models)
     metrics = Metrics(f"http://127.0.0.1:{layout.metrics_port}")
     agent = Agent(
         artifact,

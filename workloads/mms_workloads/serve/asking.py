@@ -6,6 +6,7 @@ The agent is beside every model. tritonclient, with gRPC, protobuf and numpy, wo
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -46,10 +47,16 @@ class Http:
     async def post(self, path: str, body: bytes, seconds: float) -> bytes:
         return await self._call("POST", path, body, seconds)
 
-    async def _call(self, method: str, path: str, body: bytes | None, seconds: float) -> bytes:
+    async def ask(self, path: str, question: Question, seconds: float) -> bytes:
+        own = {} if question.header is None else {"Inference-Header-Content-Length": str(question.header)}
+        return await self._call("POST", path, question.body, seconds, own)
+
+    async def _call(
+        self, method: str, path: str, body: bytes | None, seconds: float, headers: Mapping[str, str] | None = None
+    ) -> bytes:
         try:
             async with self._session.request(
-                method, path, data=body, timeout=aiohttp.ClientTimeout(total=seconds)
+                method, path, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=seconds)
             ) as response:
                 answer = await response.read()
         except TimeoutError as error:
@@ -61,16 +68,35 @@ class Http:
         return answer
 
 
+@dataclass(frozen=True)
+class Question:
+    """The body of an inference; header: the length of its JSON where tensors in binary follow."""
+
+    body: bytes
+    header: int | None = None
+
+
 def question(
     inputs: Sequence[Tensor], outputs: Sequence[str] = (), parameters: Mapping[str, str] | None = None
-) -> bytes:
-    """The body of an inference. outputs: those that are wanted; none: all."""
-    body: dict[str, Any] = {"inputs": inputs}
+) -> Question:
+    """outputs: those that are wanted; none: all. A tensor with `raw` goes as it is, behind the JSON.
+
+    Triton: extension_binary_data.md.
+    """
+    raw = b"".join(one["raw"] for one in inputs if "raw" in one)
+    given = [_in_binary(one) if "raw" in one else one for one in inputs]
+    body: dict[str, Any] = {"inputs": given}
     if outputs:
         body["outputs"] = [{"name": name} for name in outputs]
     if parameters:
         body["parameters"] = parameters
-    return json.dumps(body).encode()
+    text = json.dumps(body).encode()
+    return Question(text + raw, len(text) if raw else None)
+
+
+def _in_binary(tensor: Tensor) -> Tensor:
+    told = {key: value for key, value in tensor.items() if key != "raw"}
+    return {**told, "parameters": {"binary_data_size": len(tensor["raw"])}}
 
 
 def outputs_of(answer: bytes) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mms_workloads.serve.artifact import Artifact
     from mms_workloads.serve.golden import Tensor
 
@@ -32,9 +34,10 @@ class TritonGoneError(Exception):
 
 
 class Triton:
-    """A connection to the pod's Triton; `key` unlocks its model control."""
+    """A connection to the pod's Triton; `key` unlocks its model control. models: those that it is to run."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, models: Sequence[str] = MODELS) -> None:
+        self.models = tuple(models)
         self._http = Http(url, {CONTROL_HEADER: key}, keep=False)
         self._key = key
         self._own = Counters()
@@ -52,16 +55,16 @@ class Triton:
         try:
             index = asking.parsed(await self._http.post("/v2/repository/index", b"{}", PROBE_SECONDS))
         except AnswerError:
-            return dict.fromkeys(MODELS, False)
+            return dict.fromkeys(self.models, False)
         there = {one.get("name") for one in index if one.get("state") == "READY"}
-        return {model: model in there for model in MODELS}
+        return {model: model in there for model in self.models}
 
     async def load(self) -> None:
         """Loads the models. That they serve the artifact only their answers prove: `verify`.
 
         Raises JobError ModelLoadFailed, TritonGoneError.
         """
-        for model in MODELS:
+        for model in self.models:
             try:
                 await self._http.post(f"/v2/repository/models/{model}/load", b"{}", LOAD_SECONDS)
             except AnswerError as error:
@@ -101,7 +104,7 @@ class Triton:
                 said = [
                     asking.parsed(answer)
                     for answer in await asyncio.gather(
-                        *(self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS) for model in MODELS)
+                        *(self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS) for model in self.models)
                     )
                 ]
             except AnswerError:
@@ -115,14 +118,14 @@ class Triton:
         """What the pod can do: its golden questions, so many at a time, as fast as they are answered."""
         if not cases.cases:
             return Measured(seconds=0.0, error="there is no golden question to ask")
-        questions = [(_path(case), asking.question(golden.inputs(case))) for case in cases.cases]
+        questions = [(_path(case), asking.question(golden.inputs(case), list(case.outputs))) for case in cases.cases]
         asked = 0
 
         async def ask(number: int) -> None:
             nonlocal asked
-            path, body = questions[number % len(questions)]
+            path, question = questions[number % len(questions)]
             asked += 1
-            await self._http.post(path, body, INFER_SECONDS)
+            await self._http.ask(path, question, INFER_SECONDS)
 
         try:
             return await measuring.measure(ask, limit_seconds)
@@ -147,11 +150,11 @@ class Triton:
     async def ask(self, case: GoldenCase, digest: str) -> dict[str, Tensor]:
         """The outputs of a case, and DIGEST, as an artifact that is held answers. Raises AnswerError, GoldenError."""
         pin = {PIN: f"{self._key} {digest}"}
-        body = asking.question(golden.inputs(case), [*case.outputs, "DIGEST"], pin)
+        question = asking.question(golden.inputs(case), [*case.outputs, "DIGEST"], pin)
         async with self._asking:
             failed = 1
             try:
-                answer = await self._http.post(_path(case), body, INFER_SECONDS)
+                answer = await self._http.ask(_path(case), question, INFER_SECONDS)
                 failed = 0
             finally:
                 known = self._own
@@ -193,4 +196,5 @@ def _load_failed(model: str, why: str) -> JobError:
 
 
 def _inputs(case: GoldenCase) -> str:
-    return ", ".join(f"{name} {str(values)[:60]}" for name, values in case.inputs.items())
+    given = [f"{name} {str(values)[:60]}" for name, values in case.inputs.items()]
+    return ", ".join([*given, *(f"{name} {one.datatype} {one.shape}" for name, one in case.tensors.items())])

@@ -40,7 +40,7 @@ from mms_workloads.contract import (
 )
 from mms_workloads.serve import generations, live_fetch, repository, vectors_file
 from mms_workloads.serve.generations import Generation, Generations
-from mms_workloads.serve.layout import Layout, read_layout, read_serve_file
+from mms_workloads.serve.layout import MODELS_FILE, Layout, read_layout, read_models, read_serve_file
 from mms_workloads.serve.vectors_file import ArtifactError
 from mms_workloads.store import JobError
 
@@ -48,9 +48,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from mms_workloads.serve.repository import Models
+
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
-REQUIRED = (vectors_file.WEIGHTS, vectors_file.VOCABULARY, GOLDEN)
+WORDS = "wordEmbedding"
+REQUIRED = (vectors_file.WEIGHTS, vectors_file.VOCABULARY, GOLDEN)  # of a wordEmbedding artifact
+SERVED = (contract.PIPELINE, GOLDEN)  # of the other kinds
+RESERVED = {MANIFEST, MODELS_FILE, *vectors_file.MADE}  # names of what is made in the pod
 CHUNK_BYTES = 1 << 20
 MANIFEST_BYTES = 16 << 20  # no manifest is larger: the limit keeps a wrong URI from filling the memory
 
@@ -94,12 +99,13 @@ def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
         for name, entry in sorted(manifest.files.items()):
             _fetch_file(store.child(serve.storage, name), name, entry, folder / name)
         (folder / MANIFEST).write_bytes(data)
-        _make(digest, folder)
+        models = _make(digest, manifest, folder, serve)
+        (folder / MODELS_FILE).write_text(models.model_dump_json())
     except OSError as error:
         raise JobError(
             Reason.INTERNAL,
-            f"cannot write to {layout.models}: {error}: its volume needs room for the artifact's files and for the "
-            "vectors a second time",
+            f"cannot write to {layout.models}: {error}: its volume needs room for the artifact's files and, of word "
+            "vectors, for the vectors a second time",
             retryable=True,
         ) from error
     return manifest
@@ -143,9 +149,9 @@ def parse_manifest(data: bytes, digest: str, uri: str) -> ArtifactManifest:
     except (ValueError, ValidationError) as error:
         raise _corrupt(uri, MANIFEST, f"not an artifact's manifest: {error}") from error
     for name in manifest.files:
-        if not _FILE_NAME.fullmatch(name) or name in {MANIFEST, *vectors_file.MADE}:
+        if not _FILE_NAME.fullmatch(name) or name in RESERVED:
             raise _corrupt(uri, MANIFEST, f"file name {name!r} is refused: files lie in the artifact's folder itself")
-    for name in REQUIRED:
+    for name in REQUIRED if manifest.kind == WORDS else SERVED:
         if name not in manifest.files:
             raise _corrupt(uri, MANIFEST, f"names no {name}, which a {manifest.kind} artifact has")
     return manifest
@@ -224,7 +230,7 @@ def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout, batchin
     try:
         if not _serves_later(layout, digest):
             generations.write(layout.generations, Generations(serving=digest, held=[first]))
-        _write_repository(layout, batching)
+        _write_repository(layout, batching, read_models(layout.artifact(digest) / MODELS_FILE))
         if not layout.control_key.exists():
             part = layout.control_key.with_name(".control-key.part")
             part.touch(mode=0o600)
@@ -245,24 +251,29 @@ def _serves_later(layout: Layout, digest: str) -> bool:
     return serving is not None and ours and (layout.models / serving.folder / vectors_file.UNIT_VECTORS).exists()
 
 
-def _make(digest: str, folder: Path) -> None:
-    """What models map, from the verified files."""
+def _make(digest: str, manifest: ArtifactManifest, folder: Path, serve: ServeFile) -> Models:
+    """What models map, from the verified files; which models those are."""
     try:
-        vectors_file.prepare(folder)
-        vectors_file.load(folder, unit=True)
         Golden.model_validate_json((folder / GOLDEN).read_bytes())
-    except (ArtifactError, ValidationError) as error:
+        if manifest.kind == WORDS:
+            vectors_file.prepare(folder)
+            vectors_file.load(folder, unit=True)
+            return repository.word_models()
+        from mms_workloads.serve import pipeline_models  # noqa: PLC0415 - word vectors do without its libraries
+
+        return pipeline_models.of(folder, serve)
+    except (ArtifactError, ValidationError, ValueError) as error:
         raise JobError(
             Reason.ARTIFACT_CORRUPT,
             f"artifact {digest} is what was published but cannot be served: {error}: train again",
         ) from error
 
 
-def _write_repository(layout: Layout, batching: Batching) -> None:
+def _write_repository(layout: Layout, batching: Batching, models: Models) -> None:
     target = layout.repository
     part = target.with_name(".repository.part")
     shutil.rmtree(part, ignore_errors=True)
-    for name, text in repository.render(layout.generations, batching).items():
+    for name, text in repository.render(layout.generations, batching, models).items():
         path = part / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -272,6 +283,7 @@ def _write_repository(layout: Layout, batching: Batching) -> None:
             py_compile.compile(str(path), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
+    generations.write(layout.running, models)
     generations.write(layout.batching, batching)
 
 

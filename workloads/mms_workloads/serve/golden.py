@@ -1,11 +1,12 @@
 """Golden cases: the requests that an artifact brings, and whether Triton's answers are the right ones. Pure.
 
-Tensors are those of the protocol's JSON: a name, a datatype, a shape and a flat list of values. Plain Python, so that
-the agent, which lives beside every model, stays small.
+Tensors are those of the protocol's JSON: a name, a datatype, a shape and a flat list of values, `data`, or its bytes,
+`raw`. Plain Python, so that the agent, which lives beside every model, stays small.
 """
 
 from __future__ import annotations
 
+import base64
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,15 @@ class GoldenError(ValueError):
 
 
 def inputs(case: GoldenCase) -> list[Tensor]:
-    """The inputs of a case, of shape [n, 1]. An input of one value counts for all n rows. Raises GoldenError."""
+    """The inputs of a case. Those of shape [n, 1]: one of one value counts for all n rows. Raises GoldenError."""
     rows = max((len(values) for values in case.inputs.values()), default=0)
     tensors: list[Tensor] = []
+    for name, one in case.tensors.items():
+        try:
+            raw = base64.b64decode(one.raw, validate=True)
+        except ValueError as error:
+            raise GoldenError(f"input {name}: its bytes are not base64") from error
+        tensors.append({"name": name, "datatype": one.datatype, "shape": one.shape, "raw": raw})
     for name, values in case.inputs.items():
         datatype = _DATATYPES.get(name)
         if datatype is None or not values or len(values) not in {1, rows}:

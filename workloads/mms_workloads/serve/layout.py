@@ -5,6 +5,7 @@ The three containers (fetch, Triton, agent) share one volume, MODELS_DIR:
     /models/artifact-<12 hex digits>/   the artifact's files, and what is made from them
     /models/repository/                 Triton's model repository
     /models/batching.json               how many processes a model has, and the like
+    /models/served.json                 which models there are
     /models/generations.json            which artifacts the models hold, and which one answers
     /models/control-key                 the secret of Triton's model control, new in each pod
     /models/live.json                   of a pod that follows a training: what it says of it
@@ -24,6 +25,8 @@ from pydantic import ValidationError
 
 from mms_workloads import contract
 from mms_workloads.contract import Batching, LiveOrders, LiveReport, LiveSource, Reason, ServeFile
+from mms_workloads.serve import repository
+from mms_workloads.serve.repository import Models
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ PROBE_FILE = "/etc/mms/probe"  # a number or empty: the pod's annotation mms.dev
 ORDERS_FILE = "/etc/mms/live"  # LiveOrders, or empty: the pod's annotation mms.dev/live
 WANTED_FILE = "/etc/mms/wanted"  # a ServeFile too, or empty: the pod's annotation mms.dev/serve
 MODELS_DIR = "/models"
+MODELS_FILE = "served.json"  # Models: in the pod's volume those that run, in an artifact's folder those that it wants
 PROBES = 100.0  # a second, at most
 CONTROL_HEADER = "mms-control-key"  # over gRPC Triton wants it with the prefix triton-grpc-protocol-
 
@@ -60,6 +64,11 @@ class Layout:
     def batching(self) -> Path:
         """How the models run, as the repository says it."""
         return self.models / "batching.json"
+
+    @property
+    def running(self) -> Path:
+        """Which models the pod's Triton runs."""
+        return self.models / MODELS_FILE
 
     @property
     def control_key(self) -> Path:
@@ -134,6 +143,16 @@ def read_batching(layout: Layout) -> Batching:
         return Batching.model_validate_json(layout.batching.read_bytes())
     except (OSError, ValueError):
         return Batching()
+
+
+def read_models(file: Path) -> Models:
+    """Of word vectors where there is no file: what was written before there were others."""
+    try:
+        return Models.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return repository.word_models()
+    except (OSError, ValueError) as error:
+        raise JobError(Reason.MODEL_LOAD_FAILED, f"{file}: {error}: the fetch container must run first") from error
 
 
 def read_live_report(layout: Layout) -> LiveReport | None:

@@ -1,4 +1,4 @@
-"""A Triton model repository for an artifact: pure functions from the manifest to the text of files.
+"""A Triton model repository for an artifact: pure functions from what it serves to the text of files.
 
 A wordEmbedding artifact becomes four models on the python backend. Of each, the batch is the list of what is asked, so
 that one request asks for n words, and Triton merges requests without delay into larger batches:
@@ -8,9 +8,10 @@ that one request asks for n words, and Triton merges requests without delay into
     analogies    the same, of WORDS or IDS [n, 3]             -> the same
     similarity   TEXTS string [n, 2]                          -> SCORES float32 [n, 1]
 
-K is the same number in each row. All also answer DIGEST string [n, 1] and VERSION int64 [n, 1]: the artifact's digest,
-and the run that made it. (Triton 2.51 has no parameters in the responses of its python backend, and its own version of
-a model is the code's, MODEL_VERSION: weights change within a running model.) The models map the same files, so the
+Artifacts of the other kinds have one model each, whose tensors its pipeline says (serve/pipelines). K is the same
+number in each row. All also answer DIGEST string [n, 1] and VERSION int64 [n, 1]: the artifact's digest, and the run
+that made it. (Triton 2.51 has no parameters in the responses of its python backend, and its own version of a model is
+the code's, MODEL_VERSION: weights change within a running model.) The models of word vectors map the same files, so the
 page cache holds one copy of the weights.
 
 Triton: model_configuration.md of the server's documentation, triton-inference-server/python_backend README.
@@ -18,7 +19,9 @@ Triton: model_configuration.md of the server's documentation, triton-inference-s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from mms_workloads.contract import Contract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +32,7 @@ VECTORS = "vectors"
 NEIGHBOURS = "neighbours"
 ANALOGIES = "analogies"
 SIMILARITY = "similarity"
-MODELS = (VECTORS, NEIGHBOURS, ANALOGIES, SIMILARITY)
+MODELS = (VECTORS, NEIGHBOURS, ANALOGIES, SIMILARITY)  # of word vectors
 
 MODEL_VERSION = 1  # of the code and the tensors' names and types
 
@@ -38,34 +41,91 @@ MODEL_VERSION = 1  # of the code and the tensors' names and types
 MAX_BATCH_SIZE = 256
 
 _CLASSES = {VECTORS: "Vectors", NEIGHBOURS: "Neighbours", ANALOGIES: "Analogies", SIMILARITY: "Similarity"}
+_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "INT32": "TYPE_INT32"}
 
 
-def render(generations: Path, batching: Batching) -> dict[str, str]:
+class Tensor(Contract):
+    """Of a model. shape: without the rows; -1: any."""
+
+    name: str
+    datatype: Literal["BYTES", "FP32", "INT64", "INT32"]
+    shape: list[int]
+    optional: bool = False
+
+
+class Model(Contract):
+    """A model of the repository. code: module and class; none: its files are the artifact's own."""
+
+    name: str
+    code: tuple[str, str] | None
+    inputs: list[Tensor] = []  # noqa: RUF012 - pydantic copies it
+    outputs: list[Tensor] = []  # noqa: RUF012
+    rows: int = MAX_BATCH_SIZE
+    parameters: dict[str, str] = {}  # noqa: RUF012
+
+
+class Models(Contract):
+    """What a pod's Triton runs; of an artifact, what it would have to."""
+
+    models: list[Model]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(one.name for one in self.models)
+
+
+def word_models() -> Models:
+    """Those of a wordEmbedding artifact."""
+    return Models(models=[_word_model(name) for name in MODELS])
+
+
+def _word_model(name: str) -> Model:
+    code = ("mms_workloads.serve.triton_models", _CLASSES[name])
+    scores = Tensor(name="SCORES", datatype="FP32", shape=[1 if name == SIMILARITY else -1])
+    if name == SIMILARITY:
+        return Model(name=name, code=code, inputs=[Tensor(name="TEXTS", datatype="BYTES", shape=[2])], outputs=[scores])
+    words = 3 if name == ANALOGIES else 1
+    inputs = [
+        Tensor(name="WORDS", datatype="BYTES", shape=[words], optional=True),
+        Tensor(name="IDS", datatype="INT64", shape=[words], optional=True),
+    ]
+    if name == VECTORS:  # artifacts of other dimensions may follow
+        vectors = Tensor(name="VECTORS", datatype="FP32", shape=[-1])
+        return Model(name=name, code=code, inputs=inputs, outputs=[vectors])
+    inputs.append(Tensor(name="K", datatype="INT32", shape=[1], optional=True))
+    return Model(
+        name=name, code=code, inputs=inputs, outputs=[Tensor(name="WORDS", datatype="BYTES", shape=[-1]), scores]
+    )
+
+
+def render(generations: Path, batching: Batching, models: Models) -> dict[str, str]:
     """The files of the repository by their path in it. `generations`: the file that says which artifacts are held."""
-    files = configs(generations, batching)
-    for model in MODELS:
-        files[f"{model}/{MODEL_VERSION}/model.py"] = code(model)
+    files = configs(generations, batching, models)
+    for model in models.models:
+        if model.code is not None:
+            files[f"{model.name}/{MODEL_VERSION}/model.py"] = code(model)
     return files
 
 
-def configs(generations: Path, batching: Batching) -> dict[str, str]:
+def configs(generations: Path, batching: Batching, models: Models) -> dict[str, str]:
     """What changes with the way of batching, by path."""
-    return {f"{model}/config.pbtxt": config(model, generations, batching) for model in MODELS}
+    ours = [model for model in models.models if model.code is not None]
+    return {f"{model.name}/config.pbtxt": config(model, generations, batching) for model in ours}
 
 
-def config(model: str, generations: Path, batching: Batching) -> str:
+def config(model: Model, generations: Path, batching: Batching) -> str:
     """config.pbtxt of a model. Each field is given: the server does not complete configurations."""
-    inputs, outputs = _tensors(model)
-    preferred = f"preferred_batch_size: [{batching.preferredBatchSize}] " if batching.preferredBatchSize else ""
-    outputs += [_tensor("DIGEST", "TYPE_STRING", 1), _tensor("VERSION", "TYPE_INT64", 1)]
-    parameters = {"generations": str(generations)}
+    size = min(batching.preferredBatchSize, model.rows)
+    preferred = f"preferred_batch_size: [{size}] " if size else ""
+    about = [Tensor(name="DIGEST", datatype="BYTES", shape=[1]), Tensor(name="VERSION", datatype="INT64", shape=[1])]
+    parameters = {"generations": str(generations), **model.parameters}
     return "\n".join(
         [
-            f"name: {_quoted(model)}",
+            f"name: {_quoted(model.name)}",
             'backend: "python"',
-            f"max_batch_size: {MAX_BATCH_SIZE}",
-            *(f"input {{ {tensor} }}" for tensor in inputs),
-            *(f"output {{ {tensor} }}" for tensor in outputs),
+            f"max_batch_size: {model.rows}",
+            *(f"input {{ {_tensor(tensor)} }}" for tensor in model.inputs),
+            *(f"output {{ {_tensor(tensor)} }}" for tensor in [*model.outputs, *about]),
             f"instance_group {{ kind: KIND_CPU count: {batching.instances} }}",
             f"dynamic_batching {{ {preferred}max_queue_delay_microseconds: {batching.maxQueueDelayMicroseconds} }}",
             *(
@@ -77,25 +137,31 @@ def config(model: str, generations: Path, batching: Batching) -> str:
     )
 
 
-def code(model: str) -> str:
+def code(model: Model) -> str:
     """model.py: the model itself is in this package, compiled when the image was built."""
-    return f"from mms_workloads.serve.triton_models import {_CLASSES[model]} as TritonPythonModel\n"
+    assert model.code is not None  # noqa: S101 - of those that are rendered
+    module, name = model.code
+    return f"from {module} import {name} as TritonPythonModel\n"
 
 
-def _tensors(model: str) -> tuple[list[str], list[str]]:
-    """Inputs, and outputs that are the model's own."""
-    if model == SIMILARITY:
-        return [_tensor("TEXTS", "TYPE_STRING", 2)], [_tensor("SCORES", "TYPE_FP32", 1)]
-    words = 3 if model == ANALOGIES else 1
-    inputs = [_tensor("WORDS", "TYPE_STRING", words, optional=True), _tensor("IDS", "TYPE_INT64", words, optional=True)]
-    if model == VECTORS:
-        return inputs, [_tensor("VECTORS", "TYPE_FP32", -1)]  # artifacts of other dimensions may follow
-    inputs.append(_tensor("K", "TYPE_INT32", 1, optional=True))
-    return inputs, [_tensor("WORDS", "TYPE_STRING", -1), _tensor("SCORES", "TYPE_FP32", -1)]
+def misfit(runs: Models, wanted: Models) -> str | None:
+    """Why the models that run cannot take an artifact that wants these; None: they can, with their own parameters."""
+    if _tensors(runs) == _tensors(wanted):
+        return None
+    mine, others = ", ".join(runs.names), ", ".join(wanted.names)
+    if mine != others:
+        return f"the pod runs {mine}, and the artifact is for {others}"
+    return f"the artifact wants other tensors of {mine} than those that run"
 
 
-def _tensor(name: str, data_type: str, size: int, *, optional: bool = False) -> str:
-    return f'name: "{name}" data_type: {data_type} dims: [{size}]' + (" optional: true" if optional else "")
+def _tensors(models: Models) -> list[Model]:
+    return [one.model_copy(update={"parameters": {}}) for one in models.models]
+
+
+def _tensor(tensor: Tensor) -> str:
+    shape = ", ".join(map(str, tensor.shape))
+    text = f'name: "{tensor.name}" data_type: {_TYPES[tensor.datatype]} dims: [{shape}]'
+    return text + (" optional: true" if tensor.optional else "")
 
 
 def _quoted(text: str) -> str:

@@ -11,6 +11,7 @@ import structlog
 from mms_workloads.contract import Measured
 from mms_workloads.serve import generations, repository, tuning
 from mms_workloads.serve.control import TritonGoneError
+from mms_workloads.serve.layout import read_models
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ async def survey(serve: ServeFile, layout: Layout, triton: Triton, proof: tuple[
 
 def write(batching: Batching, layout: Layout) -> None:
     """What a Triton loads from now on."""
-    for name, text in repository.configs(layout.generations, batching).items():
+    for name, text in repository.configs(layout.generations, batching, read_models(layout.running)).items():
         file = layout.repository / name
         part = file.with_name(f".{file.name}.part")
         part.write_text(text, encoding="utf-8")

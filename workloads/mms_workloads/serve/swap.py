@@ -18,11 +18,10 @@ from pydantic import ValidationError
 
 from mms_workloads import contract
 from mms_workloads.contract import Outcome, Reason
-from mms_workloads.serve import generations
+from mms_workloads.serve import generations, repository
 from mms_workloads.serve.artifact import read_artifact
 from mms_workloads.serve.generations import Generation, Generations
-from mms_workloads.serve.layout import read_batching
-from mms_workloads.serve.repository import MODELS
+from mms_workloads.serve.layout import MODELS_FILE, read_batching, read_models
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -53,6 +52,10 @@ async def swap(
         tell("Fetching")
         await _fetch(serve, layout, environment)
     artifact = read_artifact(layout, digest)
+    wanted = read_models(layout.artifact(digest) / MODELS_FILE)
+    if why := repository.misfit(read_models(layout.running), wanted):
+        message = f"{why}: pods take it anew: set spec.rollout.strategy to another one than HotSwap"
+        raise JobError(Reason.MODEL_LOAD_FAILED, message)
     following = Generation(digest=digest, version=artifact.manifest.version, folder=str(layout.artifact(digest)))
     serving = before.of(before.serving)
     assert serving is not None  # noqa: S101 - fetch and this function write no other file
@@ -84,7 +87,7 @@ async def _reported(layout: Layout, digest: str, *, serving: bool) -> None:
     instances = read_batching(layout).instances
     try:
         async with asyncio.timeout(HOLD_SECONDS):
-            for model in MODELS:
+            for model in read_models(layout.running).names:
                 while True:
                     if generations.stands(layout.generations, model, instances, digest, serving=serving):
                         break

@@ -14,7 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from mms_workloads.serve import embedding, vectors_file
-from mms_workloads.serve.embedding import Question, RequestError, UnknownWordError
+from mms_workloads.serve.embedding import Question, UnknownWordError
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.shelf import NotHeldError, Shelf
 
@@ -25,35 +25,50 @@ if TYPE_CHECKING:
     from mms_workloads.serve.vectors_file import Embedding
 
 
-class _Model:
-    unit = True  # whether the model works on vectors of length 1
-    answer: Callable[[Embedding, list[Question]], list[Any]]
+class Served:
+    """A model whose processes hold artifacts."""
+
+    answer: Callable[[Any, list[Any]], list[Any]]  # of what an artifact holds, and questions; a ValueError refuses one
     shelf: Shelf
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once when the model is loaded. What it raises becomes the load's error."""
         parameters = json.loads(args["model_config"])["parameters"]
-        self.shelf = Shelf(Path(parameters["generations"]["string_value"]), args["model_instance_name"], self.load)
+        self.parameters = {name: value["string_value"] for name, value in parameters.items()}
+        self.shelf = Shelf(Path(self.parameters["generations"]), args["model_instance_name"], self.load)
 
     def finalize(self) -> None:
         self.shelf.close()
 
-    def load(self, folder: Path) -> Embedding:
-        return vectors_file.load(folder, unit=self.unit)
+    def load(self, folder: Path) -> Any:
+        raise NotImplementedError
+
+    def question(self, request: Any) -> Any:
+        raise NotImplementedError
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """The whole batch sees one state of the shelf; requests that name an artifact are answered apart."""
         view = self.shelf.view
         responses: list[Any] = [None] * len(requests)
         for held, places in _by_artifact(view, self.shelf.key, requests, responses):
-            answers = self.answer(held.content, [_question(requests[place]) for place in places])
+            answers = self.answer(held.content, [self.question(requests[place]) for place in places])
             for place, one in zip(places, answers, strict=True):
-                refused = isinstance(one, RequestError)
+                refused = isinstance(one, ValueError)
                 responses[place] = _refusal(one) if refused else _response(self.outputs(one, held.content), held)
         return responses
 
-    def outputs(self, answer: Any, held: Embedding) -> dict[str, Any]:
+    def outputs(self, answer: Any, held: Any) -> dict[str, Any]:
         raise NotImplementedError
+
+
+class _Model(Served):
+    unit = True  # whether the model works on vectors of length 1
+
+    def load(self, folder: Path) -> Embedding:
+        return vectors_file.load(folder, unit=self.unit)
+
+    def question(self, request: Any) -> Question:
+        return _question(request)
 
 
 class Vectors(_Model):
@@ -132,6 +147,6 @@ def _question(request: Any) -> Question:
     return Question(*(None if tensor is None else tensor.as_numpy() for tensor in tensors))
 
 
-def _refusal(error: RequestError) -> Any:
+def _refusal(error: ValueError) -> Any:
     code = pb_utils.TritonError.NOT_FOUND if isinstance(error, UnknownWordError) else pb_utils.TritonError.INVALID_ARG
     return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error), code))

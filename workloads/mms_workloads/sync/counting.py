@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -47,11 +48,15 @@ class Counting:
     @classmethod
     def start(cls, files: Sequence[Found], records: Data | None = None) -> Counting:
         """records: of a task that learns from them. Raises JobError."""
+        chosen: RecordFormat | None = None
+        if records is not None:
+            chosen = formats.detect(f.uri for f in files) if records.format == "Auto" else records.format
+            if records.sharding == "Random" and formats.by_folders(chosen):
+                files = sorted(files, key=lambda f: hashlib.sha256(f.uri.encode()).digest())
         uris, sizes = [f.uri for f in files], [f.size for f in files]
         plain = {i: f.size for i, f in enumerate(files) if not blocks.compressed(f.uri)}
-        if records is None:
+        if chosen is None:
             return cls(files, blocks.counting_tasks(uris, sizes), plain)
-        chosen = formats.detect(uris) if records.format == "Auto" else records.format
         tasks = blocks.counting_tasks(uris, sizes, whole=formats.whole(chosen))
         return cls(files, tasks, plain, format=chosen)
 

@@ -1,0 +1,150 @@
+"""A pipeline with its network: requests in, answers out, several at a time where they fit together."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mms_workloads.contract import PIPELINE, GoldenCase, GoldenTensor, Pipeline
+from mms_workloads.serve.pipelines import networks, tasks
+from mms_workloads.serve.pipelines.tensors import Prepared, RequestError, checked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.serve.pipelines.networks import Network
+    from mms_workloads.serve.pipelines.tensors import Arrays, Steps
+
+    Answer = dict[str, NDArray[Any]]
+
+Anomalies = Literal["Refuse", "Count", "Off"]
+_DATATYPES = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "object": "BYTES"}
+FILES = ("IMAGE", "VIDEO", "AUDIO")  # outputs that are files: the tensors beside them say the same
+
+
+class Served:
+    """anomalies: what becomes of rows that are no valid input. Refuse: the request's error says why; Count: they are
+    answered, and `odd` is how many there were; Off: nobody looks.
+    """
+
+    def __init__(self, pipeline: Pipeline, steps: Steps, network: Network, anomalies: Anomalies = "Refuse") -> None:
+        self.pipeline, self.steps, self.network = pipeline, steps, network
+        self.anomalies: Anomalies = anomalies
+        self.odd = 0
+
+    @property
+    def model(self) -> str:
+        """Its name in Triton."""
+        return self.steps.model
+
+    def answer(self, inputs: Arrays) -> Answer:
+        """The outputs, by name. Raises RequestError."""
+        found = self.answers([inputs])[0]
+        if isinstance(found, RequestError):
+            raise found
+        return found
+
+    def answers(self, requests: Sequence[Arrays]) -> list[Answer | RequestError]:
+        """Of each request. The network runs once for those that fit together."""
+        prepared = [self._prepared(one) for one in requests]
+        found: list[Answer | RequestError | None] = [one if isinstance(one, RequestError) else None for one in prepared]
+        groups: dict[Any, list[tuple[int, Prepared]]] = {}
+        for place, one in enumerate(prepared):
+            if isinstance(one, Prepared):
+                groups.setdefault(self._fits(one), []).append((place, one))
+        for group in groups.values():
+            for place, answer in self._together(group):
+                found[place] = answer
+        return [one for one in found if one is not None]
+
+    def _prepared(self, inputs: Arrays) -> Prepared | RequestError:
+        try:
+            found = self.steps.prepare(checked(inputs, self.steps.inputs))
+        except RequestError as error:
+            return error
+        if found.odd and self.anomalies == "Refuse":
+            row, why = min(found.odd.items())
+            return RequestError(f"row {row} is no valid input of this model: {why}")
+        if self.anomalies == "Count":
+            self.odd += len(found.odd)
+        return found
+
+    def _fits(self, one: Prepared) -> Any:
+        """Requests of the same are run together: of the same shapes, or of about the same length where it is filled."""
+        return tuple(
+            (name, values.shape[1].bit_length(), values.shape[2:])
+            if name in self.steps.padded
+            else (name, values.shape[1:])
+            for name, values in sorted(one.feeds.items())
+        )
+
+    def _together(self, group: Sequence[tuple[int, Prepared]]) -> list[tuple[int, Answer | RequestError]]:
+        feeds = {name: self._joined(name, [one.feeds[name] for _, one in group]) for name in group[0][1].feeds}
+        rows = sum(one.rows for _, one in group)
+        parts = [
+            self.network.run({name: values[start : start + self.steps.rows] for name, values in feeds.items()})
+            for start in range(0, rows, self.steps.rows)
+        ]
+        results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
+        found: list[tuple[int, Answer | RequestError]] = []
+        start = 0
+        for place, one in group:
+            own = {name: values[start : start + one.rows] for name, values in results.items()}
+            start += one.rows
+            found.append((place, self.steps.finish(own, one)))
+        return found
+
+    def _joined(self, name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        if not values[1:]:
+            return values[0]
+        if name not in self.steps.padded:
+            return np.concatenate(values)
+        length, fill = max(one.shape[1] for one in values), self.steps.padded[name]
+        rest = [[(0, 0), (0, length - one.shape[1]), *[(0, 0)] * (one.ndim - 2)] for one in values]
+        return np.concatenate(
+            [np.pad(one, width, constant_values=fill) for one, width in zip(values, rest, strict=True)]
+        )
+
+
+def open(folder: Path, *, threads: int = 1, anomalies: Anomalies = "Refuse") -> Served:  # noqa: A001 - as gzip.open
+    """The pipeline of an artifact's folder. threads: of the network.
+
+    Raises ValueError (NetworkError, pydantic's) for files that do not fit together, OSError.
+    """
+    pipeline = Pipeline.model_validate_json((folder / PIPELINE).read_bytes())
+    steps = tasks.steps_of(pipeline, folder)
+    return Served(pipeline, steps, networks.load(pipeline, folder, steps, threads), anomalies)
+
+
+def golden_case(served: Served, inputs: Arrays) -> GoldenCase:
+    """A request and its answer. Outputs that are files are left out. Raises RequestError."""
+    answer = served.answer(inputs)
+    return GoldenCase(
+        model=served.model,
+        tensors={name: _tensor(np.asarray(values)) for name, values in inputs.items()},
+        outputs={name: _flat(values) for name, values in answer.items() if name not in FILES},
+    )
+
+
+def _tensor(values: NDArray[Any]) -> GoldenTensor:
+    """The bytes of Triton's binary form."""
+    if values.dtype.kind in "SU":
+        values = values.astype(np.object_)
+    datatype = _DATATYPES[values.dtype.name]
+    if datatype == "BYTES":
+        items = [one.encode() if isinstance(one, str) else bytes(one) for one in values.ravel()]
+        raw = b"".join(struct.pack("<I", len(one)) + one for one in items)
+    else:
+        raw = np.ascontiguousarray(values).tobytes()
+    return GoldenTensor(datatype=datatype, shape=list(values.shape), raw=base64.b64encode(raw).decode())
+
+
+def _flat(values: NDArray[Any]) -> list[Any]:
+    items = values.ravel().tolist()
+    return [one.decode() if isinstance(one, bytes) else one for one in items]
