@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.data.counted import by_blocks, corpus, described
-from tests.unit.data.test_records import FORMATS
+from tests.unit.data.test_records import FORMATS, as_dealt
 
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason, Store, WordEmbedding
@@ -156,7 +156,7 @@ def test_an_encrypted_data_set_has_the_same_records(tmp_path: Path, name: str) -
     assert plan.schema
     assert (plan.schema.input, plan.schema.label, plan.schema.records) == (*FORMATS[name][1:], len(made))
     held = RecordCorpus(target, plan, described(target.uri), tmp_path / "scratch" / "blocks", ring)
-    assert by_blocks(held) == made
+    assert as_dealt(by_blocks(held), name) == as_dealt(made, name)
     assert [error for _, error in encrypting.check(target, KEY) if error] == []
 
 
@@ -245,7 +245,7 @@ def test_encryption_is_taken_up_where_it_was_left(tmp_path: Path, monkeypatch: p
         ring = Keyring()
         plan = _counted(target, found, ring, tmp_path / name)
         held = RecordCorpus(target, plan, described(target.uri), tmp_path / name / "blocks", ring)
-        assert by_blocks(held) == made, name
+        assert as_dealt(by_blocks(held), name) == as_dealt(made, name), name
 
 
 def test_a_folder_that_holds_a_data_set_is_not_written_over(tmp_path: Path) -> None:

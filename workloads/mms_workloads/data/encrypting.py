@@ -69,8 +69,10 @@ def encrypt(
     Raises JobError.
     """
     files = [found for found in stores.glob(source) if not formats.hidden(found.uri)]
+    chosen = chosen or formats.detect(found.uri for found in files)
+    if formats.by_folders(chosen):
+        files = formats.mixed(files)
     uris = [found.uri for found in files]
-    chosen = chosen or formats.detect(uris)
     held_as: RecordFormat = "WebDataset" if chosen in {"ImageFolder", "WAV"} else chosen
     said = _fingerprint(files, chosen, block_bytes)
     dataset, done = _resumed(target, data_key, said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -52,7 +51,7 @@ class Counting:
         if records is not None:
             chosen = formats.detect(f.uri for f in files) if records.format == "Auto" else records.format
             if records.sharding == "Random" and formats.by_folders(chosen):
-                files = sorted(files, key=lambda f: hashlib.sha256(f.uri.encode()).digest())
+                files = formats.mixed(files)
         uris, sizes = [f.uri for f in files], [f.size for f in files]
         plain = {i: f.size for i, f in enumerate(files) if not blocks.compressed(f.uri)}
         if chosen is None:
