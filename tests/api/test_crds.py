@@ -277,6 +277,7 @@ TRAINING_STATUS: Object = {
         "records": 1797,
         "classes": 10,
         "badRecords": 1,
+        "keysGiven": 7,
         "bad": [{"uri": "s3://digits/a.csv", "offset": 1024, "reason": "it has 3 cells, and the header 4 columns"}],
     },
     "incidents": [{"time": NOON, "kind": "WorkerLost", "rank": 1, "step": 811, "action": "Replaced"}],

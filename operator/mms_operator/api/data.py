@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mms_operator.api.types import URI_PATTERN, Model, StoreAccess
+from mms_operator.api.types import URI_PATTERN, Model, Name, StoreAccess
 
 BLOCK_BYTES = 256 << 10
 BYTES_PATTERN = r"^[1-9][0-9]{0,5}(Ki|Mi|Gi)$"
@@ -51,6 +51,25 @@ class DataQuality(Model):
     )
 
 
+class KeyReference(Model):
+    name: Name = Field(description="Name of a Secret in the same namespace.")
+    key: str = Field(
+        default="key",
+        min_length=1,
+        max_length=253,
+        pattern=r"^[-._a-zA-Z0-9]+$",
+        description="Which of its entries holds the data key: 32 bytes, as they are, in hexadecimal or in base64.",
+    )
+
+
+class DataEncryption(Model):
+    """The data set is what `mms data encrypt` wrote; data.uri is its folder."""
+
+    keySecretRef: KeyReference = Field(
+        description="The data key. It is mounted in the master's pod only; workers get keys of single blocks."
+    )
+
+
 class Data(StoreAccess):
     """The data set. The last parts of the URI may hold *; .gz, .xz, .bz2 and .zst are decompressed while read."""
 
@@ -65,11 +84,14 @@ class Data(StoreAccess):
     )
     fields: DataFields = Field(default_factory=DataFields)
     quality: DataQuality = Field(default_factory=DataQuality)
+    encryption: DataEncryption | None = Field(
+        default=None, description="Of data that is encrypted at rest. Absent: it is not."
+    )
     sharding: Literal["Random", "Sequential"] = Field(
         default="Random", description="The order in which blocks are dealt to the workers: a seeded shuffle, or as is."
     )
     blockSize: Size = Field(
         default="256Ki",
         description="The unit that is dealt to the workers, of the decompressed data. There should be some tens for "
-        "each worker; a worker holds a few in memory.",
+        "each worker; a worker holds a few in memory. Encrypted data has the blocks that it was encrypted in.",
     )

@@ -71,6 +71,12 @@ class DataStatus(Model):
     records: int | None = Field(default=None, ge=0, description="Good ones; absent where running text is read.")
     classes: int = Field(default=0, ge=0, description="Different labels, of tasks that learn classes.")
     badRecords: int = Field(default=0, ge=0, description="Records that are left out.")
+    keysGiven: int = Field(
+        default=0,
+        ge=0,
+        description="Keys of encrypted blocks that the present master has given to workers; its log has each with the "
+        "worker and the block.",
+    )
     bad: list[BadRecordStatus] = Field(
         default_factory=list, description="The first of them.", json_schema_extra={"maxItems": 10}
     )

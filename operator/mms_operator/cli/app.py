@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
@@ -11,8 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mms_operator.api.data import BYTES_PATTERN, in_bytes
 from mms_operator.cli import asking, cluster_store, embedding, forward, replay, rollout
+from mms_operator.cli import data as datasets
 from mms_operator.lab.trace import TraceError
+from mms_workloads.contract import RecordFormat
 from mms_workloads.serve import query
 from mms_workloads.serve.vectors_file import ArtifactError
 from mms_workloads.store import JobError
@@ -54,6 +58,9 @@ Ca = Annotated[
         dir_okay=False,
         help="PEM file of the authority that signed its certificate; a port-forward is over TLS then.",
     ),
+]
+DataKey = Annotated[
+    Path, typer.Option("--key-file", exists=True, dir_okay=False, help="File with the data key: openssl rand -hex 32.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -293,6 +300,66 @@ def put(
         _fail(str(error))
     for target, size in written:
         console.print(f"{escape(target)}  {size / 1e6:.1f} MB", highlight=False)
+
+
+Format = Annotated[
+    RecordFormat | None, typer.Option("--format", help="What the files hold. Absent: as their names tell.")
+]
+Endpoint = Annotated[str | None, typer.Option(help="URL of an S3-compatible service. Keys: AWS_ACCESS_KEY_ID, ...")]
+Input = Annotated[str | None, typer.Option("--input", help="As data.fields.input.")]
+Label = Annotated[str | None, typer.Option("--label", help="As data.fields.label.")]
+
+
+@data.command("encrypt")
+def encrypt(
+    source: Annotated[str, typer.Argument(help="Files: a path or URI, which may hold *.")],
+    target: Annotated[str, typer.Argument(help="A folder for the encrypted data set.")],
+    key_file: DataKey,
+    *,
+    format_: Format = None,
+    input_: Input = None,
+    label: Label = None,
+    block_size: Annotated[str, typer.Option(help="Plaintext that a block, a worker's lease, has.")] = "256Ki",
+    source_endpoint: Endpoint = None,
+    target_endpoint: Endpoint = None,
+) -> None:
+    """Encrypt a data set, block by block. Cut short, the same command goes on where it was."""
+    if not re.fullmatch(BYTES_PATTERN, block_size):
+        _fail(f"{block_size} is no size: use a number with Ki, Mi or Gi, such as 4Mi")
+    looks = datasets.Looks(format_, input_, label)
+    places = datasets.Place(source, source_endpoint), datasets.Place(target, target_endpoint)
+    try:
+        said = datasets.encrypt(*places, key_file, looks, block_bytes=in_bytes(block_size), console=errors)
+    except (JobError, OSError) as error:
+        _fail(str(error))
+    console.print(escape(said), highlight=False)
+
+
+@data.command("check")
+def check(
+    uri: Annotated[str, typer.Argument(help="Files, or with --key-file the folder of an encrypted data set.")],
+    *,
+    key_file: DataKey | None = None,
+    format_: Format = None,
+    input_: Input = None,
+    label: Label = None,
+    max_bad_records: Annotated[int, typer.Option(min=0, help="As data.quality.maxBadRecords.")] = 100,
+    endpoint: Endpoint = None,
+) -> None:
+    """What a training would find in a data set; of an encrypted one, whether each block is intact."""
+    place = datasets.Place(uri, endpoint)
+    try:
+        if key_file is None:
+            looks = datasets.Looks(format_, input_, label)
+            console.print(datasets.table(*datasets.schema(place, looks, max_bad_records)))
+            return
+        blocks = list(datasets.damaged(place, key_file))
+    except (JobError, OSError) as error:
+        _fail(str(error))
+    wrong = [message for _, message in blocks if message]
+    if wrong:
+        _fail("\n".join([*wrong, f"{len(wrong)} of {len(blocks)} blocks are damaged"]))
+    console.print(f"{len(blocks)} blocks are intact", highlight=False)
 
 
 def _say(service: str, namespace: str, command: str) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Data, Store
-from mms_workloads.data import records
+from mms_workloads.data import readers, records
 from mms_workloads.data.records import RecordCorpus
 from mms_workloads.data.schema import Survey
 from mms_workloads.sync import plan as plans
@@ -34,9 +34,9 @@ def counted(data: Data, scratch: Path, *, backwards: bool = False) -> Plan:
     assert counting.format
     tasks = list(range(len(counting.tasks)))
     for task in reversed(tasks) if backwards else tasks:
-        found, sizes = records.count(
-            data, counting.uris(task), list(counting.tasks[task]), counting.format, scratch / "worker"
-        )
+        segments = list(counting.tasks[task])
+        reader = readers.counting(data.store, counting.uris(task), segments, scratch / "worker")
+        found, sizes = records.count(reader, segments, data, counting.format)
         counting.add_survey(task, Survey.unpack(found.pack()), sizes)
     assert counting.complete()
     plan = counting.plan(None, data.blockBytes)

@@ -16,6 +16,7 @@ from mms_workloads.contract import DataFile, Store, WordEmbedding
 from mms_workloads.data import corpus, reader
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.corpus import Cache, Corpus
+from mms_workloads.data.reader import Reader
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.sync.plan import Plan
 
@@ -54,13 +55,12 @@ def test_threads_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "b.gz").write_bytes(gzip.compress(packed.encode()))
     monkeypatch.setattr(corpus, "PIECE_BYTES", 100)
     task = WordEmbedding.model_validate({"tokenizer": tokenizer})
-    uris = {0: f"file://{tmp_path}/a.txt", 1: f"file://{tmp_path}/b.gz"}
+    uris = [f"file://{tmp_path}/a.txt", f"file://{tmp_path}/b.gz"]
     segments = [Segment(0, 0, 4000), Segment(0, 4000, len(plain)), Segment(1, 0, None)]
     expected = Counter(reference.tokens(plain.decode() + "\n" + packed, tokenizer))
     for threads in (1, 3, 200):
-        words, sizes = corpus.count(
-            Store(uri=f"file://{tmp_path}"), uris, segments, task, tmp_path / str(threads), threads=threads
-        )
+        reader = Reader(Store(uri=f"file://{tmp_path}"), uris, tmp_path / str(threads))
+        words, sizes = corpus.count(reader, segments, task, threads=threads)
         assert words.above(0) == expected
         assert sizes == {1: len(packed.encode())}
 

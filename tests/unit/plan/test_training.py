@@ -387,6 +387,30 @@ def test_a_secret_is_waited_for(keys: frozenset[str] | None, reason: str, words:
     assert len(found.pods) == 3
 
 
+@pytest.mark.parametrize(
+    ("keys", "reason", "words"),
+    [
+        (None, "SecretNotFound", "create it with the data key in its entry data-key"),
+        (frozenset({"key"}), "SecretKeyMissing", "has no entry data-key (it has key)"),
+    ],
+    ids=["missing", "other key"],
+)
+def test_the_data_key_is_waited_for_and_is_the_masters_alone(
+    keys: frozenset[str] | None, reason: str, words: str
+) -> None:
+    encryption = {"keySecretRef": {"name": "mine", "key": "data-key"}}
+    found = world(data={"uri": "s3://x/sealed", "encryption": encryption})
+    found.secrets = {"mine": ReferencedSecret("mine", keys)}
+    found.settle()
+    assert (found.status["phase"], found.condition("Ready")["reason"]) == ("Pending", reason)
+    assert words in found.condition("Ready")["message"]
+    assert found.pods == {}
+    found.secrets = {"mine": ReferencedSecret("mine", frozenset({"data-key"}))}
+    found.settle()
+    assert len(found.pods) == 3
+    assert {name for name, pod in found.pods.items() if "mine" in str(pod)} == {"words-master-0-1"}
+
+
 def test_a_secret_that_goes_while_pods_run_stops_only_what_is_to_be_made() -> None:
     found = world(data={"uri": "s3://x/y.txt", "secretRef": {"name": "mine"}})
     good = {"mine": ReferencedSecret("mine", frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}))}

@@ -36,11 +36,12 @@ def test_metrics() -> None:
         uid="u", run=3, attempt=1, activity="Training", step=7, epoch=2, percent=40,
         incidents=[Incident(time="t", kind="WorkerLost")],
     )  # fmt: skip
-    lines = metrics.text(JobIdentity(namespace="n", name="words", uid="u", run=3), status).splitlines()
+    lines = metrics.text(JobIdentity(namespace="n", name="words", uid="u", run=3), status, {2: 7}).splitlines()
     labels = '{namespace="n",name="words",run="3"}'
     assert f"mms_training_step{labels} 7" in lines
     assert f"mms_training_incidents{labels} 1" in lines
     assert "# TYPE mms_training_percent gauge" in lines
+    assert 'mms_training_block_keys_given{namespace="n",name="words",run="3",rank="2"} 7' in lines
     assert not any(line.startswith("mms_training_loss") for line in lines)  # not known yet
 
 

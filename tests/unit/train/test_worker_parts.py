@@ -15,6 +15,7 @@ from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Guard, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
+from mms_workloads.data.reader import Reader
 from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
@@ -245,7 +246,7 @@ def test_corpus(tmp_path: Path) -> None:
         WordEmbedding(minCount=1, maxVocabulary=3),
         f"file://{tmp_path}/a.txt",
     )
-    counted, sizes = corpus.count(store, {0: uri}, [Segment(0, 0, len(content))], task, tmp_path)
+    counted, sizes = corpus.count(Reader(store, [uri], tmp_path), [Segment(0, 0, len(content))], task)
     assert (counted.above(0), sizes) == ({"a": 3, "b": 2, "c": 1, "zz": 1}, {})
     words = vocabulary.cut(counted.above(0), task)
     plan = plans.Plan((DataFile(uri=uri, size=len(content)),), 8, words)

@@ -22,6 +22,7 @@ from mms_workloads.contract.base import (
     BEHIND_EDGE_HTTP_PORT,
     CONTRACT_VERSION,
     CREDENTIALS_DIR,
+    DATA_KEY_FILE,
     EDGE_CONFIG,
     EDGE_DIR,
     EDGE_KEYS_DIR,
@@ -61,7 +62,7 @@ from mms_workloads.contract.base import (
     PositiveInt,
     Store,
 )
-from mms_workloads.contract.data import Data, Fields, Quality, RecordFormat
+from mms_workloads.contract.data import Data, Encryption, Fields, Quality, RecordFormat
 from mms_workloads.contract.job import (
     Adapter,
     Checkpoint,
@@ -143,6 +144,7 @@ __all__ = [
     "BEHIND_EDGE_HTTP_PORT",
     "CONTRACT_VERSION",
     "CREDENTIALS_DIR",
+    "DATA_KEY_FILE",
     "DIGITS",
     "EDGE_CONFIG",
     "EDGE_DIR",
@@ -198,6 +200,7 @@ __all__ = [
     "DataFile",
     "DataReport",
     "Desired",
+    "Encryption",
     "EvaluationSpec",
     "Fields",
     "FileEntry",

@@ -13,6 +13,7 @@ JOB_FILE = "/etc/mms/job.json"
 TLS_DIR = "/etc/mms/tls"  # tls.crt, tls.key, ca.crt of the pod's role
 READER_TLS_DIR = "/etc/mms/reader-tls"  # the same of a serving pod that follows a training
 CREDENTIALS_DIR = "/etc/mms/credentials"  # one folder per store: the keys of its Secret as files
+DATA_KEY_FILE = "/etc/mms/data-key/key"  # of encrypted data, in the master's pod only
 SCRATCH_DIR = "/scratch"  # an emptyDir: all that a pod may write besides /tmp
 TERMINATION_LOG = "/dev/termination-log"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mms_workloads.contract.base import Contract, NonNegativeInt, PositiveInt, Store
+from mms_workloads.contract.base import DATA_KEY_FILE, Contract, NonNegativeInt, PositiveInt, Store
 
 RecordFormat = Literal["Text", "JSONLines", "CSV", "Parquet", "ImageFolder", "WebDataset", "WAV"]
 
@@ -20,6 +20,12 @@ class Quality(Contract):
     maxBadRecords: NonNegativeInt = 100  # records that may be left out; with more the run fails
 
 
+class Encryption(Contract):
+    """The data set is what `mms data encrypt` wrote; the data key is in a file that the master alone has."""
+
+    keyFile: str = DATA_KEY_FILE
+
+
 class Data(Contract):
     """The data set; uri may hold * in its last parts. .gz, .xz, .bz2 and .zst are decompressed while read."""
 
@@ -27,5 +33,6 @@ class Data(Contract):
     format: Literal["Auto"] | RecordFormat = "Auto"
     fields: Fields = Fields()
     quality: Quality = Quality()
+    encryption: Encryption | None = None
     sharding: Literal["Random", "Sequential"] = "Random"
     blockBytes: PositiveInt = 256 * 1024  # decompressed size of the unit that the master leases

@@ -114,6 +114,7 @@ class DataReport(Contract):
     badRecords: NonNegativeInt = 0
     bad: list[BadRecord] = []  # the first
     classes: NonNegativeInt = 0  # different labels
+    keysGiven: NonNegativeInt = 0  # of encrypted blocks, to workers, by this master
     doneBytes: NonNegativeInt = 0  # counted, then trained on, over all data epochs
     doneRecords: NonNegativeInt | None = None  # by the share of the bytes
 

@@ -60,6 +60,20 @@ def counting_tasks(uris: Sequence[str], sizes: Sequence[int], *, whole: bool = F
     return [(Segment(i, 0, None),) for i in sorted(alone)] + cut(plain, COUNTING_BYTES)
 
 
+def grouped(sizes: Sequence[int]) -> list[Block]:
+    """Counting tasks of files that are blocks: some of them each."""
+    tasks: list[Block] = []
+    held: list[Segment] = []
+    room = COUNTING_BYTES
+    for number, size in enumerate(sizes):
+        held.append(Segment(number, 0, size))
+        room -= size
+        if room <= 0:
+            tasks.append(tuple(held))
+            held, room = [], COUNTING_BYTES
+    return [*tasks, tuple(held)] if held else tasks
+
+
 def split(count: int, part: float) -> tuple[list[int], list[int]]:
     """The numbers of the blocks to train on, and of those kept for evaluation: every 1/part-th, from mid-stride.
 

@@ -3,48 +3,43 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mms_workloads.contract import Reason, Store, WordEmbedding
-from mms_workloads.data import vocabulary
-from mms_workloads.data.reader import Reader
+from mms_workloads.data import keyring, readers, vocabulary
 from mms_workloads.data.text import Words
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mms_workloads.data.blocks import Segment
+    from mms_workloads.data.keyring import Keyring
+    from mms_workloads.data.reader import Reader
     from mms_workloads.sync.plan import Plan
 
 # Encoded blocks are kept on the scratch volume: to read four bytes a word takes less than to tokenise. Beyond this the
 # rest is tokenised in each data epoch.
 CACHE_BYTES = 2 << 30
+HELD_BLOCKS = 4  # the one that is trained on, the one read ahead, and those of a round over several
 LOCKS = 16
 PIECE_BYTES = 2 << 20  # of a counting task, that a thread holds at a time
 
 
 def count(
-    store: Store,
-    uris: dict[int, str],
-    segments: list[Segment],
-    task: WordEmbedding | None,
-    scratch: Path,
-    *,
-    threads: int = 1,
+    reader: Reader, segments: Sequence[Segment], task: WordEmbedding | None, *, threads: int = 1
 ) -> tuple[Words, dict[int, int]]:
     """A counting task: words with counts, and the decompressed sizes of files that it read whole. Raises JobError.
 
     task None: sizes alone; nothing is read but what must be decompressed.
     """
-    names = [uris.get(i, "") for i in range(max(uris) + 1)]
-    reader = Reader(store, names, scratch)
     words = Words()
     if task is not None:
         pieces = reader.pieces(tuple(segments), PIECE_BYTES)
@@ -107,21 +102,43 @@ class Cache:
         return encoded
 
 
+class Held:
+    """The last encoded blocks, in memory alone: of encrypted data nothing else may be kept. For any thread."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._keeping = threading.Lock()
+
+    def get(self, block: int, encode: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
+        """As Cache."""
+        with self._keeping:
+            if block in self._blocks:
+                self._blocks.move_to_end(block)
+                return self._blocks[block]
+        encoded = encode(block)
+        with self._keeping:
+            self._blocks[block] = encoded
+            while len(self._blocks) > HELD_BLOCKS:
+                self._blocks.popitem(last=False)
+        return encoded
+
+
 class Corpus:
     """Blocks as word numbers, int32, -1 after each sentence; words outside the vocabulary are left out.
 
     cache: a folder for this plan alone; files that were decompressed for the counting pass are beside it.
     """
 
-    def __init__(self, store: Store, plan: Plan, task: WordEmbedding, cache: Path) -> None:
+    def __init__(
+        self, store: Store, plan: Plan, task: WordEmbedding, cache: Path, keys: Keyring = keyring.HELD
+    ) -> None:
         """Raises MemoryError."""
         self.blocks = plan.blocks()
-        self._reader = Reader(store, [f.uri for f in plan.files], cache.parent)
-        self._reader.expect(plan.files)
+        self._reader = readers.planned(store, plan, cache.parent, keys)
         self._words = plan.vocabulary.numbered()
         self._pairs = bool(plan.vocabulary.phrases)
         self._tokenizer = task.tokenizer
-        self._cache = Cache(cache)
+        self._cache = Cache(cache) if plan.sealed is None else Held()
 
     def tokens(self, block: int) -> NDArray[np.int32]:
         """Raises JobError."""
@@ -135,11 +152,10 @@ class Corpus:
 class ByteCorpus:
     """Blocks as the bytes of their UTF-8 text, uint8."""
 
-    def __init__(self, store: Store, plan: Plan, cache: Path) -> None:
+    def __init__(self, store: Store, plan: Plan, cache: Path, keys: Keyring = keyring.HELD) -> None:
         self.blocks = plan.blocks()
-        self._reader = Reader(store, [f.uri for f in plan.files], cache.parent)
-        self._reader.expect(plan.files)
-        self._cache = Cache(cache)
+        self._reader = readers.planned(store, plan, cache.parent, keys)
+        self._cache = Cache(cache) if plan.sealed is None else Held()
 
     def bytes(self, block: int) -> NDArray[np.uint8]:
         """Raises JobError."""

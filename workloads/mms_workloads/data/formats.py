@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mms_workloads.contract import RecordFormat, Task
+    from mms_workloads.store import Found
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".npy")
 SOUND = (".wav",)
@@ -75,6 +77,11 @@ def whole(chosen: RecordFormat) -> bool:
 def by_folders(chosen: RecordFormat) -> bool:
     """Whether files lie class by class: as they are a block would have one class, and what is held out some of them."""
     return chosen == "ImageFolder"
+
+
+def mixed(files: Sequence[Found]) -> list[Found]:
+    """In an order that does not depend on their folders, always the same."""
+    return sorted(files, key=lambda f: hashlib.sha256(f.uri.encode()).digest())
 
 
 def companions(chosen: RecordFormat, uris: Sequence[str], files: Iterable[int]) -> set[int]:

@@ -125,24 +125,42 @@ def web_dataset(source: Source, segment: Segment, fields: Fields, start: int) ->
     """
     size = source.size(segment.file)
     end = size if segment.end is None else segment.end
-    stem, first = None, start
+    for offset, parts, problem in groups(source, segment.file, start):
+        if offset >= end:
+            return
+        if offset < segment.start:
+            continue
+        if problem:
+            yield Item(segment.file, offset, None, problem)
+            continue
+        try:
+            yield Item(segment.file, offset, _record({_suffix(n): data for n, data in parts.items()}, fields))
+        except ValueError as error:
+            yield Item(segment.file, offset, None, str(error))
+
+
+def groups(source: Source, file: int, start: int) -> Iterator[tuple[int, dict[str, bytes], str]]:
+    """(offset, members by their names, why it is no record) of each record from `start` on, where a header is."""
+    stem, first, problem = "", start, ""
     parts: dict[str, bytes] = {}
-    problem = ""
-    for offset, name, data in _members(source, segment.file, start):
+    for offset, name, data in _members(source, file, start):
         folder, _, base = name.rpartition("/")
-        short, dot, suffix = base.partition(".")
-        if f"{folder}/{short}" != stem:
-            if stem is not None and first >= segment.start:
-                yield _member(segment.file, first, parts, problem, fields)
-            if offset >= end:
-                return
-            stem, first, parts, problem = f"{folder}/{short}", offset, {}, ""
+        own = f"{folder}/{base.partition('.')[0]}"
+        if own != stem:
+            if stem:
+                yield first, parts, problem
+            stem, first, parts, problem = own, offset, {}, ""
         if data is None:
             problem = f"{name} has more than {LONGEST_RECORD_BYTES} bytes"
         else:
-            parts[dot + suffix.lower()] = data
-    if stem is not None and first >= segment.start:
-        yield _member(segment.file, first, parts, problem, fields)
+            parts[name] = data
+    if stem:
+        yield first, parts, problem
+
+
+def _suffix(name: str) -> str:
+    _, dot, suffix = name.rpartition("/")[2].partition(".")
+    return dot + suffix.lower()
 
 
 def _members(source: Source, file: int, start: int) -> Iterator[tuple[int, str, bytes | None]]:
@@ -174,15 +192,6 @@ def _at_end(source: Source, file: int, offset: int) -> None:
     header = source.read(file, offset, min(source.size(file), offset + tarfile.BLOCKSIZE))
     if any(header):
         raise tarfile.ReadError(f"there is no header at byte {offset}")
-
-
-def _member(file: int, offset: int, parts: Mapping[str, bytes], problem: str, fields: Fields) -> Item:
-    if problem:
-        return Item(file, offset, None, problem)
-    try:
-        return Item(file, offset, _record(parts, fields))
-    except ValueError as error:
-        return Item(file, offset, None, str(error))
 
 
 def _record(parts: Mapping[str, bytes], fields: Fields) -> dict[str, Any]:

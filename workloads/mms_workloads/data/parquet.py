@@ -38,9 +38,48 @@ def rows(source: Source, segment: Segment, fields: Fields) -> Iterator[Item]:
                     yield _item(segment.file, before + row, values, fields)
                 before += count
     except (pa.ArrowException, OSError) as error:
-        raise JobError(
-            Reason.DATA_UNREADABLE, f"{source.uris[segment.file]} is no intact Parquet file: {error}. Upload it again"
-        ) from error
+        raise _damaged(source, segment.file, error) from error
+
+
+def pieces(source: Source, number: int, first: int, piece_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """(a Parquet file of about piece_bytes, the row that the next one begins with) from row `first` on.
+
+    Raises JobError where the file is damaged.
+    """
+    if source.size(number) == 0:
+        return
+    try:
+        with pq.ParquetFile(opened(source, number)) as file:
+            held: list[pa.RecordBatch] = []
+            row, size = 0, 0
+            for batch in file.iter_batches(BATCH_ROWS):
+                rest = batch.slice(max(0, first - row))
+                row += batch.num_rows - rest.num_rows
+                while rest.num_rows:
+                    each = max(1, rest.nbytes // rest.num_rows)
+                    part = rest.slice(0, max(1, (piece_bytes - size) // each))
+                    held.append(part)
+                    rest = rest.slice(part.num_rows)
+                    row, size = row + part.num_rows, size + part.nbytes
+                    if size >= piece_bytes - each:
+                        yield _file(held), row
+                        held, size = [], 0
+            if held:
+                yield _file(held), row
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(source, number, error) from error
+
+
+def _file(batches: list[pa.RecordBatch]) -> bytes:
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_batches(batches), out, compression="zstd")
+    return bytes(out.getvalue())
+
+
+def _damaged(source: Source, number: int, error: Exception) -> JobError:
+    return JobError(
+        Reason.DATA_UNREADABLE, f"{source.uris[number]} is no intact Parquet file: {error}. Upload it again"
+    )
 
 
 def pick_columns(uri: str, names: list[str], fields: Fields) -> list[str]:

@@ -23,7 +23,7 @@ from mms_workloads.data.text import ASCII_SPACE
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 # Text without white space for longer than this is cut inside: else one token could be as large as the file.
@@ -59,6 +59,10 @@ class Reader:
     def expect(self, files: Sequence[DataFile]) -> None:
         """The sizes that the counting pass found: a file that has others by now is reported by `texts`."""
         self._sizes = {i: f.size for i, f in enumerate(files)}
+
+    def know(self, sizes: Mapping[int, int]) -> None:
+        """Decompressed sizes that were told."""
+        self._sizes.update(sizes)
 
     def texts(self, block: Block) -> list[bytes]:
         """Each of its segments, UTF-8. Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable."""

@@ -6,9 +6,8 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from mms_workloads.data import inspection
+from mms_workloads.data import inspection, keyring, readers
 from mms_workloads.data.items import Record
-from mms_workloads.data.reader import Reader
 from mms_workloads.data.scanner import Scanner
 from mms_workloads.data.schema import Survey
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from mms_workloads.contract import Data, RecordFormat, Store
     from mms_workloads.data.blocks import Block, Segment
     from mms_workloads.data.items import Source
+    from mms_workloads.data.keyring import Keyring
+    from mms_workloads.data.reader import Reader
     from mms_workloads.sync.plan import Plan
 
 __all__ = ["Record", "RecordCorpus", "count"]
@@ -47,10 +48,9 @@ def survey(source: Source, segments: Iterable[Segment], data: Data, chosen: Reco
 
 
 def count(
-    data: Data, uris: dict[int, str], segments: list[Segment], chosen: RecordFormat, scratch: Path
+    reader: Reader, segments: Sequence[Segment], data: Data, chosen: RecordFormat
 ) -> tuple[Survey, dict[int, int]]:
     """A counting task: its survey, and the decompressed sizes of files that it read whole. Raises JobError."""
-    reader = Reader(data.store, [uris.get(i, "") for i in range(max(uris) + 1)], scratch)
     found = survey(reader, segments, data, chosen)
     return found, {s.file: reader.size(s.file) for s in segments if s.end is None}
 
@@ -58,13 +58,12 @@ def count(
 class RecordCorpus:
     """Blocks as records: the good ones, in the order of their files. For any thread."""
 
-    def __init__(self, store: Store, plan: Plan, data: Data, cache: Path) -> None:
+    def __init__(self, store: Store, plan: Plan, data: Data, cache: Path, keys: Keyring = keyring.HELD) -> None:
         """cache: a folder for this plan alone; files that were decompressed for the counting pass are beside it."""
         assert plan.schema is not None  # noqa: S101 - made for tasks that learn from records
         self.blocks: list[Block] = plan.blocks()
         self.schema = plan.schema
-        reader = Reader(store, [f.uri for f in plan.files], cache.parent)
-        reader.expect(plan.files)
+        reader = readers.planned(store, plan, cache.parent, keys)
         self._scanner = Scanner(reader, plan.schema.format, data.fields, plan.schema.index)
         self._bad = {(bad.file, bad.offset) for bad in plan.schema.bad}
         self._counts: dict[int, int] = {}

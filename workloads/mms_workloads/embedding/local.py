@@ -12,7 +12,7 @@ import numpy as np
 from mms_workloads import memory
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason
-from mms_workloads.data import blocks, corpus, vocabulary
+from mms_workloads.data import blocks, corpus, readers, vocabulary
 from mms_workloads.data.corpus import Corpus
 from mms_workloads.embedding import evaluation, files, report, training
 from mms_workloads.embedding.distribution import distribution
@@ -103,7 +103,8 @@ def _plan(settings: Settings, scratch: Path) -> Plan:
     segments = [segment for task in tasks for segment in task]
     if not segments:
         raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty")
-    counted, sizes = corpus.count(settings.data, uris, segments, settings.task, scratch, threads=settings.threads)
+    reader = readers.counting(settings.data, uris, segments, scratch)
+    counted, sizes = corpus.count(reader, segments, settings.task, threads=settings.threads)
     sizes = {i: f.size for i, f in enumerate(found)} | sizes
     plan_files = tuple(DataFile(uri=f.uri, size=sizes[i], etag=f.etag) for i, f in enumerate(found))
     # Of the rare words only a refusal tells.

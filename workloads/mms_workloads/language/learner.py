@@ -36,6 +36,7 @@ KIND = "languageModel"
 EVALUATION_BYTES = 1 << 20  # of held-out text: the error of the mean is far below a hundredth of a bit by then
 EVALUATION_BATCH = 16  # windows
 GOLDEN_CASES = 4
+PUBLIC = ("The quick brown fox jumps over the lazy dog.", "0123456789", "A B C D E F G H I J K L M")
 METHOD = (
     "bitsPerByte: the mean of -log2 p(byte | the bytes before it in its window) over held-out text that no step saw; 8 "
     "for a model that knows nothing. For plain English it is the bits per character. lossPerByte: the same in nats."
@@ -130,10 +131,15 @@ class LanguageLearner:
         return self._golden(state)
 
     def _golden(self, state: FlatState) -> Golden:
-        """Texts with the bits per byte that the model gives them."""
+        """Texts with the bits per byte that the model gives them. Of encrypted data nothing may be told: other ones."""
+        if self.job.data.encryption:
+            texts = [sentence[: self.task.contextLength] for sentence in PUBLIC]
+        else:
+            first = list(self.held_out or self.trained_on)[:GOLDEN_CASES]
+            beginnings = (self.corpus.bytes(block)[: self.task.contextLength] for block in first)
+            texts = [beginning.tobytes().decode(errors="ignore") for beginning in beginnings]
         cases = []
-        for block in list(self.held_out or self.trained_on)[:GOLDEN_CASES]:
-            text = self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")
+        for text in texts:
             data = torch.tensor(list(text.encode()), dtype=torch.int64)[None]
             if data.shape[1] > 1:
                 bits = float(cross_entropy(state.module, data)) / (data.shape[1] - 1) / math.log(2)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 
 from mms_workloads.contract import Outcome
+from mms_workloads.data import keyring
 from mms_workloads.logs import logger
 from mms_workloads.sync import hosts, tls, wire
 from mms_workloads.sync import plan as plans
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 2.0  # a new master is found within seconds
 CONNECT_SECONDS = 5.0
+KEY_SECONDS = 30.0  # for the answer to a question for a key; a master that is replaced meanwhile is asked again later
 
 
 class Superseded(Exception):  # noqa: N818 - an event in the life of an epoch, not an error
@@ -57,6 +59,7 @@ class Inbox:
     announcement: Announcement | None = None
     begin: dict[str, Any] | None = None
     leased: deque[dict[str, Any]] = field(default_factory=deque)
+    refused_keys: set[int] = field(default_factory=set)  # blocks whose keys the master did not give
     tasks: deque[Message] = field(default_factory=deque)
     plan: bytes | None = None
     suspend: bool = False
@@ -125,6 +128,15 @@ class Control:
         with self.inbox.changed:
             yield self.inbox
             self.inbox.changed.notify_all()
+
+    def ask_key(self, block: int) -> bytes | None:
+        """Of an encrypted block, for the evaluation; None where the master gives none, or does not answer."""
+        with self.changing() as box:
+            box.refused_keys.discard(block)
+        self.send(wire.KEY, block=block)
+        ring = keyring.HELD
+        self.wait(lambda box: ring.holds(block) or block in box.refused_keys or box.bye, KEY_SECONDS)
+        return ring.key(block) if ring.holds(block) else None
 
     def newer(self, epoch: int) -> bool:
         """Whether an epoch after `epoch` was announced."""
@@ -248,6 +260,8 @@ class Control:
             self.session += 1
         if message.kind == wire.SEND_PLAN and self.inbox.plan is not None:
             self._put(Message(wire.PLAN, {}, self.inbox.plan))
+        for block, key in f.get("keys", {}).items():
+            keyring.HELD.put(int(block), bytes.fromhex(key))
         with self.changing() as box:
             file(box, message)
         if message.kind in {wire.EPOCH, wire.EVICT, wire.REFUSED, wire.BYE}:
@@ -257,7 +271,7 @@ class Control:
         return message.kind not in {wire.REFUSED, wire.BYE}
 
 
-def file(box: Inbox, message: Message) -> None:  # noqa: C901 - one line for each kind
+def file(box: Inbox, message: Message) -> None:  # noqa: C901, PLR0912 - one line for each kind
     """Puts a message of the master where the worker looks for it."""
     f = message.fields
     match message.kind:
@@ -282,6 +296,8 @@ def file(box: Inbox, message: Message) -> None:  # noqa: C901 - one line for eac
             box.go = f["epoch"]
         case wire.LEASED:
             box.leased.append(f)
+        case wire.KEYS:
+            box.refused_keys |= set(f["refused"])
         case wire.SUSPEND:
             box.suspend = True
         case wire.EVICT:

@@ -43,12 +43,20 @@ from mms_workloads.sync.wire import Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from mms_workloads.sync.keys import Keys
+
 KEPT_INCIDENTS = 50
 
 
 class Coordinator:
-    def __init__(self, pod: Pod, files: list[Found] | None, checkpoint: startup.Checkpointed | None) -> None:
-        """files: the data set, where no checkpoint says what it is."""
+    def __init__(
+        self,
+        pod: Pod,
+        files: list[Found] | None,
+        checkpoint: startup.Checkpointed | None,
+        keys: Keys | None = None,
+    ) -> None:
+        """files: the data set, where no checkpoint says what it is. Raises JobError."""
         job = pod.job
         self.pod, self.job = pod, job
         self.log = logger(job=f"{job.job.namespace}/{job.job.name}", role="master")
@@ -58,7 +66,7 @@ class Coordinator:
         self.shards = Shards.of(job.parameterServer or ParameterServer(), fence) if served else None
         self.peers = {p.role: p for p in (self.workers, *([self.shards.peers] if self.shards else []))}
         self.absences = Absences()
-        self.dispatcher = Dispatcher.start(job, files, checkpoint)
+        self.dispatcher = Dispatcher.start(job, files, checkpoint, keys)
         self.checkpoints = Checkpoints.of(job, checkpoint)
         self.searches = 0  # for a checkpoint to go back to: under way, one after the other
         self.search = asyncio.Lock()
@@ -214,6 +222,10 @@ class Coordinator:
             outcome=self.outcome,
         )
 
+    def keys_given(self) -> dict[int, int]:
+        """By rank."""
+        return dict(self.dispatcher.keys.given) if self.dispatcher.keys else {}
+
     def trainers(self) -> Trainers:
         """Who can be asked for parameters: members that are connected."""
         epoch = self.workers.membership.epoch
@@ -251,6 +263,7 @@ class Coordinator:
             wire.COUNTED: self._counted,
             wire.READY: lambda link, m: epochs.ready(link, m, now),
             wire.LEASE: epochs.lease,
+            wire.KEY: self._key,
             wire.PROGRESS: self._progress,
             wire.EXPORTED: self._exported,
             wire.ANOMALY: self._anomaly,
@@ -261,6 +274,13 @@ class Coordinator:
             self.dispatcher.counted(link, message)
         except JobError as error:
             self.fail(error)
+
+    def _key(self, link: Link, message: Message) -> None:
+        block = int(message.fields["block"])
+        key = self.dispatcher.key(link.rank, block)
+        if key is None:
+            self.log.warning("block key refused", rank=link.rank, block=block)
+        link.send(Message(wire.KEYS, {"keys": {block: key} if key else {}, "refused": [] if key else [block]}))
 
     def _progress(self, link: Link, message: Message) -> None:
         this = self.epochs.progress(link, message, time.monotonic())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import Data, RecordFormat
     from mms_workloads.data.schema import Survey
+    from mms_workloads.data.sealed_reader import Manifest, Sealed
 
 
 @dataclass(slots=True)
@@ -29,6 +29,20 @@ class Counting:
     held: dict[int, int] = field(default_factory=dict)  # task -> rank
     format: RecordFormat | None = None  # None: running text
     survey: Survey | None = None
+    sealed: Sealed | None = None  # of encrypted data
+
+    @classmethod
+    def encrypted(cls, found: Manifest, records: Data | None = None) -> Counting:
+        """As `start`, of a data set that is encrypted. Raises JobError."""
+        if records is None and found.format != "Text":
+            raise JobError(
+                Reason.DATA_INVALID,
+                f"the task reads running text, and the encrypted data set is of {found.format}: encrypt text",
+            )
+        sizes = [block.size for block in found.blocks]
+        chosen = found.format if records else None
+        plain = dict(enumerate(sizes))
+        return cls(found.blocks, blocks.grouped(sizes), plain, format=chosen, sealed=found.sealed)
 
     @classmethod
     def start(cls, files: Sequence[Found], records: Data | None = None) -> Counting:
@@ -37,7 +51,7 @@ class Counting:
         if records is not None:
             chosen = formats.detect(f.uri for f in files) if records.format == "Auto" else records.format
             if records.sharding == "Random" and formats.by_folders(chosen):
-                files = sorted(files, key=lambda f: hashlib.sha256(f.uri.encode()).digest())
+                files = formats.mixed(files)
         uris, sizes = [f.uri for f in files], [f.size for f in files]
         plain = {i: f.size for i, f in enumerate(files) if not blocks.compressed(f.uri)}
         if chosen is None:
@@ -49,7 +63,7 @@ class Counting:
         """The files that a task needs, by their numbers."""
         names = [f.uri for f in self.files]
         numbers = {s.file for s in self.tasks[task]}
-        if self.format:
+        if self.format and not self.sealed:
             numbers |= formats.companions(self.format, names, numbers)
         return {number: names[number] for number in sorted(numbers)}
 
@@ -100,4 +114,4 @@ class Counting:
         files = tuple(DataFile(uri=f.uri, size=self.sizes[i], etag=f.etag) for i, f in enumerate(self.files))
         words = vocabulary.cut(self.counts, task) if task else vocabulary.Vocabulary((), ())
         schema = self.survey.schema(self.format, [f.uri for f in files]) if self.survey and self.format else None
-        return Plan(files, block_bytes, words, schema)
+        return Plan(files, block_bytes, words, schema, self.sealed)

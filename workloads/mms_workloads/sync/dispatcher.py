@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mms_workloads.contract import DataReport, JobFile
+    from mms_workloads.data.sealed_reader import Sealed
     from mms_workloads.store import Found
+    from mms_workloads.sync.keys import Keys
     from mms_workloads.sync.links import Link
     from mms_workloads.sync.startup import Checkpointed
 
@@ -42,12 +44,23 @@ class Dispatcher:
     exporting: bool = False  # nothing is left to train on
     speed: Speed = field(default_factory=Speed)
     trained: Trained | None = None
+    keys: Keys | None = None  # of encrypted data
+    sealed: Sealed | None = None  # of the plan
 
     @classmethod
-    def start(cls, job: JobFile, files: Sequence[Found] | None, checkpoint: Checkpointed | None) -> Dispatcher:
+    def start(
+        cls,
+        job: JobFile,
+        files: Sequence[Found] | None,
+        checkpoint: Checkpointed | None,
+        keys: Keys | None = None,
+    ) -> Dispatcher:
         """files: the data set, where no checkpoint says what it is. Raises JobError."""
         records = job.data if formats.of_records(job.task) else None
-        it = cls(job, Counting.start(files, records) if files else None)
+        counting = Counting.start(files, records) if files else None
+        if keys and keys.manifest:
+            counting = Counting.encrypted(keys.manifest, records)
+        it = cls(job, counting, keys=keys)
         if checkpoint:
             it._adopt(checkpoint.plan).restore(checkpoint.progress)
             it.step = checkpoint.ref.step
@@ -73,6 +86,10 @@ class Dispatcher:
                 fields = {"task": number, "segments": segments, "uris": self.counting.uris(number)}
                 if self.counting.format:
                     fields["format"] = self.counting.format
+                if self.counting.sealed and self.keys:
+                    held = [s.file for s in self.counting.tasks[number]]
+                    keys = {block: self.keys.give(self.counting.sealed, link.rank, block, "counting") for block in held}
+                    fields |= {"dataset": self.counting.sealed.dataset.hex(), "keys": keys}
                 link.send(Message(wire.COUNT, fields))
         return False
 
@@ -117,7 +134,22 @@ class Dispatcher:
         answer: dict[str, Any] = {"block": None, "fraction": self.fraction()}
         if lease:
             answer |= {"data_epoch": lease.data_epoch, "block": lease.block, "start": lease.start}
+            if self.keys and self.sealed:
+                why = f"lease in data epoch {lease.data_epoch}"
+                answer["keys"] = {lease.block: self.keys.give(self.sealed, rank, lease.block, why)}
         return answer
+
+    def key(self, rank: int, block: int) -> str | None:
+        """The key of a block that the rank asks for without a lease: for the evaluation, of what is held out.
+
+        Where nothing is, of what was trained on. None where it is given none.
+        """
+        if not (self.keys and self.sealed and self.leases and self.exporting):
+            return None
+        held_out = set(range(len(self.leases.progress.applied))) - set(self.leases.blocks)
+        if block not in (held_out or self.leases.blocks):
+            return None
+        return self.keys.give(self.sealed, rank, block, "evaluation")
 
     def release(self, rank: int) -> None:
         """It is gone: others may have what it had."""
@@ -161,8 +193,13 @@ class Dispatcher:
 
     def data(self) -> DataReport | None:
         if self.trained and self.leases:
-            return self.trained.report(self.leases)
-        return progress.counted(self.counting) if self.counting else None
+            found = self.trained.report(self.leases)
+        elif self.counting:
+            found = progress.counted(self.counting)
+        else:
+            return None
+        given = sum(self.keys.given.values()) if self.keys else 0
+        return found.model_copy(update={"keysGiven": given})
 
     def samples_per_second(self) -> int | None:
         return None if self.exporting else self.speed.samples_per_second()
@@ -173,7 +210,7 @@ class Dispatcher:
     def _adopt(self, data: bytes) -> Leases:
         plan = plans.unpack(data)
         count = len(plan.blocks())
-        self.trained = Trained(plan)
+        self.trained, self.sealed = Trained(plan), plan.sealed
         optimizer = self.job.optimizer
         self.plan, self.counting = data, None
         trained_on, _ = blocks.split(count, self.job.evaluation.split)

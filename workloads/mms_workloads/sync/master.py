@@ -35,8 +35,9 @@ from mms_workloads.contract import (
 )
 from mms_workloads.pod import Pod, failed, read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
-from mms_workloads.sync import hosts, metrics, startup, tls, wire
+from mms_workloads.sync import hosts, keys, metrics, startup, tls, wire
 from mms_workloads.sync.coordinator import Coordinator
+from mms_workloads.sync.keys import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -143,7 +144,8 @@ class Master:
         return web.Response(text="ok\n")
 
     async def metrics(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(text=metrics.text(self.pod.job.job, self.status()))
+        given = self.coordinator.keys_given() if self.coordinator else {}
+        return web.Response(text=metrics.text(self.pod.job.job, self.status(), given))
 
     def _for(
         self, units: set[str], handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -202,8 +204,10 @@ def _prepare(pod: Pod) -> Callable[[], Coordinator]:
     """Everything that the storage must say before workers can be answered. Raises JobError."""
     startup.own_storage(pod.job)
     checkpoint = startup.last_checkpoint(pod.job.storage)
-    files = None if checkpoint else startup.data_files(pod.job)
-    return lambda: Coordinator(pod, files, checkpoint)
+    secret = keys.data_key(pod.job.data)
+    held = None if secret is None else Keys(secret, None if checkpoint else keys.read_manifest(pod.job.data, secret))
+    files = None if checkpoint or held else startup.data_files(pod.job)
+    return lambda: Coordinator(pod, files, checkpoint, held)
 
 
 async def _tick_until_ended(coordinator: Coordinator) -> Outcome:

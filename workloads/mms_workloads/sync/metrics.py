@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mms_workloads.contract import JobIdentity, StatusReport
 
 _GAUGES = (
@@ -19,7 +21,8 @@ _GAUGES = (
 )
 
 
-def text(job: JobIdentity, status: StatusReport) -> str:
+def text(job: JobIdentity, status: StatusReport, keys_given: Mapping[int, int]) -> str:
+    """keys_given: keys of encrypted blocks, by the rank that has had them."""
     labels = f'{{namespace="{job.namespace}",name="{job.name}",run="{job.run}"}}'
     lines = []
     for name, help_text, attribute in _GAUGES:
@@ -27,4 +30,8 @@ def text(job: JobIdentity, status: StatusReport) -> str:
         number = len(value) if isinstance(value, list) else value
         if number is not None:
             lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge", f"{name}{labels} {number}"]
+    name = "mms_training_block_keys_given"
+    if keys_given:
+        lines += [f"# HELP {name} Keys of encrypted blocks that a worker was given.", f"# TYPE {name} counter"]
+    lines += [f'{name}{labels[:-1]},rank="{rank}"}} {count}' for rank, count in sorted(keys_given.items())]
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mms_workloads.contract import DataFile
 from mms_workloads.data import blocks
 from mms_workloads.data.schema import Schema
+from mms_workloads.data.sealed_reader import Sealed
 from mms_workloads.data.vocabulary import Vocabulary
 
 
@@ -23,8 +24,11 @@ class Plan:
     block_bytes: int
     vocabulary: Vocabulary
     schema: Schema | None = None  # of tasks that learn from records
+    sealed: Sealed | None = None  # of encrypted data: each file is a block
 
     def blocks(self) -> list[blocks.Block]:
+        if self.sealed:
+            return [(blocks.Segment(i, 0, f.size),) for i, f in enumerate(self.files)]
         return blocks.cut([f.size for f in self.files], self.block_bytes)
 
 
@@ -35,6 +39,7 @@ def pack(plan: Plan) -> bytes:
         "words": plan.vocabulary.words,
         "counts": plan.vocabulary.counts,
         "phrases": plan.vocabulary.phrases,
+        "sealed": plan.sealed.document() if plan.sealed else None,
         "schema": plan.schema.document() if plan.schema else None,
     }
     return zlib.compress(json.dumps(document, ensure_ascii=False).encode(), 6)
@@ -44,7 +49,8 @@ def unpack(data: bytes) -> Plan:
     document = json.loads(zlib.decompress(data))
     vocabulary = Vocabulary(tuple(document["words"]), tuple(document["counts"]), tuple(document["phrases"]))
     schema = Schema.read(document["schema"]) if document.get("schema") else None
-    return Plan(tuple(DataFile(**f) for f in document["files"]), document["blockBytes"], vocabulary, schema)
+    sealed = Sealed.read(document["sealed"]) if document.get("sealed") else None
+    return Plan(tuple(DataFile(**f) for f in document["files"]), document["blockBytes"], vocabulary, schema, sealed)
 
 
 def digest(data: bytes) -> str:

@@ -110,5 +110,5 @@ def last_checkpoint(storage: Store, excluded: frozenset[str] = frozenset()) -> C
 
 
 def data_files(job: JobFile) -> list[Found]:
-    """Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable, CredentialsInvalid."""
+    """Of data that is not encrypted. Raises JobError: DataNotFound, DataUnreadable, StorageUnreachable, ..."""
     return stores.glob(job.data.store)

@@ -10,7 +10,7 @@ import structlog
 
 from mms_workloads import artifact, contract, logs
 from mms_workloads.contract import CheckpointRef, Outcome, Reason
-from mms_workloads.data import corpus, records, vocabulary
+from mms_workloads.data import corpus, keyring, readers, records, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
@@ -71,6 +71,7 @@ class Worker:
             parameters=self.publisher.address if self.publisher else "",
         )
         self.control.on_over = self._break_connections
+        keyring.HELD.ask = self.control.ask_key
         self.guarding = Guarding(pod.job.guard)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self.saver = Checkpointer(pod.job, self.control, pod.scratch)
@@ -283,12 +284,16 @@ class Worker:
         fields, job = message.fields, self.pod.job
         uris = {int(k): v for k, v in fields["uris"].items()}
         segments = [Segment(*s) for s in fields["segments"]]
+        dataset = bytes.fromhex(fields["dataset"]) if "dataset" in fields else None
+        reader = readers.counting(job.data.store, uris, segments, self.pod.scratch, dataset=dataset)
         if "format" in fields:
-            survey, sizes = records.count(job.data, uris, segments, fields["format"], self.pod.scratch)
+            survey, sizes = records.count(reader, segments, job.data, fields["format"])
             found = survey.pack()
         else:
-            words, sizes = corpus.count(job.data.store, uris, segments, job.task.wordEmbedding, self.pod.scratch)
+            words, sizes = corpus.count(reader, segments, job.task.wordEmbedding)
             found = vocabulary.pack_counts(words.above(0))
+        if dataset is not None:
+            keyring.HELD.forget(s.file for s in segments)
         self.control.send(wire.COUNTED, found, task=fields["task"], sizes=sizes)
 
     def _export(self, own: State, session: int) -> None:

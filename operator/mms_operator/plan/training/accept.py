@@ -75,4 +75,23 @@ def _storage_is_its_own(observed: ObservedTraining) -> Refusal | None:
 def secret_problem(job: Job, observed: ObservedTraining) -> stores.SecretProblem | None:
     """A Secret that is not there or lacks a key. It is waited for."""
     found = (stores.secret_problem(location, observed.secrets) for location in job.locations)
-    return next((problem for problem in found if problem), None)
+    return next((problem for problem in found if problem), None) or _data_key_problem(job, observed)
+
+
+def _data_key_problem(job: Job, observed: ObservedTraining) -> stores.SecretProblem | None:
+    encryption = job.spec.data.encryption
+    if encryption is None or encryption.keySecretRef.name not in observed.secrets:
+        return None
+    reference = encryption.keySecretRef
+    keys = observed.secrets[reference.name].keys
+    named = f"the Secret {reference.name} that spec.data.encryption.keySecretRef names"
+    if keys is None:
+        return stores.SecretProblem(
+            Reason.SECRET_NOT_FOUND, f"{named} does not exist: create it with the data key in its entry {reference.key}"
+        )
+    if reference.key not in keys:
+        has = ", ".join(sorted(keys)) or "no key"
+        return stores.SecretProblem(
+            Reason.SECRET_KEY_MISSING, f"{named} has no entry {reference.key} (it has {has}): add it, or name another"
+        )
+    return None

@@ -170,6 +170,7 @@ def _data(job: Job) -> contract.Data:
         format=given.format,
         fields=contract.Fields(input=given.fields.input, label=given.fields.label),
         quality=contract.Quality(maxBadRecords=given.quality.maxBadRecords),
+        encryption=contract.Encryption() if given.encryption else None,
         sharding=given.sharding,
         blockBytes=in_bytes(given.blockSize),
     )

@@ -227,7 +227,7 @@ def _container(job: Job, role: Role, rank: int, incarnation: int) -> Object:
 
 
 def _volumes(job: Job, role: Role) -> list[Object]:
-    """The job file, the role's certificate and the stores' keys in one folder, read-only."""
+    """The job file, the role's certificate and the stores' keys in one folder, read-only; the master's data key."""
     tls = contract.TLS_DIR.removeprefix(f"{_ETC}/")
     files = [{"key": key, "path": f"{tls}/{key}"} for key in ("tls.crt", "tls.key", "ca.crt")]
     sources = [
@@ -239,6 +239,11 @@ def _volumes(job: Job, role: Role) -> list[Object]:
             if location.secret
         ),
     ]
+    encryption = job.spec.data.encryption
+    if role is Role.MASTER and encryption is not None:
+        reference = encryption.keySecretRef
+        file = {"key": reference.key, "path": contract.DATA_KEY_FILE.removeprefix(f"{_ETC}/")}
+        sources.append({"secret": {"name": reference.name, "items": [file]}})
     return [
         {"name": "job", "projected": {"defaultMode": 0o440, "sources": sources}},
         {"name": "scratch", "emptyDir": {}},

@@ -34,8 +34,9 @@ def references(cr: Object) -> frozenset[str]:
     """The Secrets that the spec names, and the one of the store that it starts from."""
     spec = cr.get("spec") or {}
     started = ((cr.get("status") or {}).get("pretrained") or {}).get("secretRef") or {}
+    key = ((spec.get("data") or {}).get("encryption") or {}).get("keySecretRef") or {}
     found = ((spec.get(part) or {}).get("secretRef") or {} for part in ("data", "storage", "pretrained"))
-    return frozenset(one["name"] for one in (*found, started) if one.get("name"))
+    return frozenset(one["name"] for one in (*found, started, key) if one.get("name"))
 
 
 def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: datetime) -> Plan:

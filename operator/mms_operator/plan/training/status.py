@@ -129,6 +129,7 @@ def data(report: DataReport | None) -> DataStatus | None:
         records=report.records,
         classes=report.classes,
         badRecords=report.badRecords,
+        keysGiven=report.keysGiven,
         bad=[
             BadRecordStatus(uri=one.uri[:1024], offset=one.offset, reason=one.reason[:256])
             for one in report.bad[:NAMED_BAD_RECORDS]
