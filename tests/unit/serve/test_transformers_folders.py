@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,7 +130,10 @@ def test_speech_by_ctc(files: Path, norm: str) -> None:
         normal = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
         with torch.inference_mode():
             ids = model(torch.from_numpy(normal)[None]).logits.argmax(-1)[0]
-        assert found["TEXT"][0, 0].decode().strip() == tokenizer.decode(ids, skip_special_tokens=True).strip()
+        wanted = re.sub(
+            "<[^>]+>", "", tokenizer.decode(ids)
+        )  # left out by the library before it joins, they would join
+        assert found["TEXT"][0, 0].decode().strip() == wanted.strip()
     assert any(found["TEXT"][0, 0] for found in together)
 
 
