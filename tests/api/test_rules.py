@@ -279,6 +279,16 @@ CASES = [
         },
     ),
     *created(
+        "format",
+        "data.format must be Auto or Text, without data.fields",
+        good={"text": {"spec": {"data": {"format": "Text"}}}},
+        bad={
+            "table": {"spec": {"data": {"format": "CSV"}}},
+            "input": {"spec": {"data": {"fields": {"input": "text"}}}},
+            "label": language(data={"fields": {"label": "stars"}}),
+        },
+    ),
+    *created(
         "gate",
         "exactly one of atLeast and atMost",
         good={

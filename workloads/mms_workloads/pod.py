@@ -59,10 +59,10 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
         )
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         raise JobError(Reason.JOB_FILE_INVALID, f"{path}: {error}") from error
-    if job.task.wordEmbedding is None and job.task.languageModel is None:
+    if job.task.kind is None:
         raise JobError(
             Reason.JOB_FILE_INVALID,
-            f"{path}: task has no arm that this release knows: set wordEmbedding or languageModel",
+            f"{path}: task has no arm that this release knows: {', '.join(contract.Task.model_fields)}",
         )
     if (job.syncMode == "ParameterServer") != (job.parameterServer is not None):
         raise JobError(

@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from mms_operator.api import names
+from mms_operator.api.data import Data  # noqa: TC001 - pydantic evaluates annotations
+from mms_operator.api.model_tasks import Pretrained  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task
 from mms_operator.api.types import (
     CONTROLLER_PATTERN,
-    URI_PATTERN,
     WRITABLE_URI_PATTERN,
     Model,
     Name,
@@ -29,9 +30,10 @@ _SUSPENDED = "has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status
 _WAITING = "has(oldSelf.status) && has(oldSelf.status.phase) && oldSelf.status.phase in ['Pending', 'Suspended']"
 
 
-def _fixed_within_run(field: str) -> tuple[str, str]:
+def _fixed_within_run(field: str, same: str = "") -> tuple[str, str]:
+    same = same or f"self.spec.{field} == oldSelf.spec.{field}"
     return (
-        f"{_BEFORE_START} || ({_NEXT_RUN}) || self.spec.{field} == oldSelf.spec.{field}",
+        f"{_BEFORE_START} || ({_NEXT_RUN}) || {same}",
         f"spec.{field} is fixed once a run has started: raise spec.runPolicy.run in the same change to start another",
     )
 
@@ -72,17 +74,6 @@ def _same(field: str, absent: str = "") -> str:
         return f"{new} == {old}"
     new, old = there
     return f"({new}) == ({old}) && (!({new}) || self.spec.{field} == oldSelf.spec.{field})"
-
-
-class Data(StoreAccess):
-    """The data set. The last parts of the URI may hold *; .gz, .xz and .bz2 are decompressed while read."""
-
-    uri: str = Field(
-        description="Where the data is, such as s3://corpora/wiki/*.txt.xz.", max_length=1024, pattern=URI_PATTERN
-    )
-    sharding: Literal["Random", "Sequential"] = Field(
-        default="Random", description="The order in which blocks are dealt to the workers: a seeded shuffle, or as is."
-    )
 
 
 class ParameterServer(Model):
@@ -329,7 +320,17 @@ class TrainingSpec(Model):
             ),
             (
                 (
-                    "!has(self.task.languageModel) || self.workers.replicas <= "
+                    "!(has(self.task.wordEmbedding) || has(self.task.languageModel)) || (self.data.format in ['Auto', "
+                    "'Text'] && !has(self.data.fields.input) && !has(self.data.fields.label))"
+                ),
+                (
+                    "data.format must be Auto or Text, without data.fields, with task.wordEmbedding and "
+                    "task.languageModel, which read running text: leave them out"
+                ),
+            ),
+            (
+                (
+                    "has(self.task.wordEmbedding) || self.workers.replicas <= "
                     f"(has(self.optimizer.globalBatchSize) ? self.optimizer.globalBatchSize : {BATCH_SIZE})"
                 ),
                 (
@@ -341,6 +342,7 @@ class TrainingSpec(Model):
     )
     task: Task
     data: Data
+    pretrained: Pretrained | None = Field(default=None, description="Absent: the run starts from nothing.")
     optimizer: Optimizer = Field(default_factory=Optimizer)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     sync: Sync = Field(default_factory=Sync)
@@ -386,6 +388,7 @@ class ModelTraining(Model):
             ),
             _fixed_within_run("task"),
             _fixed_within_run("data"),
+            _fixed_within_run("pretrained", f"({_same('pretrained')})"),
             (
                 (
                     f"{_BEFORE_START} || ({_NEXT_RUN}) || (has(self.spec.storage) == has(oldSelf.spec.storage) && "

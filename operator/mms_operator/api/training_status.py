@@ -45,8 +45,34 @@ class Progress(Model):
     loss: str | None = Field(default=None, max_length=32, description="Mean loss of the last rounds.")
     samplesPerSecond: int | None = Field(default=None, ge=0, description="Of all workers; words for word vectors.")
     etaSeconds: int | None = Field(default=None, ge=0, description="Time to the end at this speed.")
+    bytes: int | None = Field(
+        default=None, ge=0, description="Of the data: read by the counting pass, then trained on, over all epochs."
+    )
+    records: int | None = Field(default=None, ge=0, description="The same in records, by the share of the bytes.")
     updateTime: str | None = Field(
         default=None, json_schema_extra={"format": "date-time"}, description="When the master said so."
+    )
+
+
+class BadRecordStatus(Model):
+    """A record that is left out."""
+
+    uri: str = Field(max_length=1024, description="The file.")
+    offset: int = Field(ge=0, description="Of its first byte in the decompressed file; of Parquet its row.")
+    reason: str = Field(max_length=256, description="What is wrong with it.")
+
+
+class DataStatus(Model):
+    """The data set, as the counting pass found it."""
+
+    format: str = Field(max_length=64, description="What the files hold.")
+    files: int = Field(ge=0, description="How many there are.")
+    bytes: int = Field(ge=0, description="Their size when decompressed.")
+    records: int | None = Field(default=None, ge=0, description="Good ones; absent where running text is read.")
+    classes: int = Field(default=0, ge=0, description="Different labels, of tasks that learn classes.")
+    badRecords: int = Field(default=0, ge=0, description="Records that are left out.")
+    bad: list[BadRecordStatus] = Field(
+        default_factory=list, description="The first of them.", json_schema_extra={"maxItems": 10}
     )
 
 
@@ -119,7 +145,11 @@ class TrainingStatus(Model):
     workers: WorkersStatus | None = None
     shards: ShardsStatus | None = None
     progress: Progress | None = None
+    data: DataStatus | None = None
     checkpoint: CheckpointStatus | None = None
+    pretrained: ArtifactStatus | None = Field(
+        default=None, description="The artifact that the run starts from, where spec.pretrained names a training."
+    )
     artifact: ArtifactStatus | None = None
     incidents: list[IncidentStatus] = Field(
         default_factory=list, description="The last anomalies.", json_schema_extra={"maxItems": 50}

@@ -6,6 +6,15 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from mms_operator.api.model_tasks import (  # noqa: TC001 - pydantic evaluates annotations
+    ImageClassification,
+    ImageGeneration,
+    ObjectDetection,
+    SpeechRecognition,
+    TextClassification,
+    TokenClassification,
+    VideoUnderstanding,
+)
 from mms_operator.api.types import FRACTION_PATTERN, SIGNED_DECIMAL_PATTERN, Model, decimal, rules
 
 BATCH_SIZE = 64  # samples of all workers in a step, where the spec does not say
@@ -127,14 +136,27 @@ class LanguageModel(Model):
     )
 
 
+TASKS = (
+    "wordEmbedding",
+    "languageModel",
+    "imageClassification",
+    "objectDetection",
+    "imageGeneration",
+    "videoUnderstanding",
+    "textClassification",
+    "tokenClassification",
+    "speechRecognition",
+)
+
+
 class Task(Model):
     """What to train: exactly one."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "has(self.wordEmbedding) != has(self.languageModel)",
-                "exactly one task must be set: wordEmbedding or languageModel",
+                " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in TASKS) + " == 1",
+                f"exactly one task must be set: {', '.join(TASKS[:-1])} or {TASKS[-1]}",
             )
         )
     )
@@ -142,6 +164,17 @@ class Task(Model):
     languageModel: LanguageModel | None = Field(
         default=None, description="A language model that predicts the next byte of a text."
     )
+    imageClassification: ImageClassification | None = Field(default=None, description="What an image shows, by labels.")
+    objectDetection: ObjectDetection | None = Field(default=None, description="Where in an image which objects are.")
+    imageGeneration: ImageGeneration | None = Field(default=None, description="Images of a label.")
+    videoUnderstanding: VideoUnderstanding | None = Field(default=None, description="What a video shows, by labels.")
+    textClassification: TextClassification | None = Field(
+        default=None, description="What a text is, by labels: its topic, or whether somebody liked a film."
+    )
+    tokenClassification: TokenClassification | None = Field(
+        default=None, description="Which words of a text are names, and of what."
+    )
+    speechRecognition: SpeechRecognition | None = Field(default=None, description="What is said in a sound.")
 
 
 class Optimizer(Model):
@@ -159,11 +192,12 @@ class Optimizer(Model):
     name: Literal["SGD", "Adagrad", "AdamW"] | None = Field(
         default=None,
         description="SGD, Adagrad (Duchi et al., 2011) or AdamW (Loshchilov and Hutter, 2019). "
-        "Absent: SGD for wordEmbedding, which knows no other; AdamW for languageModel.",
+        "Absent: SGD for wordEmbedding, which knows no other; AdamW for the others.",
     )
     learningRate: str | None = decimal(
         "Step size. wordEmbedding: at the start; it falls linearly to zero. "
-        "Absent: 0.025 for wordEmbedding, 0.05 for one of model CBOW or with subwords, 0.001 for languageModel.",
+        "Absent: 0.025 for wordEmbedding, 0.05 for one of model CBOW or with subwords; 0.001 for the others, 0.0001 "
+        "where all parameters of a pretrained network are trained.",
         default=None,
     )
     momentum: str | None = decimal(
@@ -199,7 +233,9 @@ class Gate(Model):
     )
     metric: str = Field(
         description="A metric of the evaluation, as status.artifact.metrics names it: contextAUC and relatedAUC of "
-        "wordEmbedding, bitsPerByte and lossPerByte of languageModel.",
+        "wordEmbedding, bitsPerByte and lossPerByte of languageModel, accuracy and macroF1 of classifications, "
+        "meanAveragePrecision of objectDetection, flowLoss of imageGeneration, entityF1 of tokenClassification, "
+        "characterErrorRate and wordErrorRate of speechRecognition.",
         max_length=64,
         pattern=r"^[A-Za-z][A-Za-z0-9]*$",
     )

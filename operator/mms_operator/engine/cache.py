@@ -15,6 +15,7 @@ from pydantic_core import from_json, to_json
 
 from mms_operator.api import names
 from mms_operator.engine.resources import CHILDREN, OWNERS, POD, Key
+from mms_operator.plan.training.pretrained import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,7 +67,7 @@ class Cache:
         self._children: dict[Key, dict[tuple[str, str, str], Entry]] = defaultdict(dict)
         self._storage: dict[str, dict[Key, tuple[str, bool, str]]] = defaultdict(dict)  # URI -> (creation, uid) of each
         self._uri: dict[Key, str] = {}
-        self._followers: dict[Key, set[Key]] = defaultdict(set)  # training -> services that refer to it
+        self._followers: dict[Key, set[Key]] = defaultdict(set)  # training -> what refers to it
         self._follows: dict[Key, Key] = {}
         self._pins: dict[str, dict[Key, frozenset[str]]] = defaultdict(dict)  # by namespace: artifacts of each service
         self._tombstones: OrderedDict[str, int] = OrderedDict()  # uids that were deleted: a late answer revives none
@@ -169,6 +170,7 @@ class Cache:
             return set()
         key = Key(entry.kind, entry.namespace, entry.name)
         if entry.kind == names.TRAINING:
+            self._follow(key, reference(obj))
             uri = self._storage_uri(obj)
             if uri:
                 self._uri[key] = uri
@@ -176,14 +178,18 @@ class Cache:
                 self._storage[uri][key] = (obj["metadata"]["creationTimestamp"], not started, entry.uid)
             return {key} | self._followers.get(key, set()) | set(self._storage.get(uri or "", {}))
         name = (obj.get("spec", {}).get("model", {}).get("trainingRef") or {}).get("name")
-        if name:
-            self._follows[key] = Key(names.TRAINING, entry.namespace, name)
-            self._followers[self._follows[key]].add(key)
+        self._follow(key, name)
         pins = _pins(obj)
         if pins == self._pins[entry.namespace].get(key, frozenset()):
             return {key}
         self._pins[entry.namespace][key] = pins
         return {key, self._follows[key]} if name else {key}
+
+    def _follow(self, key: Key, training: str | None) -> None:
+        """What the training comes to is news to the key."""
+        if training:
+            self._follows[key] = Key(names.TRAINING, key.namespace, training)
+            self._followers[self._follows[key]].add(key)
 
     def _unlink(self, entry: Entry) -> set[Key]:
         """Takes the entry out of the indexes; gives the keys that may stand differently without it."""
@@ -194,16 +200,16 @@ class Cache:
                 del self._children[entry.owner]
             return {entry.owner}
         key = Key(entry.kind, entry.namespace, entry.name)
+        if (training := self._follows.pop(key, None)) is not None:
+            self._followers[training].discard(key)
+            if not self._followers[training]:
+                del self._followers[training]
         if (uri := self._uri.pop(key, None)) is not None:
             sharing = self._storage[uri]
             sharing.pop(key, None)
             if not sharing:
                 del self._storage[uri]
             return set(sharing)
-        if (training := self._follows.pop(key, None)) is not None:
-            self._followers[training].discard(key)
-            if not self._followers[training]:
-                del self._followers[training]
         return set()
 
 

@@ -15,6 +15,7 @@ from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.problems import MESSAGE_LIMIT, Problem, ReconcileError
 from mms_operator.engine.resources import BY_KIND, SECRET, Key
 from mms_operator.plan.training import roles
+from mms_operator.plan.training.pretrained import reference
 from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, ReferencedSecret, Settings
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Reconciler:
         secrets = {name: await self._secret(key.namespace, name) for name in sorted(planner.references(cr))}
         if key.kind == names.SERVICE:
             return self._gather_service(key, cr, secrets)
-        uid = cr["metadata"]["uid"]
+        uid, start = cr["metadata"]["uid"], reference(cr)
         children = [entry for entry in self.cache.children(key) if entry.owner_uid == uid]
         return ObservedTraining(
             pods=tuple(entry.object() for entry in children if entry.kind == "Pod"),
@@ -146,6 +147,7 @@ class Reconciler:
             confirmed=self.polls.confirmed(key, cr),
             master_error=self.polls.error(key, cr),
             master_silence=self.polls.silence(key, cr),
+            pretrained=self.cache.get(Key(names.TRAINING, key.namespace, start)) if start else None,
             storage_owner=self.cache.storage_owner(key),
             served=self.cache.artifacts(key.namespace),
         )

@@ -9,6 +9,7 @@ from mms_operator.api.training_task import BATCH_SIZE
 from mms_workloads import contract
 
 if TYPE_CHECKING:
+    from mms_operator.api.model_tasks import Pretrained
     from mms_operator.api.training_task import Evaluation, Optimizer, Task, WordEmbedding
 
 
@@ -21,15 +22,20 @@ class Usual:
 
 
 NEGATIVES = 5
-_LANGUAGE = Usual("AdamW", 0.001)
+_NETWORK = Usual("AdamW", 0.001)
+_FINE_TUNING = Usual("AdamW", 0.0001)
 
 
 def task(given: Task) -> contract.Task:
-    if given.languageModel is not None:
-        return contract.Task(languageModel=contract.LanguageModel(**given.languageModel.model_dump()))
-    if given.wordEmbedding is None:
-        raise ValueError("spec.task: exactly one task must be set")
-    return contract.Task(wordEmbedding=word_embedding(given.wordEmbedding))
+    """Raises ValueError where no task is set."""
+    if given.wordEmbedding is not None:
+        return contract.Task(wordEmbedding=word_embedding(given.wordEmbedding))
+    for name in contract.Task.model_fields:
+        arm = getattr(given, name, None)
+        if arm is not None:
+            # Decimals are strings in the API: the contract reads them as numbers.
+            return contract.Task.model_validate({name: arm.model_dump(exclude_none=True)})
+    raise ValueError("spec.task: exactly one task must be set")
 
 
 def word_embedding(given: WordEmbedding) -> contract.WordEmbedding:
@@ -44,10 +50,11 @@ def usual_embedding(task: WordEmbedding) -> Usual:
     return Usual("SGD", 0.05 if task.model == "CBOW" or task.subwords else 0.025)
 
 
-def optimizer(given: Optimizer, of: Task) -> contract.Optimizer:
+def optimizer(given: Optimizer, of: Task, pretrained: Pretrained | None = None) -> contract.Optimizer:
     """What is left open is as the task has it."""
     embedding = of.wordEmbedding
-    usual = usual_embedding(embedding) if embedding else _LANGUAGE
+    whole = pretrained is not None and pretrained.method == "Full" and not pretrained.trainingRef
+    usual = usual_embedding(embedding) if embedding else _FINE_TUNING if whole else _NETWORK
     return contract.Optimizer(
         name=given.name or usual.name,
         learningRate=float(given.learningRate) if given.learningRate else usual.learning_rate,

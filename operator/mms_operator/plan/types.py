@@ -83,6 +83,7 @@ class ObservedTraining:
     confirmed: Desired | None = None  # what the master had confirmed when it gave the report
     master_error: str | None = None  # why the running master has not answered for a while
     master_silence: float | None = None  # seconds for which one that had answered has not
+    pretrained: Object | None = None  # the ModelTraining that spec.pretrained names
     storage_owner: str | None = None  # namespace/name of the older training that has the same storage.uri
     served: frozenset[str] = frozenset()  # URIs of the artifacts that services of the namespace serve or name
 

@@ -19,11 +19,11 @@ from tests.unit.train.runs import SECONDS, until_step
 from mms_workloads.contract import DataFile, Desired, JobFile, LanguageModel, Outcome
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.language import transformer
-from mms_workloads.language.learner import LanguageLearner, share
+from mms_workloads.language.learner import LanguageLearner
 from mms_workloads.language.transformer import Transformer
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
-from mms_workloads.train.learner import Place
+from mms_workloads.train.learner import Place, share
 from mms_workloads.train.state import agree
 
 if TYPE_CHECKING:

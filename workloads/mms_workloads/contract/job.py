@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mms_workloads.contract.base import CONTRACT_VERSION, Contract, JobIdentity, NonNegativeInt, PositiveInt, Store
+from mms_workloads.contract.data import Data
 
 
 class Subwords(Contract):
@@ -53,19 +54,109 @@ class LanguageModel(Contract):
     contextLength: PositiveInt = 128  # bytes that a prediction looks at
 
 
+class Picture(Contract):
+    """What images are brought to before a network sees them. architecture: Small, or timm/<name of a timm model>."""
+
+    architecture: str = "Small"
+    height: PositiveInt = 32
+    width: PositiveInt = 32
+    channels: Literal[1, 3] = 3
+    resize: Literal["Stretch", "Crop", "Pad"] = "Stretch"
+
+
+class ImageClassification(Picture):
+    """An image has one of the labels."""
+
+
+class ObjectDetection(Picture):
+    """Boxes and labels of the objects in an image: one stage without anchors (Tian et al., 2019)."""
+
+    height: PositiveInt = 64
+    width: PositiveInt = 64
+
+
+class ImageGeneration(Picture):
+    """Images of a label, by conditional flow matching (Lipman et al., 2023)."""
+
+    hidden: PositiveInt = 64  # channels of the network
+    steps: PositiveInt = 16  # of Euler's method from noise to an image
+
+
+class VideoUnderstanding(Picture):
+    """A video has one of the labels; `frames` of it, evenly spaced, are looked at."""
+
+    frames: PositiveInt = 8
+
+
+class Text(Contract):
+    """architecture Small: words, their vectors, and a transformer encoder over them; Pretrained: Transformers' own."""
+
+    architecture: Literal["Small", "Pretrained"] = "Small"
+    dimensions: PositiveInt = 64
+    layers: NonNegativeInt = 1
+    heads: PositiveInt = 4
+    maxLength: PositiveInt = 128  # tokens; a text that is longer loses its end
+    maxVocabulary: PositiveInt = 20_000
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class TextClassification(Text):
+    """A text has one of the labels."""
+
+
+class TokenClassification(Text):
+    """Each word of a text has one of the tags: B-X and I-X of entities, O of none (IOB2)."""
+
+
+class SpeechRecognition(Contract):
+    """What is said, letter by letter: connectionist temporal classification (Graves et al., 2006)."""
+
+    sampleRate: PositiveInt = 16_000
+    maxSeconds: Annotated[float, Field(gt=0)] = 10.0  # longer records are left out
+    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"  # of transcripts, which are lower-cased; others are left out
+    dimensions: PositiveInt = 144
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
 class Task(Contract):
     """Exactly one arm is set."""
 
     wordEmbedding: WordEmbedding | None = None
     languageModel: LanguageModel | None = None
+    imageClassification: ImageClassification | None = None
+    objectDetection: ObjectDetection | None = None
+    imageGeneration: ImageGeneration | None = None
+    videoUnderstanding: VideoUnderstanding | None = None
+    textClassification: TextClassification | None = None
+    tokenClassification: TokenClassification | None = None
+    speechRecognition: SpeechRecognition | None = None
+
+    @property
+    def kind(self) -> str | None:
+        """The name of the arm that is set; None where this release knows none that is."""
+        return next((name for name in type(self).model_fields if getattr(self, name) is not None), None)
 
 
-class Data(Contract):
-    """The data set; uri may hold * in its last parts. .gz, .xz and .bz2 are decompressed while read."""
+class Adapter(Contract):
+    """Low-rank changes beside the linear layers, which stay as they are (Hu et al., 2022)."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveInt = 16
+
+
+class Pretrained(Contract):
+    """What the run starts from: a folder of Transformers or timm, or an artifact, whose digest is given then.
+
+    Full: all parameters are trained. Head: the last layer's alone. LoRA: adapters and the last layer. Of an artifact of
+    wordEmbedding the words' vectors are the input of a text task's network: trained with Full, fixed with Head.
+    """
 
     store: Store
-    sharding: Literal["Random", "Sequential"] = "Random"
-    blockBytes: PositiveInt = 256 * 1024  # decompressed size of the unit that the master leases
+    digest: str | None = None
+    method: Literal["Full", "LoRA", "Head"] = "Full"
+    adapter: Adapter = Adapter()
 
 
 class Optimizer(Contract):
@@ -127,6 +218,7 @@ class JobFile(Contract):
     job: JobIdentity
     task: Task
     data: Data
+    pretrained: Pretrained | None = None
     optimizer: Optimizer = Optimizer()
     evaluation: EvaluationSpec = EvaluationSpec()
     syncMode: Literal["Ring", "ParameterServer"] = "Ring"

@@ -60,6 +60,8 @@ class Reason(StrEnum):
     DATA_NOT_FOUND = "DataNotFound"
     DATA_UNREADABLE = "DataUnreadable"  # permission, decompression, not UTF-8
     DATA_EMPTY = "DataEmpty"
+    PRETRAINED_UNFIT = "PretrainedUnfit"  # not of the task's kind, or of no kind that is known
+    DATA_INVALID = "DataInvalid"  # more bad records than data.quality allows, or no such columns
     VOCABULARY_TOO_SMALL = "VocabularyTooSmall"
     GATE_MISSED = "GateMissed"
     STORAGE_UNREACHABLE = "StorageUnreachable"
@@ -94,6 +96,28 @@ class Outcome(Contract):
     step: NonNegativeInt = 0
 
 
+class BadRecord(Contract):
+    """A record that is left out. offset: of its first byte in the decompressed file; of Parquet its row."""
+
+    uri: str
+    offset: NonNegativeInt
+    reason: str
+
+
+class DataReport(Contract):
+    """The data set as the counting pass found it, and how much of the work on it is done."""
+
+    format: str = "Text"
+    files: NonNegativeInt = 0
+    bytes: NonNegativeInt = 0  # decompressed
+    records: NonNegativeInt | None = None  # good ones; None where the task reads running text
+    badRecords: NonNegativeInt = 0
+    bad: list[BadRecord] = []  # the first
+    classes: NonNegativeInt = 0  # different labels
+    doneBytes: NonNegativeInt = 0  # counted, then trained on, over all data epochs
+    doneRecords: NonNegativeInt | None = None  # by the share of the bytes
+
+
 class StatusReport(Contract):
     """GET /v1/status of the master."""
 
@@ -114,6 +138,7 @@ class StatusReport(Contract):
     etaSeconds: int | None = None
     checkpoint: CheckpointRef | None = None
     incidents: list[Incident] = []
+    data: DataReport | None = None
     quarantined: NonNegativeInt = 0  # blocks of the data set that are not trained on
     outcome: Outcome | None = None
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COUNTING_BYTES = 8 << 20  # a counting task: large enough to hide a request, small enough to share among workers
 HOLD_OUT_FROM = 5  # blocks: of fewer, none can be spared for evaluation
-COMPRESSED = (".gz", ".xz", ".bz2")
+COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ def cut(sizes: Sequence[int], block_bytes: int) -> list[Block]:
     return blocks
 
 
-def counting_tasks(uris: Sequence[str], sizes: Sequence[int]) -> list[Block]:
-    """sizes: bytes as stored. A compressed file is one task, since it can be read from its start only."""
-    plain = [0 if compressed(uri) else size for uri, size in zip(uris, sizes, strict=True)]
-    whole: list[Block] = [(Segment(i, 0, None),) for i, uri in enumerate(uris) if compressed(uri)]
-    return whole + cut(plain, COUNTING_BYTES)
+def counting_tasks(uris: Sequence[str], sizes: Sequence[int], *, whole: bool = False) -> list[Block]:
+    """sizes: bytes as stored. A compressed file is one task, since it can be read from its start only; `whole`: all."""
+    alone = {i for i, uri in enumerate(uris) if whole or compressed(uri)}
+    plain = [0 if i in alone else size for i, size in enumerate(sizes)]
+    return [(Segment(i, 0, None),) for i in sorted(alone)] + cut(plain, COUNTING_BYTES)
 
 
 def split(count: int, part: float) -> tuple[list[int], list[int]]:

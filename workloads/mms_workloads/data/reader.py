@@ -14,7 +14,7 @@ import lzma
 import shutil
 import threading
 import zlib
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason, Store
@@ -42,6 +42,10 @@ class Reader:
         self._scratch = scratch
         self._sizes: dict[int, int] = {}
         self._spooling = threading.Lock()
+
+    @property
+    def uris(self) -> Sequence[str]:
+        return self._uris
 
     def size(self, file: int) -> int:
         """Decompressed bytes. Raises JobError."""
@@ -74,18 +78,23 @@ class Reader:
     def text(self, segment: Segment) -> bytes:
         return self._text(segment)
 
+    def read(self, file: int, start: int, end: int) -> bytes:
+        """Decompressed bytes; fewer than were asked for are an error. Raises JobError."""
+        data = self._bytes(file, start, end)
+        if len(data) != max(0, end - start):
+            raise JobError(
+                Reason.DATA_UNREADABLE,
+                f"{self._uris[file]} changed while it was read: {len(data)} bytes at {start}, not {end - start}. "
+                "Start another run when the data rests",
+            )
+        return data
+
     def _text(self, segment: Segment) -> bytes:
         size = self.size(segment.file)
         end = size if segment.end is None else segment.end
         low = max(0, segment.start - 1)
         high = min(size, end + LONGEST_TOKEN_BYTES + _UTF8_BYTES)
-        data = self._bytes(segment.file, low, high)
-        if len(data) != high - low:
-            raise JobError(
-                Reason.DATA_UNREADABLE,
-                f"{self._uris[segment.file]} changed while it was read: {len(data)} bytes at {low}, not {high - low}. "
-                "Start another run when the data rests",
-            )
+        data = self.read(segment.file, low, high)
         first = cut_position(data, segment.start - low, at_start=segment.start == 0, left=size - segment.start)
         last = cut_position(data, end - low, at_start=end == 0, left=size - end)
         return self._checked(segment.file, data[first:last], low + first)
@@ -152,7 +161,7 @@ def cut_position(data: bytes, position: int, *, at_start: bool, left: int) -> in
 
 
 def decompress(store: Store, target: Path) -> None:
-    """Streams a .gz, .xz or .bz2 file into `target`, complete or not at all. Raises JobError."""
+    """Streams a .gz, .xz, .bz2 or .zst file into `target`, complete or not at all. Raises JobError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     try:
@@ -179,6 +188,10 @@ def decompress(store: Store, target: Path) -> None:
 def _decompressor(uri: str, raw: IO[bytes]) -> IO[bytes]:
     if uri.endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if uri.endswith(".zst"):
+        import pyarrow as pa  # noqa: PLC0415 - large, and few data sets need it
+
+        return cast("IO[bytes]", pa.CompressedInputStream(raw, "zstd"))
     return lzma.LZMAFile(raw) if uri.endswith(".xz") else bz2.BZ2File(raw)
 
 

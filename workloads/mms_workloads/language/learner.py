@@ -20,7 +20,7 @@ from mms_workloads.sync.layout import Table
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
-from mms_workloads.train.learner import Evaluation, Place, decayed
+from mms_workloads.train.learner import Evaluation, Place, decayed, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,17 +151,6 @@ class LanguageLearner:
             order = torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))
             return windows[order[s.start : s.stop]].long()
         return windows[s.start : s.stop].long()
-
-
-def share(job: JobFile, place: Place) -> int:
-    """Samples that a member takes in a round.
-
-    KeepGlobalBatch: globalBatchSize dealt evenly, the first members take the rest. ScaleLearningRate: each member keeps
-    the share that it had with spec.workers members.
-    """
-    total = job.optimizer.globalBatchSize
-    members = place.members if job.optimizer.whenWorkersChange == "KeepGlobalBatch" else job.workers
-    return max(1, total // members + (place.position % members < total % members))
 
 
 def cross_entropy(module: torch.nn.Module, samples: Tensor) -> Tensor:

@@ -209,6 +209,7 @@ class Coordinator:
             etaSeconds=self.dispatcher.seconds_left(),
             checkpoint=self.checkpoints.reference,
             incidents=list(self.incidents),
+            data=self.dispatcher.data(),
             quarantined=len(self.measures.quarantined),
             outcome=self.outcome,
         )
@@ -247,13 +248,19 @@ class Coordinator:
             }
         return {
             **both,
-            wire.COUNTED: self.dispatcher.counted,
+            wire.COUNTED: self._counted,
             wire.READY: lambda link, m: epochs.ready(link, m, now),
             wire.LEASE: epochs.lease,
             wire.PROGRESS: self._progress,
             wire.EXPORTED: self._exported,
             wire.ANOMALY: self._anomaly,
         }
+
+    def _counted(self, link: Link, message: Message) -> None:
+        try:
+            self.dispatcher.counted(link, message)
+        except JobError as error:
+            self.fail(error)
 
     def _progress(self, link: Link, message: Message) -> None:
         this = self.epochs.progress(link, message, time.monotonic())

@@ -1,18 +1,22 @@
-"""The counting pass: workers count the words of tasks that the master deals out and merges. No input, no output."""
+"""The counting pass: workers count the words of tasks, or survey their records, and the master merges. No I/O."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mms_workloads.contract import DataFile, Reason, WordEmbedding
-from mms_workloads.data import blocks, vocabulary
+from mms_workloads.data import blocks, formats, vocabulary
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mms_workloads.contract import Data, RecordFormat
+    from mms_workloads.data.schema import Survey
 
 
 @dataclass(slots=True)
@@ -23,12 +27,31 @@ class Counting:
     counts: Counter[str] = field(default_factory=Counter)
     done: set[int] = field(default_factory=set)
     held: dict[int, int] = field(default_factory=dict)  # task -> rank
+    format: RecordFormat | None = None  # None: running text
+    survey: Survey | None = None
 
     @classmethod
-    def start(cls, files: Sequence[Found]) -> Counting:
+    def start(cls, files: Sequence[Found], records: Data | None = None) -> Counting:
+        """records: of a task that learns from them. Raises JobError."""
+        chosen: RecordFormat | None = None
+        if records is not None:
+            chosen = formats.detect(f.uri for f in files) if records.format == "Auto" else records.format
+            if records.sharding == "Random" and formats.by_folders(chosen):
+                files = sorted(files, key=lambda f: hashlib.sha256(f.uri.encode()).digest())
         uris, sizes = [f.uri for f in files], [f.size for f in files]
         plain = {i: f.size for i, f in enumerate(files) if not blocks.compressed(f.uri)}
-        return cls(files, blocks.counting_tasks(uris, sizes), plain)
+        if chosen is None:
+            return cls(files, blocks.counting_tasks(uris, sizes), plain)
+        tasks = blocks.counting_tasks(uris, sizes, whole=formats.whole(chosen))
+        return cls(files, tasks, plain, format=chosen)
+
+    def uris(self, task: int) -> dict[int, str]:
+        """The files that a task needs, by their numbers."""
+        names = [f.uri for f in self.files]
+        numbers = {s.file for s in self.tasks[task]}
+        if self.format:
+            numbers |= formats.companions(self.format, names, numbers)
+        return {number: names[number] for number in sorted(numbers)}
 
     def take(self, rank: int) -> int | None:
         """A task for a rank that has none."""
@@ -53,6 +76,17 @@ class Counting:
         self.counts.update(counts)
         vocabulary.prune(self.counts, limit)
 
+    def add_survey(self, task: int, survey: Survey, sizes: dict[int, int]) -> None:
+        """As `add`, of a task that learns from records. Raises JobError where too many are bad."""
+        if task in self.done:
+            return
+        self.add(task, {}, sizes, 0)
+        if self.survey is None:
+            self.survey = survey
+        else:
+            self.survey.merge(survey)
+        self.survey.check([f.uri for f in self.files])
+
     def complete(self) -> bool:
         return len(self.done) == len(self.tasks)
 
@@ -65,4 +99,5 @@ class Counting:
             )
         files = tuple(DataFile(uri=f.uri, size=self.sizes[i], etag=f.etag) for i, f in enumerate(self.files))
         words = vocabulary.cut(self.counts, task) if task else vocabulary.Vocabulary((), ())
-        return Plan(files, block_bytes, words)
+        schema = self.survey.schema(self.format, [f.uri for f in files]) if self.survey and self.format else None
+        return Plan(files, block_bytes, words, schema)

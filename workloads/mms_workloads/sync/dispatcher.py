@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mms_workloads.data import blocks, vocabulary
+from mms_workloads.data import blocks, formats, vocabulary
+from mms_workloads.data.schema import Survey
 from mms_workloads.logs import logger
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync import wire
+from mms_workloads.sync import progress, wire
 from mms_workloads.sync.counting import Counting
 from mms_workloads.sync.leases import Leases, Slice
+from mms_workloads.sync.progress import Trained
 from mms_workloads.sync.speed import Speed
 from mms_workloads.sync.watch import Round, round_of
 from mms_workloads.sync.wire import Message
@@ -22,7 +24,7 @@ from mms_workloads.sync.wire import Message
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mms_workloads.contract import JobFile
+    from mms_workloads.contract import DataReport, JobFile
     from mms_workloads.store import Found
     from mms_workloads.sync.links import Link
     from mms_workloads.sync.startup import Checkpointed
@@ -39,11 +41,13 @@ class Dispatcher:
     step: int = 0  # rounds that are part of the parameters
     exporting: bool = False  # nothing is left to train on
     speed: Speed = field(default_factory=Speed)
+    trained: Trained | None = None
 
     @classmethod
     def start(cls, job: JobFile, files: Sequence[Found] | None, checkpoint: Checkpointed | None) -> Dispatcher:
-        """files: the data set, where no checkpoint says what it is."""
-        it = cls(job, Counting.start(files) if files else None)
+        """files: the data set, where no checkpoint says what it is. Raises JobError."""
+        records = job.data if formats.of_records(job.task) else None
+        it = cls(job, Counting.start(files, records) if files else None)
         if checkpoint:
             it._adopt(checkpoint.plan).restore(checkpoint.progress)
             it.step = checkpoint.ref.step
@@ -57,7 +61,8 @@ class Dispatcher:
             return False
         if self.counting.complete():
             plan = self.counting.plan(self.job.task.wordEmbedding, self.job.data.blockBytes)
-            logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary))
+            records = plan.schema.records if plan.schema else None
+            logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary), records=records)
             self._adopt(plans.pack(plan))
             return True
         for link in links:
@@ -65,15 +70,21 @@ class Dispatcher:
             if number is not None:
                 link.counts = True
                 segments = [[s.file, s.start, s.end] for s in self.counting.tasks[number]]
-                uris = {s.file: self.counting.files[s.file].uri for s in self.counting.tasks[number]}
-                link.send(Message(wire.COUNT, {"task": number, "segments": segments, "uris": uris}))
+                fields = {"task": number, "segments": segments, "uris": self.counting.uris(number)}
+                if self.counting.format:
+                    fields["format"] = self.counting.format
+                link.send(Message(wire.COUNT, fields))
         return False
 
     def counted(self, link: Link, message: Message) -> None:
+        """Raises JobError where too many records are bad."""
         link.counts = False
         if self.counting is None:
             return
         sizes = {int(k): v for k, v in message.fields["sizes"].items()}
+        if self.counting.format:
+            self.counting.add_survey(message.fields["task"], Survey.unpack(message.data), sizes)
+            return
         counts = vocabulary.unpack_counts(message.data)
         task = self.job.task.wordEmbedding
         limit = vocabulary.counter_limit(task) if task else 0
@@ -148,6 +159,11 @@ class Dispatcher:
     def fraction(self) -> float:
         return self.leases.fraction() if self.leases else 0.0
 
+    def data(self) -> DataReport | None:
+        if self.trained and self.leases:
+            return self.trained.report(self.leases)
+        return progress.counted(self.counting) if self.counting else None
+
     def samples_per_second(self) -> int | None:
         return None if self.exporting else self.speed.samples_per_second()
 
@@ -155,7 +171,9 @@ class Dispatcher:
         return None if self.exporting else self.speed.seconds_left(self.fraction())
 
     def _adopt(self, data: bytes) -> Leases:
-        count = len(plans.unpack(data).blocks())
+        plan = plans.unpack(data)
+        count = len(plan.blocks())
+        self.trained = Trained(plan)
         optimizer = self.job.optimizer
         self.plan, self.counting = data, None
         trained_on, _ = blocks.split(count, self.job.evaluation.split)

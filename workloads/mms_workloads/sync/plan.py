@@ -1,6 +1,7 @@
-"""What a run's data set was found to be: the files and the vocabulary. Made by the counting pass, fixed for the run.
+"""What a run's data set was found to be: the files, and the vocabulary or the records' schema.
 
-It travels to every worker, back to a master that restarts, and into each checkpoint.
+Made by the counting pass, fixed for the run. It travels to every worker, back to a master that restarts,
+and into each checkpoint.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from mms_workloads.contract import DataFile
 from mms_workloads.data import blocks
+from mms_workloads.data.schema import Schema
 from mms_workloads.data.vocabulary import Vocabulary
 
 
@@ -20,6 +22,7 @@ class Plan:
     files: tuple[DataFile, ...]
     block_bytes: int
     vocabulary: Vocabulary
+    schema: Schema | None = None  # of tasks that learn from records
 
     def blocks(self) -> list[blocks.Block]:
         return blocks.cut([f.size for f in self.files], self.block_bytes)
@@ -32,6 +35,7 @@ def pack(plan: Plan) -> bytes:
         "words": plan.vocabulary.words,
         "counts": plan.vocabulary.counts,
         "phrases": plan.vocabulary.phrases,
+        "schema": plan.schema.document() if plan.schema else None,
     }
     return zlib.compress(json.dumps(document, ensure_ascii=False).encode(), 6)
 
@@ -39,7 +43,8 @@ def pack(plan: Plan) -> bytes:
 def unpack(data: bytes) -> Plan:
     document = json.loads(zlib.decompress(data))
     vocabulary = Vocabulary(tuple(document["words"]), tuple(document["counts"]), tuple(document["phrases"]))
-    return Plan(tuple(DataFile(**f) for f in document["files"]), document["blockBytes"], vocabulary)
+    schema = Schema.read(document["schema"]) if document.get("schema") else None
+    return Plan(tuple(DataFile(**f) for f in document["files"]), document["blockBytes"], vocabulary, schema)
 
 
 def digest(data: bytes) -> str:

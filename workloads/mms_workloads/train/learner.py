@@ -79,14 +79,29 @@ def decayed(initial: float, progress: float) -> float:
     return initial * max(1e-4, 1.0 - progress)
 
 
+def share(job: JobFile, place: Place) -> int:
+    """Samples that a member takes in a round.
+
+    KeepGlobalBatch: globalBatchSize dealt evenly, the first members take the rest. ScaleLearningRate: each member keeps
+    the share that it had with spec.workers members.
+    """
+    total = job.optimizer.globalBatchSize
+    members = place.members if job.optimizer.whenWorkersChange == "KeepGlobalBatch" else job.workers
+    return max(1, total // members + (place.position % members < total % members))
+
+
 def make(pod: Pod, plan: Plan, digest: str) -> Learner:
     """The learner of the job's task. digest: of the plan; what is cached for another one is not used."""
-    from mms_workloads.embedding.learner import EmbeddingLearner  # noqa: PLC0415 - a worker loads its own task only
-    from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415
-
     cache = pod.scratch / f"blocks-{digest[-12:]}"
     task = pod.job.task
     if task.languageModel is not None:
+        from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415 - a worker loads its own task only
+
         return LanguageLearner.of(pod.job, task.languageModel, plan, cache)
-    assert task.wordEmbedding is not None  # noqa: S101 - read_pod refused the job file otherwise
-    return EmbeddingLearner.of(pod.job, task.wordEmbedding, plan, cache)
+    if task.wordEmbedding is not None:
+        from mms_workloads.embedding.learner import EmbeddingLearner  # noqa: PLC0415
+
+        return EmbeddingLearner.of(pod.job, task.wordEmbedding, plan, cache)
+    from mms_workloads.tasks import making  # noqa: PLC0415
+
+    return making.make(pod.job, plan, cache)

@@ -10,7 +10,7 @@ import structlog
 
 from mms_workloads import artifact, contract, logs
 from mms_workloads.contract import CheckpointRef, Outcome, Reason
-from mms_workloads.data import corpus, vocabulary
+from mms_workloads.data import corpus, records, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
@@ -283,8 +283,13 @@ class Worker:
         fields, job = message.fields, self.pod.job
         uris = {int(k): v for k, v in fields["uris"].items()}
         segments = [Segment(*s) for s in fields["segments"]]
-        words, sizes = corpus.count(job.data.store, uris, segments, job.task.wordEmbedding, self.pod.scratch)
-        self.control.send(wire.COUNTED, vocabulary.pack_counts(words.above(0)), task=fields["task"], sizes=sizes)
+        if "format" in fields:
+            survey, sizes = records.count(job.data, uris, segments, fields["format"], self.pod.scratch)
+            found = survey.pack()
+        else:
+            words, sizes = corpus.count(job.data.store, uris, segments, job.task.wordEmbedding, self.pod.scratch)
+            found = vocabulary.pack_counts(words.above(0))
+        self.control.send(wire.COUNTED, found, task=fields["task"], sizes=sizes)
 
     def _export(self, own: State, session: int) -> None:
         """session: of the connection over which the master asked for it; another one means that it has asked others."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mms_operator.api.data import in_bytes
 from mms_operator.api.names import Role
 from mms_operator.api.training import ParameterServer
 from mms_operator.plan import stores, tasks
 from mms_operator.plan.objects import Owner
+from mms_operator.plan.training import pretrained
 from mms_workloads import contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mms_operator.api.training import Sync, TrainingSpec
+    from mms_operator.api.training_status import ArtifactStatus
     from mms_operator.plan.stores import Location
     from mms_operator.plan.types import DefaultStore, Object, Settings
 
@@ -29,6 +32,7 @@ class Job(Owner):
     settings: Settings
     run: int
     attempt: int
+    start: ArtifactStatus | None = None  # the artifact of the training that spec.pretrained names
 
     @property
     def shards(self) -> int:
@@ -78,7 +82,12 @@ class Job(Owner):
 
     @property
     def locations(self) -> tuple[Location, ...]:
-        return tuple(location for location in (self.data, self.storage) if location is not None)
+        found = (self.data, self.storage, self.pretrained)
+        return tuple(location for location in found if location is not None)
+
+    @property
+    def pretrained(self) -> Location | None:
+        return pretrained.location(self.spec.pretrained, self.start, self.settings.default_store, self.store_secret)
 
 
 def roles(cr: Object) -> tuple[Role, ...]:
@@ -133,8 +142,9 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
     return contract.JobFile(
         job=contract.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=job.run),
         task=tasks.task(spec.task),
-        data=contract.Data(store=job.data.store, sharding=spec.data.sharding),
-        optimizer=tasks.optimizer(spec.optimizer, spec.task),
+        data=_data(job),
+        pretrained=pretrained.job_part(spec.pretrained, job.start, job.pretrained),
+        optimizer=tasks.optimizer(spec.optimizer, spec.task, spec.pretrained),
         evaluation=tasks.evaluation(spec.evaluation),
         syncMode=spec.sync.mode,
         compression=spec.sync.compression,
@@ -151,6 +161,18 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
         storage=storage.store,
         masterHost=job.master_host,
     )  # fmt: skip
+
+
+def _data(job: Job) -> contract.Data:
+    given = job.spec.data
+    return contract.Data(
+        store=job.data.store,
+        format=given.format,
+        fields=contract.Fields(input=given.fields.input, label=given.fields.label),
+        quality=contract.Quality(maxBadRecords=given.quality.maxBadRecords),
+        sharding=given.sharding,
+        blockBytes=in_bytes(given.blockSize),
+    )
 
 
 def _runs_of(folder: str, artifacts: Iterable[str]) -> list[int]:

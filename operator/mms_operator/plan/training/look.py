@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mms_operator.api.training_status import TrainingStatus
     from mms_operator.plan.pods import Seen
     from mms_operator.plan.training.job import Job
+    from mms_operator.plan.training.pretrained import Missing
     from mms_operator.plan.types import Object, ObservedTraining
     from mms_workloads import contract
 
@@ -30,6 +31,7 @@ class Look:
     previous: Object
     observed: ObservedTraining
     now: datetime
+    missing: Missing | None = None  # what the run is to start from
     others: tuple[Seen, ...] = field(init=False)  # pods of other runs and attempts
     pods: tuple[Seen, ...] = field(init=False)
 

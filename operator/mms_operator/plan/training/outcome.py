@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 # What is about a store, so that the message is complete only with the field of the spec that names it.
 _ABOUT_STORES = frozenset(
     {
-        Reason.CREDENTIALS_INVALID, Reason.DATA_EMPTY, Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE,
-        Reason.STORAGE_DENIED, Reason.STORAGE_IN_USE, Reason.STORAGE_UNREACHABLE, Reason.VOCABULARY_TOO_SMALL,
+        Reason.CREDENTIALS_INVALID, Reason.DATA_EMPTY, Reason.DATA_INVALID, Reason.DATA_NOT_FOUND,
+        Reason.DATA_UNREADABLE, Reason.STORAGE_DENIED, Reason.STORAGE_IN_USE, Reason.STORAGE_UNREACHABLE,
+        Reason.VOCABULARY_TOO_SMALL,
     }
 )  # fmt: skip
 _DATA = "spec.data"
-_ABOUT_DATA = frozenset({Reason.DATA_EMPTY, Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE, Reason.VOCABULARY_TOO_SMALL})
+_ABOUT_DATA = frozenset(
+    {Reason.DATA_EMPTY, Reason.DATA_INVALID, Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE, Reason.VOCABULARY_TOO_SMALL}
+)
 _ABOUT_KEYS = frozenset({Reason.CREDENTIALS_INVALID, Reason.STORAGE_DENIED})
 
 

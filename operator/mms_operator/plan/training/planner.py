@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from mms_operator.api import names
 from mms_operator.api.names import Phase, Reason
 from mms_operator.api.training import TrainingSpec
-from mms_operator.api.training_status import TrainingStatus
+from mms_operator.api.training_status import ArtifactStatus, TrainingStatus
 from mms_operator.plan.conditions import Condition, invalid_spec, render
-from mms_operator.plan.training import accept, deletion, ending, outcome, running, suspension
+from mms_operator.plan.training import accept, deletion, ending, outcome, pretrained, running, suspension
 from mms_operator.plan.training import status as statuses
 from mms_operator.plan.training.draft import events_of
 from mms_operator.plan.training.job import Job
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 
 def references(cr: Object) -> frozenset[str]:
-    """The Secrets that the spec names."""
+    """The Secrets that the spec names, and the one of the store that it starts from."""
     spec = cr.get("spec") or {}
-    found = ((spec.get(part) or {}).get("secretRef") or {} for part in ("data", "storage"))
-    return frozenset(reference["name"] for reference in found if reference.get("name"))
+    started = ((cr.get("status") or {}).get("pretrained") or {}).get("secretRef") or {}
+    found = ((spec.get(part) or {}).get("secretRef") or {} for part in ("data", "storage", "pretrained"))
+    return frozenset(one["name"] for one in (*found, started) if one.get("name"))
 
 
 def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: datetime) -> Plan:
@@ -47,8 +48,11 @@ def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: dateti
     except ValidationError as error:
         return _unreadable(cr, previous, error, now)
     status = _begin_run(TrainingStatus.model_validate(previous), spec)
-    job = Job(cr, spec, settings, status.run or 1, status.attempt or 1)
-    look = Look(job, status, previous, observed, now)
+    start = pretrained.choose(spec.pretrained, status, observed.pretrained)
+    made = start if isinstance(start, ArtifactStatus) else None
+    status = status.model_copy(update={"pretrained": made})
+    job = Job(cr, spec, settings, status.run or 1, status.attempt or 1, made)
+    look = Look(job, status, previous, observed, now, start if isinstance(start, pretrained.Missing) else None)
     if deletion.is_deleted(look):
         return deletion.before_it_goes(look)
     if look.phase in (Phase.COMPLETE, Phase.FAILED):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mms_operator.api.training_status import IncidentStatus, TrainingStatus
     from mms_operator.plan.stores import SecretProblem
     from mms_operator.plan.training.job import Job
+    from mms_operator.plan.training.pretrained import Missing
     from mms_operator.plan.training.slots import Assignment, Known
     from mms_operator.plan.types import Plan
     from mms_workloads.contract import CheckpointRef
@@ -38,7 +39,7 @@ def carry_on(look: Look, events: tuple[Event, ...] = ()) -> Plan:
     if refusal and not live:
         state = State(Phase.PENDING, refusal.reason, refusal.message, refusal)
         return draft(look, _seen(look, look.status), state, deletions=delete(look.others), waves=())
-    problem = accept.secret_problem(job, observed)
+    problem = accept.secret_problem(job, observed) or look.missing
     if problem and not live:
         state = State(Phase.PENDING, problem.reason, problem.message)
         status = _seen(look, look.status)
@@ -114,7 +115,7 @@ def deadline(look: Look) -> float | None:
     return limit - seconds_since(running.startTime, look.now)
 
 
-def _hold(look: Look, refusal: accept.Refusal | None, problem: SecretProblem | None) -> Plan:
+def _hold(look: Look, refusal: accept.Refusal | None, problem: SecretProblem | Missing | None) -> Plan:
     """What runs goes on, and nothing is made until what is wrong has been put right. A loss is counted then."""
     assignment = assign(look, patient=True)
     told = refusal or problem

@@ -9,7 +9,9 @@ from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Phase, Reason
 from mms_operator.api.training_status import (
     ArtifactStatus,
+    BadRecordStatus,
     CheckpointStatus,
+    DataStatus,
     Progress,
     ShardsStatus,
     TrainingStatus,
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     from mms_operator.plan.stores import Location
     from mms_operator.plan.training.accept import Refusal
     from mms_operator.plan.types import Object
-    from mms_workloads.contract import ArtifactRef, CheckpointRef, StatusReport
+    from mms_workloads.contract import ArtifactRef, CheckpointRef, DataReport, StatusReport
 
 _WAITING = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.SUSPENDING})
+
+NAMED_BAD_RECORDS = 10
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
         loss=None if report.loss is None else f"{report.loss:.4f}",
         samplesPerSecond=report.samplesPerSecond,
         etaSeconds=report.etaSeconds,
+        bytes=report.data.doneBytes if report.data else None,
+        records=report.data.doneRecords if report.data else None,
         updateTime=status.progress.updateTime if status.progress else None,
     )
     if progress != status.progress or progress.updateTime is None:
@@ -105,11 +111,29 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
             "progress": progress,
             "workers": WorkersStatus(ready=report.workersReady, standby=report.workersStandby, epoch=report.epoch),
             "shards": ShardsStatus(ready=report.shardsReady) if status.shards or report.shardsReady else None,
+            "data": data(report.data) or status.data,
             "checkpoint": checkpoint(report.checkpoint) or status.checkpoint,
             "attempts": attempts.followed(status.attempts, report),
         }
     )
     return incidents.added(known, [incidents.of_master(one) for one in report.incidents])
+
+
+def data(report: DataReport | None) -> DataStatus | None:
+    if report is None or not report.files:
+        return None
+    return DataStatus(
+        format=report.format,
+        files=report.files,
+        bytes=report.bytes,
+        records=report.records,
+        classes=report.classes,
+        badRecords=report.badRecords,
+        bad=[
+            BadRecordStatus(uri=one.uri[:1024], offset=one.offset, reason=one.reason[:256])
+            for one in report.bad[:NAMED_BAD_RECORDS]
+        ],
+    )
 
 
 def checkpoint(ref: CheckpointRef | None) -> CheckpointStatus | None:

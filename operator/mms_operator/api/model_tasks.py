@@ -1,0 +1,162 @@
+"""Tasks whose networks learn from records: images, videos, texts, speech."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from mms_operator.api.types import FRACTION_PATTERN, URI_PATTERN, Model, Name, StoreAccess, decimal, rules
+
+_ARCHITECTURE = Field(
+    default="Small",
+    max_length=100,
+    pattern=r"^(Small|timm/[a-z0-9_.]{1,90})$",
+    description="Small: a few convolutions, for images of few pixels. timm/NAME: a model of the library timm, such as "
+    "timm/efficientnet_lite0, with pretrained weights or with layers that normalise no batches. What pretrained.uri "
+    "brings has its own.",
+)
+_DIVIDED = (
+    "self.dimensions % self.heads == 0",
+    "dimensions must be divisible by heads, since each head sees an equal part: change one of them",
+)
+
+
+class Pixels(Model):
+    height: int = Field(default=32, ge=4, le=4096, description="Pixels that an image is brought to.")
+    width: int = Field(default=32, ge=4, le=4096, description="Pixels that an image is brought to.")
+    channels: Literal[1, 3] = Field(default=3, description="1: grey. 3: red, green and blue.")
+
+
+class ImageClassification(Pixels):
+    """An image has one of the labels that the data set has."""
+
+    architecture: str = _ARCHITECTURE
+    resize: Literal["Stretch", "Crop", "Pad"] = Field(
+        default="Stretch",
+        description="Stretch: to the size, whatever the shape. Crop: the middle, of the wanted shape. Pad: all of it, "
+        "with grey beside it.",
+    )
+
+
+class ObjectDetection(Pixels):
+    """Boxes and labels of the objects in an image: one stage without anchors, after FCOS (Tian et al., 2019)."""
+
+    height: int = Field(default=64, ge=8, le=4096, description="Pixels that an image is brought to.")
+    width: int = Field(default=64, ge=8, le=4096, description="Pixels that an image is brought to.")
+
+
+class ImageGeneration(Pixels):
+    """Images of a label, by conditional flow matching (Lipman et al., 2023)."""
+
+    hidden: int = Field(default=64, ge=8, le=2048, multiple_of=8, description="Channels of the network.")
+    steps: int = Field(default=16, ge=1, le=200, description="From noise to an image: more take longer, and err less.")
+
+
+class VideoUnderstanding(Pixels):
+    """A video has one of the labels."""
+
+    frames: int = Field(default=8, ge=2, le=256, description="Frames that are looked at, evenly spaced.")
+
+
+class Text(Model):
+    architecture: Literal["Small", "Pretrained"] = Field(
+        default="Small",
+        description="Small: the words' vectors and a transformer encoder over them. Pretrained: that of "
+        "pretrained.uri, a folder of Transformers.",
+    )
+    dimensions: int = Field(default=64, ge=8, le=4096, description="Small: width of the layers.")
+    layers: int = Field(default=1, ge=0, le=48, description="Small: transformer blocks over the words' vectors.")
+    heads: int = Field(default=4, ge=1, le=64, description="Small: attention heads; they divide dimensions.")
+    maxLength: int = Field(default=128, ge=2, le=8192, description="Tokens of a text; a longer one loses its end.")
+    maxVocabulary: int = Field(
+        default=20_000, ge=2, le=1_000_000, description="Small: the most frequent words, which are known."
+    )
+    dropout: str = decimal("Small: part of the values left out while it learns.", FRACTION_PATTERN, default="0.1")
+
+
+class TextClassification(Text):
+    """A text has one of the labels: its topic, or how somebody liked a film."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_DIVIDED))
+
+
+class TokenClassification(Text):
+    """Each word of a text has a tag: B-X and I-X for entities of kind X, O for none (IOB2)."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_DIVIDED))
+
+
+class SpeechRecognition(Model):
+    """What is said, letter by letter: a transformer encoder with CTC (Graves et al., 2006)."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_DIVIDED))
+
+    alphabet: str = Field(
+        default=" 'abcdefghijklmnopqrstuvwxyz",
+        min_length=1,
+        max_length=20_000,
+        description="The characters of transcripts, which are lower-cased; others are left out of them.",
+    )
+    sampleRate: int = Field(default=16_000, ge=4000, le=48_000, description="Samples a second of the sound.")
+    maxSeconds: str = decimal("Records that are longer are left out.", default="10")
+    dimensions: int = Field(default=144, ge=8, le=4096, description="Width of the layers.")
+    layers: int = Field(default=4, ge=1, le=48, description="Transformer blocks.")
+    heads: int = Field(default=4, ge=1, le=64, description="Attention heads of each layer; they divide dimensions.")
+    dropout: str = decimal("Part of the values left out while it learns.", FRACTION_PATTERN, default="0.1")
+
+
+class LoRA(Model):
+    """Low-rank changes beside the layers, which stay as they are (Hu et al., 2022)."""
+
+    rank: int = Field(default=8, ge=1, le=1024, description="Of the changes: more can express more.")
+    alpha: int = Field(default=16, ge=1, le=4096, description="How much they count, over rank.")
+
+
+class PretrainedTraining(Model):
+    name: Name = Field(description="A ModelTraining in the same namespace; its artifact at the start of the run.")
+
+
+class Pretrained(StoreAccess):
+    """What a run starts from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "has(self.uri) != has(self.trainingRef)",
+                "exactly one of uri and trainingRef must be set in pretrained",
+            ),
+            (
+                "!has(self.digest) || has(self.uri)",
+                "digest belongs to pretrained.uri: leave it out with trainingRef, whose artifact says its own",
+            ),
+            (
+                "has(self.uri) || (!has(self.endpoint) && !has(self.region) && !has(self.secretRef))",
+                "endpoint, region and secretRef belong to pretrained.uri: leave them out with trainingRef",
+            ),
+            ("!has(self.lora) || self.method == 'LoRA'", "lora is of method LoRA only: set that, or leave lora out"),
+        )
+    )
+    uri: str | None = Field(
+        default=None,
+        description="A folder of Transformers (config.json, safetensors, tokenizer.json) or timm, or an artifact.",
+        max_length=1024,
+        pattern=URI_PATTERN,
+    )
+    digest: str | None = Field(
+        default=None,
+        description="Of an artifact: sha256 of its manifest.json, which must be this.",
+        max_length=71,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+    )
+    trainingRef: PretrainedTraining | None = Field(
+        default=None,
+        description="An artifact of the same task, to train it further; or of wordEmbedding, whose words' vectors are "
+        "then what a text task's network sees.",
+    )
+    method: Literal["Full", "LoRA", "Head"] = Field(
+        default="Full",
+        description="Full: all parameters are trained. LoRA: low-rank changes and the last layer. Head: the last layer "
+        "alone. Word vectors: Full trains them further, Head leaves them as they are.",
+    )
+    lora: LoRA | None = None

@@ -1,0 +1,167 @@
+"""Each task as real processes on loopback: it learns, and what it publishes is what is served."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tests.unit.tasks import datasets
+from tests.unit.train.quick import QuickRun
+
+from mms_workloads.contract import ArtifactManifest, Golden, JobFile, Outcome
+from mms_workloads.serve import pipelines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECONDS = 180.0
+PICTURE = {"height": 8, "width": 8, "channels": 1}
+
+
+def job(folder: Path, task: dict[str, Any], uri: str, *, workers: int = 2, **changes: Any) -> JobFile:
+    data = {"store": {"uri": uri}, "blockBytes": 8 << 10, **changes.pop("data", {})}
+    optimizer = {
+        "name": "AdamW",
+        "learningRate": 0.002,
+        "globalBatchSize": 32,
+        "epochs": 4,
+        **changes.pop("optimizer", {}),
+    }
+    fields = {
+        "job": {"namespace": "default", "name": "task", "uid": "u", "run": 1},
+        "task": task,
+        "data": data,
+        "optimizer": optimizer,
+        "evaluation": {"split": 0.2},
+        "workers": workers,
+        "storage": {"uri": f"file://{folder}/storage"},
+        "masterHost": "127.0.0.1",
+        **changes,
+    }
+    return JobFile.model_validate(fields)
+
+
+def run(folder: Path, training: JobFile) -> Outcome:
+    with QuickRun(folder / "run", training) as started:
+        outcome = started.start().outcome(SECONDS)
+        assert outcome.result == "Complete", f"{outcome}\n{started.logs()}"
+    return outcome
+
+
+def artifact(folder: Path) -> Path:
+    return folder / "storage" / "artifact"
+
+
+def served_as_published(folder: Path, kind: str) -> pipelines.Served:
+    """The pipeline of the artifact, after its golden set."""
+    place = artifact(folder)
+    manifest = ArtifactManifest.model_validate_json((place / "manifest.json").read_bytes())
+    assert manifest.kind == kind
+    assert {"model.onnx", "model.safetensors", "model.json", "pipeline.json", "golden.json"} <= set(manifest.files)
+    golden = Golden.model_validate_json((place / "golden.json").read_bytes())
+    assert golden.cases
+    assert golden.comparisons
+    return pipelines.open(place)
+
+
+def metrics(outcome: Outcome) -> dict[str, float]:
+    assert outcome.artifact is not None
+    return outcome.artifact.metrics
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return datasets.image_folder(tmp_path_factory.mktemp("digits"))
+
+
+PS = {"syncMode": "ParameterServer", "parameterServer": {"shards": 2}}
+
+
+@pytest.mark.parametrize("sync", [{}, PS], ids=["Ring", "ParameterServer"])
+def test_image_classification(tmp_path: Path, digits: str, sync: dict[str, Any]) -> None:
+    outcome = run(tmp_path, job(tmp_path, {"imageClassification": PICTURE}, digits, **sync))
+    found = metrics(outcome)
+    assert found["accuracy"] > 0.93
+    assert set(found) >= {"macroF1", "accuracyNoise", "accuracyOcclusion", "accuracyResize"}
+    served = served_as_published(tmp_path, "imageClassification")
+    images, labels = datasets.digits()
+    files = np.array([[datasets.png(image)] for image in images[:50]], dtype=np.object_)
+    answer = served.answer({"IMAGE": files})
+    right = sum(row[0].decode() == label for row, label in zip(answer["LABELS"], labels[:50], strict=True))
+    assert right >= 45
+
+
+def test_object_detection(tmp_path: Path) -> None:
+    uri = datasets.tar_of(tmp_path / "data", datasets.scenes(500))
+    task = {"objectDetection": {"height": 40, "width": 40, "channels": 1}}
+    outcome = run(tmp_path, job(tmp_path, task, uri, optimizer={"epochs": 8, "globalBatchSize": 16}))
+    assert metrics(outcome)["meanAveragePrecision"] > 0.3
+    served_as_published(tmp_path, "objectDetection")
+
+
+def test_image_generation(tmp_path: Path, digits: str) -> None:
+    task = {"imageGeneration": {**PICTURE, "hidden": 32, "steps": 8}}
+    outcome = run(tmp_path, job(tmp_path, task, digits, optimizer={"epochs": 6}))
+    assert metrics(outcome)["flowLoss"] < 0.6  # of about 1.3 without knowledge
+    served_as_published(tmp_path, "imageGeneration")
+
+
+def test_video_understanding(tmp_path: Path) -> None:
+    uri = datasets.tar_of(tmp_path / "data", datasets.videos(200))
+    task = {"videoUnderstanding": {"height": 20, "width": 20, "channels": 1, "frames": 6}}
+    outcome = run(tmp_path, job(tmp_path, task, uri, optimizer={"epochs": 4, "globalBatchSize": 16}))
+    assert metrics(outcome)["accuracy"] > 0.9
+    served_as_published(tmp_path, "videoUnderstanding")
+
+
+def test_text_classification(tmp_path: Path) -> None:
+    uri = datasets.opinions(tmp_path / "data")
+    task = {"textClassification": {"dimensions": 32, "maxLength": 32}}
+    assert metrics(run(tmp_path, job(tmp_path, task, uri)))["accuracy"] > 0.95
+    served = served_as_published(tmp_path, "textClassification")
+    answer = served.answer({"TEXT": np.array([[b"the film was Brilliant"], [b"a dull story"]], dtype=np.object_)})
+    assert [row[0] for row in answer["LABELS"]] == [b"good", b"bad"]
+
+
+def test_token_classification(tmp_path: Path) -> None:
+    uri = datasets.sentences(tmp_path / "data")
+    task = {"tokenClassification": {"dimensions": 32, "maxLength": 16}}
+    found = metrics(run(tmp_path, job(tmp_path, task, uri)))
+    assert found["entityF1"] > 0.9
+    assert found["tokenAccuracy"] > 0.9
+    served_as_published(tmp_path, "tokenClassification")
+
+
+def test_speech_recognition(tmp_path: Path) -> None:
+    uri = datasets.melodies(tmp_path / "data")
+    spec = {"alphabet": "abcd", "sampleRate": 8000, "maxSeconds": 2, "dimensions": 48, "layers": 1, "dropout": 0}
+    data = {"blockBytes": 100 << 10}
+    optimizer = {"epochs": 12, "globalBatchSize": 16, "learningRate": 0.004}
+    outcome = run(tmp_path, job(tmp_path, {"speechRecognition": spec}, uri, data=data, optimizer=optimizer))
+    assert metrics(outcome)["characterErrorRate"] < 0.3
+    served_as_published(tmp_path, "speechRecognition")
+
+
+def test_data_of_another_kind(tmp_path: Path, digits: str) -> None:
+    with QuickRun(tmp_path / "run", job(tmp_path, {"textClassification": {}}, digits)) as started:
+        outcome = started.start().outcome(SECONDS)
+    assert (outcome.result, outcome.reason) == ("Failed", "DataInvalid")
+    assert "learns from texts, and the records' input is image" in outcome.message
+
+
+def test_a_gate(tmp_path: Path) -> None:
+    gate = {"metric": "accuracy", "atLeast": 0.999}
+    training = job(
+        tmp_path,
+        {"textClassification": {"dimensions": 8, "layers": 0}},
+        datasets.opinions(tmp_path / "data", 200),
+        optimizer={"epochs": 1, "learningRate": 1e-6},
+        evaluation={"split": 0.2, "gate": gate},
+    )
+    with QuickRun(tmp_path / "run", training) as started:
+        outcome = started.start().outcome(SECONDS)
+    assert (outcome.result, outcome.reason) == ("Failed", "GateMissed")
+    assert not artifact(tmp_path).joinpath("manifest.json").exists()
+    assert json.loads((tmp_path / "run" / "job.json").read_text())["evaluation"]["gate"] == gate

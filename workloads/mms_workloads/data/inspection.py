@@ -1,0 +1,210 @@
+"""Looks at a record: of which kind its input and label are, and what is to be measured of it."""
+
+from __future__ import annotations
+
+import io
+import math
+import wave
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from mms_workloads.data.schema import NOTHING, Bad, class_of
+from mms_workloads.media import images
+from mms_workloads.media.images import MediaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.data.items import Item
+    from mms_workloads.data.schema import Survey
+
+GREY_MODES = {"1", "L", "I", "I;16", "F", "LA"}
+MOST_FRAMES = 256  # of an animation: those behind are not looked at
+OUTSIDE = 1.0  # pixels by which a box may reach out of its image: tools round differently
+CORNERS = 4
+
+
+class BadRecord(ValueError):  # noqa: N818 - says what it is
+    pass
+
+
+def note(survey: Survey, item: Item) -> None:
+    """Adds an item to a survey."""
+    if item.record is None:
+        survey.reject(Bad(item.file, item.offset, item.problem))
+        return
+    try:
+        given, label = item.record["input"], item.record["label"]
+        kind = kind_of(given)
+        pixels = _pixels(given) if kind == "image" else None
+        sound = _sound(given) if kind == "audio" else None
+        labels = label_kind(
+            label, given if kind == "words" else None, pixels.shape[1:3] if pixels is not None else None
+        )
+    except (BadRecord, MediaError) as error:
+        survey.reject(Bad(item.file, item.offset, str(error)))
+        return
+    survey.good(item.file, item.offset, f"{kind} {labels}", _classes(labels, label))
+    if pixels is not None:
+        _measure(survey, pixels)
+    elif sound is not None:
+        rate, seconds = sound
+        survey.rates[rate] += 1
+        survey.length(seconds)
+    elif kind in {"text", "words", "pair"}:
+        survey.length(len(given) if kind != "pair" else max(map(len, given)))
+
+
+def kind_of(given: Any) -> str:
+    """Cheap: bytes are told by how they begin. Raises BadRecord."""
+    if isinstance(given, str):
+        if not given.strip():
+            raise BadRecord("its input is empty")
+        return "text"
+    if isinstance(given, bytes):
+        if not given:
+            raise BadRecord("its input is empty")
+        return "audio" if given[:4] in {b"RIFF", b"RIFX"} and given[8:12] == b"WAVE" else "image"
+    if isinstance(given, np.ndarray):
+        return "image" if given.dtype == np.uint8 and given.ndim in {2, 3, 4} else _numbers(given)
+    if isinstance(given, list):
+        return _list(given)
+    if given is None:
+        raise BadRecord("it has no input")
+    raise BadRecord(f"its input is {_name(given)}: a text, words, numbers, an image or a sound is wanted")
+
+
+def _list(given: list[Any]) -> str:
+    if not given:
+        raise BadRecord("its input is empty")
+    if all(isinstance(one, str) for one in given):
+        return "words"
+    return _numbers(np.asarray(_flat(given)))
+
+
+def _flat(given: list[Any]) -> list[Any]:
+    try:
+        array = np.array(given, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise BadRecord("its input is a list of neither words nor numbers") from error
+    flat: list[Any] = array.ravel().tolist()
+    return flat
+
+
+def _numbers(array: NDArray[Any]) -> str:
+    if array.dtype.kind not in "biuf" or not array.size:
+        raise BadRecord(f"its input is an array of {array.dtype} with {array.size} entries: numbers are wanted")
+    if not np.isfinite(array).all():
+        raise BadRecord("its input has entries that are not finite")
+    return "numbers"
+
+
+def label_kind(label: Any, words: Sequence[str] | None, shape: tuple[int, int] | None) -> str:
+    """words: of the input, where it is that; shape: height and width, where it is an image. Raises BadRecord."""
+    if label is None:
+        return NOTHING
+    if isinstance(label, str):
+        if not label.strip():
+            raise BadRecord("its label is empty")
+        return "string"
+    if isinstance(label, bool | int):
+        return "integer"
+    if isinstance(label, float):
+        if not math.isfinite(label):
+            raise BadRecord("its label is not finite")
+        return "number"
+    if not isinstance(label, list):
+        raise BadRecord(f"its label is {_name(label)}: a word, a number or a list is wanted")
+    return _labels(label, words, shape)
+
+
+def _labels(labels: list[Any], words: Sequence[str] | None, shape: tuple[int, int] | None) -> str:
+    if words is not None and len(labels) != len(words):
+        raise BadRecord(f"it has {len(words)} words and {len(labels)} labels")
+    if not labels:
+        return "empty"
+    if all(isinstance(one, dict) for one in labels):
+        for one in labels:
+            _check_box(one, shape)
+        return "boxes"
+    if all(isinstance(one, str | int) for one in labels):
+        return "tags"
+    raise BadRecord("its label is a list of neither tags nor boxes with {label, box: [x0, y0, x1, y1]}")
+
+
+def _check_box(one: dict[str, Any], shape: tuple[int, int] | None) -> None:
+    box = one.get("box")
+    if one.get("label") is None or not isinstance(box, list) or len(box) != CORNERS:
+        raise BadRecord("a box is not {label, box: [x0, y0, x1, y1]}")
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+        raise BadRecord(f"box {box} is not of finite numbers")
+    x0, y0, x1, y1 = box
+    height, width = shape or (math.inf, math.inf)
+    inside = min(x0, y0) >= -OUTSIDE and x1 <= width + OUTSIDE and y1 <= height + OUTSIDE
+    if not (x0 < x1 and y0 < y1 and inside):
+        where = f" of {width} x {height} pixels" if shape else ""
+        raise BadRecord(f"box {box} is empty or outside of its image{where}")
+
+
+def _classes(kind: str, label: Any) -> list[str]:
+    if kind in {"string", "integer"}:
+        return [class_of(label)]
+    if kind == "tags":
+        return [class_of(one) for one in label]
+    return [class_of(one["label"]) for one in label] if kind == "boxes" else []
+
+
+def _pixels(given: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [T, H, W, C]: T is 1 but for animations. Raises MediaError."""
+    if isinstance(given, np.ndarray):
+        return given.reshape((1,) * (given.ndim == 3) + given.shape) if given.ndim > 2 else given[None, :, :, None]  # noqa: PLR2004
+    try:
+        with Image.open(io.BytesIO(given)) as opened:
+            channels = 1 if opened.mode in GREY_MODES else 3
+            if getattr(opened, "n_frames", 1) > 1:
+                mode = "L" if channels == 1 else "RGB"
+                frames = [
+                    np.asarray(f.convert(mode))
+                    for f, _ in zip(ImageSequence.Iterator(opened), range(MOST_FRAMES), strict=False)
+                ]
+                return np.stack(frames).reshape(len(frames), opened.height, opened.width, channels)
+    except MediaError:
+        raise
+    except Exception as error:  # what Pillow raises for damaged files is of many kinds
+        raise MediaError(f"{len(given)} bytes that are no intact image: {error}") from error
+    return images.decode(given, channels)[None]
+
+
+def _measure(survey: Survey, pixels: NDArray[np.uint8]) -> None:
+    values = pixels.reshape(-1, pixels.shape[-1])
+    # By the histogram: no copy of the image as floats.
+    scale = np.arange(256) / 255.0
+    means, squares = [], []
+    for channel in range(values.shape[1]):
+        counts = np.bincount(values[:, channel], minlength=256) / values.shape[0]
+        means.append(float(counts @ scale))
+        squares.append(float(counts @ (scale * scale)))
+    frames, height, width, channels = pixels.shape
+    survey.pixels.add((frames, height, width, channels), means, squares)
+
+
+def _sound(given: bytes) -> tuple[int, float]:
+    """Samples per second, seconds. Raises BadRecord."""
+    try:
+        with wave.open(io.BytesIO(given)) as file:
+            rate, frames = file.getframerate(), file.getnframes()
+            width = file.getsampwidth() * file.getnchannels()
+            held = len(file.readframes(frames)) // width
+    except (wave.Error, EOFError) as error:
+        raise BadRecord(f"it is no WAV file of whole numbers: {error}") from error
+    if held != frames or not frames:
+        raise BadRecord(f"it is cut short: {held} of {frames} samples are there" if frames else "it has no samples")
+    return rate, frames / rate
+
+
+def _name(value: Any) -> str:
+    return f"of type {type(value).__name__}"

@@ -1,0 +1,223 @@
+"""Records that are files, by themselves (image folders, sound) or in a tar (WebDataset)."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mms_workloads.contract import Reason
+from mms_workloads.data import formats
+from mms_workloads.data.blocks import Segment
+from mms_workloads.data.items import LONGEST_RECORD_BYTES, Item, opened
+from mms_workloads.data.lines import Table, decoded, lines, rows
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mms_workloads.contract import Fields
+    from mms_workloads.data.items import Source
+
+_LABELS = (".cls", ".json", ".txt", ".text")
+_TABLE_BYTES = 256 << 20  # a table of transcripts is held in memory
+_NAMES = ("file_name", "file", "filename", "path", "id", "audio")
+_TRANSCRIPTS = ("text", "transcript", "transcription", "sentence", "label")
+
+
+def image_folder(source: Source, segment: Segment, _: Fields) -> Iterator[Item]:
+    """The class is the folder's name, as torchvision's ImageFolder has it."""
+    uri = source.uris[segment.file]
+    if segment.start == 0 and formats.suffix(uri) in formats.IMAGES and not formats.hidden(uri):
+        yield _file(source, segment.file, uri.split("/")[-2])
+
+
+def sound(source: Source, segment: Segment, labels: Mapping[str, str], numbers: Mapping[str, int]) -> Iterator[Item]:
+    """The label is of `labels`, by the file's name without its suffix, else in a .txt beside it, else the folder's
+    name.
+
+    numbers: of the files, by their URIs.
+    """
+    uri = source.uris[segment.file]
+    if segment.start != 0 or formats.suffix(uri) not in formats.SOUND or formats.hidden(uri):
+        return
+    stem = uri.rpartition(".")[0]
+    if (named := labels.get(PurePosixPath(stem).name)) is not None:
+        yield _file(source, segment.file, named)
+        return
+    if labels:
+        yield Item(segment.file, 0, None, "it is in no table beside it")
+        return
+    if (number := numbers.get(stem + formats.TRANSCRIPT)) is not None:
+        try:
+            said = decoded(source.read(number, 0, source.size(number)), 0).strip()
+        except ValueError as error:
+            yield Item(segment.file, 0, None, f"its transcript: {error}")
+            return
+        yield _file(source, segment.file, said)
+        return
+    yield _file(source, segment.file, uri.split("/")[-2])
+
+
+def transcripts(source: Source, fields: Fields) -> dict[str, str]:
+    """Labels of the tables of a folder of sound, by the file's name without its suffix. Raises JobError."""
+    found: dict[str, str] = {}
+    for number, uri in enumerate(source.uris):
+        kind = formats.suffix(uri)
+        if kind not in formats.TABLES or formats.hidden(uri):
+            continue
+        if source.size(number) > _TABLE_BYTES:
+            raise JobError(Reason.DATA_INVALID, f"{uri} has more than {_TABLE_BYTES >> 20} MiB: split the data set")
+        for offset, values in _values(source, number, kind):
+            name = fields.input or next((n for n in _NAMES if n in values), None)
+            label = fields.label or next((n for n in _TRANSCRIPTS if n in values), None)
+            if name is None or label is None or name not in values or label not in values:
+                raise JobError(
+                    Reason.DATA_INVALID,
+                    f"{uri} at byte {offset} has {', '.join(values)}: say by data.fields which column names the file "
+                    "(input) and which has the label",
+                )
+            found[PurePosixPath(str(values[name])).name.removesuffix(".wav")] = str(values[label])
+    return found
+
+
+def _values(source: Source, number: int, kind: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    whole = Segment(number, 0, None)
+    try:
+        if kind in {".csv", ".tsv"}:
+            table = Table(source, number)
+            yield from ((at, table.values(decoded(row, at))) for at, row in rows(source, whole, 0) if at and row)
+        else:
+            yield from ((at, json.loads(decoded(line, at))) for at, line in lines(source, whole) if line)
+    except ValueError as error:
+        raise JobError(Reason.DATA_INVALID, f"the table {source.uris[number]}: {error}") from error
+
+
+def _file(source: Source, number: int, label: str) -> Item:
+    size = source.size(number)
+    if size > LONGEST_RECORD_BYTES:
+        return Item(number, 0, None, f"it has {size} bytes, and {LONGEST_RECORD_BYTES} at most")
+    data = source.read(number, 0, size)
+    try:
+        return Item(number, 0, {"input": _array(data, formats.suffix(source.uris[number])), "label": label})
+    except ValueError as error:
+        return Item(number, 0, None, str(error))
+
+
+def _array(data: bytes, suffix: str) -> Any:
+    """Raises ValueError."""
+    if suffix != ".npy":
+        return data
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"it is no .npy file of numbers: {error}") from error
+
+
+def web_dataset(source: Source, segment: Segment, fields: Fields, start: int) -> Iterator[Item]:
+    """Members with one stem, one after the other, are a record.
+
+    start: where a record's first header is, at the segment's start or before. Raises JobError where the tar is damaged.
+    """
+    size = source.size(segment.file)
+    end = size if segment.end is None else segment.end
+    stem, first = None, start
+    parts: dict[str, bytes] = {}
+    problem = ""
+    for offset, name, data in _members(source, segment.file, start):
+        folder, _, base = name.rpartition("/")
+        short, dot, suffix = base.partition(".")
+        if f"{folder}/{short}" != stem:
+            if stem is not None and first >= segment.start:
+                yield _member(segment.file, first, parts, problem, fields)
+            if offset >= end:
+                return
+            stem, first, parts, problem = f"{folder}/{short}", offset, {}, ""
+        if data is None:
+            problem = f"{name} has more than {LONGEST_RECORD_BYTES} bytes"
+        else:
+            parts[dot + suffix.lower()] = data
+    if stem is not None and first >= segment.start:
+        yield _member(segment.file, first, parts, problem, fields)
+
+
+def _members(source: Source, file: int, start: int) -> Iterator[tuple[int, str, bytes | None]]:
+    if source.size(file) == 0:
+        return
+    try:
+        with tarfile.open(fileobj=opened(source, file, start), mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined] # else the list grows with the file
+                if not member.isfile() or formats.hidden(member.name):
+                    continue
+                if member.size > LONGEST_RECORD_BYTES:
+                    yield member.offset, member.name, None
+                    continue
+                stream = tar.extractfile(member)
+                data = stream.read() if stream else b""
+                if len(data) != member.size:
+                    raise tarfile.ReadError(f"{member.name} is cut short")
+                yield member.offset, member.name, data
+            _at_end(source, file, tar.offset)
+    except (tarfile.TarError, EOFError) as error:
+        raise JobError(
+            Reason.DATA_UNREADABLE, f"{source.uris[file]} is no intact tar: {error}. Upload it again"
+        ) from error
+
+
+def _at_end(source: Source, file: int, offset: int) -> None:
+    """A damaged header looks like the end to tarfile. Raises tarfile.ReadError."""
+    header = source.read(file, offset, min(source.size(file), offset + tarfile.BLOCKSIZE))
+    if any(header):
+        raise tarfile.ReadError(f"there is no header at byte {offset}")
+
+
+def _member(file: int, offset: int, parts: Mapping[str, bytes], problem: str, fields: Fields) -> Item:
+    if problem:
+        return Item(file, offset, None, problem)
+    try:
+        return Item(file, offset, _record(parts, fields))
+    except ValueError as error:
+        return Item(file, offset, None, str(error))
+
+
+def _record(parts: Mapping[str, bytes], fields: Fields) -> dict[str, Any]:
+    """Raises ValueError."""
+    media = [s for s in parts if formats.suffix("x" + s) in (*formats.IMAGES, *formats.SOUND)]
+    given = f".{fields.input.lstrip('.')}" if fields.input else next(iter(media), None) or _text(parts)
+    if given is None or given not in parts:
+        raise ValueError(f"it has no input: its files are {', '.join(parts)}; name one by data.fields.input")
+    wanted, _, key = (fields.label or "").lstrip(".").partition(".")
+    label = f".{wanted}" if wanted else next((s for s in _LABELS if s in parts and s != given), None)
+    if label is None:
+        return {"input": _value(parts, given), "label": None}
+    if label not in parts:
+        raise ValueError(f"it has no file {label} for data.fields.label: its files are {', '.join(parts)}")
+    value = _value(parts, label)
+    if isinstance(value, dict):
+        found = key or next((n for n in ("label", "labels", "tags", "objects", "text") if n in value), "")
+        if found not in value:
+            raise ValueError(f"its {label} has no {key or 'label'}, and has {', '.join(value)}")
+        value = value[found]
+    return {"input": _value(parts, given), "label": value}
+
+
+def _text(parts: Mapping[str, bytes]) -> str | None:
+    return next((s for s in (".txt", ".text", ".json") if s in parts), None)
+
+
+def _value(parts: Mapping[str, bytes], suffix: str) -> Any:
+    """Raises ValueError."""
+    data = parts[suffix]
+    if formats.suffix("x" + suffix) in (*formats.IMAGES, *formats.SOUND):
+        return _array(data, formats.suffix("x" + suffix))
+    said = decoded(data, 0).strip()
+    if suffix == ".cls":
+        return int(said) if said.isdecimal() else said
+    if suffix == ".json":
+        return json.loads(said)
+    return said

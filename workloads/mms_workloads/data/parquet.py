@@ -1,0 +1,95 @@
+"""Parquet: the rows of a row group are spread evenly over its bytes, so that blocks cut it like any other file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mms_workloads.contract import Reason
+from mms_workloads.data.items import Item, NoField, opened, pick
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mms_workloads.contract import Fields
+    from mms_workloads.data.blocks import Segment
+    from mms_workloads.data.items import Source
+
+BATCH_ROWS = 256
+
+
+def rows(source: Source, segment: Segment, fields: Fields) -> Iterator[Item]:
+    """Raises JobError where the file is damaged. A row's offset is its number in the file."""
+    size = source.size(segment.file)
+    end = size if segment.end is None else segment.end
+    if size == 0:
+        return
+    try:
+        with pq.ParquetFile(opened(source, segment.file)) as file:
+            names = file.schema_arrow.names
+            wanted = pick_columns(source.uris[segment.file], names, fields)
+            before = 0
+            for group, (low, high, count) in enumerate(_groups(file)):
+                first, last = (_row(p, low, high, count) for p in (segment.start, end))
+                for row, values in _of_group(file, group, wanted, first, last):
+                    yield _item(segment.file, before + row, values, fields)
+                before += count
+    except (pa.ArrowException, OSError) as error:
+        raise JobError(
+            Reason.DATA_UNREADABLE, f"{source.uris[segment.file]} is no intact Parquet file: {error}. Upload it again"
+        ) from error
+
+
+def pick_columns(uri: str, names: list[str], fields: Fields) -> list[str]:
+    """The columns to read. Raises JobError."""
+    try:
+        found = pick({name: name for name in names}, fields)
+    except NoField as error:
+        raise JobError(Reason.DATA_INVALID, f"{uri}: {error}") from error
+    return [name for name in (found["input"], found["label"]) if name is not None]
+
+
+def _groups(file: pq.ParquetFile) -> Iterator[tuple[int, int, int]]:
+    """(first byte, byte after the last, rows) of each row group."""
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        columns = [group.column(c) for c in range(group.num_columns)]
+        starts = [
+            min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset)
+            for c in columns
+        ]  # fmt: skip
+        ends = [s + c.total_compressed_size for s, c in zip(starts, columns, strict=True)]
+        yield min(starts), max(ends), group.num_rows
+
+
+def _row(position: int, low: int, high: int, count: int) -> int:
+    """The first row whose place is at the position or behind it."""
+    return min(count, max(0, -(-(position - low) * count // (high - low))))
+
+
+def _of_group(
+    file: pq.ParquetFile, group: int, columns: list[str], first: int, last: int
+) -> Iterator[tuple[int, dict[str, object]]]:
+    """(number in the group, values) of the rows [first, last)."""
+    at = 0
+    if first >= last:
+        return
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+        begin, stop = max(0, first - at), min(batch.num_rows, last - at)
+        if begin < stop:
+            values = batch.slice(begin, stop - begin).to_pylist()
+            yield from enumerate(values, at + begin)
+        at += batch.num_rows
+        if at >= last:
+            return
+
+
+def _item(number: int, offset: int, values: dict[str, object], fields: Fields) -> Item:
+    record = pick(values, fields)
+    given = record["input"]
+    if isinstance(given, dict) and isinstance(given.get("bytes"), bytes):  # images and sound as Hugging Face has them
+        record["input"] = given["bytes"]
+    return Item(number, offset, record)

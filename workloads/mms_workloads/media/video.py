@@ -1,0 +1,73 @@
+"""Videos as frames: animated images (GIF, WebP, PNG) by Pillow, and arrays as numpy saves them."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mms_workloads.media.images import MAX_PIXELS, MediaError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NPY = b"\x93NUMPY"
+_DIMENSIONS = 4
+
+
+def frames(video: bytes | NDArray[np.uint8], count: int, channels: int) -> list[NDArray[np.uint8]]:
+    """`count` frames, evenly spaced from the first to the last, each uint8 [H, W, channels].
+
+    video: a file's bytes (GIF, WebP, PNG, or .npy of uint8 [T, H, W, C]) or such an array. Raises MediaError.
+    """
+    if not isinstance(video, bytes):
+        return [_of_channels(video[place], channels) for place in _evenly(len(video), count)]
+    if video.startswith(_NPY):
+        try:
+            array = np.load(io.BytesIO(video), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise MediaError(f"{len(video)} bytes that are no whole .npy file ({error})") from error
+        if array.ndim != _DIMENSIONS or array.dtype != np.uint8 or not array.size or array.shape[3] not in {1, 3}:
+            raise MediaError(
+                f"an array {array.dtype} of shape {list(array.shape)}: frames are uint8 [frames, height, width, 1 or 3]"
+            )
+        return frames(array, count, channels)
+    try:
+        with Image.open(io.BytesIO(video)) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise MediaError(f"the video has {opened.width} x {opened.height} pixels, and {MAX_PIXELS} at most")
+            found = []
+            for place in _evenly(getattr(opened, "n_frames", 1), count):
+                opened.seek(place)
+                frame = np.asarray(opened.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+                found.append(frame.reshape(opened.height, opened.width, channels))
+            return found
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(
+            f"{len(video)} bytes that are no video that can be read ({error}): send an animated GIF, WebP or PNG, or "
+            "frames as .npy"
+        ) from error
+
+
+def encoded(video: bytes | NDArray[np.uint8]) -> bytes:
+    """As a client sends it."""
+    if isinstance(video, bytes):
+        return video
+    out = io.BytesIO()
+    np.save(out, video)
+    return out.getvalue()
+
+
+def _evenly(there: int, count: int) -> list[int]:
+    return [round(place) for place in np.linspace(0, there - 1, count)]
+
+
+def _of_channels(frame: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    if frame.shape[2] == channels:
+        return frame
+    grey = frame.mean(axis=2, keepdims=True).astype(np.uint8)
+    return grey if channels == 1 else np.repeat(grey, channels, axis=2)

@@ -1,0 +1,230 @@
+"""The learner of every task of this package: samples are records, the gradient is the sum over them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from mms_workloads.contract import Golden, JobFile, Reason
+from mms_workloads.data import blocks
+from mms_workloads.store import JobError
+from mms_workloads.sync.layout import Table
+from mms_workloads.tasks import exporting, starting
+from mms_workloads.train import device
+from mms_workloads.train.communicator import NOTHING, Stats
+from mms_workloads.train.flat import TABLE, FlatState
+from mms_workloads.train.learner import Evaluation, Place, decayed, share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from mms_workloads.sync.leases import Slice
+    from mms_workloads.tasks.task import Batch, Task
+    from mms_workloads.train.state import State
+
+HELD_BYTES = 512 << 20  # of prepared samples in memory; of more, blocks are prepared again when they are needed
+EVALUATION_SAMPLES = 4096
+EVALUATION_BATCH = 64
+GOLDEN_RECORDS = 4
+FROZEN_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common class of its kinds
+
+
+class Records(Protocol):
+    """A data set in blocks, as data/records.py reads it."""
+
+    @property
+    def blocks(self) -> Sequence[object]: ...
+    def records(self, block: int) -> Sequence[Mapping[str, Any]]: ...
+    def count(self, block: int) -> int: ...
+
+
+@dataclass(slots=True)
+class TaskLearner:
+    job: JobFile
+    task: Task
+    corpus: Records
+    trained_on: Sequence[int]
+    held_out: Sequence[int]
+    kind: str
+    transforms: Sequence[str] = ()
+    _held: OrderedDict[int, Batch] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # a thread reads ahead
+    _trained: int | None = None
+
+    @classmethod
+    def of(cls, job: JobFile, task: Task, corpus: Records) -> TaskLearner:
+        trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
+        return cls(job, task, corpus, trained_on, held_out, task.kind)
+
+    def start(self) -> FlatState:
+        network = self.task.build(self.job.optimizer.seed).to(device.chosen())
+        training_mode(network)
+        return FlatState(network, self.job.optimizer)
+
+    def tables(self) -> Sequence[Table]:
+        if self._trained is None:
+            network = self.task.build(self.job.optimizer.seed)
+            self._trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        return [Table(TABLE, self._trained)]
+
+    def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
+        del slices
+        return {}
+
+    def size(self, block: int) -> int:
+        """Records of the block; one that has none is one sample of nothing."""
+        return max(1, _length(self._prepared(block)))
+
+    def dead(self, block: int) -> str | None:
+        batch = self._prepared(block)
+        labels = batch.get("label")
+        if _length(batch) < FEW or labels is None or labels.dim() != 1 or bool((labels != labels[:1]).any()):
+            return None
+        same = all(bool((tensor == tensor[:1]).all()) for name, tensor in batch.items() if name != "label")
+        return f"all of its {_length(batch)} records are the same" if same else None
+
+    def batch(self, place: Place) -> int:
+        return share(self.job, place)
+
+    def rate(self, state: State, members: int) -> float:
+        optimizer = self.job.optimizer
+        initial = optimizer.learningRate * state.agreement.progress.rate_factor
+        rate = decayed(initial, state.agreement.fraction(self.trained_on, optimizer.epochs))
+        return rate * members / self.job.workers if optimizer.whenWorkersChange == "ScaleLearningRate" else rate
+
+    def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
+        del place
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        losses, samples = [], 0
+        for batch, generator in self._batches(slices):
+            with device.precision(state.parameters.device), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of layers that drop values
+                losses.append(self.task.loss(state.module, batch, generator))
+            samples += _length(batch)
+        if not samples:
+            return NOTHING
+        total = torch.stack(losses).sum()
+        total.backward()  # type: ignore[no-untyped-call] # once: buckets travel as soon as it has passed them
+        return Stats(samples, float(samples), float(total.detach()) / samples)
+
+    @torch.no_grad()
+    def evaluate(self, state: State) -> Evaluation:
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        chosen = list(self.held_out or self.trained_on)
+        state.module.eval()
+        try:
+            used: list[int] = []
+            metrics = self.task.measure(state.module, self._evaluated(chosen, used))
+        finally:
+            training_mode(state.module)
+        if not self.held_out:
+            metrics = {f"training{name[:1].upper()}{name[1:]}": value for name, value in metrics.items()}
+        samples = sum(self.corpus.count(block) for block in used)
+        method = inspect.getdoc(self.task.measure)
+        report = {"records": samples, "heldOutBlocks": used if self.held_out else [], "method": method}
+        return Evaluation(metrics, report)
+
+    @torch.no_grad()
+    def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
+        del evaluation
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        network = starting.merged(copy.deepcopy(state.module).cpu()).eval()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
+            raise JobError(
+                Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
+            )
+        exporting.write(self.task, network, self.job, folder)
+        return self._golden(folder)
+
+    def _golden(self, folder: Path) -> Golden:
+        """Asked of the pipeline that is served, in this process."""
+        from mms_workloads.serve import pipelines  # noqa: PLC0415 - its libraries are of no use before
+
+        served = pipelines.open(folder)
+        records = self._some(max(GOLDEN_RECORDS, self.task.compared))
+        cases, compared = (
+            [pipelines.golden_case(served, question) for question in self.task.questions(records[:count])]
+            for count in (GOLDEN_RECORDS, self.task.compared)
+        )
+        return Golden(cases=cases, comparisons=compared, absoluteTolerance=exporting.TOLERANCE)
+
+    def _some(self, wanted: int) -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = []
+        for block in self.held_out or self.trained_on:
+            if len(found) >= wanted:
+                break
+            found += self.corpus.records(block)
+        return found[:wanted]
+
+    def _batches(self, slices: Sequence[Slice]) -> Iterator[tuple[Batch, torch.Generator]]:
+        """The samples of each slice, in the order of the data epoch. What is random depends on the slice alone."""
+        for s in slices:
+            batch = self._prepared(s.block)
+            count = _length(batch)
+            if not count:
+                continue
+            generator = torch.Generator().manual_seed(_mixed(self.job.optimizer.seed, s.data_epoch, s.block, s.start))
+            chosen = torch.arange(s.start, min(s.stop, count))
+            if self.job.data.sharding == "Random":
+                order = torch.Generator().manual_seed(_mixed(self.job.optimizer.seed, s.data_epoch, s.block))
+                chosen = torch.randperm(count, generator=order)[s.start : s.stop]
+            yield {name: tensor[chosen] for name, tensor in batch.items()}, generator
+
+    def _evaluated(self, chosen: Sequence[int], used: list[int]) -> Iterator[Batch]:
+        count = 0
+        for block in chosen:
+            if count >= EVALUATION_SAMPLES:
+                return
+            batch = self._prepared(block)
+            used.append(block)
+            count += _length(batch)
+            for start in range(0, _length(batch), EVALUATION_BATCH):
+                yield {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in batch.items()}
+
+    def _prepared(self, block: int) -> Batch:
+        with self._lock:
+            if block in self._held:
+                self._held.move_to_end(block)
+                return self._held[block]
+        made = self.task.prepare(self.corpus.records(block))
+        size = sum(tensor.nbytes for tensor in made.values())
+        with self._lock:
+            if block not in self._held:
+                self._held[block] = made
+                self._bytes += size
+            while self._bytes > HELD_BYTES and len(self._held) > 1:
+                _, dropped = self._held.popitem(last=False)
+                self._bytes -= sum(tensor.nbytes for tensor in dropped.values())
+        return made
+
+
+FEW = 16  # records that may be the same by chance
+
+
+def training_mode(network: nn.Module) -> None:
+    """Batch normalisation keeps the statistics that it came with: ranks would each have others."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, FROZEN_NORMS):
+            module.eval()
+
+
+def _length(batch: Batch) -> int:
+    return int(next(iter(batch.values())).shape[0]) if batch else 0
+
+
+def _mixed(*numbers: int) -> int:
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number) % 2**63
+    return mixed

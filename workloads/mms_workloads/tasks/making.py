@@ -1,0 +1,113 @@
+"""The learner of a job whose task is of this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mms_workloads.contract import Reason
+from mms_workloads.data.records import RecordCorpus
+from mms_workloads.store import JobError
+from mms_workloads.tasks import starting
+from mms_workloads.tasks.learner import TaskLearner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from mms_workloads.contract import JobFile
+    from mms_workloads.data.schema import Schema
+    from mms_workloads.sync.plan import Plan
+    from mms_workloads.tasks.task import Task
+
+VOCABULARY_RECORDS = 20_000  # of the data set's beginning, whose words a text task knows
+_INPUTS = {
+    "imageClassification": ("image", "images"),
+    "objectDetection": ("image", "images"),
+    "imageGeneration": ("image", "images"),
+    "videoUnderstanding": ("image", "animated images, or arrays of frames as .npy"),
+    "textClassification": ("text", "texts"),
+    "tokenClassification": ("words", "lists of words"),
+    "speechRecognition": ("audio", "WAV files"),
+}
+_LABELS = {"objectDetection": ("boxes",), "tokenClassification": ("tags",), "speechRecognition": ("string", "none")}
+
+
+def make(job: JobFile, plan: Plan, cache: Path) -> TaskLearner:
+    """Raises JobError: the data set is not what the task learns from, what it starts from is of another kind."""
+    corpus = RecordCorpus(job.data.store, plan, job.data, cache)
+    kind = str(job.task.kind)
+    _fit(kind, corpus.schema)
+    start = starting.fetch(job.pretrained, cache.parent)
+    return TaskLearner.of(job, _task(kind, getattr(job.task, kind), corpus, start), corpus)
+
+
+def _fit(kind: str, schema: Schema) -> None:
+    wanted, called = _INPUTS[kind]
+    if schema.input != wanted:
+        raise JobError(
+            Reason.DATA_INVALID,
+            f"task {kind} learns from {called}, and the records' input is {schema.input}: set data.fields.input or "
+            "data.uri to what the task learns from",
+        )
+    classes = kind != "speechRecognition"
+    if classes and len(schema.classes) < (1 if kind == "objectDetection" else 2):
+        raise JobError(
+            Reason.DATA_INVALID,
+            f"task {kind} needs labels, and the records have {len(schema.classes)} different ones (they are of kind "
+            f"{schema.label}): set data.fields.label",
+        )
+    if kind in _LABELS and schema.label not in _LABELS[kind]:
+        raise JobError(
+            Reason.DATA_INVALID,
+            f"task {kind} learns from labels of kind {' or '.join(_LABELS[kind])}, and the records' are {schema.label}",
+        )
+
+
+def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start) -> Task:
+    """Each task brings libraries that the others need not load."""
+    classes = sorted(corpus.schema.classes)
+    statistics = corpus.schema.images.statistics if corpus.schema.images else None
+    match kind:
+        case "imageClassification":
+            from mms_workloads.tasks.image_classification import ImageClassifier  # noqa: PLC0415
+
+            return ImageClassifier(spec, classes, start, statistics)
+        case "objectDetection":
+            from mms_workloads.tasks.object_detection import ObjectDetector  # noqa: PLC0415
+
+            return ObjectDetector(spec, classes, start, statistics)
+        case "imageGeneration":
+            from mms_workloads.tasks.image_generation import ImageGenerator  # noqa: PLC0415
+
+            return ImageGenerator(spec, classes, start)
+        case "videoUnderstanding":
+            from mms_workloads.tasks.video_understanding import VideoLabeller  # noqa: PLC0415
+
+            return VideoLabeller(spec, classes, start)
+        case "speechRecognition":
+            from mms_workloads.tasks.speech_recognition import SpeechRecogniser  # noqa: PLC0415
+
+            return SpeechRecogniser(spec, start)
+        case "textClassification":
+            from mms_workloads.tasks import texts  # noqa: PLC0415
+            from mms_workloads.tasks.text_classification import TextClassifier  # noqa: PLC0415
+
+            return TextClassifier(spec, classes, start, texts.words(_texts(corpus), spec, start))
+        case _:
+            from mms_workloads.tasks import texts  # noqa: PLC0415
+            from mms_workloads.tasks.token_classification import TokenTagger  # noqa: PLC0415
+
+            return TokenTagger(spec, classes, start, texts.words(_texts(corpus), spec, start))
+
+
+def _texts(corpus: RecordCorpus) -> Iterator[str]:
+    """Of the data set's beginning: the same in every process, whatever it trains on."""
+    left = VOCABULARY_RECORDS
+    for block in range(len(corpus.blocks)):
+        records: Sequence[Any] = corpus.records(block)
+        for record in records[:left]:
+            found = record["input"]
+            yield found if isinstance(found, str) else " ".join(map(str, found))
+        left -= len(records)
+        if left <= 0:
+            return

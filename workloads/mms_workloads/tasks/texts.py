@@ -1,0 +1,256 @@
+"""What the tasks that read text share: the words' numbers, and the network over them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor, nn
+
+from mms_workloads.contract import TOKENIZER, Reason, Text, TextInput
+from mms_workloads.store import JobError
+from mms_workloads.tasks import starting
+from mms_workloads.tasks.networks import EncoderBlock, places
+from mms_workloads.train import device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.tasks.starting import Start
+    from mms_workloads.tasks.task import Batch
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+BETWEEN_WORDS = r"[^\p{L}\p{N}']+"
+WORD_VECTORS = "wordEmbedding"
+IGNORED = -100  # a place that has no label
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Numbers for text. vectors: float32 [V, e] that words have from another training; None: they are learnt here."""
+
+    tokenizer: Tokenizer
+    vectors: NDArray[np.float32] | None = None
+
+    def numbers(self, given: Sequence[Any], length: int) -> tuple[Tensor, Tensor, list[list[int | None]]]:
+        """tokens, mask [n, longest], and of each token its word's number. given: texts, or lists of words."""
+        self.tokenizer.enable_truncation(length)
+        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id(PAD) or 0)
+        found = self.tokenizer.encode_batch(list(given), is_pretokenized=bool(given) and not isinstance(given[0], str))
+        tokens = torch.tensor([one.ids for one in found], dtype=torch.int64).view(len(found), -1)
+        mask = torch.tensor([one.attention_mask for one in found], dtype=torch.int64).view(len(found), -1)
+        return tokens, mask, [one.word_ids for one in found]
+
+
+def words(texts: Iterable[str], spec: Text, start: Start) -> Words:
+    """texts: some of the data set, the same in every process; read where nothing else says which words there are.
+
+    Raises JobError.
+    """
+    if start.kind == WORD_VECTORS:
+        return _of_vectors(start)
+    if start.folder is not None and (start.folder / TOKENIZER).exists():
+        return Words(Tokenizer.from_file(str(start.folder / TOKENIZER)))
+    if spec.architecture == "Pretrained":
+        raise start.refuse(f"there is no {TOKENIZER}, which cuts text: save the model with its fast tokenizer")
+    split = _splitter()
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(word for word, _ in split.pre_tokenize_str(text.lower()))
+    # Words that occur once say nothing that could be learnt; ties are broken by the word, so that all agree.
+    ranked = sorted((word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word))
+    return Words(_word_level(ranked[: spec.maxVocabulary]))
+
+
+def _splitter() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Split(Regex(BETWEEN_WORDS), "removed")
+
+
+def _word_level(ranked: Sequence[str]) -> Tokenizer:
+    made = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate((PAD, UNKNOWN, *ranked))}, unk_token=UNKNOWN)
+    )
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = _splitter()
+    return made
+
+
+def _of_vectors(start: Start) -> Words:
+    from safetensors.numpy import load_file  # noqa: PLC0415
+
+    assert start.folder is not None  # noqa: S101 - an artifact has one
+    task = json.loads((start.folder / "model.json").read_text(encoding="utf-8"))
+    if task.get("tokenizer", "Words") != "Words":
+        raise start.refuse(f"its words are cut by {task['tokenizer']}, and only those of tokenizer Words can be read")
+    lines = (start.folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    vectors = load_file(start.folder / starting.WEIGHTS)["vectors"]
+    # The scale that networks begin with: of word vectors it follows the frequency.
+    scaled = vectors / max(1e-6, float(vectors.std()))
+    rows = np.concatenate([np.zeros((2, vectors.shape[1]), np.float32), scaled.astype(np.float32)])
+    return Words(_word_level([line.split("\t")[0] for line in lines]), rows)
+
+
+class Encoder(nn.Module):
+    """tokens, mask int64 [n, L] -> float32 [n, L, d]."""
+
+    def __init__(self, spec: Text, words: Words) -> None:
+        super().__init__()
+        size = words.tokenizer.get_vocab_size()
+        width = spec.dimensions if words.vectors is None else words.vectors.shape[1]
+        self.words = nn.Embedding(size, width, padding_idx=0)
+        if words.vectors is not None:
+            with torch.no_grad():
+                self.words.weight.copy_(torch.from_numpy(words.vectors))
+        else:
+            nn.init.normal_(self.words.weight, std=1.0)
+        self.enter = nn.Linear(width, spec.dimensions) if width != spec.dimensions else nn.Identity()
+        self.blocks = nn.ModuleList(EncoderBlock(spec.dimensions, spec.heads, spec.dropout) for _ in range(spec.layers))
+        self.dropout = nn.Dropout(spec.dropout)
+        self.register_buffer("places", 0.1 * places(spec.maxLength, spec.dimensions), persistent=False)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        x = self.dropout(self.enter(self.words(tokens)) + self.places[: tokens.shape[1]])  # type: ignore[index]
+        seen = mask > 0
+        for block in self.blocks:
+            x = block(x, seen)
+        out: Tensor = x
+        return out
+
+
+class Classifier(nn.Module):
+    """tokens, mask int64 [n, L] -> logits [n, labels]: of the mean and the greatest of all places."""
+
+    def __init__(self, spec: Text, words: Words, labels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec, words)
+        self.norm = nn.LayerNorm(2 * spec.dimensions)
+        self.head = nn.Linear(2 * spec.dimensions, labels)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        x, seen = self.encoder(tokens, mask), mask[:, :, None].float()
+        mean = (x * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
+        greatest = (x - 1e4 * (1 - seen)).amax(dim=1)
+        out: Tensor = self.head(self.norm(torch.cat((mean, greatest), dim=1)))
+        return out
+
+
+class Tagger(nn.Module):
+    """tokens, mask int64 [n, L] -> logits [n, L, labels]."""
+
+    def __init__(self, spec: Text, words: Words, labels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec, words)
+        self.mixed = nn.Conv1d(spec.dimensions, spec.dimensions, 3, padding=1)
+        self.norm = nn.LayerNorm(spec.dimensions)
+        self.head = nn.Linear(spec.dimensions, labels)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        x = self.encoder(tokens, mask) * mask[:, :, None]
+        x = x + nn.functional.gelu(self.mixed(x.transpose(1, 2)).transpose(1, 2))
+        out: Tensor = self.head(self.norm(x))
+        return out
+
+
+class Library(nn.Module):
+    """A network of Transformers whose arguments have our names."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        logits: Tensor = self.network(input_ids=tokens, attention_mask=mask).logits
+        return logits
+
+
+def build(kind: str, spec: Text, words: Words, labels: int, start: Start, *, seed: int) -> nn.Module:
+    """kind: textClassification or tokenClassification. Raises JobError."""
+    made = Classifier if kind == "textClassification" else Tagger
+    if start.folder is not None and start.kind is None:
+        return _of_library(kind, labels, start, seed)
+    if spec.architecture == "Pretrained":
+        raise JobError(
+            Reason.JOB_FILE_INVALID,
+            f"task.{kind}.architecture Pretrained needs pretrained.uri: a folder of Transformers",
+        )
+    with starting.seeded(seed):
+        network = made(spec, words, labels)
+    if start.kind == WORD_VECTORS:
+        if start.method == "LoRA":
+            raise start.refuse("word vectors are trained with method Full, or stay as they are with Head")
+        network.encoder.words.requires_grad_(requires_grad=start.method == "Full")
+        return network
+    if start.folder is None:
+        return network
+    if start.kind != kind:
+        raise start.refuse(f"it is an artifact of {start.kind}: {kind} starts from one of its own, or of wordEmbedding")
+    starting.load(network, start)
+    return starting.trained_parts(network, network.head, start, seed)
+
+
+def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification  # noqa: PLC0415
+
+    from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
+    # isort: split
+
+    auto = AutoModelForSequenceClassification if kind == "textClassification" else AutoModelForTokenClassification
+    with starting.said(start), starting.seeded(seed):
+        network = auto.from_pretrained(
+            str(start.folder), num_labels=labels, ignore_mismatched_sizes=True, local_files_only=True
+        )
+    return starting.trained_parts(Library(network), starting.last_linear(network), start, seed)
+
+
+def moved(batch: Batch, network: nn.Module) -> tuple[Tensor, Tensor]:
+    """tokens, mask of a batch without the columns that are padding in all of it."""
+    on = next(network.parameters()).device
+    longest = max(1, int(batch["mask"].sum(dim=1).max()))
+    return device.moved(batch["tokens"][:, :longest], on), device.moved(batch["mask"][:, :longest], on)
+
+
+def exported(network: nn.Module, spec: Text) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:
+    length = max(2, min(16, spec.maxLength))
+    mask = torch.ones(2, length, dtype=torch.int64)
+    mask[1, length // 2 :] = 0
+    example = {"tokens": torch.ones(2, length, dtype=torch.int64), "mask": mask}
+    return network, example, {"tokens": ("n", "L"), "mask": ("n", "L")}
+
+
+def text_input(spec: Text, words: Words, folder: Path) -> TextInput:
+    """Writes the tokenizer."""
+    words.tokenizer.no_padding()
+    words.tokenizer.no_truncation()
+    words.tokenizer.save(str(folder / TOKENIZER))
+    return TextInput(maxLength=spec.maxLength)
+
+
+DROPPED = 0.1  # of the words
+
+
+def augmented(batch: Batch, transform: str, generator: torch.Generator) -> Batch:
+    """Words that become unknown (WordDropout), or change places with the one after (WordSwap); tags go with them."""
+    tokens, mask = batch["tokens"].clone(), batch["mask"]
+    chosen = (torch.rand(tokens.shape, generator=generator) < DROPPED) & (mask > 0)
+    if transform == "WordDropout":
+        tokens[chosen] = 1  # of what is unknown
+        return {**batch, "tokens": tokens}
+    if transform != "WordSwap":
+        return batch
+    chosen[:, 1:] &= ~chosen[:, :-1]
+    chosen[:, -1] = False
+    chosen[:, :-1] &= mask[:, 1:] > 0
+    order = torch.arange(tokens.shape[1]).expand_as(tokens).clone()
+    order[chosen] += 1
+    after = torch.roll(chosen, 1, dims=1)
+    order[after] -= 1
+    moved_ = {name: tensor.gather(1, order) for name, tensor in batch.items() if name in {"tokens", "tags"}}
+    return {**batch, **moved_}
