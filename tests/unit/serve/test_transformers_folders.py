@@ -12,7 +12,7 @@ from PIL import Image
 from tests.unit.serve import transformers_folders as folders
 from tests.unit.serve.networks import png, request, wav
 
-from mms_workloads.contract import Pretrained
+from mms_workloads.contract import PretrainedModel
 from mms_workloads.serve import adopting, pipelines
 
 import transformers  # isort: skip
@@ -27,7 +27,7 @@ TEXTS = ("the film was good", "the film was bad", "Ada was in Paris", "good", "u
 
 def adopted(root: Path, **asked: object) -> Served:
     """Of the folder `files` in root."""
-    given = Pretrained.model_validate(asked)
+    given = PretrainedModel.model_validate(asked)
     names = [file.name for file in (root / adopting.FOLDER).iterdir()]
     pipeline = adopting.pipeline_of(given, adopting.format_of(given, names), root / adopting.FOLDER)
     (root / "pipeline.json").write_text(pipeline.model_dump_json())

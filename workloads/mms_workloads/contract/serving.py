@@ -166,7 +166,7 @@ class LiveSource(Contract):
     orders: LiveOrders = LiveOrders()
 
 
-class Pretrained(Contract):
+class PretrainedModel(Contract):
     """A model that was not trained here: `storage` of the service's file is its folder, or its only file."""
 
     format: Literal["Auto", "ONNX", "TorchScript", "TorchExport", "Transformers", "TritonRepository", "Python"] = "Auto"
@@ -187,7 +187,7 @@ class ServeFile(Contract):
     measure: Measure | None = None
     batching: Batching = Batching()
     anomalies: Literal["Refuse", "Count", "Off"] = "Refuse"  # of requests that are no valid input
-    pretrained: Pretrained | None = None  # set where `artifact` is none of a training's
+    pretrained: PretrainedModel | None = None  # set where `artifact` is none of a training's
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
     live: LiveSource | None = None  # set where `artifact` stands for a run that is followed: its digest is live:...
 

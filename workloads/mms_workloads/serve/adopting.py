@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mms_workloads.contract import Pretrained
+    from mms_workloads.contract import PretrainedModel
 
 CODE = {"TorchScript", "TorchExport", "Python", "TritonRepository"}  # formats whose files are programs
 FOLDER = "files"  # of the artifact, with what was fetched
@@ -32,7 +32,7 @@ class AdoptError(ValueError):
     """Files that cannot be served as they are; the message names the file and the remedy."""
 
 
-def format_of(asked: Pretrained, names: Sequence[str]) -> str:
+def format_of(asked: PretrainedModel, names: Sequence[str]) -> str:
     """Of the files by their paths in the folder. Raises AdoptError."""
     if asked.format != "Auto":
         found: str | None = asked.format
@@ -56,7 +56,7 @@ def format_of(asked: Pretrained, names: Sequence[str]) -> str:
     return found
 
 
-def pipeline_of(asked: Pretrained, kind: str, folder: Path) -> Pipeline:
+def pipeline_of(asked: PretrainedModel, kind: str, folder: Path) -> Pipeline:
     """What serves the files of `folder`, which is FOLDER of the artifact. Raises AdoptError, ValueError, OSError.
 
     What the spec says goes before pipeline.json of the folder, which goes before what the files say by themselves.

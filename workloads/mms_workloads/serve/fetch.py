@@ -33,7 +33,7 @@ from mms_workloads.contract import (
     FileEntry,
     Golden,
     Outcome,
-    Pretrained,
+    PretrainedModel,
     Reason,
     Reference,
     ServeFile,
@@ -114,7 +114,7 @@ def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
     return manifest
 
 
-def _adopt(serve: ServeFile, asked: Pretrained, layout: Layout) -> ArtifactManifest:
+def _adopt(serve: ServeFile, asked: PretrainedModel, layout: Layout) -> ArtifactManifest:
     """The same of a model that was not trained here. Raises JobError."""
     from mms_workloads.serve import pretrained  # noqa: PLC0415 - word vectors do without its libraries
 

@@ -20,7 +20,7 @@ from mms_workloads.contract import (
     ArtifactManifest,
     Golden,
     JobIdentity,
-    Pretrained,
+    PretrainedModel,
     Provenance,
     Reason,
     ServeFile,
@@ -45,7 +45,7 @@ FILES = "files.sha256"  # of the artifact: a line for each file, as sha256sum wr
 _PART = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9._+@=-]{0,199}")
 
 
-def fetch(serve: ServeFile, asked: Pretrained, folder: Path) -> tuple[ArtifactManifest, Models]:
+def fetch(serve: ServeFile, asked: PretrainedModel, folder: Path) -> tuple[ArtifactManifest, Models]:
     """Makes `folder` hold the model's files and what serves them. Raises JobError, OSError."""
     files = folder / adopting.FOLDER
     shutil.rmtree(files, ignore_errors=True)
@@ -122,7 +122,7 @@ def _repository(files: Path) -> tuple[Models, Golden, str]:
     return models, Golden(cases=[], asItIs=True), "tritonRepository"
 
 
-def _adopt(serve: ServeFile, asked: Pretrained, kind: str, folder: Path) -> tuple[Models, Golden, str]:
+def _adopt(serve: ServeFile, asked: PretrainedModel, kind: str, folder: Path) -> tuple[Models, Golden, str]:
     pipeline = adopting.pipeline_of(asked, kind, folder / adopting.FOLDER)
     (folder / PIPELINE).write_text(pipeline.model_dump_json())
     served = pipelines.open(folder, anomalies="Off", trusted=asked.trusted)
