@@ -72,14 +72,11 @@ def resized(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.uint8]:
 
 
 def _cropped(image: Image.Image, given: ImageInput, method: Image.Resampling) -> Image.Image:
-    """The shorter side to height or width, or to more where only a part of it is kept; then the middle."""
-    if given.cropPart == 1:
-        return ImageOps.fit(image, (given.width, given.height), method)
-    side = int(min(given.width, given.height) / given.cropPart)
-    scale = side / min(image.size)
-    sides = [side if old == min(image.size) else int(old * scale) for old in image.size]
-    image = image.resize((sides[0], sides[1]), method)
-    left, top = round((image.width - given.width) / 2), round((image.height - given.height) / 2)
+    """Resized until it covers height x width, or more where only a part of it is kept; then the middle."""
+    wanted = int(given.width / given.cropPart), int(given.height / given.cropPart)
+    scale = max(wanted[0] / image.width, wanted[1] / image.height)
+    image = image.resize((max(wanted[0], int(image.width * scale)), max(wanted[1], int(image.height * scale))), method)
+    left, top = (image.width - given.width) // 2, (image.height - given.height) // 2
     return image.crop((left, top, left + given.width, top + given.height))
 
 

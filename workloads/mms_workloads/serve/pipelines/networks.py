@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mms_workloads.serve.pipelines.tensors import Arrays, Steps
 
 
+CODE = {"TorchScript", "TorchExport", "Python"}  # runtimes whose files are programs
+
+
 class NetworkError(ValueError):
     """A network that cannot be run as pipeline.json says; the message names the file and the remedy."""
 
