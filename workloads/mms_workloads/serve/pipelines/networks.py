@@ -41,7 +41,12 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Networ
             from mms_workloads.serve.pipelines.flows import EulerFlow  # noqa: PLC0415 - it stands on this module
 
             return EulerFlow.of(pipeline, pipeline.flow, session)
-        return Onnx(pipeline, pipeline.network, session, steps)
+        found = Onnx(pipeline, pipeline.network, session, steps)
+        if pipeline.task == "languageModel" and pipeline.text is not None:
+            from mms_workloads.serve.pipelines.completing import ByteModel  # noqa: PLC0415 - as above
+
+            return ByteModel(found, pipeline.text.maxLength)
+        return found
     from mms_workloads.serve.pipelines import torch_networks  # noqa: PLC0415 - only who needs PyTorch waits for it
 
     return torch_networks.load(pipeline, folder, steps, threads)
