@@ -233,24 +233,14 @@ def text_input(spec: Text, words: Words, folder: Path) -> TextInput:
     return TextInput(maxLength=spec.maxLength)
 
 
-DROPPED = 0.1  # of the words
+UNKNOWN_TOKEN = 1
 
 
 def augmented(batch: Batch, transform: str, generator: torch.Generator) -> Batch:
     """Words that become unknown (WordDropout), or change places with the one after (WordSwap); tags go with them."""
-    tokens, mask = batch["tokens"].clone(), batch["mask"]
-    chosen = (torch.rand(tokens.shape, generator=generator) < DROPPED) & (mask > 0)
-    if transform == "WordDropout":
-        tokens[chosen] = 1  # of what is unknown
-        return {**batch, "tokens": tokens}
-    if transform != "WordSwap":
-        return batch
-    chosen[:, 1:] &= ~chosen[:, :-1]
-    chosen[:, -1] = False
-    chosen[:, :-1] &= mask[:, 1:] > 0
-    order = torch.arange(tokens.shape[1]).expand_as(tokens).clone()
-    order[chosen] += 1
-    after = torch.roll(chosen, 1, dims=1)
-    order[after] -= 1
-    moved_ = {name: tensor.gather(1, order) for name, tensor in batch.items() if name in {"tokens", "tags"}}
-    return {**batch, **moved_}
+    from mms_workloads.data import augmentation  # noqa: PLC0415 - torchvision takes a second to import
+
+    tokens, tags = augmentation.apply_text(
+        transform, batch["tokens"], batch["mask"], generator, unknown=UNKNOWN_TOKEN, tags=batch.get("tags")
+    )
+    return {**batch, "tokens": tokens, **({} if tags is None else {"tags": tags})}
