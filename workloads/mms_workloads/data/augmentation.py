@@ -158,7 +158,8 @@ def _crop(generator: Generator, height: int, width: int) -> Move:
     top, left = round(_uniform(generator, 0, height - high)), round(_uniform(generator, 0, width - wide))
 
     def move(image: Tensor) -> Tensor:
-        return functional.resized_crop(image, top, left, high, wide, [height, width], antialias=False)
+        moved: Tensor = functional.resized_crop(image, top, left, high, wide, [height, width], antialias=False)
+        return moved
 
     return move, move
 
@@ -176,7 +177,8 @@ def _colour(generator: Generator, _: int, __: int) -> Move:
 
     def change(image: Tensor) -> Tensor:
         image = functional.adjust_contrast(functional.adjust_brightness(image, brightness), contrast)
-        return functional.adjust_saturation(image, saturation)
+        changed: Tensor = functional.adjust_saturation(image, saturation)
+        return changed
 
     return change, None
 
@@ -193,7 +195,7 @@ def _noisy(pixels: Tensor, generator: Generator) -> Tensor:
 def _followed(boxes: Tensor, move: Callable[[tv_tensors.BoundingBoxes], Tensor], pixels: Tensor) -> Tensor:
     height, width = int(pixels.shape[-2]), int(pixels.shape[-1])
     scale = torch.tensor([width, height, width, height], dtype=boxes.dtype)
-    flat = tv_tensors.BoundingBoxes(boxes.reshape(-1, 4) * scale, format="XYXY", canvas_size=(height, width))  # type: ignore[call-overload]
+    flat = tv_tensors.BoundingBoxes(boxes.reshape(-1, 4) * scale, format="XYXY", canvas_size=(height, width))
     found = functional.clamp_bounding_boxes(tv_tensors.wrap(move(flat), like=flat)).as_subclass(torch.Tensor)
     found = (found / scale).reshape(boxes.shape)
     there = _area(boxes) & _area(found)

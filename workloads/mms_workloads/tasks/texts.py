@@ -19,7 +19,7 @@ from mms_workloads.tasks.networks import EncoderBlock, places
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,8 +50,8 @@ class Words:
         return tokens, mask, [one.word_ids for one in found]
 
 
-def words(texts: Iterable[str], spec: Text, start: Start) -> Words:
-    """texts: some of the data set, the same in every process; read where nothing else says which words there are.
+def words(found: Mapping[str, int], spec: Text, start: Start) -> Words:
+    """found: of the data set, as its schema has them; looked at where nothing else says which words there are.
 
     Raises JobError.
     """
@@ -63,8 +63,9 @@ def words(texts: Iterable[str], spec: Text, start: Start) -> Words:
         raise start.refuse(f"there is no {TOKENIZER}, which cuts text: save the model with its fast tokenizer")
     split = _splitter()
     counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(word for word, _ in split.pre_tokenize_str(text.lower()))
+    for between, count in found.items():
+        for word, _ in split.pre_tokenize_str(between):
+            counts[word] += count
     # Words that occur once say nothing that could be learnt; ties are broken by the word, so that all agree.
     ranked = sorted((word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word))
     return Words(_word_level(ranked[: spec.maxVocabulary]))
