@@ -293,6 +293,7 @@ SERVED: Object = {
     "endpoint": "http://minio:9000",
     "region": "eu-1",
     "secretRef": {"name": "keys"},
+    "pretrained": {"format": "ONNX", "trusted": True, "pipeline": {"task": "textEmbedding"}, "files": DIGEST},
     "base": DIGEST,
     "replicas": 2,
 }

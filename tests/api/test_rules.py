@@ -23,6 +23,13 @@ NIGHT = {"start": "22:00", "end": "06:00", "replicas": 3, "timeZone": "UTC"}
 LISTENER = {"name": "front", "sectionName": "https", "hostnames": ["words.example.com"]}
 
 
+PRETRAINED = {"uri": "s3://models/vad"}
+
+
+def pretrained(**fields: Any) -> Object:
+    return {"spec": {"model": {"trainingRef": None, "pretrained": {**PRETRAINED, **fields}}}}
+
+
 def routed(**gateway: Any) -> Object:
     return {"spec": {"traffic": {"gateway": gateway}}}
 
@@ -381,15 +388,28 @@ CASES = [
     *names_of(SERVICES),
     *created(
         "model",
-        "exactly one of trainingRef and artifact must be set",
+        "exactly one of trainingRef, artifact and pretrained must be set",
         good={
             "training": {"spec": {"model": {"trainingRef": {"name": "words"}}}},
             "artifact": {"spec": {"model": {"trainingRef": None, "artifact": ARTIFACT}}},
+            "pretrained": pretrained(),
         },
         bad={
             "both": {"spec": {"model": {"artifact": ARTIFACT}}},
+            "training-and-pretrained": {"spec": {"model": {"pretrained": PRETRAINED}}},
             "neither": {"spec": {"model": {"trainingRef": None}}},
         },
+        plural=SERVICES,
+    ),
+    *created(
+        "trusted",
+        "this format runs code of the files in the pod: set trusted if you trust them",
+        good={
+            "no-code": pretrained(format="ONNX"),
+            "trusted": pretrained(format="Python", trusted=True),
+            "by-its-fields": pretrained(pipeline={"task": "textEmbedding", "text": {"maxLength": 64}}),
+        },
+        bad={name: pretrained(format=name) for name in ("TorchScript", "TorchExport", "TritonRepository", "Python")},
         plural=SERVICES,
     ),
     *created(

@@ -54,7 +54,7 @@ def test_refused_at_admission(kube: Kube) -> None:
     ):
         with pytest.raises(RefusedError, match=words):
             kube.apply(training("words", "s3://corpora/x.txt", **spec))
-    with pytest.raises(RefusedError, match="exactly one of trainingRef and artifact"):
+    with pytest.raises(RefusedError, match="exactly one of trainingRef, artifact and pretrained"):
         kube.apply({**service("words"), "spec": {"model": {}}})
 
 

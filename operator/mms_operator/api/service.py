@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import ConfigDict, Field
 
 from mms_operator.api.autoscaling import Autoscaling, Objective
 from mms_operator.api.rollout import Rollout
 from mms_operator.api.service_status import ServiceStatus  # noqa: TC001 - pydantic reads it
 from mms_operator.api.traffic import Traffic
-from mms_operator.api.types import URI_PATTERN, Model, Name, PodTemplate, Resources, StoreAccess, rules
+from mms_operator.api.types import (
+    URI_PATTERN,
+    Model,
+    ModelFormat,
+    Name,
+    PipelineFields,
+    PodTemplate,
+    Resources,
+    StoreAccess,
+    rules,
+)
 
 
 class TrainingReference(Model):
@@ -30,19 +42,53 @@ class Artifact(StoreAccess):
     )
 
 
+class PretrainedModel(StoreAccess):
+    """A model that was not trained here."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.trusted || !(self.format in ['TorchScript', 'TorchExport', 'TritonRepository', 'Python'])",
+                "this format runs code of the files in the pod: set trusted if you trust them",
+            )
+        )
+    )
+    uri: str = Field(
+        description="The model's folder, or its only file. A folder may have pipeline.json, which says what the model "
+        "is for.",
+        max_length=1024,
+        pattern=URI_PATTERN,
+    )
+    digest: str | None = Field(
+        default=None,
+        description="sha256 of its files: in the folder, `find * -type f | LC_ALL=C sort | xargs sha256sum | "
+        "sha256sum`. Absent: all pods of a version serve what its first one has found, and status.versions says it.",
+        max_length=71,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+    )
+    format: ModelFormat = Field(default=ModelFormat.AUTO, description="Auto: as the names of the files say.")
+    trusted: bool = Field(
+        default=False,
+        description="Whether code that the files bring may run in the pod. TorchScript, TorchExport, Python and "
+        "TritonRepository are code.",
+    )
+    pipeline: PipelineFields | None = None
+
+
 class ModelSource(Model):
     """What to serve: exactly one."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "has(self.trainingRef) != has(self.artifact)",
-                "exactly one of trainingRef and artifact must be set",
+                "[has(self.trainingRef), has(self.artifact), has(self.pretrained)].exists_one(one, one)",
+                "exactly one of trainingRef, artifact and pretrained must be set",
             )
         )
     )
     trainingRef: TrainingReference | None = Field(default=None, description="Serve what a training makes.")
     artifact: Artifact | None = Field(default=None, description="Serve an artifact by its address.")
+    pretrained: PretrainedModel | None = Field(default=None, description="Serve a model that was not trained here.")
 
 
 class ServerBatching(Model):
@@ -64,6 +110,12 @@ class ServerBatching(Model):
     )
 
 
+class Anomalies(StrEnum):
+    REFUSE = "Refuse"
+    COUNT = "Count"
+    OFF = "Off"
+
+
 class Server(Model):
     """The pods that serve: Triton with the agent beside it."""
 
@@ -74,6 +126,12 @@ class Server(Model):
     batching: ServerBatching = Field(default_factory=ServerBatching)
     instances: int = Field(
         default=1, ge=1, le=16, description="Processes of each model in a pod, which share the artifact's memory."
+    )
+    anomalies: Anomalies = Field(
+        default=Anomalies.REFUSE,
+        description="Requests that are no valid input: NaN, values out of range, images far from those that the model "
+        "was trained on. Refuse: the error says why. Count: they are answered, and mms_anomalous_rows of Triton's "
+        "metrics counts them. Off: nobody looks. Word vectors have no such.",
     )
     podTemplate: PodTemplate | None = None
 

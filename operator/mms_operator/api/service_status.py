@@ -8,10 +8,21 @@ from pydantic import Field
 
 from mms_operator.api.autoscaling import AutoscalingStatus  # noqa: TC001 - pydantic reads it
 from mms_operator.api.rollout import Strategy
-from mms_operator.api.types import Conditions, Model, SecretReference
+from mms_operator.api.types import Conditions, Model, ModelFormat, PipelineFields, SecretReference
 from mms_workloads.contract import LIVE
 
 HISTORY = 10
+
+
+class PretrainedFiles(Model):
+    """A model that was not trained here, as its pods are told."""
+
+    format: ModelFormat = Field(default=ModelFormat.AUTO, description="As in the spec.")
+    trusted: bool = Field(default=False, description="As in the spec.")
+    pipeline: PipelineFields | None = None
+    files: str | None = Field(
+        default=None, max_length=71, description="sha256 of its files. Absent: its first pod has not said it yet."
+    )
 
 
 class ServedVersion(Model):
@@ -22,7 +33,8 @@ class ServedVersion(Model):
     )
     digest: str = Field(
         max_length=80,
-        description="sha256 of the artifact's manifest.json; of a run whose parameters are served while it trains, "
+        description="sha256 of the artifact's manifest.json; of a model that was not trained here, of its address and "
+        "settings; of a run whose parameters are served while it trains, "
         "live:<uid of the training>:<run>.",
     )
     uri: str = Field(max_length=1024, description="The artifact's folder.")
@@ -31,6 +43,7 @@ class ServedVersion(Model):
     endpoint: str | None = Field(default=None, max_length=512, description="URL of the S3-compatible service.")
     region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
     secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
+    pretrained: PretrainedFiles | None = Field(default=None, description="Of a model that was not trained here.")
     base: str | None = Field(
         default=None,
         max_length=80,

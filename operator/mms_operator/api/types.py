@@ -7,6 +7,7 @@ a newer CRD. The API server refuses them at admission.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -103,6 +104,29 @@ PodTemplate = Annotated[
         }
     ),
 ]
+
+
+PipelineFields = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "x-kubernetes-preserve-unknown-fields": True,
+            "description": "What the model is for and what its tensors are, as in pipeline.json: task, labels, image, "
+            "text, audio, tensors, scores, boxes and more (docs/serving.md). It goes before what the files say.",
+        }
+    ),
+]
+
+
+class ModelFormat(StrEnum):
+    AUTO = "Auto"
+    ONNX = "ONNX"
+    TORCH_SCRIPT = "TorchScript"
+    TORCH_EXPORT = "TorchExport"
+    TRANSFORMERS = "Transformers"
+    TRITON_REPOSITORY = "TritonRepository"
+    PYTHON = "Python"
 
 
 class Condition(Model):

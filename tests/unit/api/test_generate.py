@@ -122,7 +122,7 @@ def test_page_has_every_field_rule_condition_and_reason() -> None:
                 assert f"| `{path}` |" in page
     for name in (*Condition, *Reason, *contract.Reason):
         assert f"| `{name}` |" in page
-    assert "- exactly one of trainingRef and artifact must be set\n" in page
+    assert "- exactly one of trainingRef, artifact and pretrained must be set\n" in page
 
 
 def paths(schema: dict[str, Any], above: str = "") -> list[str]:

@@ -64,6 +64,7 @@ class ServingWorld:
     traffic: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     comparison: Comparison | None = None
     interval: Interval | None = None
+    files: str | None = None  # of a model that was not trained here, as pods find them
     gateway_api: bool = True
     training: Object | None = None  # the one that the spec names
 
@@ -217,7 +218,8 @@ class ServingWorld:
         if self.plan is None or self.plan.agents is None:
             return {}
         asked = [pod for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts]
-        return {pod.uid: _report(pod).model_copy(update={"comparison": self.comparison}) for pod in asked}
+        more = {"comparison": self.comparison, "files": self.files}
+        return {pod.uid: _report(pod).model_copy(update=more) for pod in asked}
 
     def _object(self, pod: Pod) -> Object:
         return _object(pod)

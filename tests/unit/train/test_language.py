@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,11 +17,12 @@ from tests.unit.train import runs
 from tests.unit.train.quick import QuickRun
 from tests.unit.train.runs import SECONDS, until_step
 
-from mms_workloads.contract import DataFile, Desired, JobFile, LanguageModel, Outcome
+from mms_workloads.contract import DataFile, Desired, Golden, JobFile, LanguageModel, Outcome
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.language import transformer
 from mms_workloads.language.learner import LanguageLearner
 from mms_workloads.language.transformer import Transformer
+from mms_workloads.serve import pipelines
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
 from mms_workloads.train.learner import Place, share
@@ -64,14 +66,25 @@ def test_it_learns(alone: tuple[Path, Outcome]) -> None:
     assert json.loads((place / "model.json").read_text()) == TASK
     module = Transformer(LanguageModel.model_validate(TASK), seed=9)
     module.load_state_dict(parameters(folder, outcome))
-    golden = json.loads((place / "golden.json").read_text())["cases"]
-    assert golden
-    for case in golden:
-        text = torch.tensor(list(case["inputs"]["TEXT"][0].encode()))[None]
-        with torch.no_grad():
-            logits = module(text[:, :-1])
-        bits = torch.nn.functional.cross_entropy(logits[0], text[0, 1:]) / math.log(2)
-        assert case["outputs"]["BITS_PER_BYTE"] == [pytest.approx(float(bits), abs=1e-5)]
+    served = pipelines.open(place)
+    golden = Golden.model_validate_json((place / "golden.json").read_bytes())
+    assert golden.cases
+    text = b"topic1word2 topic1word3 topic1"
+    with torch.no_grad():
+        logits = module(torch.tensor(list(text[:16]))[None])
+    bits = torch.nn.functional.cross_entropy(logits[0], torch.tensor(list(text[1:17]))) / math.log(2)
+    rows = np.array([[text[:17]], [text]], dtype=np.object_)
+    lengths = np.array([[0], [8]], np.int32)
+    answer = served.answer({"TEXT": rows, "LENGTH": lengths})
+    assert float(answer["BITS_PER_BYTE"][0, 0]) == pytest.approx(float(bits), abs=1e-3)
+    assert answer["COMPLETION"][0, 0] == b""
+    assert answer["COMPLETION"][1, 0].startswith(b"word"), "the words of the corpus are topicNwordM"
+    drawn = [
+        served.answer({"TEXT": rows[:1], "LENGTH": lengths[1:], "SEED": np.array([[seed]])})["COMPLETION"][0, 0]
+        for seed in (1, 1, 2, 3)
+    ]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 1
 
 
 def test_resumed_it_is_the_same_to_the_bit(alone: tuple[Path, Outcome], tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class ArtifactManifest(Contract):
     """
 
     contractVersion: Literal[1] = CONTRACT_VERSION
-    kind: Literal["wordEmbedding"] | ModelTask
+    kind: Literal["wordEmbedding", "tritonRepository"] | ModelTask
     version: PositiveInt
     files: dict[str, FileEntry]
     metrics: dict[str, float]
@@ -87,5 +87,6 @@ class Golden(Contract):
     contractVersion: Literal[1] = CONTRACT_VERSION
     absoluteTolerance: float = 1e-4  # of floats; strings and integers are compared exactly
     cases: list[GoldenCase]
+    asItIs: bool = False  # of a Triton repository that was not made here: there is nothing to ask
     # Requests that another version may well answer otherwise: how often it does is what an analysis is told.
     comparisons: list[GoldenCase] = []

@@ -93,6 +93,17 @@ class Statistics(Contract):
     imageStdStd: list[float]
 
 
+class Flow(Contract):
+    """Noise becomes an image by Euler's method along velocities that the network tells: float32 [n, C, H, W], of
+    x float32 [n, C, H, W], time float32 [n], 0 to 1, and label int64 [n]; the label after the last one stands for none.
+
+    guidance: how far velocities lean to the label, 1 for as they were learnt (Ho and Salimans, 2022).
+    """
+
+    steps: PositiveInt = 16
+    guidance: Annotated[float, Field(ge=0)] = 1.0
+
+
 class Pipeline(Contract):
     """One of image, text and audio is set; none for a network that takes tensors only."""
 
@@ -106,6 +117,7 @@ class Pipeline(Contract):
     text: TextInput | None = None
     audio: AudioInput | None = None
     frames: PositiveInt | None = None  # of a video
+    flow: Flow | None = None  # imageGeneration: the network tells velocities, on the way from noise to an image
     scoreThreshold: Annotated[float, Field(ge=0, le=1)] = (
         0.3  # objectDetection: boxes that are less likely are left out
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -117,6 +117,7 @@ class AgentReport(Contract):
 
     digest: str  # of the artifact that serves
     version: PositiveInt
+    files: str | None = None  # of a model that was not trained here: the digest of the files that were fetched
     models: list[str]
     phase: str
     message: str = ""
@@ -145,6 +146,7 @@ class Reference(Contract):
 
     artifact: ArtifactPin
     storage: Store
+    pretrained: bool = False  # it was not trained here, so it has no comparisons
 
 
 class LiveOrders(Contract):
@@ -164,6 +166,15 @@ class LiveSource(Contract):
     orders: LiveOrders = LiveOrders()
 
 
+class PretrainedModel(Contract):
+    """A model that was not trained here: `storage` of the service's file is its folder, or its only file."""
+
+    format: Literal["Auto", "ONNX", "TorchScript", "TorchExport", "Transformers", "TritonRepository", "Python"] = "Auto"
+    digest: str | None = None  # sha256:<hex> of the files, as serve/pretrained.py lists them; None: whatever is there
+    trusted: bool = False  # whether code of the files may run
+    pipeline: dict[str, Any] | None = None  # fields of Pipeline that the files do not say, or say wrongly
+
+
 class ServeFile(Contract):
     """The agent's and the fetcher's job file, in a ConfigMap of the service."""
 
@@ -176,6 +187,7 @@ class ServeFile(Contract):
     measure: Measure | None = None
     batching: Batching = Batching()
     anomalies: Literal["Refuse", "Count", "Off"] = "Refuse"  # of requests that are no valid input
+    pretrained: PretrainedModel | None = None  # set where `artifact` is none of a training's
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
     live: LiveSource | None = None  # set where `artifact` stands for a run that is followed: its digest is live:...
 

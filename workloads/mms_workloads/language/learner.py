@@ -6,17 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from mms_workloads import tensors
-from mms_workloads.contract import Golden, GoldenCase, JobFile, LanguageModel, Reason
+from mms_workloads.contract import NETWORK, PIPELINE, Golden, JobFile, LanguageModel, Pipeline, Reason, TextInput
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import ByteCorpus, monotonous
 from mms_workloads.language import transformer
 from mms_workloads.language.transformer import SYMBOLS, Transformer
+from mms_workloads.serve import pipelines
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
+from mms_workloads.tasks import exporting
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
@@ -28,11 +31,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from mms_workloads.contract import ModelTask
     from mms_workloads.sync.leases import Slice
     from mms_workloads.sync.plan import Plan
     from mms_workloads.train.state import State
 
-KIND = "languageModel"
+KIND: ModelTask = "languageModel"
 EVALUATION_BYTES = 1 << 20  # of held-out text: the error of the mean is far below a hundredth of a bit by then
 EVALUATION_BATCH = 16  # windows
 GOLDEN_CASES = 4
@@ -131,23 +135,28 @@ class LanguageLearner:
             )
         tensors.write(folder / "model.safetensors", {name: tensor.numpy() for name, tensor in parameters.items()})
         (folder / "model.json").write_text(self.task.model_dump_json(indent=1), encoding="utf-8")
-        return self._golden(state)
+        network = Transformer(self.task, self.job.optimizer.seed)
+        network.load_state_dict(parameters)
+        length = min(16, self.task.contextLength)
+        example = {"tokens": torch.arange(2 * length).view(2, length) % SYMBOLS}
+        exporting.to_onnx(network, example, {"tokens": ("n", "L")}, ["logits"], folder / NETWORK)
+        pipeline = Pipeline(task=KIND, text=TextInput(maxLength=self.task.contextLength))
+        (folder / PIPELINE).write_text(pipeline.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
+        return self._golden(folder)
 
-    def _golden(self, state: FlatState) -> Golden:
-        """Texts with the bits per byte that the model gives them. Of encrypted data nothing may be told: other ones."""
-        if self.job.data.encryption:
-            texts = [sentence[: self.task.contextLength] for sentence in PUBLIC]
-        else:
-            first = list(self.held_out or self.trained_on)[:GOLDEN_CASES]
-            beginnings = (self.corpus.bytes(block)[: self.task.contextLength] for block in first)
-            texts = [beginning.tobytes().decode(errors="ignore") for beginning in beginnings]
-        cases = []
-        for text in texts:
-            data = torch.tensor(list(text.encode()), dtype=torch.int64)[None]
-            if data.shape[1] > 1:
-                bits = float(cross_entropy(state.module, data)) / (data.shape[1] - 1) / math.log(2)
-                cases.append(GoldenCase(model="score", inputs={"TEXT": [text]}, outputs={"BITS_PER_BYTE": [bits]}))
-        return Golden(cases=cases)
+    def _golden(self, folder: Path) -> Golden:
+        """Texts with the bits per byte that the served model gives them, and how it goes on."""
+        served = pipelines.open(folder)
+        texts = [
+            self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")
+            for block in list(self.held_out or self.trained_on)[:GOLDEN_CASES]
+        ]
+        cases = [
+            pipelines.golden_case(served, {"TEXT": np.array([[text.encode()]], dtype=np.object_)})
+            for text in texts
+            if len(text.encode()) > 1
+        ]
+        return Golden(cases=cases, absoluteTolerance=exporting.TOLERANCE)
 
     def _bytes(self, block: int) -> Tensor:
         return torch.from_numpy(self.corpus.bytes(block))

@@ -72,14 +72,11 @@ def resized(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.uint8]:
 
 
 def _cropped(image: Image.Image, given: ImageInput, method: Image.Resampling) -> Image.Image:
-    """The shorter side to height or width, or to more where only a part of it is kept; then the middle."""
-    if given.cropPart == 1:
-        return ImageOps.fit(image, (given.width, given.height), method)
-    side = int(min(given.width, given.height) / given.cropPart)
-    scale = side / min(image.size)
-    sides = [side if old == min(image.size) else int(old * scale) for old in image.size]
-    image = image.resize((sides[0], sides[1]), method)
-    left, top = round((image.width - given.width) / 2), round((image.height - given.height) / 2)
+    """Resized until it covers height x width, or more where only a part of it is kept; then the middle."""
+    wanted = int(given.width / given.cropPart), int(given.height / given.cropPart)
+    scale = max(wanted[0] / image.width, wanted[1] / image.height)
+    image = image.resize((max(wanted[0], int(image.width * scale)), max(wanted[1], int(image.height * scale))), method)
+    left, top = (image.width - given.width) // 2, (image.height - given.height) // 2
     return image.crop((left, top, left + given.width, top + given.height))
 
 
@@ -117,25 +114,3 @@ def placed(boxes: NDArray[np.float32], height: int, width: int, given: ImageInpu
 def tensor(data: bytes, given: ImageInput) -> NDArray[np.float32]:
     """The bytes of an image file -> float32 [C, H, W]. Raises MediaError."""
     return normalised(resized(decode(data, given.channels), given), given)
-
-
-def frames(data: bytes, channels: int, most: int) -> NDArray[np.uint8]:
-    """GIF, animated WebP or PNG -> uint8 [T, H, W, channels], at most `most` frames, evenly spread over those it has.
-
-    Raises MediaError.
-    """
-    mode = "L" if channels == 1 else "RGB"
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            count = getattr(opened, "n_frames", 1)
-            if opened.width * opened.height * min(count, most) > MAX_PIXELS:
-                raise MediaError(f"the video has {opened.width} x {opened.height} pixels a frame: it is too large")
-            found = []
-            for number in np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist():
-                opened.seek(number)
-                found.append(np.asarray(opened.convert(mode), np.uint8).reshape(opened.height, opened.width, channels))
-    except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{len(data)} bytes that are no animated image ({error}): send GIF, WebP or APNG") from error
-    return np.stack(found)

@@ -236,6 +236,8 @@ class Agent:
             await asyncio.sleep(1 / rate if rate else WATCH_SECONDS)
             if rate and self.state.phase == "Verified":
                 cases = self.artifact.golden.cases
+                if not cases:
+                    continue
                 with contextlib.suppress(AnswerError, GoldenError):  # it counts as failed
                     await self.triton.ask(cases[case % len(cases)], self.artifact.digest)
 
@@ -328,6 +330,7 @@ class Agent:
         report = AgentReport(
             digest=self.artifact.digest,
             version=self.artifact.manifest.version,
+            files=self.artifact.files,
             models=list(self.triton.models),
             phase=self.state.phase,
             message=self.state.message,

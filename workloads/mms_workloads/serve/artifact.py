@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ class Artifact:
     digest: str
     manifest: ArtifactManifest
     golden: Golden
+    files: str | None = None  # digest of those of a model that was not trained here
 
 
 def read_artifact(layout: Layout, digest: str) -> Artifact:
@@ -29,7 +31,10 @@ def read_artifact(layout: Layout, digest: str) -> Artifact:
     folder = layout.artifact(digest)
     try:
         manifest = ArtifactManifest.model_validate_json((folder / "manifest.json").read_bytes())
-        return Artifact(digest, manifest, Golden.model_validate_json((folder / "golden.json").read_bytes()))
+        golden = Golden.model_validate_json((folder / "golden.json").read_bytes())
+        listing = folder / "files.sha256"
+        files = "sha256:" + hashlib.sha256(listing.read_bytes()).hexdigest() if listing.exists() else None
+        return Artifact(digest, manifest, golden, files)
     except (OSError, ValidationError, json.JSONDecodeError) as error:
         raise JobError(
             Reason.MODEL_LOAD_FAILED, f"{folder}: {error}: the fetch container must run first, on the same volume"

@@ -75,6 +75,8 @@ class Triton:
 
         Raises JobError GoldenMismatch, TritonGoneError.
         """
+        if cases.asItIs:
+            return 0
         if not cases.cases:
             raise JobError(Reason.GOLDEN_MISMATCH, "the artifact has no golden case: train again")
         for number, case in enumerate(cases.cases):

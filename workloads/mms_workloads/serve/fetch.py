@@ -33,6 +33,7 @@ from mms_workloads.contract import (
     FileEntry,
     Golden,
     Outcome,
+    PretrainedModel,
     Reason,
     Reference,
     ServeFile,
@@ -91,6 +92,8 @@ def main(environment: Mapping[str, str] = os.environ, arguments: Sequence[str] =
 def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
     """Makes the pod's volume hold the artifact, verified, and what models map. Raises JobError."""
     digest = serve.artifact.digest
+    if serve.pretrained is not None:
+        return _adopt(serve, serve.pretrained, layout)
     data = _read_manifest(serve)
     manifest = parse_manifest(data, digest, serve.storage.uri)
     folder = layout.artifact(digest)
@@ -111,10 +114,23 @@ def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
     return manifest
 
 
+def _adopt(serve: ServeFile, asked: PretrainedModel, layout: Layout) -> ArtifactManifest:
+    """The same of a model that was not trained here. Raises JobError."""
+    from mms_workloads.serve import pretrained  # noqa: PLC0415 - word vectors do without its libraries
+
+    folder = layout.artifact(serve.artifact.digest)
+    try:
+        manifest, models = pretrained.fetch(serve, asked, folder)
+        (folder / MODELS_FILE).write_text(models.model_dump_json())
+    except OSError as error:
+        raise _full(layout.models, error) from error
+    return manifest
+
+
 def _fetch_reference(reference: Reference, layout: Layout) -> None:
     """Its manifest and golden set, to compare with. Without them there is less to say of a rollout, and no harm."""
     digest, folder = reference.artifact.digest, layout.artifact(reference.artifact.digest)
-    if (folder / GOLDEN).exists():
+    if (folder / GOLDEN).exists() or reference.pretrained:
         return
     try:
         data = store.read_bytes(store.child(reference.storage, MANIFEST), 0, MANIFEST_BYTES)
@@ -230,7 +246,8 @@ def prepare_pod(manifest: ArtifactManifest, digest: str, layout: Layout, batchin
     try:
         if not _serves_later(layout, digest):
             generations.write(layout.generations, Generations(serving=digest, held=[first]))
-        _write_repository(layout, batching, read_models(layout.artifact(digest) / MODELS_FILE))
+        folder = layout.artifact(digest)
+        _write_repository(layout, batching, read_models(folder / MODELS_FILE), folder / "files")
         if not layout.control_key.exists():
             part = layout.control_key.with_name(".control-key.part")
             part.touch(mode=0o600)
@@ -269,10 +286,14 @@ def _make(digest: str, manifest: ArtifactManifest, folder: Path, serve: ServeFil
         ) from error
 
 
-def _write_repository(layout: Layout, batching: Batching, models: Models) -> None:
+def _write_repository(layout: Layout, batching: Batching, models: Models, own: Path) -> None:
+    """own: where the files of models are that are served as they are."""
     target = layout.repository
     part = target.with_name(".repository.part")
     shutil.rmtree(part, ignore_errors=True)
+    for model in models.models:
+        if model.code is None:
+            shutil.copytree(own / model.name, part / model.name)
     for name, text in repository.render(layout.generations, batching, models).items():
         path = part / name
         path.parent.mkdir(parents=True, exist_ok=True)

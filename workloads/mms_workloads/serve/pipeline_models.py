@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ServeFile
     from mms_workloads.serve.pipelines import Signature
+    from mms_workloads.serve.pipelines.tensors import Steps
 
 CODE = ("mms_workloads.serve.triton_pipelines", "Pipeline")
 
@@ -24,13 +25,18 @@ def of(folder: Path, serve: ServeFile) -> Models:
         raise
     except Exception as error:  # a runtime raises what it likes
         raise ValueError(f"{type(error).__name__}: {error}") from error
+    return models_of(steps, serve)
+
+
+def models_of(steps: Steps, serve: ServeFile) -> Models:
+    trusted = serve.pretrained is not None and serve.pretrained.trusted
     model = Model(
         name=steps.model,
         code=CODE,
         inputs=[_tensor(one) for one in steps.inputs],
         outputs=[_tensor(one) for one in steps.outputs],
         rows=steps.rows,
-        parameters={"anomalies": serve.anomalies},
+        parameters={"anomalies": serve.anomalies, "trusted": str(trusted)},
     )
     return Models(models=[model])
 

@@ -146,6 +146,8 @@ def code(model: Model) -> str:
 
 def misfit(runs: Models, wanted: Models) -> str | None:
     """Why the models that run cannot take an artifact that wants these; None: they can, with their own parameters."""
+    if any(one.code is None for one in (*runs.models, *wanted.models)):
+        return "a Triton repository is served as it is from the pod's start"
     if _tensors(runs) == _tensors(wanted):
         return None
     mine, others = ", ".join(runs.names), ", ".join(wanted.names)

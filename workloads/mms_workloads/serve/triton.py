@@ -4,8 +4,8 @@
 
 MMS_SUMMARIES=true makes it count how long requests take, by quantiles of the last minute.
 MMS_EXIT_TIMEOUT_SECONDS is how long Triton waits for clients to end their connections after SIGTERM (30): the pod's
-terminationGracePeriodSeconds must be at least preStop + this + 10. The container's readiness probe is
-GET /v2/models/neighbours/ready on the HTTP port.
+terminationGracePeriodSeconds must be at least preStop + this + 10. Whether the models are ready
+the agent says.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class Pipeline(Served):
         super().initialize(args)
 
     def load(self, folder: Path) -> pipelines.Served:
-        return pipelines.open(folder, anomalies=self.parameters["anomalies"])  # type: ignore[arg-type]
+        anomalies, trusted = self.parameters["anomalies"], self.parameters["trusted"] == "True"
+        return pipelines.open(folder, anomalies=anomalies, trusted=trusted)  # type: ignore[arg-type]
 
     def question(self, request: Any) -> dict[str, NDArray[Any]]:
         return {one.name(): one.as_numpy() for one in request.inputs()}

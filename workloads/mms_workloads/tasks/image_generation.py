@@ -2,8 +2,7 @@
 
 A network tells the velocity at which noise flows to an image of the label: at time t, 0 to 1, of x = (1 - t) noise + t
 image it is to tell image - noise (Lipman et al., 2023, with straight paths). A tenth of the labels is left out while it
-learns, so that what is drawn can lean to the label (classifier-free guidance, Ho and Salimans, 2022). Served with the
-steps of Euler's method unrolled.
+learns, so that what is drawn can lean to the label (classifier-free guidance, Ho and Salimans, 2022).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mms_workloads.contract import Pipeline, Statistics
+from mms_workloads.contract import Flow, Pipeline, Statistics
 from mms_workloads.tasks import labels, pictures, starting
 from mms_workloads.train import device
 
@@ -85,23 +84,6 @@ class Velocity(nn.Module):
         return out
 
 
-class Sampler(nn.Module):
-    """noise [n, C, H, W], label int64 [n] -> pixels [n, C, H, W], 0 to 1."""
-
-    def __init__(self, velocity: nn.Module, labels: int, steps: int) -> None:
-        super().__init__()
-        self.velocity, self.labels, self.steps = velocity, labels, steps
-
-    def forward(self, noise: Tensor, label: Tensor) -> Tensor:
-        x, nobody = noise, torch.full_like(label, self.labels)
-        for step in range(self.steps):
-            time = torch.full_like(noise[:, 0, 0, 0], step / self.steps)
-            twice = torch.cat((x, x)), torch.cat((time, time)), torch.cat((nobody, label))
-            free, led = self.velocity(*twice).chunk(2)
-            x = x + (free + GUIDANCE * (led - free)) / self.steps
-        return (x * 0.5 + 0.5).clamp(0, 1)
-
-
 @dataclass(slots=True)
 class ImageGenerator:
     spec: ImageGeneration
@@ -158,18 +140,19 @@ class ImageGenerator:
     def exported(self, network: nn.Module) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:
         spec = self.spec
         example = {
-            "noise": torch.randn(2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0)),
-            "label": torch.tensor([0, len(self.classes) - 1]),
+            "x": torch.randn(2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0)),
+            "time": torch.tensor([0.0, 0.5]),
+            "label": torch.tensor([0, len(self.classes)]),
         }
-        sampler = Sampler(network, len(self.classes), spec.steps)
-        return sampler, example, {"noise": ("n", "", "", ""), "label": ("n",)}
+        return network, example, {"x": ("n", "", "", ""), "time": ("n",), "label": ("n",)}
 
     def outputs(self) -> Sequence[str]:
-        return ["pixels"]
+        return ["velocity"]
 
     def pipeline(self, folder: Path) -> Pipeline:
         del folder
-        return Pipeline(task=self.kind, labels=list(self.classes), image=self.input)
+        flow = Flow(steps=self.spec.steps, guidance=GUIDANCE)
+        return Pipeline(task=self.kind, labels=list(self.classes), image=self.input, flow=flow)
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """An image of each record's label: LABEL, SEED."""

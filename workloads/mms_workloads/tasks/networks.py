@@ -13,14 +13,19 @@ SMALLEST = 4  # pixels to each side that a picture is brought down to
 
 
 class Convolutions(nn.Module):
-    """pixels float32 [n, C, H, W] -> float32 [n, channels, H / stride, W / stride]: pairs of 3 x 3 with group norm."""
+    """pixels float32 [n, C, H, W] -> float32 [n, channels, H / 2^halvings, W / 2^halvings]: pairs of 3 x 3 convolutions
+    with group norm. coarse: the first halving is by the first convolution, which saves most of the work.
+    """
 
-    def __init__(self, inputs: int, width: int, halvings: int) -> None:
+    def __init__(self, inputs: int, width: int, halvings: int, *, coarse: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for stage in range(halvings + 1):
+        if coarse and halvings:
+            layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.GroupNorm(GROUPS, width), nn.SiLU()]
+            inputs = width
+        for stage in range(1 if coarse and halvings else 0, halvings + 1):
             outputs = width * 2 ** min(stage, 2)
-            if stage:
+            if stage and layers and not (coarse and stage == 1):
                 layers.append(nn.AvgPool2d(2, ceil_mode=True))
             for _ in range(2):
                 layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(GROUPS, outputs), nn.SiLU()]

@@ -43,7 +43,7 @@ class Detector(nn.Module):
 
     def __init__(self, inputs: int, labels: int, width: int = 32) -> None:
         super().__init__()
-        self.features = Convolutions(inputs, width, HALVINGS)
+        self.features = Convolutions(inputs, width, HALVINGS, coarse=True)
         channels = self.features.channels
         self.context = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=2, dilation=2), nn.GroupNorm(8, channels), nn.SiLU(),

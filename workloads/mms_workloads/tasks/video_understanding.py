@@ -36,7 +36,7 @@ class VideoClassifier(nn.Module):
 
     def __init__(self, spec: VideoUnderstanding, labels: int) -> None:
         super().__init__()
-        self.features = Convolutions(spec.channels, WIDTH, halvings(spec.height, spec.width))
+        self.features = Convolutions(spec.channels, WIDTH, halvings(spec.height, spec.width), coarse=True)
         size = self.features.channels
         self.seen = nn.Linear(4 * size, size)
         self.blocks = nn.ModuleList(EncoderBlock(size, HEADS, DROPOUT) for _ in range(LAYERS))

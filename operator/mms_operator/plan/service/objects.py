@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mms_operator.api import names
 from mms_operator.api.autoscaling import Mode
+from mms_operator.api.service import Anomalies
 from mms_operator.plan import objects, pod_template
-from mms_operator.plan.service import edge, live
+from mms_operator.plan.service import edge, live, pretrained
 from mms_operator.plan.service.target import CREDENTIALS, location
 from mms_operator.plan.training.job import master_host, reader_secret
 from mms_workloads import contract
@@ -146,7 +147,9 @@ def serve_file(serving: Serving, version: ServedVersion, reference: ServedVersio
     compared = None
     if reference is not None:
         pin = contract.ArtifactPin(uri=reference.uri, digest=reference.digest)
-        compared = contract.Reference(artifact=pin, storage=serving.location(reference).store)
+        compared = contract.Reference(
+            artifact=pin, storage=serving.location(reference).store, pretrained=reference.pretrained is not None
+        )
     return contract.ServeFile(
         namespace=serving.namespace,
         name=serving.name,
@@ -154,6 +157,8 @@ def serve_file(serving: Serving, version: ServedVersion, reference: ServedVersio
         storage=serving.location(version).store,
         reference=compared,
         live=_source(serving, version),
+        anomalies=serving.spec.server.anomalies.value,
+        pretrained=pretrained.told(version),
     )
 
 
@@ -278,6 +283,8 @@ def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
     asked = batching(serving)
     if asked != contract.Batching():
         annotations[names.ANNOTATION_BATCHING] = asked.model_dump_json()
+    if serving.spec.server.anomalies is not Anomalies.REFUSE:
+        annotations[names.ANNOTATION_ANOMALIES] = serving.spec.server.anomalies.value
     if serving.spec.autoscaling.mode is Mode.OBJECTIVE:
         annotations[names.ANNOTATION_CAPACITY] = template(serving, version)
     return {"labels": {**labels(serving), **serving.of_version(version)}, "annotations": annotations}
@@ -376,9 +383,10 @@ def _triton(serving: Serving) -> Object:
             {"name": "grpc", "containerPort": contract.TRITON_GRPC_PORT},
             {"name": "metrics", "containerPort": contract.TRITON_METRICS_PORT},
         ],
-        # By model: the server's own readiness goes false while any version loads, and stays so after a failed load.
+        # The agent, which is part of the same pod, is not ready unless all models are: the server's own readiness goes
+        # false while any version loads, and stays so after a failed load.
         "readinessProbe": {
-            "httpGet": {"path": "/v2/models/neighbours/ready", "port": "http"},
+            "httpGet": {"path": "/v2/health/live", "port": "http"},
             "periodSeconds": 2,
             "timeoutSeconds": 5,
         },

@@ -24,6 +24,7 @@ from mms_operator.plan.service import (
     judging,
     live,
     objects,
+    pretrained,
     rolling,
     rollout,
     saying,
@@ -58,7 +59,9 @@ def references(cr: Object) -> frozenset[str]:
     """The Secrets that the spec names, and those of the versions that are pinned."""
     spec, status = cr.get("spec") or {}, cr.get("status") or {}
     versions = status.get("versions") or {}
-    places = [(spec.get("model") or {}).get("artifact") or {}, *(version or {} for version in versions.values())]
+    model = spec.get("model") or {}
+    pinned = [version or {} for version in versions.values()]
+    places = [model.get("artifact") or {}, model.get("pretrained") or {}, *pinned]
     found = ((place.get("secretRef") or {}).get("name") for place in places)
     return frozenset(name for name in (*found, *edge.references(spec)) if name)
 
@@ -85,6 +88,8 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     source = live.chosen(serving, status.versions, observed.training) or target.choose(
         spec.model, status.versions, observed.training, settings.default_store
     )
+    if not isinstance(source, target.Missing):
+        source = pretrained.known(source, status.versions, seen)
     named = None if isinstance(source, target.Missing) else source
     status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
     scaled = autoscaling.advance(Sight(serving, status, seen, observed, named, now))
@@ -95,8 +100,9 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
 
 def _senseless(spec: ServiceSpec) -> str | None:
     """What cannot be done although the API server took it, and why."""
-    if problem := schedule.problem(spec.autoscaling.schedules):
-        return problem
+    found = schedule.problem(spec.autoscaling.schedules) or pretrained.problem(spec.model.pretrained)
+    if found:
+        return found
     try:
         if spec.rollout.analysis is not None:
             judging.spec_of(spec.rollout.analysis)
@@ -131,8 +137,9 @@ def _course(look: Look, source: ServedVersion | target.Missing, observed: Observ
 
 def _first(look: Look, chosen: ServedVersion) -> Course:
     """Nothing answers yet that could be spared: all pods at once."""
-    # Of pods that are to find out what they can do, one is enough.
-    replicas = min(look.replicas, 1) if look.scaled.template else look.replicas
+    # Of pods that are to find out what they can do, or which files there are, one is enough.
+    alone = bool(look.scaled.template) or pretrained.unknown(chosen)
+    replicas = min(look.replicas, 1) if alone else look.replicas
     counted, fleets = look.counted(chosen), ((chosen, replicas),)
     if not look.replicas or replicas < look.replicas or not look.seen.fleet(chosen, replicas).complete:
         state = trouble.of(look.serving, chosen, look.seen) or saying.rolling(chosen, None, None)
@@ -212,8 +219,10 @@ def _file(look: Look, course: Course, version: ServedVersion) -> Object:
 
 
 def _alone(look: Look, course: Course, version: ServedVersion, replicas: int) -> int:
-    """Of a version whose first pod is to find out what it can do there is no second one meanwhile."""
+    """Of a version whose first pod is to find something out there is no second one meanwhile."""
     stable = course.status.versions.stable
+    if pretrained.unknown(version):
+        return min(replicas, 1)
     following = stable is not None and version.lineage != stable.lineage
     return (
         min(replicas, 1) if following and objects.template(look.serving, version) == look.scaled.template else replicas

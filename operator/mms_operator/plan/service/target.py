@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mms_operator.api.names import Phase, Reason
 from mms_operator.api.service_status import ServedVersion
 from mms_operator.plan import stores
+from mms_operator.plan.service import pretrained
 from mms_workloads.contract import Store
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def choose(
     """What is pinned stays when its training is deleted or made again; a completed run is followed."""
     if model.artifact is not None:
         return _of_address(model.artifact, default)
+    if model.pretrained is not None:
+        return pretrained.version_of(model.pretrained, default)
     name = model.trainingRef.name if model.trainingRef else ""
     if training is not None and (made := (training.get("status") or {}).get("artifact")):
         return _of_training(name, made)
@@ -57,7 +60,8 @@ def location(version: ServedVersion, default: DefaultStore | None, secret: str) 
     store = Store(
         uri=version.uri, endpoint=version.endpoint, region=version.region, credentials=CREDENTIALS if named else None
     )
-    field = "spec.storage of the training" if version.training else "spec.model.artifact"
+    field = "spec.model.pretrained" if version.pretrained else "spec.model.artifact"
+    field = "spec.storage of the training" if version.training else field
     return stores.Location(field, store, named)
 
 

@@ -114,10 +114,10 @@ class Transcribe:
     def finish(self, results: Arrays, asked: Prepared) -> dict[str, NDArray[Any]]:
         if "text" in results:
             return {"TEXT": results["text"].reshape(-1, 1)}
-        logits, samples = results["logits"], asked.feeds["audio"].shape[1]
-        # What the batch was filled up with is no sound; networks round the number of steps up or down.
-        samples = max(samples, int(asked.about.max()))
-        steps = [math.ceil(logits.shape[1] * int(one) / samples) for one in asked.about]
+        logits = results["logits"]
+        steps = results.get("steps")
+        if steps is None:  # what the batch was filled up with is no sound
+            steps = [math.ceil(logits.shape[1] * int(one) / asked.longest) for one in asked.about]
         texts, _ = ctc.read(logits, steps, self.pipeline)
         return {"TEXT": strings([[one] for one in texts])}
 

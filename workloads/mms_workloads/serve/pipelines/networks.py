@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mms_workloads.serve.pipelines.tensors import Arrays, Steps
 
 
+CODE = {"TorchScript", "TorchExport", "Python"}  # runtimes whose files are programs
+
+
 class NetworkError(ValueError):
     """A network that cannot be run as pipeline.json says; the message names the file and the remedy."""
 
@@ -34,7 +37,16 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Networ
         session = _session(folder / pipeline.network, threads)
         if pipeline.task == "voiceActivity" and {one.name for one in session.get_inputs()} == _SILERO:
             return SileroSequence(pipeline, session)
-        return Onnx(pipeline, pipeline.network, session, steps)
+        if pipeline.flow is not None:
+            from mms_workloads.serve.pipelines.flows import EulerFlow  # noqa: PLC0415 - it stands on this module
+
+            return EulerFlow.of(pipeline, pipeline.flow, session)
+        found = Onnx(pipeline, pipeline.network, session, steps)
+        if pipeline.task == "languageModel" and pipeline.text is not None:
+            from mms_workloads.serve.pipelines.completing import ByteModel  # noqa: PLC0415 - as above
+
+            return ByteModel(found, pipeline.text.maxLength)
+        return found
     from mms_workloads.serve.pipelines import torch_networks  # noqa: PLC0415 - only who needs PyTorch waits for it
 
     return torch_networks.load(pipeline, folder, steps, threads)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mms_workloads.media import images
+from mms_workloads.media import images, video
 from mms_workloads.media.images import MediaError
 from mms_workloads.serve.pipelines.tensors import Prepared, RequestError, Signature, files, not_finite, one_of
 
@@ -69,11 +69,10 @@ def prepare_videos(inputs: Arrays, pipeline: Pipeline, count: int) -> Prepared:
     found = []
     for row, data in files(inputs[VIDEO], VIDEO):
         try:
-            decoded = images.frames(data, given.channels, count)
+            decoded = video.frames(data, count, given.channels)
         except MediaError as error:
             raise RequestError(f"{VIDEO}[{row}]: {error}") from error
-        sized = np.stack([images.resized(one, given) for one in decoded])
-        found.append(np.concatenate([sized, np.repeat(sized[-1:], count - len(sized), axis=0)]))
+        found.append(np.stack([images.resized(one, given) for one in decoded]))
     pixels = np.stack(found)
     odd = _unlike_frames(np.moveaxis(pixels.astype(np.float32) / np.float32(255), -1, -3), pipeline)
     return Prepared({"frames": images.normalised(pixels, given)}, None, odd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -93,11 +94,12 @@ class Served:
         ]
         results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
         found: list[tuple[int, Answer | RequestError]] = []
+        longest = max((feeds[name].shape[1] for name in self.steps.padded if name in feeds), default=0)
         start = 0
         for place, one in group:
             own = {name: values[start : start + one.rows] for name, values in results.items()}
             start += one.rows
-            found.append((place, self.steps.finish(own, one)))
+            found.append((place, self.steps.finish(own, replace(one, longest=longest))))
         return found
 
     def _joined(self, name: str, values: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -112,12 +114,16 @@ class Served:
         )
 
 
-def open(folder: Path, *, threads: int = 1, anomalies: Anomalies = "Refuse") -> Served:  # noqa: A001 - as gzip.open
-    """The pipeline of an artifact's folder. threads: of the network.
+def open(  # noqa: A001 - as gzip.open
+    folder: Path, *, threads: int = 1, anomalies: Anomalies = "Refuse", trusted: bool = False
+) -> Served:
+    """The pipeline of an artifact's folder. threads: of the network. trusted: whether its files may be programs.
 
     Raises ValueError (NetworkError, pydantic's) for files that do not fit together, OSError.
     """
     pipeline = Pipeline.model_validate_json((folder / PIPELINE).read_bytes())
+    if pipeline.runtime in networks.CODE and not trusted:
+        raise networks.NetworkError(f"runtime {pipeline.runtime} runs code of the files, and they are not trusted")
     steps = tasks.steps_of(pipeline, folder)
     return Served(pipeline, steps, networks.load(pipeline, folder, steps, threads), anomalies)
 

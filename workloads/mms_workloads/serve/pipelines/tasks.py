@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mms_workloads.serve.pipelines.classifying import Classify
+from mms_workloads.serve.pipelines.completing import Complete
 from mms_workloads.serve.pipelines.detecting import Detect
 from mms_workloads.serve.pipelines.embedding import Embed
 from mms_workloads.serve.pipelines.generating import Generate
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mms_workloads.contract import ModelTask, Pipeline
     from mms_workloads.serve.pipelines.tensors import Steps
 
-    Kind = type[Classify | Detect | Embed | Generate | Activity | Transcribe | Recognise | Tag]
+    Kind = type[Classify | Complete | Detect | Embed | Generate | Activity | Transcribe | Recognise | Tag]
 
 _STEPS: Mapping[ModelTask, Kind] = {
     "imageClassification": Classify,
@@ -32,6 +33,7 @@ _STEPS: Mapping[ModelTask, Kind] = {
     "speechRecognition": Transcribe,
     "voiceActivity": Activity,
     "textRecognition": Recognise,
+    "languageModel": Complete,
 }
 
 

@@ -39,6 +39,7 @@ class Prepared:
     feeds: Mapping[str, NDArray[Any]]
     about: Any = None
     odd: Mapping[int, str] = field(default_factory=dict)  # rows that are no valid input, and why
+    longest: int = 0  # to which feeds were filled up for the network
 
     @property
     def rows(self) -> int:

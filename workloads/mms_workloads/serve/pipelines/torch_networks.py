@@ -1,0 +1,78 @@
+"""Networks that PyTorch runs: files that hold their own code, and Transformers' folders by that library's classes."""
+
+from __future__ import annotations
+
+import runpy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mms_workloads.serve.pipelines.networks import NetworkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.contract import Pipeline
+    from mms_workloads.serve.pipelines.networks import Network
+    from mms_workloads.serve.pipelines.tensors import Arrays, Steps
+
+CODE = "load"  # the function of a Python model
+
+
+def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Network:
+    """Raises NetworkError."""
+    torch.set_num_threads(threads)
+    path = folder / pipeline.network
+    if pipeline.runtime == "Transformers":
+        from mms_workloads.serve.pipelines import transformers_networks  # noqa: PLC0415 - it takes seconds
+
+        return transformers_networks.load(pipeline, path)
+    if pipeline.runtime == "Python":
+        return Code(path, steps)
+    if pipeline.runtime == "TorchScript":
+        return Module(torch.jit.load(str(path), map_location="cpu").eval(), steps)  # type: ignore[no-untyped-call]
+    return Module(torch.export.load(str(path)).module(), steps)
+
+
+class Module:
+    """A module that takes the task's tensors in their order and gives a tensor, a tuple or a mapping."""
+
+    def __init__(self, module: Callable[..., Any], steps: Steps) -> None:
+        self._module, self._steps = module, steps
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        with torch.inference_mode():
+            found = self._module(*(torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self._steps.feeds))
+        return results(found, self._steps)
+
+
+class Code:
+    """A Python model: `load(folder)` of its file gives what takes and gives arrays by name."""
+
+    def __init__(self, path: Path, steps: Steps) -> None:
+        defined = runpy.run_path(str(path))
+        if CODE not in defined:
+            raise NetworkError(f"{path.name}: it defines no function {CODE}(folder)")
+        self._answer, self._steps, self._name = defined[CODE](path.parent), steps, path.name
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        found = self._answer(dict(feeds))
+        if not isinstance(found, dict) or (missing := [name for name in self._steps.results if name not in found]):
+            wanted = ", ".join(missing if isinstance(found, dict) else self._steps.results)
+            raise NetworkError(f"{self._name}: its answer has no {wanted}")
+        return {name: np.asarray(found[name]) for name in self._steps.results}
+
+
+def results(found: Any, steps: Steps) -> dict[str, NDArray[Any]]:
+    """By the task's names. Raises NetworkError for fewer than there should be."""
+    if isinstance(found, dict):
+        values = [found.get(name) for name in steps.results]
+    else:
+        values = list(found) if isinstance(found, tuple | list) else [found]
+    if len(values) < len(steps.results) or any(value is None for value in values[: len(steps.results)]):
+        raise NetworkError(f"the network gives {len(values)} results, and the task has {', '.join(steps.results)}")
+    return {name: value.detach().float().numpy() for name, value in zip(steps.results, values, strict=False)}
