@@ -171,6 +171,23 @@ def managed() -> Iterator[Case]:
     yield Case("managed-as-before", rule, False, scaled, status={}, before=one)
 
 
+def transforms() -> Iterator[Case]:
+    """Each medium's own, and no other's."""
+    for tasks, fitting, other in (
+        (["imageClassification"], ["Identity", "Flip", "Crop", "Rotate", "Colour", "Noise", "Mixup"], "TimeMask"),
+        (["objectDetection", "imageGeneration", "videoUnderstanding"], ["Identity", "Flip", "Noise"], "Mixup"),
+        (["speechRecognition"], ["Identity", "Noise", "TimeMask", "FrequencyMask"], "Crop"),
+        (["textClassification", "tokenClassification"], ["Identity", "WordDropout", "WordSwap"], "Noise"),
+        (["wordEmbedding", "languageModel"], None, "Identity"),
+    ):
+        rule = f"data.augmentation of {', '.join(tasks)} takes"
+        for task in tasks:
+            of_task: Object = {"task": {"wordEmbedding": None, task: {}}}
+            for refused, chosen in ((False, fitting), (True, [*(fitting or []), other])):
+                data = {"augmentation": {"transforms": chosen}} if chosen else {"sharding": "Sequential"}
+                yield Case(f"transforms-of-{task}-{refused}", rule, refused, {"spec": {**of_task, "data": data}})
+
+
 STORAGE = "spec.storage.uri is fixed once a run has started"
 SECRET = {"secretRef": {"name": "secret"}}
 TRAFFIC: Object = {
@@ -295,6 +312,15 @@ CASES = [
             "label": language(data={"fields": {"label": "stars"}}),
         },
     ),
+    *created(
+        "sizes-of-encrypted-blocks",
+        "data.blockSizes must be Equal with data.encryption",
+        good={"equal": {"spec": {"data": {"encryption": {"keySecretRef": {"name": "key"}}}}}},
+        bad={
+            "varied": {"spec": {"data": {"encryption": {"keySecretRef": {"name": "key"}}, "blockSizes": "Varied"}}},
+        },
+    ),
+    *transforms(),
     *created(
         "gate",
         "exactly one of atLeast and atMost",

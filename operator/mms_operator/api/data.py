@@ -51,6 +51,37 @@ class DataQuality(Model):
     )
 
 
+IMAGES = ("Identity", "Flip", "Crop", "Rotate", "Colour", "Noise", "Mixup")
+SOUND = ("Identity", "Noise", "TimeMask", "FrequencyMask")
+TEXT = ("Identity", "WordDropout", "WordSwap")
+
+
+class DataAugmentation(Model):
+    """Blocks are seen under transforms, dealt around the ring: block b under number b + e of them in data epoch e."""
+
+    transforms: list[
+        Literal[
+            "Identity",
+            "Flip",
+            "Crop",
+            "Rotate",
+            "Colour",
+            "Noise",
+            "Mixup",
+            "TimeMask",
+            "FrequencyMask",
+            "WordDropout",
+            "WordSwap",
+        ]
+    ] = Field(
+        min_length=1,
+        max_length=16,
+        description="In their order. Images: Flip (left to right), Crop, Rotate, Colour, Noise, and for "
+        "imageClassification Mixup. Sound: Noise, TimeMask, FrequencyMask. Text: WordDropout, WordSwap. Identity is "
+        "the block as it is; leave it out, and no block is seen so. Evaluation is of the data as it is.",
+    )
+
+
 class KeyReference(Model):
     name: Name = Field(description="Name of a Secret in the same namespace.")
     key: str = Field(
@@ -87,6 +118,9 @@ class Data(StoreAccess):
     encryption: DataEncryption | None = Field(
         default=None, description="Of data that is encrypted at rest. Absent: it is not."
     )
+    augmentation: DataAugmentation | None = Field(
+        default=None, description="Of the records of tasks that learn from images, sound or text. Absent: none."
+    )
     sharding: Literal["Random", "Sequential"] = Field(
         default="Random", description="The order in which blocks are dealt to the workers: a seeded shuffle, or as is."
     )
@@ -95,3 +129,29 @@ class Data(StoreAccess):
         description="The unit that is dealt to the workers, of the decompressed data. There should be some tens for "
         "each worker; a worker holds a few in memory. Encrypted data has the blocks that it was encrypted in.",
     )
+    blockSizes: Literal["Equal", "Varied"] = Field(
+        default="Equal", description="Varied: half, once and one and a half times blockSize in turn."
+    )
+
+
+def transforms_fit() -> list[tuple[str, str]]:
+    """Rules (CEL) of a training's spec: transforms are of the task's medium."""
+    media = {
+        IMAGES: ("imageClassification",),
+        tuple(name for name in IMAGES if name != "Mixup"): (
+            "objectDetection",
+            "imageGeneration",
+            "videoUnderstanding",
+        ),
+        SOUND: ("speechRecognition",),
+        TEXT: ("textClassification", "tokenClassification"),
+        (): ("wordEmbedding", "languageModel"),
+    }
+    found = []
+    for allowed, tasks in media.items():
+        of_task = " || ".join(f"has(self.task.{task})" for task in tasks)
+        fits = f"self.data.augmentation.transforms.all(t, t in {list(allowed)})" if allowed else "false"
+        named = f"only {', '.join(allowed)}" if allowed else "no transforms: leave data.augmentation out"
+        said = f"data.augmentation of {', '.join(tasks)} takes {named}"
+        found.append((f"!({of_task}) || !has(self.data.augmentation) || {fits}", said))
+    return found

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from mms_operator.api import names
-from mms_operator.api.data import Data  # noqa: TC001 - pydantic evaluates annotations
+from mms_operator.api.data import Data, transforms_fit
 from mms_operator.api.model_tasks import Pretrained  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task
@@ -317,6 +317,11 @@ class TrainingSpec(Model):
                     "sync.compression must be None or BF16 with task.wordEmbedding, the changes of whose rows differ "
                     "too much in size for Int8: use BF16"
                 ),
+            ),
+            *transforms_fit(),
+            (
+                "!has(self.data.encryption) || self.data.blockSizes == 'Equal'",
+                "data.blockSizes must be Equal with data.encryption, whose blocks are made by mms data encrypt",
             ),
             (
                 (

@@ -224,6 +224,19 @@ def test_tags_of_words_are_classes(tmp_path: Path) -> None:
     assert schema.classes == {"O": 2, "PER": 1}
     assert schema.lengths
     assert (schema.lengths.longest, schema.lengths.mean) == (2, 1.5)
+    assert schema.words == {"ada": 1, "she": 1, "sleeps": 1}
+
+
+def test_words_of_texts_are_counted_and_rare_ones_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("The end.\n" * 3 + "the beginning\n" + "".join(f"rare{i}\n" for i in range(90)))
+    schema = counted(described(tmp_path / "a.txt"), tmp_path).schema
+    assert schema
+    assert list(schema.words.items())[:3] == [("the", 4), ("end.", 3), ("beginning", 1)]
+    monkeypatch.setattr("mms_workloads.data.schema.COUNTED_WORDS", 40)
+    bounded = counted(described(tmp_path / "a.txt"), tmp_path).schema
+    assert bounded
+    assert list(bounded.words.items())[:2] == [("the", 4), ("end.", 3)]
+    assert len(bounded.words) <= 40
 
 
 GOOD = [json.dumps({"text": f"good {i}", "label": "a"}) for i in range(5)]

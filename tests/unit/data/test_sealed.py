@@ -200,7 +200,7 @@ def test_nothing_unencrypted_touches_the_disk(tmp_path: Path) -> None:
             assert [record["input"] for b in range(len(held.blocks)) for record in held.records(b)] == made
         else:
             files = tuple(DataFile(uri=b.uri, size=b.size) for b in found.blocks)
-            plan = Plan(files, 1000, Vocabulary(("secret", "text"), (400, 400)), None, found.sealed)
+            plan = Plan(files, 1000, Vocabulary(("secret", "text"), (400, 400)), sealed=found.sealed)
             for block in range(len(files)):
                 ring.put(block, found.sealed.key(KEY, block))
             text = ByteCorpus(target, plan, place / "scratch" / "blocks", ring)

@@ -68,6 +68,9 @@ class CountingLearner:
     def dead(self, _: int) -> str | None:
         return None
 
+    def ready(self, block: int, data_epoch: int) -> None:
+        pass
+
     def batch(self, _: Place) -> int:
         return BATCH
 

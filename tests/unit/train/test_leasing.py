@@ -38,6 +38,9 @@ class TenSamples:
     def size(self, _: int) -> int:
         return 10
 
+    def ready(self, block: int, data_epoch: int) -> None:
+        pass
+
     def dead(self, block: int) -> str | None:
         return "all the same" if block == DEAD else None
 

@@ -62,7 +62,7 @@ from mms_workloads.contract.base import (
     PositiveInt,
     Store,
 )
-from mms_workloads.contract.data import Data, Encryption, Fields, Quality, RecordFormat
+from mms_workloads.contract.data import Augmentation, Data, Encryption, Fields, Quality, RecordFormat, Transform
 from mms_workloads.contract.job import (
     Adapter,
     Checkpoint,
@@ -189,6 +189,7 @@ __all__ = [
     "ArtifactPin",
     "ArtifactRef",
     "AudioInput",
+    "Augmentation",
     "BadRecord",
     "Batching",
     "Checkpoint",
@@ -259,6 +260,7 @@ __all__ = [
     "TokenClassification",
     "Trainer",
     "Trainers",
+    "Transform",
     "VideoUnderstanding",
     "WordEmbedding",
     "live_digest",

@@ -26,6 +26,27 @@ class Encryption(Contract):
     keyFile: str = DATA_KEY_FILE
 
 
+Transform = Literal[
+    "Identity",
+    "Flip",
+    "Crop",
+    "Rotate",
+    "Colour",
+    "Noise",
+    "Mixup",
+    "TimeMask",
+    "FrequencyMask",
+    "WordDropout",
+    "WordSwap",
+]
+
+
+class Augmentation(Contract):
+    """In data epoch e block b is seen under transforms[(b + e) mod their number]."""
+
+    transforms: list[Transform] = []
+
+
 class Data(Contract):
     """The data set; uri may hold * in its last parts. .gz, .xz, .bz2 and .zst are decompressed while read."""
 
@@ -34,5 +55,7 @@ class Data(Contract):
     fields: Fields = Fields()
     quality: Quality = Quality()
     encryption: Encryption | None = None
+    augmentation: Augmentation = Augmentation()
     sharding: Literal["Random", "Sequential"] = "Random"
     blockBytes: PositiveInt = 256 * 1024  # decompressed size of the unit that the master leases
+    blockSizes: Literal["Equal", "Varied"] = "Equal"  # Varied: half, once and one and a half times blockBytes in turn

@@ -33,11 +33,14 @@ def compressed(uri: str) -> bool:
     return uri.endswith(COMPRESSED)
 
 
-def cut(sizes: Sequence[int], block_bytes: int) -> list[Block]:
-    """sizes: decompressed bytes of each file, in order. Every byte is in exactly one block; empty files are in none."""
+def cut(sizes: Sequence[int], block_bytes: int, *, varied: bool = False) -> list[Block]:
+    """sizes: decompressed bytes of each file, in order. Every byte is in exactly one block; empty files are in none.
+
+    varied: blocks are of half, once and one and a half times block_bytes in turn.
+    """
     blocks: list[Block] = []
     segments: list[Segment] = []
-    room = block_bytes
+    room = _room(0, block_bytes, varied)
     for number, size in enumerate(sizes):
         start = 0
         while start < size:
@@ -47,10 +50,14 @@ def cut(sizes: Sequence[int], block_bytes: int) -> list[Block]:
             start = end
             if room == 0:
                 blocks.append(tuple(segments))
-                segments, room = [], block_bytes
+                segments, room = [], _room(len(blocks), block_bytes, varied)
     if segments:
         blocks.append(tuple(segments))
     return blocks
+
+
+def _room(number: int, block_bytes: int, varied: bool) -> int:
+    return max(1, block_bytes * (1 + number % 3) // 2) if varied else block_bytes
 
 
 def counting_tasks(uris: Sequence[str], sizes: Sequence[int], *, whole: bool = False) -> list[Block]:

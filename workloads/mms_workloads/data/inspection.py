@@ -55,8 +55,9 @@ def note(survey: Survey, item: Item) -> None:
         rate, seconds = sound
         survey.rates[rate] += 1
         survey.length(seconds)
-    elif kind in {"text", "words", "pair"}:
-        survey.length(len(given) if kind != "pair" else max(map(len, given)))
+    elif kind in {"text", "words"}:
+        survey.length(len(given))
+        survey.read(given.lower().split() if kind == "text" else " ".join(given).lower().split())
 
 
 def kind_of(given: Any) -> str:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import Reason, Statistics
+from mms_workloads.data.vocabulary import prune
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_CLASSES = 10_000  # with more different labels there are none: they are texts
 LONGEST_CLASS = 200  # characters
+COUNTED_WORDS = 400_000  # different ones, while they are counted
+MOST_WORDS = 100_000  # of a schema: more than text tasks learn
 NAMED_RECORDS = 5  # in a message
 NOTHING = "none"  # kind of a label that is not there
 CHANNELS = 3
@@ -72,7 +75,7 @@ class Schema:
     """
 
     format: RecordFormat
-    input: str  # text, words, pair, image, audio, numbers
+    input: str  # text, words, image, audio, numbers
     label: str  # none, string, integer, number, tags, boxes
     classes: Mapping[str, int] = field(default_factory=dict)
     records: int = 0  # good ones
@@ -81,12 +84,16 @@ class Schema:
     lengths: Lengths | None = None
     rates: Mapping[int, int] = field(default_factory=dict)  # of sound: samples per second, with how many records
     index: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    words: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of texts, in small letters between spaces, most frequent first
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
         document = asdict(self)
         document["bad"] = [[b.file, b.offset, b.reason] for b in self.bad]
         document["classes"] = list(self.classes.items())
+        document["words"] = list(self.words.items())
         if self.images:
             document["images"]["statistics"] = self.images.statistics.model_dump()
         return document
@@ -101,6 +108,7 @@ class Schema:
             **{
                 **document,
                 "classes": dict(document["classes"]),
+                "words": dict(document["words"]),
                 "bad": tuple(Bad(*one) for one in document["bad"]),
                 "images": images,
                 "lengths": Lengths(**document["lengths"]) if document["lengths"] else None,
@@ -199,6 +207,13 @@ class Survey:
     longest: float = 0.0
     rates: Counter[int] = field(default_factory=Counter)
     index: dict[int, list[int]] = field(default_factory=dict)
+    words: Counter[str] = field(default_factory=Counter)
+
+    def read(self, words: Iterable[str]) -> None:
+        """Of a text; rare ones are forgotten where there are too many."""
+        self.words.update(words)
+        if len(self.words) > COUNTED_WORDS:
+            prune(self.words, COUNTED_WORDS)
 
     def good(self, file: int, offset: int, kind: str, classes: Iterable[str]) -> None:
         """A record of a kind, "input label"."""
@@ -236,6 +251,8 @@ class Survey:
         self.longest = max(self.longest, other.longest)
         self.rates.update(other.rates)
         self.index.update(other.index)
+        self.words.update(other.words)
+        prune(self.words, COUNTED_WORDS)
 
     def schema(self, chosen: RecordFormat, names: Sequence[str]) -> Schema:
         """names: of the files. Raises JobError: DataEmpty, DataInvalid."""
@@ -273,6 +290,7 @@ class Survey:
             Lengths(self.longest, self.total / self.measured) if self.measured else None,
             dict(sorted(self.rates.items())),
             {file: self.index[file] for file in sorted(self.index)},
+            dict(sorted(self.words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]),
         )
 
     def check(self, names: Sequence[str]) -> None:
@@ -301,6 +319,7 @@ class Survey:
                 "pixels": Pixels(**pixels),
                 "rates": _counter(document["rates"]),
                 "index": {int(k): v for k, v in document["index"].items()},
+                "words": Counter(document["words"]),
             }
         )
 

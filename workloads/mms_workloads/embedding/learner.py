@@ -81,6 +81,9 @@ class EmbeddingLearner:
     def dead(self, block: int) -> str | None:
         return monotonous(self.corpus.tokens(block), "words")
 
+    def ready(self, block: int, data_epoch: int) -> None:
+        """It is, when its size is known."""
+
     def batch(self, place: Place) -> int:
         """Blocks. Merging costs nearly the same for a round of many, in which ranks drift apart: the more of them there
         are, the shorter rounds must be for the same quality. Who wants in, and a suspension, wait for a round's end.

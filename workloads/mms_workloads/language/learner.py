@@ -78,6 +78,9 @@ class LanguageLearner:
         del slices
         return {}
 
+    def ready(self, block: int, data_epoch: int) -> None:
+        """It is, when its size is known."""
+
     def batch(self, place: Place) -> int:
         return share(self.job, place)
 

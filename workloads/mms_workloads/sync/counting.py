@@ -104,7 +104,7 @@ class Counting:
     def complete(self) -> bool:
         return len(self.done) == len(self.tasks)
 
-    def plan(self, task: WordEmbedding | None, block_bytes: int) -> Plan:
+    def plan(self, task: WordEmbedding | None, block_bytes: int, *, varied: bool = False) -> Plan:
         """Task None: one that needs no vocabulary. Raises JobError: DataEmpty, VocabularyTooSmall."""
         if not sum(self.sizes.values()):
             raise JobError(
@@ -114,4 +114,4 @@ class Counting:
         files = tuple(DataFile(uri=f.uri, size=self.sizes[i], etag=f.etag) for i, f in enumerate(self.files))
         words = vocabulary.cut(self.counts, task) if task else vocabulary.Vocabulary((), ())
         schema = self.survey.schema(self.format, [f.uri for f in files]) if self.survey and self.format else None
-        return Plan(files, block_bytes, words, schema, self.sealed)
+        return Plan(files, block_bytes, words, schema, varied, self.sealed)

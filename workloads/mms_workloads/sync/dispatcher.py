@@ -73,7 +73,9 @@ class Dispatcher:
         if self.counting is None:
             return False
         if self.counting.complete():
-            plan = self.counting.plan(self.job.task.wordEmbedding, self.job.data.blockBytes)
+            data = self.job.data
+            varied = data.blockSizes == "Varied"
+            plan = self.counting.plan(self.job.task.wordEmbedding, data.blockBytes, varied=varied)
             records = plan.schema.records if plan.schema else None
             logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary), records=records)
             self._adopt(plans.pack(plan))

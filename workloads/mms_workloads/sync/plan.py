@@ -24,12 +24,13 @@ class Plan:
     block_bytes: int
     vocabulary: Vocabulary
     schema: Schema | None = None  # of tasks that learn from records
+    varied: bool = False  # blocks are of different sizes
     sealed: Sealed | None = None  # of encrypted data: each file is a block
 
     def blocks(self) -> list[blocks.Block]:
         if self.sealed:
             return [(blocks.Segment(i, 0, f.size),) for i, f in enumerate(self.files)]
-        return blocks.cut([f.size for f in self.files], self.block_bytes)
+        return blocks.cut([f.size for f in self.files], self.block_bytes, varied=self.varied)
 
 
 def pack(plan: Plan) -> bytes:
@@ -39,6 +40,7 @@ def pack(plan: Plan) -> bytes:
         "words": plan.vocabulary.words,
         "counts": plan.vocabulary.counts,
         "phrases": plan.vocabulary.phrases,
+        "varied": plan.varied,
         "sealed": plan.sealed.document() if plan.sealed else None,
         "schema": plan.schema.document() if plan.schema else None,
     }
@@ -50,7 +52,8 @@ def unpack(data: bytes) -> Plan:
     vocabulary = Vocabulary(tuple(document["words"]), tuple(document["counts"]), tuple(document["phrases"]))
     schema = Schema.read(document["schema"]) if document.get("schema") else None
     sealed = Sealed.read(document["sealed"]) if document.get("sealed") else None
-    return Plan(tuple(DataFile(**f) for f in document["files"]), document["blockBytes"], vocabulary, schema, sealed)
+    files, varied = tuple(DataFile(**f) for f in document["files"]), document.get("varied", False)
+    return Plan(files, document["blockBytes"], vocabulary, schema, varied, sealed)
 
 
 def digest(data: bytes) -> str:

@@ -13,6 +13,8 @@ import torch
 
 from mms_workloads.contract import Golden, JobFile, Reason
 from mms_workloads.data import blocks
+from mms_workloads.data.dealing import IDENTITY
+from mms_workloads.data.dealing import chosen as chosen_transform
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import exporting, starting
@@ -35,6 +37,7 @@ HELD_BYTES = 512 << 20  # of prepared samples in memory; of more, blocks are pre
 EVALUATION_SAMPLES = 4096
 EVALUATION_BATCH = 64
 GOLDEN_RECORDS = 4
+CHANGED_BLOCKS = 4  # under their transforms: the one that is trained on, one read ahead, those of a round over several
 FROZEN_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common class of its kinds
 
 
@@ -57,6 +60,7 @@ class TaskLearner:
     kind: str
     transforms: Sequence[str] = ()
     _held: OrderedDict[int, Batch] = field(default_factory=OrderedDict)
+    _changed: OrderedDict[tuple[int, int], Batch] = field(default_factory=OrderedDict)  # by block and data epoch
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)  # a thread reads ahead
     _trained: int | None = None
@@ -64,7 +68,7 @@ class TaskLearner:
     @classmethod
     def of(cls, job: JobFile, task: Task, corpus: Records) -> TaskLearner:
         trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
-        return cls(job, task, corpus, trained_on, held_out, task.kind)
+        return cls(job, task, corpus, trained_on, held_out, task.kind, job.data.augmentation.transforms)
 
     def start(self) -> FlatState:
         network = self.task.build(self.job.optimizer.seed).to(device.chosen())
@@ -169,7 +173,7 @@ class TaskLearner:
     def _batches(self, slices: Sequence[Slice]) -> Iterator[tuple[Batch, torch.Generator]]:
         """The samples of each slice, in the order of the data epoch. What is random depends on the slice alone."""
         for s in slices:
-            batch = self._prepared(s.block)
+            batch = self._transformed(s.block, s.data_epoch)
             count = _length(batch)
             if not count:
                 continue
@@ -179,6 +183,26 @@ class TaskLearner:
                 order = torch.Generator().manual_seed(_mixed(self.job.optimizer.seed, s.data_epoch, s.block))
                 chosen = torch.randperm(count, generator=order)[s.start : s.stop]
             yield {name: tensor[chosen] for name, tensor in batch.items()}, generator
+
+    def ready(self, block: int, data_epoch: int) -> None:
+        self._transformed(block, data_epoch)
+
+    def _transformed(self, block: int, data_epoch: int) -> Batch:
+        """The block under its transform. All of it at once: a sample is the same however rounds cut the block."""
+        name = chosen_transform(self.transforms, block, data_epoch)
+        batch = self._prepared(block)
+        if name == IDENTITY or not _length(batch):
+            return batch
+        with self._lock:
+            held = self._changed.get((block, data_epoch))
+        if held is None:
+            generator = torch.Generator().manual_seed(_mixed(self.job.optimizer.seed, data_epoch, block, 1))
+            held = self.task.augment(batch, name, generator)
+            with self._lock:
+                self._changed[block, data_epoch] = held
+                while len(self._changed) > CHANGED_BLOCKS:
+                    self._changed.popitem(last=False)
+        return held
 
     def _evaluated(self, chosen: Sequence[int], used: list[int]) -> Iterator[Batch]:
         count = 0

@@ -11,7 +11,6 @@ from mms_workloads.tasks import starting
 from mms_workloads.tasks.learner import TaskLearner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from mms_workloads.contract import JobFile
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from mms_workloads.sync.plan import Plan
     from mms_workloads.tasks.task import Task
 
-VOCABULARY_RECORDS = 20_000  # of the data set's beginning, whose words a text task knows
 _INPUTS = {
     "imageClassification": ("image", "images"),
     "objectDetection": ("image", "images"),
@@ -92,22 +90,9 @@ def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start) -> 
             from mms_workloads.tasks import texts  # noqa: PLC0415
             from mms_workloads.tasks.text_classification import TextClassifier  # noqa: PLC0415
 
-            return TextClassifier(spec, classes, start, texts.words(_texts(corpus), spec, start))
+            return TextClassifier(spec, classes, start, texts.words(corpus.schema.words, spec, start))
         case _:
             from mms_workloads.tasks import texts  # noqa: PLC0415
             from mms_workloads.tasks.token_classification import TokenTagger  # noqa: PLC0415
 
-            return TokenTagger(spec, classes, start, texts.words(_texts(corpus), spec, start))
-
-
-def _texts(corpus: RecordCorpus) -> Iterator[str]:
-    """Of the data set's beginning: the same in every process, whatever it trains on."""
-    left = VOCABULARY_RECORDS
-    for block in range(len(corpus.blocks)):
-        records: Sequence[Any] = corpus.records(block)
-        for record in records[:left]:
-            found = record["input"]
-            yield found if isinstance(found, str) else " ".join(map(str, found))
-        left -= len(records)
-        if left <= 0:
-            return
+            return TokenTagger(spec, classes, start, texts.words(corpus.schema.words, spec, start))

@@ -19,7 +19,7 @@ from mms_workloads.tasks.networks import EncoderBlock, places
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,8 +50,8 @@ class Words:
         return tokens, mask, [one.word_ids for one in found]
 
 
-def words(texts: Iterable[str], spec: Text, start: Start) -> Words:
-    """texts: some of the data set, the same in every process; read where nothing else says which words there are.
+def words(found: Mapping[str, int], spec: Text, start: Start) -> Words:
+    """found: of the data set, as its schema has them; looked at where nothing else says which words there are.
 
     Raises JobError.
     """
@@ -63,8 +63,9 @@ def words(texts: Iterable[str], spec: Text, start: Start) -> Words:
         raise start.refuse(f"there is no {TOKENIZER}, which cuts text: save the model with its fast tokenizer")
     split = _splitter()
     counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(word for word, _ in split.pre_tokenize_str(text.lower()))
+    for between, count in found.items():
+        for word, _ in split.pre_tokenize_str(between):
+            counts[word] += count
     # Words that occur once say nothing that could be learnt; ties are broken by the word, so that all agree.
     ranked = sorted((word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word))
     return Words(_word_level(ranked[: spec.maxVocabulary]))
@@ -233,24 +234,14 @@ def text_input(spec: Text, words: Words, folder: Path) -> TextInput:
     return TextInput(maxLength=spec.maxLength)
 
 
-DROPPED = 0.1  # of the words
+UNKNOWN_TOKEN = 1
 
 
 def augmented(batch: Batch, transform: str, generator: torch.Generator) -> Batch:
     """Words that become unknown (WordDropout), or change places with the one after (WordSwap); tags go with them."""
-    tokens, mask = batch["tokens"].clone(), batch["mask"]
-    chosen = (torch.rand(tokens.shape, generator=generator) < DROPPED) & (mask > 0)
-    if transform == "WordDropout":
-        tokens[chosen] = 1  # of what is unknown
-        return {**batch, "tokens": tokens}
-    if transform != "WordSwap":
-        return batch
-    chosen[:, 1:] &= ~chosen[:, :-1]
-    chosen[:, -1] = False
-    chosen[:, :-1] &= mask[:, 1:] > 0
-    order = torch.arange(tokens.shape[1]).expand_as(tokens).clone()
-    order[chosen] += 1
-    after = torch.roll(chosen, 1, dims=1)
-    order[after] -= 1
-    moved_ = {name: tensor.gather(1, order) for name, tensor in batch.items() if name in {"tokens", "tags"}}
-    return {**batch, **moved_}
+    from mms_workloads.data import augmentation  # noqa: PLC0415 - torchvision takes a second to import
+
+    tokens, tags = augmentation.apply_text(
+        transform, batch["tokens"], batch["mask"], generator, unknown=UNKNOWN_TOKEN, tags=batch.get("tags")
+    )
+    return {**batch, "tokens": tokens, **({} if tags is None else {"tags": tags})}

@@ -56,6 +56,9 @@ class Learner(Protocol):
     def dead(self, block: int) -> str | None:
         """Why there is nothing to learn from a block; None where there is. Raises store.JobError."""
 
+    def ready(self, block: int, data_epoch: int) -> None:
+        """Makes what `compute` needs of a block, in the thread that reads ahead. Raises store.JobError."""
+
     def batch(self, place: Place) -> int:
         """Samples that the member takes in a round."""
 

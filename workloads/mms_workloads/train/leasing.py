@@ -141,7 +141,7 @@ class Leaser:
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
         reading = self._reading.pop((lease.data_epoch, lease.block), None)
-        found = reading.result() if reading else self._read(lease.block)
+        found = reading.result() if reading else self._read(lease.block, lease.data_epoch)
         self._size = found.size
         if found.dead and lease.block not in self._dead:
             self._dead.add(lease.block)
@@ -169,10 +169,12 @@ class Leaser:
                 if answer["epoch"] == self._epoch and answer["block"] is not None:
                     key = answer["data_epoch"], answer["block"]
                     if key not in self._reading:
-                        self._reading[key] = self._beside.submit(self._read, answer["block"])
+                        self._reading[key] = self._beside.submit(self._read, answer["block"], answer["data_epoch"])
 
-    def _read(self, block: int) -> _Read:
+    def _read(self, block: int, data_epoch: int) -> _Read:
         """Raises store.JobError."""
         watched = self._learner.job.guard.deadData != "Off"
         dead = self._learner.dead(block) if watched and block not in self._dead else None
+        if not dead:
+            self._learner.ready(block, data_epoch)
         return _Read(self._learner.size(block), dead)

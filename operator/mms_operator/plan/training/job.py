@@ -171,8 +171,10 @@ def _data(job: Job) -> contract.Data:
         fields=contract.Fields(input=given.fields.input, label=given.fields.label),
         quality=contract.Quality(maxBadRecords=given.quality.maxBadRecords),
         encryption=contract.Encryption() if given.encryption else None,
+        augmentation=contract.Augmentation(transforms=given.augmentation.transforms if given.augmentation else []),
         sharding=given.sharding,
         blockBytes=in_bytes(given.blockSize),
+        blockSizes=given.blockSizes,
     )
 
 
