@@ -1,8 +1,8 @@
 """Encrypted data: how fast a core decrypts, and what it costs a reader. `make bench-encryption`.
 
-All on one thread, in seconds of its processor. `decrypt` is data.sealed.unseal of blocks in memory, `seal` the way back,
-with the block's key derived each time; AESGCM is the library's call alone, on one chunk. The reader takes a data set
-from files in the page cache: once as it is, once encrypted, each block once, as numbers of words (Corpus) and as
+All on one thread, in seconds of its processor. `decrypt` is data.sealed.unseal of blocks in memory, `seal` the way
+back, with the block's key derived each time; AESGCM is the library's call alone, on one chunk. The reader takes a data
+set from files in the page cache: once as it is, once encrypted, each block once, as numbers of words (Corpus) and as
 records (JSON lines); the goal is for these. `bytes` is a reader that does nothing but check UTF-8, for comparison:
 there decryption is most of the work. Sides take turns; a ratio is the median of the ratios within the rounds.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ROUNDS = int(os.environ.get("MMS_BENCH_ROUNDS", "7"))
 MIB = int(os.environ.get("MMS_BENCH_MIB", "64"))
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 256 << 10  # the default of data.blockSize
 KEY, DATASET = b"k" * 32, b"d" * 16
 GOAL_BYTES, GOAL_OVERHEAD = 1e9, 0.05
 
