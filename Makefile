@@ -103,6 +103,12 @@ bench-embedding: setup ## Word vectors: words per second and quality, against ge
 bench-neighbours: setup ## Time to the nearest neighbours of a word, against gensim
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/neighbours.py
 
+bench-encryption: setup ## Bytes that a core decrypts in a second, and what encrypted data costs a reader
+	PYTHONPATH=operator:workloads:benchmarks $(PY) benchmarks/encryption.py
+
+bench-augmentation: setup ## Augmented samples per second, against torchvision on one process
+	PYTHONPATH=operator:workloads:benchmarks $(PY) benchmarks/augmentation.py
+
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py
 

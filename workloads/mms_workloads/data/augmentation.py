@@ -3,7 +3,7 @@
 All that is random is drawn from a generator that the caller seeds by job, data epoch and block, and a block is
 transformed as a whole: whoever holds its lease makes the same samples.
 
-Images by torchvision's transforms v2, on batches: the samples fall at random into groups, each with its own parameters.
+Images by torchvision's transforms v2, on batches: samples that lie together are groups, each with its own parameters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode  # isort: skip
 from torchvision.transforms.v2 import functional  # isort: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Generator, Tensor
 
@@ -28,7 +28,8 @@ IMAGE_TRANSFORMS = ("Identity", "Flip", "Crop", "Rotate", "Colour", "Noise", "Mi
 AUDIO_TRANSFORMS = ("Identity", "Noise", "TimeMask", "FrequencyMask")
 TEXT_TRANSFORMS = ("Identity", "WordDropout", "WordSwap")
 
-GROUPS = 8  # of a batch, with parameters of their own
+GROUPS = 8  # of a batch, with parameters of their own: at least
+CACHE_BYTES = 1 << 20  # that operations on a group should stay within
 LEAST_SIDE = 0.75  # of a crop, as part of the image's
 DEGREES = 15.0  # of rotation, to either side
 COLOUR = 0.3  # by which brightness, contrast and saturation change at most, as parts of 1
@@ -55,19 +56,24 @@ def apply_images(
     """
     if name == IDENTITY:
         return pixels if boxes is None else (pixels, boxes)
-    if name == "Noise":
-        noisy = _noisy(pixels, generator)
-        return noisy if boxes is None else (noisy, boxes)
-    draw = {"Flip": _flip, "Crop": _crop, "Rotate": _rotate, "Colour": _colour}[name]
+    draw = {"Flip": _flip, "Crop": _crop, "Rotate": _rotate, "Colour": _colour, "Noise": _noise}[name]
     out = torch.empty_like(pixels)
-    moved = None if boxes is None else torch.empty_like(boxes)
-    groups = 1 if name == "Flip" else min(GROUPS, pixels.shape[0])
-    for rows in torch.randperm(pixels.shape[0], generator=generator).chunk(max(1, groups)):
+    moved = None if boxes is None else boxes.clone()
+    for rows in _groups(pixels):
         of_pixels, of_boxes = draw(generator, int(pixels.shape[-2]), int(pixels.shape[-1]))
         out[rows] = of_pixels(pixels[rows])
-        if moved is not None and boxes is not None:
-            moved[rows] = boxes[rows] if of_boxes is None else _followed(boxes[rows], of_boxes, pixels)
+        if moved is not None and of_boxes is not None:
+            moved[rows] = _followed(moved[rows], of_boxes, pixels)
     return out if moved is None else (out, moved)
+
+
+def _groups(pixels: Tensor) -> Iterator[slice]:
+    """Of samples that lie together, with parameters of their own: at least GROUPS, and none larger than the cache."""
+    count = pixels.shape[0]
+    if count:
+        most = max(1, CACHE_BYTES // max(1, 4 * pixels[0].numel()))  # operations work in float32
+        size = min(most, -(-count // GROUPS))
+        yield from (slice(start, min(count, start + size)) for start in range(0, count, size))
 
 
 def mixup(pixels: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,13 +189,17 @@ def _colour(generator: Generator, _: int, __: int) -> Move:
     return change, None
 
 
-def _noisy(pixels: Tensor, generator: Generator) -> Tensor:
+def _noise(generator: Generator, _: int, __: int) -> Move:
     """Own code, since torchvision's noise is drawn from the global generator."""
-    level = NOISE * torch.rand(pixels.shape[0], *([1] * (pixels.dim() - 1)), generator=generator)
-    noise = level * torch.randn(pixels.shape, generator=generator)
-    if pixels.dtype == torch.uint8:
-        return (pixels + 255 * noise).round_().clamp_(0, 255).to(torch.uint8)
-    return (pixels + noise).clamp_(0, 1)
+    level = _uniform(generator, 0, NOISE)
+
+    def change(image: Tensor) -> Tensor:
+        noise = torch.randn(image.shape, generator=generator)
+        if image.dtype == torch.uint8:
+            return noise.mul_(255 * level).add_(image).round_().clamp_(0, 255).to(torch.uint8)
+        return noise.mul_(level).add_(image).clamp_(0, 1)
+
+    return change, None
 
 
 def _followed(boxes: Tensor, move: Callable[[tv_tensors.BoundingBoxes], Tensor], pixels: Tensor) -> Tensor:
