@@ -69,6 +69,7 @@ class Code:
 
 def results(found: Any, steps: Steps) -> dict[str, NDArray[Any]]:
     """By the task's names. Raises NetworkError for fewer than there should be."""
+    values: list[Any]
     if isinstance(found, dict):
         values = [found.get(name) for name in steps.results]
     else:

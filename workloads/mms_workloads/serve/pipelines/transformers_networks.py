@@ -35,8 +35,8 @@ _CLASSES = {
 
 def load(pipeline: Pipeline, folder: Path) -> Network:
     """Raises NetworkError, OSError."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if pipeline.task == "speechRecognition":
         return Ctc(pipeline, folder) if pipeline.labels else Whisper(folder)
     if pipeline.task not in _CLASSES:
@@ -145,7 +145,8 @@ class Whisper:
 
     def __init__(self, folder: Path) -> None:
         self._model = _model(transformers.AutoModelForSpeechSeq2Seq, folder)
-        self._features = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        extractor: Any = transformers.AutoFeatureExtractor
+        self._features = extractor.from_pretrained(folder, local_files_only=True)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
