@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 CODE = "load"  # the function of a Python model
 
 
-def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Network:
+def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: bool = False) -> Network:
     """Raises NetworkError."""
     torch.set_num_threads(threads)
     path = folder / pipeline.network
     if pipeline.runtime == "Transformers":
         from mms_workloads.serve.pipelines import transformers_networks  # noqa: PLC0415 - it takes seconds
 
-        return transformers_networks.load(pipeline, path)
+        return transformers_networks.load(pipeline, path, half=half)
     if pipeline.runtime == "Python":
         return Code(path, steps)
     if pipeline.runtime == "TorchScript":
