@@ -294,6 +294,7 @@ SERVED: Object = {
     "region": "eu-1",
     "secretRef": {"name": "keys"},
     "pretrained": {"format": "ONNX", "trusted": True, "pipeline": {"task": "textEmbedding"}, "files": DIGEST},
+    "precision": {"chosen": "INT8", "speedUp": "2.31", "loss": "0.0050", "questions": 200, "message": "why"},
     "base": DIGEST,
     "replicas": 2,
 }

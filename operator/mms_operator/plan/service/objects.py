@@ -11,7 +11,7 @@ from mms_operator.api import names
 from mms_operator.api.autoscaling import Mode
 from mms_operator.api.service import Anomalies
 from mms_operator.plan import objects, pod_template
-from mms_operator.plan.service import edge, live, pretrained
+from mms_operator.plan.service import edge, live, precision, pretrained
 from mms_operator.plan.service.target import CREDENTIALS, location
 from mms_operator.plan.training.job import master_host, reader_secret
 from mms_workloads import contract
@@ -158,6 +158,7 @@ def serve_file(serving: Serving, version: ServedVersion, reference: ServedVersio
         reference=compared,
         live=_source(serving, version),
         anomalies=serving.spec.server.anomalies.value,
+        precision=precision.order(serving.spec.server),
         pretrained=pretrained.told(version),
     )
 
@@ -283,6 +284,9 @@ def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
     asked = batching(serving)
     if asked != contract.Batching():
         annotations[names.ANNOTATION_BATCHING] = asked.model_dump_json()
+    wanted = precision.order(serving.spec.server)
+    if wanted.wanted != "FP32":
+        annotations[names.ANNOTATION_PRECISION] = wanted.model_dump_json()
     if serving.spec.server.anomalies is not Anomalies.REFUSE:
         annotations[names.ANNOTATION_ANOMALIES] = serving.spec.server.anomalies.value
     if serving.spec.autoscaling.mode is Mode.OBJECTIVE:
