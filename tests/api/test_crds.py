@@ -270,6 +270,16 @@ TRAINING_STATUS: Object = {
         "secretRef": {"name": "own"},
         "metrics": {"accuracy": "0.97"},
     },
+    "pretrained": {
+        "uri": "s3://models/before/runs/1",
+        "digest": DIGEST,
+        "version": 1,
+        "installationStore": False,
+        "endpoint": "https://s3.example.com",
+        "region": "eu-central-1",
+        "secretRef": {"name": "own"},
+        "metrics": {"accuracy": "0.91"},
+    },
     "data": {
         "format": "CSV",
         "files": 2,

@@ -133,6 +133,14 @@ def language(task: Object | None = None, **parts: Object) -> Object:
     return {"spec": {"task": {"wordEmbedding": None, "languageModel": task or {}}, **parts}}
 
 
+def learning(task: str, **block: Any) -> Object:
+    return {"spec": {"task": {"wordEmbedding": None, task: block}}}
+
+
+def pretrained(**block: Any) -> Object:
+    return merged(learning("textClassification"), {"spec": {"pretrained": block}})
+
+
 def words(**block: Any) -> Object:
     return {"spec": {"task": {"wordEmbedding": block}}}
 
@@ -213,10 +221,54 @@ CASES = [
     ),
     *created(
         "heads",
-        "dimensions must be divisible by heads",
+        "languageModel.dimensions must be divisible by heads",
         good={"three": language(task={"dimensions": 96, "heads": 3})},
         bad={"default-heads": language(task={"dimensions": 126}), "three": language(task={"heads": 3})},
     ),
+    *(
+        case
+        for name in ("textClassification", "tokenClassification", "speechRecognition")
+        for case in created(
+            f"heads-{name}",
+            f"{name}.dimensions must be divisible by heads",
+            good={"three": learning(name, dimensions=96, heads=3)},
+            bad={"three": learning(name, dimensions=64, heads=3)},
+        )
+    ),
+    *created(
+        "pretrained",
+        "exactly one of uri and trainingRef must be set in pretrained",
+        good={"uri": pretrained(uri="s3://models/minilm"), "training": pretrained(trainingRef={"name": "words"})},
+        bad={"none": pretrained(), "both": pretrained(uri="s3://models/minilm", trainingRef={"name": "words"})},
+    ),
+    *created(
+        "pretrained-digest",
+        "digest belongs to pretrained.uri",
+        good={"uri": pretrained(uri="s3://models/a", digest="sha256:" + "0" * 64)},
+        bad={"training": pretrained(trainingRef={"name": "words"}, digest="sha256:" + "0" * 64)},
+    ),
+    *created(
+        "pretrained-store",
+        "endpoint, region and secretRef belong to pretrained.uri",
+        good={"uri": pretrained(uri="s3://models/a", region="eu")},
+        bad={"training": pretrained(trainingRef={"name": "words"}, region="eu")},
+    ),
+    *created(
+        "pretrained-lora",
+        "lora is of method LoRA only",
+        good={"lora": pretrained(uri="s3://models/a", method="LoRA", lora={"rank": 4})},
+        bad={"head": pretrained(uri="s3://models/a", method="Head", lora={"rank": 4})},
+    ),
+    *created(
+        "pretrained-task",
+        "pretrained does not apply to task.wordEmbedding and languageModel",
+        good={"texts": pretrained(uri="s3://models/a")},
+        bad={
+            "words": {"spec": {"pretrained": {"uri": "s3://models/a"}}},
+            "language": language(pretrained={"uri": "s3://models/a"}),
+        },
+    ),
+    *fixed_within_run("pretrained", pretrained(uri="s3://models/another")),
     *created(
         "negatives",
         "negatives is of objective NegativeSampling only",
