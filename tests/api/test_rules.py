@@ -137,7 +137,7 @@ def learning(task: str, **block: Any) -> Object:
     return {"spec": {"task": {"wordEmbedding": None, task: block}}}
 
 
-def pretrained(**block: Any) -> Object:
+def starting(**block: Any) -> Object:
     return merged(learning("textClassification"), {"spec": {"pretrained": block}})
 
 
@@ -238,37 +238,37 @@ CASES = [
     *created(
         "pretrained",
         "exactly one of uri and trainingRef must be set in pretrained",
-        good={"uri": pretrained(uri="s3://models/minilm"), "training": pretrained(trainingRef={"name": "words"})},
-        bad={"none": pretrained(), "both": pretrained(uri="s3://models/minilm", trainingRef={"name": "words"})},
+        good={"uri": starting(uri="s3://models/minilm"), "training": starting(trainingRef={"name": "words"})},
+        bad={"none": starting(), "both": starting(uri="s3://models/minilm", trainingRef={"name": "words"})},
     ),
     *created(
         "pretrained-digest",
         "digest belongs to pretrained.uri",
-        good={"uri": pretrained(uri="s3://models/a", digest="sha256:" + "0" * 64)},
-        bad={"training": pretrained(trainingRef={"name": "words"}, digest="sha256:" + "0" * 64)},
+        good={"uri": starting(uri="s3://models/a", digest="sha256:" + "0" * 64)},
+        bad={"training": starting(trainingRef={"name": "words"}, digest="sha256:" + "0" * 64)},
     ),
     *created(
         "pretrained-store",
         "endpoint, region and secretRef belong to pretrained.uri",
-        good={"uri": pretrained(uri="s3://models/a", region="eu")},
-        bad={"training": pretrained(trainingRef={"name": "words"}, region="eu")},
+        good={"uri": starting(uri="s3://models/a", region="eu")},
+        bad={"training": starting(trainingRef={"name": "words"}, region="eu")},
     ),
     *created(
         "pretrained-lora",
         "lora is of method LoRA only",
-        good={"lora": pretrained(uri="s3://models/a", method="LoRA", lora={"rank": 4})},
-        bad={"head": pretrained(uri="s3://models/a", method="Head", lora={"rank": 4})},
+        good={"lora": starting(uri="s3://models/a", method="LoRA", lora={"rank": 4})},
+        bad={"head": starting(uri="s3://models/a", method="Head", lora={"rank": 4})},
     ),
     *created(
         "pretrained-task",
         "pretrained does not apply to task.wordEmbedding and languageModel",
-        good={"texts": pretrained(uri="s3://models/a")},
+        good={"texts": starting(uri="s3://models/a")},
         bad={
             "words": {"spec": {"pretrained": {"uri": "s3://models/a"}}},
             "language": language(pretrained={"uri": "s3://models/a"}),
         },
     ),
-    *fixed_within_run("pretrained", pretrained(uri="s3://models/another")),
+    *fixed_within_run("pretrained", starting(uri="s3://models/another")),
     *created(
         "negatives",
         "negatives is of objective NegativeSampling only",

@@ -313,10 +313,7 @@ class TrainingSpec(Model):
             ),
             (
                 "!has(self.pretrained) || !(has(self.task.wordEmbedding) || has(self.task.languageModel))",
-                (
-                    "pretrained does not apply to task.wordEmbedding and languageModel, which start from nothing: leave "
-                    "it out"
-                ),
+                "pretrained does not apply to task.wordEmbedding and languageModel: leave it out",
             ),
             (
                 "!has(self.task.wordEmbedding) || self.sync.compression != 'Int8'",

@@ -94,6 +94,6 @@ def test_bf16_is_not_for_onnx(tmp_path: Path) -> None:
 
 def test_what_is_hardly_faster_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact(tmp_path)
-    monkeypatch.setattr(precision, "_seconds", lambda served, questions: 1.0)
+    monkeypatch.setattr(precision, "_seconds", lambda *_: 1.0)
     found = precision.apply(tmp_path, order("Auto"), trusted=False)
     assert (found.chosen, found.message) == ("FP32", "INT8 is hardly faster here")
