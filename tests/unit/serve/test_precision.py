@@ -20,9 +20,8 @@ def artifact(folder: Path, questions: int = 30) -> Path:
     """Of which each question is there twice: as a golden case and as a comparison."""
     networks.dense(folder)
     random = np.random.default_rng(1)
-    pipeline_artifacts.publish(
-        folder, [{"PIXELS": random.random((1, 3, 16, 16), np.float32)} for _ in range(questions)]
-    )
+    asked = [{"PIXELS": random.random((1, 3, 16, 16), np.float32)} for _ in range(questions)]
+    pipeline_artifacts.publish(folder, asked)
     return folder
 
 
@@ -94,6 +93,6 @@ def test_bf16_is_not_for_onnx(tmp_path: Path) -> None:
 
 def test_what_is_hardly_faster_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact(tmp_path)
-    monkeypatch.setattr(precision, "_seconds", lambda served, questions: 1.0)
+    monkeypatch.setattr(precision, "_seconds", lambda *_: 1.0)
     found = precision.apply(tmp_path, order("Auto"), trusted=False)
     assert (found.chosen, found.message) == ("FP32", "INT8 is hardly faster here")
