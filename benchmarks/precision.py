@@ -28,7 +28,8 @@ QUESTIONS = 200
 SUBJECTS = ("The film", "Her new book", "A small dog", "The weather in Paris", "Our oldest server", "The red car",
             "This song", "A cup of tea", "The last train", "My neighbour")  # fmt: skip
 SAID = ("was surprisingly good", "is far too long", "sleeps in the garden", "turns cold in the evening",
-        "fails at night", "makes everybody happy", "costs more than last year", "needs some help", "was found by accident",
+        "fails at night", "makes everybody happy", "costs more than last year", "needs some help",
+        "was found by accident",
         "has many friends", "was not there", "came back in May", "looks older than it is", "is worth a journey",
         "would not stop", "never arrived", "is on the second page", "can be seen from here", "was sold for little",
         "was a present")  # fmt: skip
@@ -53,9 +54,8 @@ def image(root: Path) -> None:
     network = root / plain.pipeline.network
     feeds = [plain.steps.prepare(one).feeds for one in asked[QUESTIONS:]]
     precision.quantise(network, root / precision.INT8, [{"pixels": one["pixels"]} for one in feeds])
-    told(
-        "image kind=INT8", plain, variant(root, "INT8"), asked[:QUESTIONS], size(root / precision.INT8) / size(network)
-    )
+    part = size(root / precision.INT8) / size(network)
+    told("image kind=INT8", plain, variant(root, "INT8"), asked[:QUESTIONS], part)
 
 
 def text(root: Path) -> None:
