@@ -20,9 +20,8 @@ def artifact(folder: Path, questions: int = 30) -> Path:
     """Of which each question is there twice: as a golden case and as a comparison."""
     networks.dense(folder)
     random = np.random.default_rng(1)
-    pipeline_artifacts.publish(
-        folder, [{"PIXELS": random.random((1, 3, 16, 16), np.float32)} for _ in range(questions)]
-    )
+    asked = [{"PIXELS": random.random((1, 3, 16, 16), np.float32)} for _ in range(questions)]
+    pipeline_artifacts.publish(folder, asked)
     return folder
 
 

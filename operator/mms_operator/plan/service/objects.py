@@ -37,9 +37,10 @@ DIGEST_DIGITS = 12
 MEASURE_SECONDS, TUNE_SECONDS = 60.0, 110.0
 # Of the three containers, where the spec gives none.
 _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
-_AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
+# An agent's limit is for the moments when it fetches the next version, whose network is tried once then.
+_AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "2Gi"}}
 # It takes parameters a few times a second, each time while clients wait for the same processors.
-_FOLLOWING_AGENT = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+_FOLLOWING_AGENT = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
 # The kubelet writes the annotation into the file as soon as the pod is changed.
 _WANTED = {
     "downwardAPI": {
