@@ -61,15 +61,17 @@ def created(name: str, rule: str, *, good: Object, bad: Object, plural: str = TR
             yield Case(f"{name}-{which}", rule, refused, change, plural=plural)
 
 
-def fixed_within_run(field: str, change: Object) -> Iterator[Case]:
+def fixed_within_run(field: str, change: Object, before: Object | None = None) -> Iterator[Case]:
     rule = f"spec.{field} is fixed once a run has started"
     raised = merged(change, {"spec": {"runPolicy": {"run": 3}}})
     for phase in (Phase.RUNNING, Phase.SUSPENDED, Phase.COMPLETE):
-        yield Case(f"{field}-when-{phase}", rule, refused=True, change=change, status=started(phase))
-    yield Case(f"{field}-without-status", rule, refused=False, change=change, status={})
-    yield Case(f"{field}-before-start", rule, refused=False, change=change, status={"phase": "Pending"})
+        yield Case(f"{field}-when-{phase}", rule, refused=True, change=change, status=started(phase), before=before)
+    yield Case(f"{field}-without-status", rule, refused=False, change=change, status={}, before=before)
+    yield Case(f"{field}-before-start", rule, refused=False, change=change, status={"phase": "Pending"}, before=before)
     for phase in (Phase.COMPLETE, Phase.FAILED):
-        yield Case(f"{field}-next-run-when-{phase}", rule, refused=False, change=raised, status=started(phase))
+        yield Case(
+            f"{field}-next-run-when-{phase}", rule, refused=False, change=raised, status=started(phase), before=before
+        )
 
 
 def fixed_unless_suspended(field: str, change: Object, name: str = "") -> Iterator[Case]:
@@ -268,7 +270,9 @@ CASES = [
             "language": language(pretrained={"uri": "s3://models/a"}),
         },
     ),
-    *fixed_within_run("pretrained", starting(uri="s3://models/another")),
+    *fixed_within_run(
+        "pretrained", {"spec": {"pretrained": {"uri": "s3://models/b"}}}, before=starting(uri="s3://models/a")
+    ),
     *created(
         "negatives",
         "negatives is of objective NegativeSampling only",
