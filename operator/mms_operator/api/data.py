@@ -129,6 +129,11 @@ class Data(StoreAccess):
         description="The unit that is dealt to the workers, of the decompressed data. There should be some tens for "
         "each worker; a worker holds a few in memory. Encrypted data has the blocks that it was encrypted in.",
     )
+    cacheSize: Size = Field(
+        default="2Gi",
+        description="What a worker keeps of what it has read from an object store or the web, as stored, on its "
+        "scratch volume; other workers get it from there.",
+    )
     blockSizes: Literal["Equal", "Varied"] = Field(
         default="Equal", description="Varied: half, once and one and a half times blockSize in turn."
     )

@@ -71,6 +71,9 @@ class DataStatus(Model):
     records: int | None = Field(default=None, ge=0, description="Good ones; absent where running text is read.")
     classes: int = Field(default=0, ge=0, description="Different labels, of tasks that learn classes.")
     badRecords: int = Field(default=0, ge=0, description="Records that are left out.")
+    storeBytes: int = Field(default=0, ge=0, description="That workers have read from the store, as stored.")
+    peerBytes: int = Field(default=0, ge=0, description="That they had from each other: the store was spared them.")
+    volumeBytes: int = Field(default=0, ge=0, description="That they had from their own scratch volumes.")
     keysGiven: int = Field(
         default=0,
         ge=0,

@@ -114,6 +114,9 @@ class DataReport(Contract):
     badRecords: NonNegativeInt = 0
     bad: list[BadRecord] = []  # the first
     classes: NonNegativeInt = 0  # different labels
+    storeBytes: NonNegativeInt = 0  # that workers have read from the store, as stored, by what this master heard
+    peerBytes: NonNegativeInt = 0  # from each other instead
+    volumeBytes: NonNegativeInt = 0  # from their scratch volumes instead
     keysGiven: NonNegativeInt = 0  # of encrypted blocks, to workers, by this master
     doneBytes: NonNegativeInt = 0  # counted, then trained on, over all data epochs
     doneRecords: NonNegativeInt | None = None  # by the share of the bytes

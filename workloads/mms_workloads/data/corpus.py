@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mms_workloads.contract import Reason, Store, WordEmbedding
-from mms_workloads.data import keyring, readers, vocabulary
+from mms_workloads.data import keyring, pages, readers, vocabulary
 from mms_workloads.data.text import Words
 from mms_workloads.store import JobError
 
@@ -145,7 +145,8 @@ class Corpus:
         return self._cache.get(block, self._encode)
 
     def _encode(self, block: int) -> NDArray[np.int32]:
-        texts = self._reader.texts(self.blocks[block])
+        with pages.HELD.of(block):
+            texts = self._reader.texts(self.blocks[block])
         return np.concatenate([self._words.encode(part, self._tokenizer, pairs=self._pairs) for part in texts])
 
 
@@ -162,7 +163,9 @@ class ByteCorpus:
         return self._cache.get(block, self._encode)
 
     def _encode(self, block: int) -> NDArray[np.uint8]:
-        return np.frombuffer(b"".join(self._reader.texts(self.blocks[block])), np.uint8).copy()
+        with pages.HELD.of(block):
+            texts = self._reader.texts(self.blocks[block])
+        return np.frombuffer(b"".join(texts), np.uint8).copy()
 
 
 MONOTONOUS = 0.9  # of a text the most frequent word is a twentieth, the most frequent byte a fifth

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason, Store
+from mms_workloads.data import pages
 from mms_workloads.data.blocks import Block, Segment, compressed
 from mms_workloads.data.text import ASCII_SPACE
 from mms_workloads.store import JobError
@@ -125,7 +126,15 @@ class Reader:
             with self._spooled(file).open("rb") as spool:
                 spool.seek(start)
                 return spool.read(end - start)
-        return stores.read_bytes(stores.at(self._store, self._uris[file]), start, end)
+        return self._stored(file, start, end)
+
+    def _stored(self, file: int, start: int, end: int) -> bytes:
+        """Of the store, or of who has it. Files that are mounted are read where they are."""
+        uri, held = self._uris[file], pages.HELD.pages
+        place = stores.at(self._store, uri)
+        if held is None or uri.startswith("file://"):
+            return stores.read_bytes(place, start, end)
+        return held.read(uri, start, end, self.size(file), lambda low, high: stores.read_bytes(place, low, high))
 
     def _spooled(self, file: int) -> Path:
         uri = self._uris[file]

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from mms_workloads.data import inspection, keyring, readers
+from mms_workloads.data import inspection, keyring, pages, readers
 from mms_workloads.data.items import Record
 from mms_workloads.data.scanner import Scanner
 from mms_workloads.data.schema import Survey
@@ -71,6 +71,10 @@ class RecordCorpus:
         self._keeping = threading.Lock()
         self._reading = [threading.Lock() for _ in range(LOCKS)]
 
+    @property
+    def classes(self) -> Sequence[str]:
+        return list(self.schema.classes)
+
     def count(self, block: int) -> int:
         """Raises JobError."""
         return self._counts[block] if block in self._counts else len(self.records(block))
@@ -82,7 +86,8 @@ class RecordCorpus:
                 if block in self._kept:
                     self._kept.move_to_end(block)
                     return self._kept[block]
-            records = [record for segment in self.blocks[block] for record in self._good(segment)]
+            with pages.HELD.of(block):
+                records = [record for segment in self.blocks[block] for record in self._good(segment)]
             with self._keeping:
                 self._kept[block], self._counts[block] = records, len(records)
                 while len(self._kept) > KEPT_BLOCKS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Reason, RecordFormat
-from mms_workloads.data import sealed
+from mms_workloads.data import pages, sealed
 from mms_workloads.data.reader import Reader
 from mms_workloads.store import Found, JobError
 
@@ -122,12 +122,16 @@ class SealedReader(Reader):
                 self._plain.move_to_end(file)
                 return self._plain[file]
         uri = self.uris[file]
-        plain = sealed.unseal(self._keys.key(file), self._dataset, file, self._stored(file), uri)
+        plain = sealed.unseal(self._keys.key(file), self._dataset, file, self._sealed(file), uri)
         with self._keeping:
             self._plain[file] = plain
             while len(self._plain) > KEPT_BLOCKS:
                 self._plain.popitem(last=False)
         return plain
 
-    def _stored(self, file: int) -> bytes:
-        return stores.read_bytes(stores.at(self._store, self.uris[file]))
+    def _sealed(self, file: int) -> bytes:
+        uri, held = self.uris[file], pages.HELD.pages
+        place = stores.at(self._store, uri)
+        if held is None or uri.startswith("file://"):
+            return stores.read_bytes(place)
+        return held.whole(uri, lambda: stores.read_bytes(place))

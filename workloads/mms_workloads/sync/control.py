@@ -19,6 +19,7 @@ import aiohttp
 
 from mms_workloads.contract import Outcome
 from mms_workloads.data import keyring
+from mms_workloads.data import pages as data_pages
 from mms_workloads.logs import logger
 from mms_workloads.sync import hosts, tls, wire
 from mms_workloads.sync import plan as plans
@@ -82,14 +83,16 @@ class Control:
         *,
         beat: Callable[[], None] = lambda: None,
         plain: bool = False,
+        pages: str = "",
         parameters: str = "",
     ) -> None:
-        """address: host:port at which peers find this pod; parameters: at which serving pods do.
+        """address: host:port at which peers find this pod; pages: at which they get what it has read of the data set;
+        parameters: at which serving pods find it.
 
         beat: called while the thread is alive.
         """
         self._pod, self._address, self._holds, self._beat, self._plain = pod, address, holds, beat, plain
-        self._parameters = parameters
+        self._parameters, self._pages = parameters, pages
         self.inbox = Inbox()
         # Called in the control thread when `urgent` may have become true, and when a lease has come.
         self.on_over: Callable[[], None] = lambda: None
@@ -245,6 +248,7 @@ class Control:
             "incarnation": pod.incarnation,
             "address": self._address,
             "parameters": self._parameters,
+            "pages": self._pages,
             "epoch": epoch,
             "step": step,
             "plan": plans.digest(plan) if plan else None,
@@ -262,6 +266,8 @@ class Control:
             self._put(Message(wire.PLAN, {}, self.inbox.plan))
         for block, key in f.get("keys", {}).items():
             keyring.HELD.put(int(block), bytes.fromhex(key))
+        if holders := f.get("holders"):
+            data_pages.HELD.peers.know(f["block"], holders)
         with self.changing() as box:
             file(box, message)
         if message.kind in {wire.EPOCH, wire.EVICT, wire.REFUSED, wire.BYE}:

@@ -95,7 +95,14 @@ class Coordinator:
         fence = Fence(f["uid"], f["run"], f["attempt"])
         peer = Hello(fence, f["rank"], f["incarnation"], f["address"], f["epoch"], f["step"])
         link = Link(
-            peer.rank, peer.incarnation, send, close, f["plan"], role=f["role"], parameters=f.get("parameters", "")
+            peer.rank,
+            peer.incarnation,
+            send,
+            close,
+            f["plan"],
+            role=f["role"],
+            pages=f.get("pages", ""),
+            parameters=f.get("parameters", ""),
         )
         peers, before = self.peers.get(link.role), self.workers.membership
         refusal = peers.join(link, peer, time.monotonic()) if peers else Refusal("this run has no parameter shards")

@@ -16,6 +16,7 @@ from mms_workloads.sync import plan as plans
 from mms_workloads.sync import progress, wire
 from mms_workloads.sync.counting import Counting
 from mms_workloads.sync.leases import Leases, Slice
+from mms_workloads.sync.lending import Lending
 from mms_workloads.sync.progress import Trained
 from mms_workloads.sync.speed import Speed
 from mms_workloads.sync.watch import Round, round_of
@@ -46,6 +47,7 @@ class Dispatcher:
     trained: Trained | None = None
     keys: Keys | None = None  # of encrypted data
     sealed: Sealed | None = None  # of the plan
+    lending: Lending = field(default_factory=Lending)
 
     @classmethod
     def start(
@@ -136,6 +138,7 @@ class Dispatcher:
         answer: dict[str, Any] = {"block": None, "fraction": self.fraction()}
         if lease:
             answer |= {"data_epoch": lease.data_epoch, "block": lease.block, "start": lease.start}
+            answer["holders"] = self.lending.leased(lease.block, rank)
             if self.keys and self.sealed:
                 why = f"lease in data epoch {lease.data_epoch}"
                 answer["keys"] = {lease.block: self.keys.give(self.sealed, rank, lease.block, why)}
@@ -155,6 +158,7 @@ class Dispatcher:
 
     def release(self, rank: int) -> None:
         """It is gone: others may have what it had."""
+        self.lending.gone(rank)
         if self.leases:
             self.leases.give_back([rank])
         if self.counting:
@@ -201,7 +205,7 @@ class Dispatcher:
         else:
             return None
         given = sum(self.keys.given.values()) if self.keys else 0
-        return found.model_copy(update={"keysGiven": given})
+        return found.model_copy(update={"keysGiven": given, **self.lending.report()})
 
     def samples_per_second(self) -> int | None:
         return None if self.exporting else self.speed.samples_per_second()

@@ -166,6 +166,8 @@ class Epochs:
         if self._is_of_current(message):
             self.forming.started.add(link.rank)
             self.forming.asking.append((link.rank, message.fields["step"]))
+            if fetched := message.fields.get("fetched"):
+                self.dispatcher.lending.fetched(link.rank, fetched)
             self.answer_leases()
 
     def release(self, rank: int) -> None:
@@ -182,6 +184,9 @@ class Epochs:
                 self.forming.asking.append((rank, step))
             else:
                 answer["epoch"] = self.workers.membership.last_number
+                links = (self.workers.links.get(other) for other in answer.pop("holders", ()))
+                if addresses := [link.pages for link in links if link and link.pages]:
+                    answer["holders"] = addresses
                 self.workers.links[rank].send(Message(wire.LEASED, answer))
 
     def progress(self, link: Link, message: Message, now: float) -> Round | None:

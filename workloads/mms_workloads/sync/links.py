@@ -20,4 +20,5 @@ class Link:
     plan: str | None = None  # the digest of the plan that it has
     counts: bool = False  # has a counting task
     role: str = "worker"
+    pages: str = ""  # host:port where peers get what a worker has read of the data set; empty: nowhere
     parameters: str = ""  # host:port where serving pods get a worker's parameters; empty: nowhere

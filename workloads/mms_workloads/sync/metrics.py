@@ -30,6 +30,11 @@ def text(job: JobIdentity, status: StatusReport, keys_given: Mapping[int, int]) 
         number = len(value) if isinstance(value, list) else value
         if number is not None:
             lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge", f"{name}{labels} {number}"]
+    if data := status.data:
+        name = "mms_training_data_read_bytes"
+        places = {"store": data.storeBytes, "peers": data.peerBytes, "volume": data.volumeBytes}
+        lines += [f"# HELP {name} Of the data set, by where workers had it from.", f"# TYPE {name} counter"]
+        lines += [f'{name}{labels[:-1]},from="{place}"}} {count}' for place, count in places.items()]
     name = "mms_training_block_keys_given"
     if keys_given:
         lines += [f"# HELP {name} Keys of encrypted blocks that a worker was given.", f"# TYPE {name} counter"]

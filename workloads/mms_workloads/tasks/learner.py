@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from mms_workloads.contract import Golden, JobFile, Reason
-from mms_workloads.data import blocks
+from mms_workloads.data import blocks, public
 from mms_workloads.data.dealing import IDENTITY
 from mms_workloads.data.dealing import chosen as chosen_transform
 from mms_workloads.store import JobError
@@ -46,6 +46,8 @@ class Records(Protocol):
 
     @property
     def blocks(self) -> Sequence[object]: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
     def records(self, block: int) -> Sequence[Mapping[str, Any]]: ...
     def count(self, block: int) -> int: ...
 
@@ -155,10 +157,14 @@ class TaskLearner:
         from mms_workloads.serve import pipelines  # noqa: PLC0415 - its libraries are of no use before
 
         served = pipelines.open(folder)
-        records = self._some(max(GOLDEN_RECORDS, self.task.compared))
+        count = max(GOLDEN_RECORDS, self.task.compared)
+        if self.job.data.encryption:
+            records: list[Mapping[str, Any]] = [*public.records(self.kind, self.corpus.classes, count)]
+        else:
+            records = self._some(count)
         cases, compared = (
-            [pipelines.golden_case(served, question) for question in self.task.questions(records[:count])]
-            for count in (GOLDEN_RECORDS, self.task.compared)
+            [pipelines.golden_case(served, question) for question in self.task.questions(records[:some])]
+            for some in (GOLDEN_RECORDS, self.task.compared)
         )
         return Golden(cases=cases, comparisons=compared, absoluteTolerance=exporting.TOLERANCE)
 

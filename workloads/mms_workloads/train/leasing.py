@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mms_workloads.data import pages
 from mms_workloads.sync import wire
 from mms_workloads.sync.control import Control, Superseded
 from mms_workloads.sync.leases import Lease, Slice
@@ -123,7 +124,9 @@ class Leaser:
         for _ in range(blocks - self._asked):
             self._asked += 1
             step = 0 if self._alone else self._agreement.step
-            self._control.send(wire.LEASE, epoch=self._epoch, step=step)
+            held = pages.HELD.pages
+            fields: dict[str, Any] = {"fetched": held.fetched.document()} if held else {}
+            self._control.send(wire.LEASE, epoch=self._epoch, step=step, **fields)
 
     def _receive(self, samples: int) -> bool:
         """Waits for a block; False when there is none now. samples: that the round still needs."""

@@ -10,8 +10,9 @@ import structlog
 
 from mms_workloads import artifact, contract, logs
 from mms_workloads.contract import CheckpointRef, Outcome, Reason
-from mms_workloads.data import corpus, keyring, readers, records, vocabulary
+from mms_workloads.data import corpus, keyring, pages, readers, records, vocabulary
 from mms_workloads.data.blocks import Segment
+from mms_workloads.data.pages import Pages
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
@@ -26,6 +27,7 @@ from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.guarding import Guarding, PartedError
 from mms_workloads.train.learner import Place
 from mms_workloads.train.leasing import Leaser
+from mms_workloads.train.lender import Lender
 from mms_workloads.train.loop import Left, run_rounds
 from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.publisher import Held, Publisher
@@ -61,6 +63,7 @@ class Worker:
         self.aborting = threading.Lock()  # the control thread sets what this one closes
         self.communicator: Communicator | None = None
         self.epoch = 0
+        self.lender = self._lend(plain=plain)
         self.publisher = Publisher.of(pod, self._published, plain=plain)
         self.control = Control(
             pod,
@@ -68,6 +71,7 @@ class Worker:
             self._holds,
             beat=self.pulse.beat,
             plain=plain,
+            pages=self.lender.address if self.lender else "",
             parameters=self.publisher.address if self.publisher else "",
         )
         self.control.on_over = self._break_connections
@@ -75,6 +79,16 @@ class Worker:
         self.guarding = Guarding(pod.job.guard)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self.saver = Checkpointer(pod.job, self.control, pod.scratch)
+
+    def _lend(self, *, plain: bool) -> Lender | None:
+        """What is read of a store that is no mounted folder is kept, and lent to the other workers."""
+        data = self.pod.job.data
+        if data.store.uri.startswith("file://"):
+            return None
+        held = Pages(self.pod.scratch / "pages", data.cacheBytes, data.blockBytes, pages.HELD.peers)
+        lender = Lender(self.pod, held.kept, plain=plain)
+        pages.HELD.pages, pages.HELD.peers.ask = held, lender.ask
+        return lender
 
     def run(self) -> Outcome:
         """The outcome that the master gave. Raises JobError, Stopped."""

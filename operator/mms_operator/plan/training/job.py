@@ -174,6 +174,7 @@ def _data(job: Job) -> contract.Data:
         augmentation=contract.Augmentation(transforms=given.augmentation.transforms if given.augmentation else []),
         sharding=given.sharding,
         blockBytes=in_bytes(given.blockSize),
+        cacheBytes=in_bytes(given.cacheSize),
         blockSizes=given.blockSizes,
     )
 

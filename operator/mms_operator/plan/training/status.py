@@ -129,6 +129,9 @@ def data(report: DataReport | None) -> DataStatus | None:
         records=report.records,
         classes=report.classes,
         badRecords=report.badRecords,
+        storeBytes=report.storeBytes,
+        peerBytes=report.peerBytes,
+        volumeBytes=report.volumeBytes,
         keysGiven=report.keysGiven,
         bad=[
             BadRecordStatus(uri=one.uri[:1024], offset=one.offset, reason=one.reason[:256])

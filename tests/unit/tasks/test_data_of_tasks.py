@@ -1,0 +1,56 @@
+"""Tasks on data that is encrypted, and augmented, as real processes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.tasks import datasets
+from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, metrics, run, served_as_published
+from tests.unit.train.quick import QuickRun
+
+from mms_workloads.contract import Store
+from mms_workloads.data import encrypting
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = b"k" * 32
+TASK = {"imageClassification": PICTURE}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return datasets.image_folder(tmp_path_factory.mktemp("digits"))
+
+
+def test_a_task_learns_from_encrypted_records(tmp_path: Path, digits: str) -> None:
+    target = Store(uri=f"file://{tmp_path}/sealed")
+    encrypting.encrypt(Store(uri=digits), target, KEY, tmp_path / "work", block_bytes=8 << 10)
+    (tmp_path / "key").write_text(KEY.hex())
+    data = {"store": target, "encryption": {"keyFile": str(tmp_path / "key")}}
+    outcome = run(tmp_path, job(tmp_path, TASK, target.uri, data=data))
+    assert metrics(outcome)["accuracy"] > 0.9
+    served_as_published(tmp_path, "imageClassification")
+    images, _ = datasets.digits()
+    files = {datasets.png(image) for image in images[:200]}
+    kept = [path for folder in ("run", "storage", "sealed") for path in (tmp_path / folder).rglob("*")]
+    written = [path.read_bytes() for path in kept if path.is_file()]
+    golden = json.loads((artifact(tmp_path) / "golden.json").read_text())
+    assert golden["cases"]
+    assert not [data for data in written if any(file in data for file in files)]
+
+
+def test_augmentation_is_part_of_a_run(tmp_path: Path, digits: str) -> None:
+    """It learns as well, from other samples: the losses differ, the accuracy hardly."""
+    data = {"augmentation": {"transforms": ["Identity", "Crop", "Rotate", "Noise"]}, "blockSizes": "Varied"}
+    losses = {}
+    for name, more in (("plain", {}), ("augmented", data)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with QuickRun(folder / "run", job(folder, TASK, digits, data=more, optimizer={"epochs": 6})) as started:
+            outcome = started.start().outcome(SECONDS)
+        assert metrics(outcome)["accuracy"] > 0.9
+        losses[name] = metrics(outcome)
+    assert losses["plain"] != losses["augmented"]
