@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from tests.unit.train.quick import QuickRun
 
 from mms_workloads.contract import Store
 from mms_workloads.data import encrypting
+from mms_workloads.media import images as media
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +42,9 @@ def test_a_task_learns_from_encrypted_records(tmp_path: Path, digits: str) -> No
     golden = json.loads((artifact(tmp_path) / "golden.json").read_text())
     assert golden["cases"]
     assert not [data for data in written if any(file in data for file in files)]
+    asked = [base64.b64decode(case["tensors"]["IMAGE"]["raw"])[4:] for case in golden["cases"] + golden["comparisons"]]
+    pixels = {image.tobytes() for image in images}
+    assert not [one for one in asked if media.decode(one, 1).tobytes() in pixels], "nothing of the data is published"
 
 
 def test_augmentation_is_part_of_a_run(tmp_path: Path, digits: str) -> None:
