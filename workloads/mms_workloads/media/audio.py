@@ -32,15 +32,6 @@ def decode(data: bytes, rate: int) -> NDArray[np.float32]:
     return resampled(samples, found, rate)
 
 
-def encode(samples: NDArray[np.float32], rate: int) -> bytes:
-    """float32 [samples], -1 to 1 -> a WAV file of 16 bits."""
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setparams((1, 2, rate, 0, "NONE", ""))
-        file.writeframes((samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
-    return out.getvalue()
-
-
 def _floats(raw: bytes, width: int) -> NDArray[np.float32]:
     if width == 1:
         return (np.frombuffer(raw, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)

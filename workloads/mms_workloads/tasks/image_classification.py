@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ImageClassification, ImageInput, ModelTask
     from mms_workloads.tasks.starting import Start
-    from mms_workloads.tasks.task import Batch, Record
+    from mms_workloads.tasks.task import Batch
 
 
 @dataclass(slots=True)
@@ -95,10 +95,6 @@ class ImageClassifier:
     def pipeline(self, folder: Path) -> Pipeline:
         del folder
         return Pipeline(task=self.kind, labels=list(self.classes), image=self.input, statistics=self.statistics)
-
-    def imagined(self, count: int) -> list[Record]:
-        made = pictures.imagined(count, self.input, self.statistics)
-        return [{"input": one, "label": self.classes[i % len(self.classes)]} for i, one in enumerate(made)]
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         return pictures.questions(records)

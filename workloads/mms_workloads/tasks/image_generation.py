@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ImageGeneration, ImageInput, ModelTask
     from mms_workloads.tasks.starting import Start
-    from mms_workloads.tasks.task import Batch, Record
+    from mms_workloads.tasks.task import Batch
 
 UNLABELLED = 0.1
 GUIDANCE = 1.5
@@ -153,10 +153,6 @@ class ImageGenerator:
         del folder
         flow = Flow(steps=self.spec.steps, guidance=GUIDANCE)
         return Pipeline(task=self.kind, labels=list(self.classes), image=self.input, flow=flow)
-
-    def imagined(self, count: int) -> list[Record]:
-        made = pictures.imagined(count, self.input, self.statistics)
-        return [{"input": one, "label": self.classes[i % len(self.classes)]} for i, one in enumerate(made)]
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """An image of each record's label: LABEL, SEED."""

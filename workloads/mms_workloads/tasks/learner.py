@@ -168,7 +168,7 @@ class TaskLearner:
         )
         return Golden(cases=cases, comparisons=compared, absoluteTolerance=exporting.TOLERANCE)
 
-    def _some(self, wanted: int) -> Sequence[Mapping[str, Any]]:
+    def _some(self, wanted: int) -> list[Mapping[str, Any]]:
         found: list[Mapping[str, Any]] = []
         for block in self.held_out or self.trained_on:
             if len(found) >= wanted:

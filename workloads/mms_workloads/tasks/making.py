@@ -77,11 +77,11 @@ def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start) -> 
         case "imageGeneration":
             from mms_workloads.tasks.image_generation import ImageGenerator  # noqa: PLC0415
 
-            return ImageGenerator(spec, classes, start, statistics)
+            return ImageGenerator(spec, classes, start)
         case "videoUnderstanding":
             from mms_workloads.tasks.video_understanding import VideoLabeller  # noqa: PLC0415
 
-            return VideoLabeller(spec, classes, start, statistics)
+            return VideoLabeller(spec, classes, start)
         case "speechRecognition":
             from mms_workloads.tasks.speech_recognition import SpeechRecogniser  # noqa: PLC0415
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ImageInput, ModelTask, ObjectDetection
     from mms_workloads.tasks.starting import Start
-    from mms_workloads.tasks.task import Batch, Record
+    from mms_workloads.tasks.task import Batch
 
 HALVINGS = 2  # a cell is 4 pixels wide
 MIDDLE = 0.5  # of an object's width and height
@@ -185,9 +185,6 @@ class ObjectDetector:
     def pipeline(self, folder: Path) -> Pipeline:
         del folder
         return Pipeline(task=self.kind, labels=list(self.classes), image=self.input, statistics=self.statistics)
-
-    def imagined(self, count: int) -> list[Record]:
-        return [{"input": one, "label": []} for one in pictures.imagined(count, self.input, self.statistics)]
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         return pictures.questions(records)

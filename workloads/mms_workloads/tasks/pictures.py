@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mms_workloads.contract import ImageInput, Picture, Reason, Statistics
+from mms_workloads.contract import ImageInput, Picture, Reason
 from mms_workloads.media import images
 from mms_workloads.media.images import MediaError
 from mms_workloads.store import JobError
@@ -120,15 +120,6 @@ def questions(records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np
         data = images.encode(_with_channels(data, 3)) if isinstance(data, np.ndarray) else data
         found.append({"IMAGE": np.array([[data]], dtype=np.object_)})
     return found
-
-
-def imagined(count: int, given: ImageInput, known: Statistics | None, *shape: int) -> list[NDArray[np.uint8]]:
-    """Noise of the data's brightness and contrast, uint8 [*shape, H, W, C] each, the same at each call."""
-    generator = np.random.Generator(np.random.Philox(0))
-    mean, std = (known.imageMean, known.imageStd) if known else ([0.5], [0.25])
-    noise = generator.standard_normal((count, *shape, given.height, given.width, given.channels))
-    pixels = np.array(mean[: given.channels]) + np.array(std[: given.channels]) * noise
-    return list((pixels.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def augmented(batch: Batch, transform: str, generator: torch.Generator) -> Batch:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ModelTask, SpeechRecognition
     from mms_workloads.tasks.starting import Start
-    from mms_workloads.tasks.task import Batch, Record
+    from mms_workloads.tasks.task import Batch
 
 BLANK = "<blank>"
 WINDOW, HOP = 0.025, 0.010  # seconds
@@ -221,12 +221,6 @@ class SpeechRecogniser:
         del folder
         given = AudioInput(sampleRate=self.spec.sampleRate, maxSeconds=self.spec.maxSeconds)
         return Pipeline(task=self.kind, labels=self.classes, audio=given)
-
-    def imagined(self, count: int) -> list[Record]:
-        """Noise of a second, or less where no record is so long."""
-        samples = round(min(1.0, self.spec.maxSeconds) * self.spec.sampleRate)
-        noise = np.random.Generator(np.random.Philox(0)).standard_normal((count, samples), np.float32)
-        return [{"input": audio.encode(one / 10, self.spec.sampleRate), "label": ""} for one in noise]
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """AUDIO [1, 1]: a WAV file."""

@@ -53,8 +53,5 @@ class Task(Protocol):
     def pipeline(self, folder: Path) -> Pipeline:
         """How the artifact is served; files that it needs beside the network are written to the folder."""
 
-    def imagined(self, count: int) -> list[Record]:
-        """Records that are nobody's, the same at each call: of data that is private nothing goes into an artifact."""
-
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """What clients may ask of the served pipeline: its inputs, one row for each record that is used."""

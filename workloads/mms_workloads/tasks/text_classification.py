@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ModelTask, TextClassification
     from mms_workloads.tasks.starting import Start
-    from mms_workloads.tasks.task import Batch, Record
+    from mms_workloads.tasks.task import Batch
     from mms_workloads.tasks.texts import Words
 
 
@@ -69,9 +69,6 @@ class TextClassifier:
     def pipeline(self, folder: Path) -> Pipeline:
         given = texts.text_input(self.spec, self.words, folder)
         return Pipeline(task=self.kind, labels=list(self.classes), text=given)
-
-    def imagined(self, count: int) -> list[Record]:
-        return [{"input": " ".join(one), "label": self.classes[0]} for one in texts.imagined(self.words, count)]
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """TEXT [1, 1]."""

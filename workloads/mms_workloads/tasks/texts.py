@@ -99,16 +99,6 @@ def _of_vectors(start: Start) -> Words:
     return Words(_word_level([line.split("\t")[0] for line in lines]), rows)
 
 
-LENGTH = 12  # of texts that are made up
-
-
-def imagined(words: Words, count: int) -> list[list[str]]:
-    """Words of the vocabulary in an order of no meaning, the same at each call."""
-    known = sorted(word for word in words.tokenizer.get_vocab() if word.isalnum()) or [UNKNOWN]
-    places = np.random.Generator(np.random.Philox(0)).integers(0, len(known), (count, LENGTH))
-    return [[known[place] for place in row] for row in places.tolist()]
-
-
 class Encoder(nn.Module):
     """tokens, mask int64 [n, L] -> float32 [n, L, d]."""
 

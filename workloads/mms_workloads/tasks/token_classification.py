@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ModelTask, TokenClassification
     from mms_workloads.tasks.starting import Start
-    from mms_workloads.tasks.task import Batch, Record
+    from mms_workloads.tasks.task import Batch
     from mms_workloads.tasks.texts import Words
 
 Span = tuple[int, int, str]  # its first word, the one after its last, what it is
@@ -100,10 +100,6 @@ class TokenTagger:
     def pipeline(self, folder: Path) -> Pipeline:
         given = texts.text_input(self.spec, self.words, folder)
         return Pipeline(task=self.kind, labels=list(self.classes), text=given)
-
-    def imagined(self, count: int) -> list[Record]:
-        made = texts.imagined(self.words, count)
-        return [{"input": one, "label": [self.classes[0]] * len(one)} for one in made]
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """TEXT [1, 1]: the words with spaces between them."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import ImageInput, ModelTask, VideoUnderstanding
     from mms_workloads.tasks.starting import Start
-    from mms_workloads.tasks.task import Batch, Record
+    from mms_workloads.tasks.task import Batch
 
 WIDTH, LAYERS, HEADS, DROPOUT = 16, 2, 4, 0.1
 
@@ -127,10 +127,6 @@ class VideoLabeller:
     def pipeline(self, folder: Path) -> Pipeline:
         del folder
         return Pipeline(task=self.kind, labels=list(self.classes), image=self.input, frames=self.spec.frames)
-
-    def imagined(self, count: int) -> list[Record]:
-        made = pictures.imagined(count, self.input, self.statistics, self.spec.frames)
-        return [{"input": one, "label": self.classes[0]} for one in made]
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """VIDEO [1, 1]: an animated image, or frames as .npy."""
