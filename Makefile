@@ -12,7 +12,7 @@ export MMS_RESULTS ?= benchmarks/results
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
-        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune
+        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune bench-precision
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,6 +123,9 @@ bench-hotswap: setup ## Another artifact into a running pod, under load; and new
 
 bench-autotune: setup ## Requests a second by the way of batching that a pod finds, ours untuned, and Triton's default
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/autotune.py
+
+bench-precision: setup ## Networks in INT8 and BF16: speed, size and answers, for an image and a text model
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/precision.py
 
 bench-coldstart: setup ## From no pods to the first answer, on the cluster; and by hand
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/coldstart.py

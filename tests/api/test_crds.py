@@ -270,6 +270,16 @@ TRAINING_STATUS: Object = {
         "secretRef": {"name": "own"},
         "metrics": {"accuracy": "0.97"},
     },
+    "pretrained": {
+        "uri": "s3://models/before/runs/1",
+        "digest": DIGEST,
+        "version": 1,
+        "installationStore": False,
+        "endpoint": "https://s3.example.com",
+        "region": "eu-central-1",
+        "secretRef": {"name": "own"},
+        "metrics": {"accuracy": "0.91"},
+    },
     "data": {
         "format": "CSV",
         "files": 2,
@@ -297,6 +307,7 @@ SERVED: Object = {
     "region": "eu-1",
     "secretRef": {"name": "keys"},
     "pretrained": {"format": "ONNX", "trusted": True, "pipeline": {"task": "textEmbedding"}, "files": DIGEST},
+    "precision": {"chosen": "INT8", "speedUp": "2.31", "loss": "0.0050", "questions": 200, "message": "why"},
     "base": DIGEST,
     "replicas": 2,
 }

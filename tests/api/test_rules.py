@@ -61,15 +61,17 @@ def created(name: str, rule: str, *, good: Object, bad: Object, plural: str = TR
             yield Case(f"{name}-{which}", rule, refused, change, plural=plural)
 
 
-def fixed_within_run(field: str, change: Object) -> Iterator[Case]:
+def fixed_within_run(field: str, change: Object, before: Object | None = None) -> Iterator[Case]:
     rule = f"spec.{field} is fixed once a run has started"
     raised = merged(change, {"spec": {"runPolicy": {"run": 3}}})
     for phase in (Phase.RUNNING, Phase.SUSPENDED, Phase.COMPLETE):
-        yield Case(f"{field}-when-{phase}", rule, refused=True, change=change, status=started(phase))
-    yield Case(f"{field}-without-status", rule, refused=False, change=change, status={})
-    yield Case(f"{field}-before-start", rule, refused=False, change=change, status={"phase": "Pending"})
+        yield Case(f"{field}-when-{phase}", rule, refused=True, change=change, status=started(phase), before=before)
+    yield Case(f"{field}-without-status", rule, refused=False, change=change, status={}, before=before)
+    yield Case(f"{field}-before-start", rule, refused=False, change=change, status={"phase": "Pending"}, before=before)
     for phase in (Phase.COMPLETE, Phase.FAILED):
-        yield Case(f"{field}-next-run-when-{phase}", rule, refused=False, change=raised, status=started(phase))
+        yield Case(
+            f"{field}-next-run-when-{phase}", rule, refused=False, change=raised, status=started(phase), before=before
+        )
 
 
 def fixed_unless_suspended(field: str, change: Object, name: str = "") -> Iterator[Case]:
@@ -131,6 +133,14 @@ def runs() -> Iterator[Case]:
 def language(task: Object | None = None, **parts: Object) -> Object:
     """Another task than that of the object that is made without a change."""
     return {"spec": {"task": {"wordEmbedding": None, "languageModel": task or {}}, **parts}}
+
+
+def learning(task: str, **block: Any) -> Object:
+    return {"spec": {"task": {"wordEmbedding": None, task: block}}}
+
+
+def starting(**block: Any) -> Object:
+    return merged(learning("textClassification"), {"spec": {"pretrained": block}})
 
 
 def words(**block: Any) -> Object:
@@ -213,9 +223,55 @@ CASES = [
     ),
     *created(
         "heads",
-        "dimensions must be divisible by heads",
+        "languageModel.dimensions must be divisible by heads",
         good={"three": language(task={"dimensions": 96, "heads": 3})},
         bad={"default-heads": language(task={"dimensions": 126}), "three": language(task={"heads": 3})},
+    ),
+    *(
+        case
+        for name in ("textClassification", "tokenClassification", "speechRecognition")
+        for case in created(
+            f"heads-{name}",
+            f"{name}.dimensions must be divisible by heads",
+            good={"three": learning(name, dimensions=96, heads=3)},
+            bad={"three": learning(name, dimensions=64, heads=3)},
+        )
+    ),
+    *created(
+        "pretrained",
+        "exactly one of uri and trainingRef must be set in pretrained",
+        good={"uri": starting(uri="s3://models/minilm"), "training": starting(trainingRef={"name": "words"})},
+        bad={"none": starting(), "both": starting(uri="s3://models/minilm", trainingRef={"name": "words"})},
+    ),
+    *created(
+        "pretrained-digest",
+        "digest belongs to pretrained.uri",
+        good={"uri": starting(uri="s3://models/a", digest="sha256:" + "0" * 64)},
+        bad={"training": starting(trainingRef={"name": "words"}, digest="sha256:" + "0" * 64)},
+    ),
+    *created(
+        "pretrained-store",
+        "endpoint, region and secretRef belong to pretrained.uri",
+        good={"uri": starting(uri="s3://models/a", region="eu")},
+        bad={"training": starting(trainingRef={"name": "words"}, region="eu")},
+    ),
+    *created(
+        "pretrained-lora",
+        "lora is of method LoRA only",
+        good={"lora": starting(uri="s3://models/a", method="LoRA", lora={"rank": 4})},
+        bad={"head": starting(uri="s3://models/a", method="Head", lora={"rank": 4})},
+    ),
+    *created(
+        "pretrained-task",
+        "pretrained does not apply to task.wordEmbedding and languageModel",
+        good={"texts": starting(uri="s3://models/a")},
+        bad={
+            "words": {"spec": {"pretrained": {"uri": "s3://models/a"}}},
+            "language": language(pretrained={"uri": "s3://models/a"}),
+        },
+    ),
+    *fixed_within_run(
+        "pretrained", {"spec": {"pretrained": {"uri": "s3://models/b"}}}, before=starting(uri="s3://models/a")
     ),
     *created(
         "negatives",

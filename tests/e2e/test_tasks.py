@@ -57,7 +57,7 @@ def uploaded(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("tasks")
     datasets.image_folder(folder / "digits")
     datasets.tar_of(folder / "scenes", datasets.scenes(600))
-    datasets.tar_of(folder / "moves", datasets.videos(300))
+    datasets.tar_of(folder / "moves", datasets.videos(240))
     datasets.opinions(folder / "opinions")
     datasets.sentences(folder / "names")
     datasets.melodies(folder / "speech")

@@ -16,10 +16,13 @@ _ARCHITECTURE = Field(
     "timm/efficientnet_lite0, with pretrained weights or with layers that normalise no batches. What pretrained.uri "
     "brings has its own.",
 )
-_DIVIDED = (
-    "self.dimensions % self.heads == 0",
-    "dimensions must be divisible by heads, since each head sees an equal part: change one of them",
-)
+
+
+def divided(task: str) -> tuple[str, str]:
+    return (
+        "self.dimensions % self.heads == 0",
+        f"{task}.dimensions must be divisible by heads, since each head sees an equal part: change one of them",
+    )
 
 
 class Pixels(Model):
@@ -78,19 +81,19 @@ class Text(Model):
 class TextClassification(Text):
     """A text has one of the labels: its topic, or how somebody liked a film."""
 
-    model_config = ConfigDict(json_schema_extra=rules(_DIVIDED))
+    model_config = ConfigDict(json_schema_extra=rules(divided("textClassification")))
 
 
 class TokenClassification(Text):
     """Each word of a text has a tag: B-X and I-X for entities of kind X, O for none (IOB2)."""
 
-    model_config = ConfigDict(json_schema_extra=rules(_DIVIDED))
+    model_config = ConfigDict(json_schema_extra=rules(divided("tokenClassification")))
 
 
 class SpeechRecognition(Model):
     """What is said, letter by letter: a transformer encoder with CTC (Graves et al., 2006)."""
 
-    model_config = ConfigDict(json_schema_extra=rules(_DIVIDED))
+    model_config = ConfigDict(json_schema_extra=rules(divided("speechRecognition")))
 
     alphabet: str = Field(
         default=" 'abcdefghijklmnopqrstuvwxyz",

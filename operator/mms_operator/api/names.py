@@ -43,6 +43,7 @@ ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its 
 ANNOTATION_HASH = f"{GROUP}/applied-hash"
 ANNOTATION_DIGEST = f"{GROUP}/artifact-digest"
 ANNOTATION_ANOMALIES = f"{GROUP}/anomalies"  # of a serving pod: what becomes of requests that are no valid input
+ANNOTATION_PRECISION = f"{GROUP}/precision"  # of a serving pod: in which precision its network is to run
 ANNOTATION_BATCHING = f"{GROUP}/batching"  # of a serving pod: how its models run, so that another way makes other pods
 ANNOTATION_CAPACITY = f"{GROUP}/capacity"  # of a serving pod: tells those apart that may do more or less
 ANNOTATION_LIVE = f"{GROUP}/live"  # of a serving pod: how it is to follow a running training

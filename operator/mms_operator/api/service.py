@@ -11,6 +11,7 @@ from mms_operator.api.rollout import Rollout
 from mms_operator.api.service_status import ServiceStatus  # noqa: TC001 - pydantic reads it
 from mms_operator.api.traffic import Traffic
 from mms_operator.api.types import (
+    FRACTION_PATTERN,
     URI_PATTERN,
     Model,
     ModelFormat,
@@ -19,6 +20,7 @@ from mms_operator.api.types import (
     PodTemplate,
     Resources,
     StoreAccess,
+    decimal,
     rules,
 )
 
@@ -116,6 +118,13 @@ class Anomalies(StrEnum):
     OFF = "Off"
 
 
+class Precision(StrEnum):
+    AUTO = "Auto"
+    FP32 = "FP32"
+    BF16 = "BF16"
+    INT8 = "INT8"
+
+
 class Server(Model):
     """The pods that serve: Triton with the agent beside it."""
 
@@ -126,6 +135,17 @@ class Server(Model):
     batching: ServerBatching = Field(default_factory=ServerBatching)
     instances: int = Field(
         default=1, ge=1, le=16, description="Processes of each model in a pod, which share the artifact's memory."
+    )
+    precision: Precision = Field(
+        default=Precision.FP32,
+        description="In which the network runs. INT8 is for ONNX, BF16 for Transformers. Auto: the other one is made "
+        "in the pod, asked the artifact's questions, and taken if it is faster there and loses no more than allowed. "
+        "Word vectors have no such.",
+    )
+    maxAccuracyLoss: str = decimal(
+        "Part of the artifact's questions that may be answered otherwise than at FP32.",
+        FRACTION_PATTERN,
+        default="0.01",
     )
     anomalies: Anomalies = Field(
         default=Anomalies.REFUSE,

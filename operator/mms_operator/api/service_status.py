@@ -25,6 +25,16 @@ class PretrainedFiles(Model):
     )
 
 
+class PrecisionStatus(Model):
+    """What a version's first pod has measured."""
+
+    chosen: str = Field(max_length=8, description="In which its network runs.")
+    speedUp: str = Field(max_length=16, description="Of the other one, in requests per second of a core.")
+    loss: str = Field(max_length=16, description="Part of the artifact's questions that the other answers otherwise.")
+    questions: int = Field(ge=0, description="How many were asked.")
+    message: str = Field(default="", max_length=512, description="Why it is FP32.")
+
+
 class ServedVersion(Model):
     """An artifact as it is pinned: with all that fetching it again takes, whatever becomes of the training."""
 
@@ -44,6 +54,9 @@ class ServedVersion(Model):
     region: str | None = Field(default=None, max_length=64, description="Region of the bucket.")
     secretRef: SecretReference | None = Field(default=None, description="Secret with the keys.")
     pretrained: PretrainedFiles | None = Field(default=None, description="Of a model that was not trained here.")
+    precision: PrecisionStatus | None = Field(
+        default=None, description="With server.precision: what was measured, and taken."
+    )
     base: str | None = Field(
         default=None,
         max_length=80,

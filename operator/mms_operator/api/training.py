@@ -312,6 +312,10 @@ class TrainingSpec(Model):
                 ),
             ),
             (
+                "!has(self.pretrained) || !(has(self.task.wordEmbedding) || has(self.task.languageModel))",
+                "pretrained does not apply to task.wordEmbedding and languageModel: leave it out",
+            ),
+            (
                 "!has(self.task.wordEmbedding) || self.sync.compression != 'Int8'",
                 (
                     "sync.compression must be None or BF16 with task.wordEmbedding, the changes of whose rows differ "

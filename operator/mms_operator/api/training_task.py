@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from mms_operator.api.model_tasks import (  # noqa: TC001 - pydantic evaluates annotations
+from mms_operator.api.model_tasks import (
     ImageClassification,
     ImageGeneration,
     ObjectDetection,
@@ -14,6 +14,7 @@ from mms_operator.api.model_tasks import (  # noqa: TC001 - pydantic evaluates a
     TextClassification,
     TokenClassification,
     VideoUnderstanding,
+    divided,
 )
 from mms_operator.api.types import FRACTION_PATTERN, SIGNED_DECIMAL_PATTERN, Model, decimal, rules
 
@@ -120,14 +121,7 @@ class WordEmbedding(Model):
 class LanguageModel(Model):
     """A decoder-only transformer (Vaswani et al., 2017; pre-norm as in GPT-2) over the bytes of a text."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "self.dimensions % self.heads == 0",
-                "dimensions must be divisible by heads, since each head sees an equal part: change one of them",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=rules(divided("languageModel")))
     dimensions: int = Field(default=128, ge=8, le=8192, description="Width of the layers.")
     layers: int = Field(default=4, ge=1, le=128, description="How many transformer blocks there are.")
     heads: int = Field(default=4, ge=1, le=128, description="Attention heads of each layer; they divide dimensions.")

@@ -151,6 +151,20 @@ def test_children_follow_their_owner_reference(cache: Cache) -> None:
     assert [entry.name for entry in cache.children(Key(names.TRAINING, "ns", "other"))] == ["p"]
 
 
+def test_trainings_hear_of_the_one_that_they_start_from(cache: Cache) -> None:
+    topics = Key(names.TRAINING, "ns", "topics")
+
+    def starting(version: int, **pretrained: Any) -> Object:
+        found = training("topics", version, uri="s3://m/topics")
+        return {**found, "spec": {**found["spec"], "pretrained": pretrained}}
+
+    assert cache.put(names.TRAINING, starting(1, trainingRef={"name": "words"})) == {topics}
+    assert cache.put(names.TRAINING, training(version=2)) == {WORDS, topics}
+    assert cache.remove(names.TRAINING, "ns", "words") == {WORDS, topics}
+    assert cache.put(names.TRAINING, starting(3, uri="s3://m/x")) == {topics}
+    assert cache.put(names.TRAINING, training(version=4)) == {WORDS}
+
+
 def test_services_hear_of_the_training_that_they_follow(cache: Cache) -> None:
     assert cache.put(names.SERVICE, service()) == {SERVED}
     assert cache.put(names.TRAINING, training(version=2)) == {WORDS, SERVED}

@@ -12,7 +12,16 @@ from tests.unit.plan.world import NOW, SETTINGS, cr
 from mms_operator.api import names
 from mms_operator.plan import service
 from mms_operator.plan.types import Event, Interval, ObservedService, Plan
-from mms_workloads.contract import AgentReport, Comparison, Counters, LiveReport, ServeFile, SwapReport, short
+from mms_workloads.contract import (
+    AgentReport,
+    Comparison,
+    Counters,
+    LiveReport,
+    PrecisionReport,
+    ServeFile,
+    SwapReport,
+    short,
+)
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object
@@ -64,6 +73,7 @@ class ServingWorld:
     traffic: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     comparison: Comparison | None = None
     interval: Interval | None = None
+    precision: PrecisionReport | None = None  # that pods measure
     files: str | None = None  # of a model that was not trained here, as pods find them
     gateway_api: bool = True
     training: Object | None = None  # the one that the spec names
@@ -218,7 +228,7 @@ class ServingWorld:
         if self.plan is None or self.plan.agents is None:
             return {}
         asked = [pod for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts]
-        more = {"comparison": self.comparison, "files": self.files}
+        more = {"comparison": self.comparison, "files": self.files, "precision": self.precision}
         return {pod.uid: _report(pod).model_copy(update=more) for pod in asked}
 
     def _object(self, pod: Pod) -> Object:

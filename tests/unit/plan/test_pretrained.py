@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from tests.unit.plan.serving_world import ServingWorld, digest, file_in
 
+from mms_workloads.contract import PrecisionReport
+
 FILES = digest("f")
 
 
@@ -105,3 +107,23 @@ def test_anomalies_make_other_pods() -> None:
     assert deployment["spec"]["template"]["metadata"]["annotations"]["mms.dev/anomalies"] == "Count"
     (file,) = [one for key, one in made.objects.items() if key.startswith("ConfigMap/")]
     assert file_in(file["data"]["serve.json"]).anomalies == "Count"
+
+
+def test_pods_hear_of_the_precision_and_the_status_says_what_they_took() -> None:
+    made = world(replicas=1, digest=FILES)
+    made.cr["spec"]["server"] = {"precision": "Auto", "maxAccuracyLoss": "0.02"}
+    made.look()
+    (file,) = [one for key, one in made.objects.items() if key.startswith("ConfigMap/")]
+    assert file_in(file["data"]["serve.json"]).precision.model_dump() == {"wanted": "Auto", "maxLoss": 0.02}
+    made.deploy()
+    made.look()
+    assert made.plan is not None
+    assert made.plan.agents is not None
+    made.precision = PrecisionReport(chosen="INT8", speedUp=2.5, loss=0.01, questions=200)
+    made.start()
+    made.look()
+    made.look()
+    said = made.cr["status"]["versions"]["stable"]["precision"]
+    assert said == {"chosen": "INT8", "speedUp": "2.50", "loss": "0.0100", "questions": 200, "message": ""}
+    assert made.plan is not None
+    assert made.plan.agents is None, "there is nothing more to ask"

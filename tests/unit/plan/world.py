@@ -69,6 +69,7 @@ class World:
     report: StatusReport | None = None
     confirmed: Desired | None = None  # what the master had confirmed when it reported
     storage_owner: str | None = None
+    pretrained: Object | None = None  # the training that spec.pretrained names
     served: frozenset[str] = frozenset()
     master_error: str | None = None
     silent_master: tuple[str, float] | None = None  # the pod that answered before, seconds since then
@@ -97,6 +98,7 @@ class World:
             confirmed=self.confirmed if current else None,
             master_error=self.master_error,
             master_silence=self._silence(),
+            pretrained=self.pretrained,
             storage_owner=self.storage_owner,
             served=self.served,
         )

@@ -53,6 +53,23 @@ def colours(folder: Path) -> Pipeline:
     return _written(folder, pipeline)
 
 
+def dense(folder: Path, *, wide: int = 512, labels: int = 4) -> Pipeline:
+    """Classifies an image by two layers of random weights."""
+    random = np.random.default_rng(6)
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 16, 16])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", labels])
+    nodes = [
+        helper.make_node("Flatten", ["pixels"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "first"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["positive"]),
+        helper.make_node("MatMul", ["positive", "second"], ["logits"]),
+    ]
+    first, second = (random.normal(0, 0.1, size).astype(np.float32) for size in ((768, wide), (wide, labels)))
+    _save(folder, nodes, [pixels], [logits], first=first, second=second)
+    names = [f"label {place}" for place in range(labels)]
+    return _written(folder, Pipeline(task="imageClassification", labels=names, image=ImageInput(height=16, width=16)))
+
+
 def boxes(folder: Path, places: np.ndarray, scores: np.ndarray, given: ImageInput) -> Pipeline:
     """Answers each image with the same boxes [q, 4] and scores [q, labels]."""
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, given.height, given.width])

@@ -112,12 +112,30 @@ class LiveReport(Contract):
     bestQuality: float | None = None
 
 
+class PrecisionOrder(Contract):
+    """In which precision the network runs. Auto: in the fastest one that loses no more than maxLoss."""
+
+    wanted: Literal["Auto", "FP32", "BF16", "INT8"] = "FP32"
+    maxLoss: Annotated[float, Field(ge=0, lt=1)] = 0.01  # part of the artifact's questions answered otherwise
+
+
+class PrecisionReport(Contract):
+    """What runs, and what was measured of the other one, with `questions` of the artifact on one core of the pod."""
+
+    chosen: Literal["FP32", "BF16", "INT8"]
+    speedUp: float = 1.0  # of the other, in requests per second
+    loss: float = 0.0  # part of the questions that it answers otherwise
+    questions: NonNegativeInt = 0
+    message: str = ""  # why it is FP32
+
+
 class AgentReport(Contract):
     """What the agent of a serving pod answers to GET /v1/served."""
 
     digest: str  # of the artifact that serves
     version: PositiveInt
     files: str | None = None  # of a model that was not trained here: the digest of the files that were fetched
+    precision: PrecisionReport | None = None  # None: nobody asked for any but FP32
     models: list[str]
     phase: str
     message: str = ""
@@ -187,6 +205,7 @@ class ServeFile(Contract):
     measure: Measure | None = None
     batching: Batching = Batching()
     anomalies: Literal["Refuse", "Count", "Off"] = "Refuse"  # of requests that are no valid input
+    precision: PrecisionOrder = PrecisionOrder()
     pretrained: PretrainedModel | None = None  # set where `artifact` is none of a training's
     attempt: str = ""  # tells one rollout of the artifact from another: what failed in one may be tried in the next
     live: LiveSource | None = None  # set where `artifact` stands for a run that is followed: its digest is live:...

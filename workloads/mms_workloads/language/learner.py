@@ -16,7 +16,6 @@ from mms_workloads.data import blocks
 from mms_workloads.data.corpus import ByteCorpus, monotonous
 from mms_workloads.language import transformer
 from mms_workloads.language.transformer import SYMBOLS, Transformer
-from mms_workloads.serve import pipelines
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import exporting
@@ -146,6 +145,8 @@ class LanguageLearner:
 
     def _golden(self, folder: Path) -> Golden:
         """Texts with the bits per byte that the served model gives them, and how it goes on."""
+        from mms_workloads.serve import pipelines  # noqa: PLC0415 - a process that takes a dead one's place does without
+
         served = pipelines.open(folder)
         texts = [
             self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")

@@ -73,10 +73,13 @@ def resized(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.uint8]:
 
 def _cropped(image: Image.Image, given: ImageInput, method: Image.Resampling) -> Image.Image:
     """Resized until it covers height x width, or more where only a part of it is kept; then the middle."""
-    wanted = int(given.width / given.cropPart), int(given.height / given.cropPart)
-    scale = max(wanted[0] / image.width, wanted[1] / image.height)
-    image = image.resize((max(wanted[0], int(image.width * scale)), max(wanted[1], int(image.height * scale))), method)
-    left, top = (image.width - given.width) // 2, (image.height - given.height) // 2
+    wide, high = int(given.width / given.cropPart), int(given.height / given.cropPart)
+    if wide * image.height >= high * image.width:
+        high = int(wide * image.height / image.width)
+    else:
+        wide = int(high * image.width / image.height)
+    image = image.resize((max(wide, given.width), max(high, given.height)), method)
+    left, top = round((image.width - given.width) / 2), round((image.height - given.height) / 2)
     return image.crop((left, top, left + given.width, top + given.height))
 
 

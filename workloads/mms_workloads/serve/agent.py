@@ -331,6 +331,7 @@ class Agent:
             digest=self.artifact.digest,
             version=self.artifact.manifest.version,
             files=self.artifact.files,
+            precision=self.artifact.precision,
             models=list(self.triton.models),
             phase=self.state.phase,
             message=self.state.message,

@@ -33,6 +33,7 @@ from mms_workloads.contract import (
     FileEntry,
     Golden,
     Outcome,
+    PrecisionReport,
     PretrainedModel,
     Reason,
     Reference,
@@ -40,6 +41,7 @@ from mms_workloads.contract import (
     Store,
 )
 from mms_workloads.serve import generations, live_fetch, repository, vectors_file
+from mms_workloads.serve.artifact import PRECISION_FILE
 from mms_workloads.serve.generations import Generation, Generations
 from mms_workloads.serve.layout import MODELS_FILE, Layout, read_layout, read_models, read_serve_file
 from mms_workloads.serve.vectors_file import ArtifactError
@@ -56,7 +58,14 @@ GOLDEN = "golden.json"
 WORDS = "wordEmbedding"
 REQUIRED = (vectors_file.WEIGHTS, vectors_file.VOCABULARY, GOLDEN)  # of a wordEmbedding artifact
 SERVED = (contract.PIPELINE, GOLDEN)  # of the other kinds
-RESERVED = {MANIFEST, MODELS_FILE, *vectors_file.MADE}  # names of what is made in the pod
+RESERVED = {
+    MANIFEST,
+    MODELS_FILE,
+    PRECISION_FILE,
+    "variant.json",
+    "model.int8.onnx",
+    *vectors_file.MADE,
+}  # names of what is made in the pod
 CHUNK_BYTES = 1 << 20
 MANIFEST_BYTES = 16 << 20  # no manifest is larger: the limit keeps a wrong URI from filling the memory
 
@@ -104,6 +113,7 @@ def fetch(serve: ServeFile, layout: Layout) -> ArtifactManifest:
         (folder / MANIFEST).write_bytes(data)
         models = _make(digest, manifest, folder, serve)
         (folder / MODELS_FILE).write_text(models.model_dump_json())
+        _write_precision(manifest, folder, serve)
     except OSError as error:
         raise JobError(
             Reason.INTERNAL,
@@ -122,9 +132,26 @@ def _adopt(serve: ServeFile, asked: PretrainedModel, layout: Layout) -> Artifact
     try:
         manifest, models = pretrained.fetch(serve, asked, folder)
         (folder / MODELS_FILE).write_text(models.model_dump_json())
+        _write_precision(manifest, folder, serve)
     except OSError as error:
         raise _full(layout.models, error) from error
     return manifest
+
+
+def _write_precision(manifest: ArtifactManifest, folder: Path, serve: ServeFile) -> None:
+    """Raises JobError, OSError."""
+    (folder / PRECISION_FILE).unlink(missing_ok=True)
+    if serve.precision.wanted == "FP32":
+        return
+    if manifest.kind in {WORDS, "tritonRepository"}:
+        found = PrecisionReport(chosen="FP32", message=f"there is no other for {manifest.kind}")
+    else:
+        from mms_workloads.serve import precision  # noqa: PLC0415 - quantising is rare
+
+        trusted = serve.pretrained is not None and serve.pretrained.trusted
+        found = precision.apply(folder, serve.precision, trusted=trusted)
+    log.info("precision", **found.model_dump())
+    (folder / PRECISION_FILE).write_text(found.model_dump_json())
 
 
 def _fetch_reference(reference: Reference, layout: Layout) -> None:

@@ -30,12 +30,12 @@ class Pipeline(Served):
 
     def load(self, folder: Path) -> pipelines.Served:
         anomalies, trusted = self.parameters["anomalies"], self.parameters["trusted"] == "True"
-        return pipelines.open(folder, anomalies=anomalies, trusted=trusted)  # type: ignore[arg-type]
+        return pipelines.open(folder, anomalies=anomalies, trusted=trusted)
 
     def question(self, request: Any) -> dict[str, NDArray[Any]]:
         return {one.name(): one.as_numpy() for one in request.inputs()}
 
-    def answer(self, held: pipelines.Served, asked: list[dict[str, NDArray[Any]]]) -> list[Any]:  # type: ignore[override]
+    def answer(self, held: pipelines.Served, asked: list[dict[str, NDArray[Any]]]) -> list[Any]:
         before = held.odd
         found = held.answers(asked)
         if held.odd > before:

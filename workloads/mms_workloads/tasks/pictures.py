@@ -128,12 +128,10 @@ def augmented(batch: Batch, transform: str, generator: torch.Generator) -> Batch
 
     pixels = batch["pixels"]
     if transform == "Mixup":
-        order = torch.randperm(pixels.shape[0], generator=generator)
-        part = torch.rand(pixels.shape[0], generator=generator)
-        shape = (-1, *([1] * (pixels.dim() - 1)))
-        mixed = part.view(shape) * pixels.float() + (1 - part).view(shape) * pixels[order].float()
+        mixed, order, part = augmentation.mixup(pixels, generator)
         return {**batch, "pixels": mixed, "other": batch["label"][order], "part": part}
     if "boxes" not in batch:
         return {**batch, "pixels": augmentation.apply_images(transform, pixels, generator)}
     pixels, boxes = augmentation.apply_images(transform, pixels, generator, boxes=batch["boxes"])
-    return {**batch, "pixels": pixels, "boxes": boxes}
+    there = ((boxes[..., 2:] - boxes[..., :2]).amin(dim=-1) > 0) & (batch["objects"] >= 0)
+    return {**batch, "pixels": pixels, "boxes": boxes, "objects": torch.where(there, batch["objects"], -1)}

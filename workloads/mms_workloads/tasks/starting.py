@@ -140,13 +140,7 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
     if start.kind is not None:
         return _from_artifact(start, spec, labels, seed)
     if "architecture" in config(start):
-        import timm  # noqa: PLC0415
-
-        network = timm.create_model(
-            f"local-dir:{start.folder}", pretrained=True, num_classes=labels, in_chans=spec.channels
-        )
-        head: nn.Module = network.get_classifier()  # type: ignore[operator]
-        return trained_parts(Named(network, "x"), head, start, seed)
+        return _of_timm(start, spec, labels, seed)
     from transformers import AutoModelForImageClassification  # noqa: PLC0415
 
     with said(start), seeded(seed):
@@ -154,6 +148,19 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
             start.folder, num_labels=labels, ignore_mismatched_sizes=True, local_files_only=True
         )
     return trained_parts(Named(network, "pixel_values"), last_linear(network), start, seed)
+
+
+def _of_timm(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
+    import timm  # noqa: PLC0415
+
+    with said(start), seeded(seed):
+        network = timm.create_model(f"local-dir:{start.folder}", pretrained=True)
+        network.reset_classifier(labels)  # type: ignore[operator]
+    channels = (network.pretrained_cfg.get("input_size") or (3,))[0]  # type: ignore[union-attr, operator]
+    if channels != spec.channels:
+        raise start.refuse(f"its images have {channels} channels: set task.imageClassification.channels to that")
+    head: nn.Module = network.get_classifier()  # type: ignore[operator]
+    return trained_parts(Named(network, "x"), head, start, seed)
 
 
 def _timm_from_scratch(spec: Picture, labels: int, seed: int) -> nn.Module:

@@ -44,7 +44,7 @@ class TextClassifier:
         return {"tokens": tokens, "mask": mask, "label": labels.numbers(records, self.classes)}
 
     def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:
-        return texts.augmented(batch, transform, generator)
+        return texts.augmented(batch, self.words, transform, generator)
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         del generator

@@ -234,14 +234,13 @@ def text_input(spec: Text, words: Words, folder: Path) -> TextInput:
     return TextInput(maxLength=spec.maxLength)
 
 
-UNKNOWN_TOKEN = 1
-
-
-def augmented(batch: Batch, transform: str, generator: torch.Generator) -> Batch:
-    """Words that become unknown (WordDropout), or change places with the one after (WordSwap); tags go with them."""
+def augmented(batch: Batch, words: Words, transform: str, generator: torch.Generator) -> Batch:
+    """The batch's tokens under a transform of data/augmentation.py; tags go with them."""
     from mms_workloads.data import augmentation  # noqa: PLC0415 - torchvision takes a second to import
 
+    unknown = words.tokenizer.token_to_id(UNKNOWN)
+    unknown = words.tokenizer.token_to_id("<unk>") if unknown is None else unknown
     tokens, tags = augmentation.apply_text(
-        transform, batch["tokens"], batch["mask"], generator, unknown=UNKNOWN_TOKEN, tags=batch.get("tags")
+        transform, batch["tokens"], batch["mask"], generator, unknown=unknown or 0, tags=batch.get("tags")
     )
-    return {**batch, "tokens": tokens, **({} if tags is None else {"tags": tags})}
+    return {**batch, "tokens": tokens} if tags is None else {**batch, "tokens": tokens, "tags": tags}

@@ -58,7 +58,7 @@ class TokenTagger:
         return {"tokens": tokens, "mask": mask, "tags": tags}
 
     def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:
-        return texts.augmented(batch, transform, generator)
+        return texts.augmented(batch, self.words, transform, generator)
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Of each text the mean over its words; their sum."""

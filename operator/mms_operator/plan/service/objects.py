@@ -11,7 +11,7 @@ from mms_operator.api import names
 from mms_operator.api.autoscaling import Mode
 from mms_operator.api.service import Anomalies
 from mms_operator.plan import objects, pod_template
-from mms_operator.plan.service import edge, live, pretrained
+from mms_operator.plan.service import edge, live, precision, pretrained
 from mms_operator.plan.service.target import CREDENTIALS, location
 from mms_operator.plan.training.job import master_host, reader_secret
 from mms_workloads import contract
@@ -37,9 +37,10 @@ DIGEST_DIGITS = 12
 MEASURE_SECONDS, TUNE_SECONDS = 60.0, 110.0
 # Of the three containers, where the spec gives none.
 _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
-_AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}
+# An agent's limit is for the moments when it fetches the next version, whose network is tried once then.
+_AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "2Gi"}}
 # It takes parameters a few times a second, each time while clients wait for the same processors.
-_FOLLOWING_AGENT = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+_FOLLOWING_AGENT = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
 # The kubelet writes the annotation into the file as soon as the pod is changed.
 _WANTED = {
     "downwardAPI": {
@@ -158,6 +159,7 @@ def serve_file(serving: Serving, version: ServedVersion, reference: ServedVersio
         reference=compared,
         live=_source(serving, version),
         anomalies=serving.spec.server.anomalies.value,
+        precision=precision.order(serving.spec.server),
         pretrained=pretrained.told(version),
     )
 
@@ -283,6 +285,9 @@ def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
     asked = batching(serving)
     if asked != contract.Batching():
         annotations[names.ANNOTATION_BATCHING] = asked.model_dump_json()
+    wanted = precision.order(serving.spec.server)
+    if wanted.wanted != "FP32":
+        annotations[names.ANNOTATION_PRECISION] = wanted.model_dump_json()
     if serving.spec.server.anomalies is not Anomalies.REFUSE:
         annotations[names.ANNOTATION_ANOMALIES] = serving.spec.server.anomalies.value
     if serving.spec.autoscaling.mode is Mode.OBJECTIVE:

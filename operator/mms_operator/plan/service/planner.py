@@ -24,6 +24,7 @@ from mms_operator.plan.service import (
     judging,
     live,
     objects,
+    precision,
     pretrained,
     rolling,
     rollout,
@@ -90,6 +91,7 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
     )
     if not isinstance(source, target.Missing):
         source = pretrained.known(source, status.versions, seen)
+        source = precision.known(source, spec.server, status.versions, seen)
     named = None if isinstance(source, target.Missing) else source
     status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
     scaled = autoscaling.advance(Sight(serving, status, seen, observed, named, now))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api import names
 from mms_operator.api.rollout import Strategy
-from mms_operator.plan.service import live, objects, pretrained, swapping
+from mms_operator.plan.service import live, objects, precision, pretrained, swapping
 from mms_operator.plan.types import AgentCalls, Annotation
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ def asked(look: Look, course: Course) -> AgentCalls | None:
         moves, hosts = bool(course.tell) or course.swaps, _hosts(look.seen.pods)
         period = SAMPLE_SECONDS if analysed else SWAP_SECONDS if moves else COUNT_SECONDS
         return AgentCalls(hosts, period, each=True) if hosts else None
-    if any(pretrained.unknown(one) for one in (stable, versions.next)):
+    server = look.serving.spec.server
+    if any(pretrained.unknown(one) or precision.unknown(one, server) for one in (stable, versions.next)):
         hosts = _hosts(look.seen.pods)
-        return AgentCalls(hosts, SWAP_SECONDS) if hosts else None
+        return AgentCalls(hosts, COUNT_SECONDS) if hosts else None
     if stable is None:
         return None
     heard = any(swapping.told(pod) for pod in look.seen.began_with(stable.lineage))

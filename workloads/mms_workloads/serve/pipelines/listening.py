@@ -115,8 +115,9 @@ class Transcribe:
         if "text" in results:
             return {"TEXT": results["text"].reshape(-1, 1)}
         logits = results["logits"]
-        steps = results.get("steps")
-        if steps is None:  # what the batch was filled up with is no sound
+        if "steps" in results:
+            steps = results["steps"].tolist()
+        else:  # what the batch was filled up with is no sound
             steps = [math.ceil(logits.shape[1] * int(one) / asked.longest) for one in asked.about]
         texts, _ = ctc.read(logits, steps, self.pipeline)
         return {"TEXT": strings([[one] for one in texts])}

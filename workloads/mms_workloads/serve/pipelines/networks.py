@@ -31,8 +31,11 @@ class Network(Protocol):
         """Feeds and results by the names of contract/pipeline.py, the same number of rows in each."""
 
 
-def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Network:
-    """Raises NetworkError, and what the runtime raises for a file that it cannot read."""
+def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: bool = False) -> Network:
+    """half: in BF16, of those that PyTorch runs.
+
+    Raises NetworkError, and what the runtime raises for a file that it cannot read.
+    """
     if pipeline.runtime == "ONNX":
         session = _session(folder / pipeline.network, threads)
         if pipeline.task == "voiceActivity" and {one.name for one in session.get_inputs()} == _SILERO:
@@ -49,7 +52,7 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Networ
         return found
     from mms_workloads.serve.pipelines import torch_networks  # noqa: PLC0415 - only who needs PyTorch waits for it
 
-    return torch_networks.load(pipeline, folder, steps, threads)
+    return torch_networks.load(pipeline, folder, steps, threads, half=half)
 
 
 def _session(path: Path, threads: int) -> InferenceSession:
@@ -67,7 +70,7 @@ class Onnx:
     def __init__(self, pipeline: Pipeline, file: str, session: InferenceSession, steps: Steps) -> None:
         self._session = session
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        self._names = named(pipeline, file, steps.feeds, [one.name for one in inputs], "input")
+        self.names = named(pipeline, file, steps.feeds, [one.name for one in inputs], "input")
         self._types = {one.name: _TYPES.get(one.type) for one in inputs}
         known = named(pipeline, file, steps.results, [one.name for one in outputs], "output")
         self._results = list(known.items())
@@ -75,7 +78,7 @@ class Onnx:
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         given = {
             there: np.ascontiguousarray(feeds[ours]).astype(self._types[there] or feeds[ours].dtype, copy=False)
-            for ours, there in self._names.items()
+            for ours, there in self.names.items()
         }
         found = self._session.run([there for _, there in self._results], given)
         return {ours: array for (ours, _), array in zip(self._results, found, strict=True)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mms_workloads.contract import PIPELINE, GoldenCase, GoldenTensor, Pipeline
+from mms_workloads.contract import PIPELINE, Contract, GoldenCase, GoldenTensor, Pipeline
 from mms_workloads.serve.pipelines import networks, tasks
 from mms_workloads.serve.pipelines.tensors import Prepared, RequestError, checked
 
@@ -29,6 +29,16 @@ _DATATYPES = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "object": "
 FILES = ("IMAGE", "VIDEO", "AUDIO")  # outputs that are files: the tensors beside them say the same
 
 
+VARIANT = "variant.json"  # of an artifact's folder in a pod, beside pipeline.json
+
+
+class Variant(Contract):
+    """In which precision the network runs, and its file where that is another one."""
+
+    precision: Literal["FP32", "BF16", "INT8"] = "FP32"
+    network: str | None = None
+
+
 class Served:
     """anomalies: what becomes of rows that are no valid input. Refuse: the request's error says why; Count: they are
     answered, and `odd` is how many there were; Off: nobody looks.
@@ -37,6 +47,7 @@ class Served:
     def __init__(self, pipeline: Pipeline, steps: Steps, network: Network, anomalies: Anomalies = "Refuse") -> None:
         self.pipeline, self.steps, self.network = pipeline, steps, network
         self.anomalies: Anomalies = anomalies
+        self.trusted = False
         self.odd = 0
 
     @property
@@ -124,8 +135,17 @@ def open(  # noqa: A001 - as gzip.open
     pipeline = Pipeline.model_validate_json((folder / PIPELINE).read_bytes())
     if pipeline.runtime in networks.CODE and not trusted:
         raise networks.NetworkError(f"runtime {pipeline.runtime} runs code of the files, and they are not trusted")
+    variant = _variant(folder / VARIANT)
+    pipeline = pipeline.model_copy(update={"network": variant.network or pipeline.network})
     steps = tasks.steps_of(pipeline, folder)
-    return Served(pipeline, steps, networks.load(pipeline, folder, steps, threads), anomalies)
+    network = networks.load(pipeline, folder, steps, threads, half=variant.precision == "BF16")
+    served = Served(pipeline, steps, network, anomalies)
+    served.trusted = trusted
+    return served
+
+
+def _variant(path: Path) -> Variant:
+    return Variant.model_validate_json(path.read_bytes()) if path.exists() else Variant()
 
 
 def golden_case(served: Served, inputs: Arrays) -> GoldenCase:

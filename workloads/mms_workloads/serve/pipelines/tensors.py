@@ -49,13 +49,30 @@ class Prepared:
 class Steps(Protocol):
     """What a task does before and after its network. Pure: the network is run between the two."""
 
-    model: str  # as Triton calls it
-    inputs: tuple[Signature, ...]
-    outputs: tuple[Signature, ...]
-    feeds: tuple[str, ...]  # of the network, in its order
-    results: tuple[str, ...]
-    padded: Mapping[str, int]  # feeds whose second axis may be filled up, and with what
-    rows: int  # in one execution, at most
+    @property
+    def model(self) -> str:
+        """As Triton calls it."""
+
+    @property
+    def inputs(self) -> tuple[Signature, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[Signature, ...]: ...
+
+    @property
+    def feeds(self) -> tuple[str, ...]:
+        """Of the network, in its order."""
+
+    @property
+    def results(self) -> tuple[str, ...]: ...
+
+    @property
+    def padded(self) -> Mapping[str, int]:
+        """Feeds whose second axis may be filled up, and with what."""
+
+    @property
+    def rows(self) -> int:
+        """In one execution, at most."""
 
     def prepare(self, inputs: Arrays) -> Prepared:
         """Raises RequestError."""

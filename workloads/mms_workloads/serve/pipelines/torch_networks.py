@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 CODE = "load"  # the function of a Python model
 
 
-def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int) -> Network:
+def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: bool = False) -> Network:
     """Raises NetworkError."""
     torch.set_num_threads(threads)
     path = folder / pipeline.network
     if pipeline.runtime == "Transformers":
         from mms_workloads.serve.pipelines import transformers_networks  # noqa: PLC0415 - it takes seconds
 
-        return transformers_networks.load(pipeline, path)
+        return transformers_networks.load(pipeline, path, half=half)
     if pipeline.runtime == "Python":
         return Code(path, steps)
     if pipeline.runtime == "TorchScript":
@@ -69,6 +69,7 @@ class Code:
 
 def results(found: Any, steps: Steps) -> dict[str, NDArray[Any]]:
     """By the task's names. Raises NetworkError for fewer than there should be."""
+    values: list[Any]
     if isinstance(found, dict):
         values = [found.get(name) for name in steps.results]
     else:

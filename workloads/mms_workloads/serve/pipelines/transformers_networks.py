@@ -33,10 +33,25 @@ _CLASSES = {
 }
 
 
-def load(pipeline: Pipeline, folder: Path) -> Network:
-    """Raises NetworkError, OSError."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+def load(pipeline: Pipeline, folder: Path, *, half: bool = False) -> Network:
+    """half: in BF16, where the processor has it. Raises NetworkError, OSError."""
+    return Half(_load(pipeline, folder)) if half else _load(pipeline, folder)
+
+
+class Half:
+    """The same network, whose products are computed in BF16."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._network.run(feeds)
+
+
+def _load(pipeline: Pipeline, folder: Path) -> Network:
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if pipeline.task == "speechRecognition":
         return Ctc(pipeline, folder) if pipeline.labels else Whisper(folder)
     if pipeline.task not in _CLASSES:
@@ -64,7 +79,7 @@ class Classifier:
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         with torch.inference_mode():
-            return {"logits": self._model(**given(feeds)).logits.numpy()}
+            return {"logits": self._model(**given(feeds)).logits.float().numpy()}
 
 
 def given(feeds: Arrays) -> dict[str, torch.Tensor]:
@@ -86,7 +101,7 @@ class Detector:
             scores = found.logits.sigmoid() if self._sigmoid else found.logits.softmax(-1)[..., :-1]
             centres, half = found.pred_boxes[..., :2], found.pred_boxes[..., 2:] / 2
             boxes = torch.cat([centres - half, centres + half], -1).clamp(0, 1)
-        return {"boxes": boxes.numpy(), "scores": scores.numpy()}
+        return {"boxes": boxes.float().numpy(), "scores": scores.float().numpy()}
 
 
 class Sentences:
@@ -112,7 +127,7 @@ class Sentences:
             vectors = hidden[:, 0] if self._first else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
             if self._unit:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return {"embedding": vectors.numpy()}
+        return {"embedding": vectors.float().numpy()}
 
 
 class Ctc:
@@ -130,10 +145,10 @@ class Ctc:
         with torch.inference_mode():
             if self._masked:
                 mask = (np.arange(audio.shape[1])[None] < lengths[:, None]).astype(np.int64)
-                logits = self._model(_tensor(audio), attention_mask=_tensor(mask)).logits.numpy()
+                logits = self._model(_tensor(audio), attention_mask=_tensor(mask)).logits.float().numpy()
             else:  # what a sound is filled up with would change its answer
                 rows = zip(audio, lengths, strict=True)
-                alone = [self._model(_tensor(row[None, :length])).logits.numpy()[0] for row, length in rows]
+                alone = [self._model(_tensor(row[None, :length])).logits.float().numpy()[0] for row, length in rows]
                 logits = np.zeros((len(alone), max(map(len, alone)), alone[0].shape[1]), np.float32)
                 for row, found in enumerate(alone):
                     logits[row, : len(found)] = found
@@ -145,7 +160,8 @@ class Whisper:
 
     def __init__(self, folder: Path) -> None:
         self._model = _model(transformers.AutoModelForSpeechSeq2Seq, folder)
-        self._features = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        extractor: Any = transformers.AutoFeatureExtractor
+        self._features = extractor.from_pretrained(folder, local_files_only=True)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:

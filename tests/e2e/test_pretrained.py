@@ -1,0 +1,73 @@
+"""Models that were not trained here, from the store to a client's answer, by the manifests of examples/pretrained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from tests.e2e.kube import condition, installation_store
+from tests.unit.models import folders
+from tests.unit.models.home import importable
+
+from mms_operator.cli.forward import port_forward
+
+if TYPE_CHECKING:
+    from tests.e2e.kube import Kube
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "pretrained"
+MADE = {
+    "efficientnet": folders.efficientnet,
+    "nudenet": folders.nudenet,
+    "rapidocr": folders.rapidocr,
+    "minilm": folders.minilm,
+    "silero": folders.silero,
+}
+
+
+def test_pretrained_models_are_served(kube: Kube, tmp_path: Path) -> None:
+    with installation_store() as store:
+        for name, make in MADE.items():
+            (tmp_path / name).mkdir()
+            store.put(f"{make(tmp_path / name)}/", f"models/{name}/", recursive=True)
+    names = ("images", "detection", "reading", "sentences", "voice")
+    manifests = [yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text()) for name in names]
+    kube.apply(*manifests)
+    for name in names:
+        kube.wait_condition("modelservice", name, "Ready", "True", seconds=180)
+    files = [kube.get("modelservice", name)["status"]["versions"]["stable"]["pretrained"]["files"] for name in names]
+    assert len(set(files)) == len(names)
+    assert all(one.startswith("sha256:") for one in files)
+
+    Image.fromarray(load_sample_images().images[1]).save(tmp_path / "flower.jpg")
+    portrait = importable() / "matplotlib" / "mpl-data" / "sample_data" / "grace_hopper.jpg"
+    (tmp_path / "sentence.txt").write_text("The film was surprisingly good.")
+    (sound,) = [file for file in folders.sounds() if file.stem == "conf-lockednow"]
+    assert "daisy" in ask(kube, "images", "classify", "IMAGE", tmp_path / "flower.jpg")
+    assert "FACE_FEMALE" in ask(kube, "detection", "detect", "IMAGE", portrait)
+    assert "TEXT" in ask(kube, "reading", "recognise", "IMAGE", portrait)
+    assert ask(kube, "sentences", "embed", "TEXT", tmp_path / "sentence.txt").count(",") > 383
+    assert "COUNT [[1]]" in ask(kube, "voice", "activity", "AUDIO", sound)
+
+    # Another file at the address: no pod serves it under a version that began with the one before.
+    with installation_store() as store:
+        store.pipe_file("models/silero/silero_vad_16k_sequence.onnx", b"something else")
+    kube.run("scale", "modelservice", "voice", "--replicas=2")
+    kube.wait(
+        "modelservice", "voice", lambda found: condition(found, "Ready")["reason"] == "ArtifactCorrupt", 60, "refused"
+    )
+    assert "COUNT [[1]]" in ask(kube, "voice", "activity", "AUDIO", sound)
+
+
+def ask(kube: Kube, service: str, model: str, tensor: str, file: Path) -> str:
+    """What the example's client prints."""
+    with port_forward(kube.namespace, f"svc/{service}", 8001) as address:
+        command = [sys.executable, str(EXAMPLES / "client.py"), address, model, tensor, str(file)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

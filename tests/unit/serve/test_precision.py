@@ -1,0 +1,98 @@
+"""Networks with fewer bits: what is measured, and when they are taken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tests.unit.serve import networks, pipeline_artifacts
+
+from mms_workloads.contract import Golden, PrecisionOrder
+from mms_workloads.serve import golden, pipelines, precision
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def artifact(folder: Path, questions: int = 30) -> Path:
+    """Of which each question is there twice: as a golden case and as a comparison."""
+    networks.dense(folder)
+    random = np.random.default_rng(1)
+    asked = [{"PIXELS": random.random((1, 3, 16, 16), np.float32)} for _ in range(questions)]
+    pipeline_artifacts.publish(folder, asked)
+    return folder
+
+
+def order(wanted: str, loss: float = 0.2) -> PrecisionOrder:
+    return PrecisionOrder.model_validate({"wanted": wanted, "maxLoss": loss})
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other network answers nonsense."""
+
+    def quantise(source: Path, target: Path, feeds: object) -> None:
+        networks.dense(target.parent, labels=3)
+        source.rename(target)
+        networks.dense(target.parent)
+
+    monkeypatch.setattr(precision, "quantise", quantise)
+
+
+def test_int8_is_measured_taken_and_proves_itself(tmp_path: Path) -> None:
+    artifact(tmp_path)
+    before = Golden.model_validate_json((tmp_path / "golden.json").read_bytes())
+    found = precision.apply(tmp_path, order("INT8"), trusted=False)
+    assert (found.chosen, found.questions) == ("INT8", 60)
+    assert found.loss <= 0.2
+    assert found.speedUp > 0
+    small, large = (tmp_path / name for name in (precision.INT8, "model.onnx"))
+    assert small.stat().st_size < 0.4 * large.stat().st_size
+    after = Golden.model_validate_json((tmp_path / "golden.json").read_bytes())
+    assert after.comparisons == before.comparisons
+    served = pipelines.open(tmp_path)
+    for case in after.cases:
+        answer = served.answer(precision.inputs_of(case))
+        said = {"datatype": "FP32", "shape": [1, 1], "data": answer["SCORES"].ravel().tolist()}
+        only = case.model_copy(update={"outputs": {"SCORES": case.outputs["SCORES"]}})
+        assert golden.difference(only, {"SCORES": said}, 1e-4) is None
+    again = precision.apply(tmp_path, order("INT8"), trusted=False)
+    assert again.chosen == "INT8"
+
+
+def test_auto_takes_nothing_that_loses_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact(tmp_path)
+    spoil(monkeypatch)
+    found = precision.apply(tmp_path, order("Auto", 0.01), trusted=False)
+    assert (found.chosen, found.message) == ("FP32", "INT8 loses more than is allowed")
+    assert found.loss > 0.2
+    assert not (tmp_path / "variant.json").exists()
+    assert not (tmp_path / precision.INT8).exists()
+
+
+def test_what_was_asked_for_and_loses_too_much_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact(tmp_path)
+    spoil(monkeypatch)
+    with pytest.raises(JobError, match=r"server.maxAccuracyLoss is 1.00%: allow more"):
+        precision.apply(tmp_path, order("INT8", 0.01), trusted=False)
+
+
+def test_auto_needs_questions(tmp_path: Path) -> None:
+    artifact(tmp_path, 4)
+    found = precision.apply(tmp_path, order("Auto"), trusted=False)
+    assert found.chosen == "FP32"
+    assert "has 8 questions, and 20 are needed" in found.message
+
+
+def test_bf16_is_not_for_onnx(tmp_path: Path) -> None:
+    artifact(tmp_path)
+    with pytest.raises(JobError, match="BF16 is not for ONNX networks: set INT8 or Auto"):
+        precision.apply(tmp_path, order("BF16"), trusted=False)
+
+
+def test_what_is_hardly_faster_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact(tmp_path)
+    monkeypatch.setattr(precision, "_seconds", lambda *_: 1.0)
+    found = precision.apply(tmp_path, order("Auto"), trusted=False)
+    assert (found.chosen, found.message) == ("FP32", "INT8 is hardly faster here")

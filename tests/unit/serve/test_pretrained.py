@@ -1,0 +1,206 @@
+"""What the fetch container makes of models that were not trained here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tests.unit.serve import networks
+from tests.unit.serve.networks import of_one_colour, request
+
+from mms_workloads.contract import Outcome
+from mms_workloads.serve import fetch, pipelines
+from mms_workloads.serve.artifact import read_artifact
+from mms_workloads.serve.layout import Layout, read_models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIGEST = "sha256:" + "5" * 64
+COLOURS = {"task": "imageClassification", "labels": ["red", "green", "blue"], "image": {"height": 4, "width": 4}}
+
+
+class Pod:
+    """A pod's volume and its file; `source` is what is in the store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.source = root, root / "store"
+        self.source.mkdir()
+        self.layout = Layout(models=root / "models")
+
+    def run(self, uri: str = "", **asked: Any) -> Outcome | None:
+        log = self.root / "termination-log"
+        log.unlink(missing_ok=True)
+        uri = uri or self.source.as_uri()
+        file = self.root / "serve.json"
+        pin = {"uri": uri, "digest": DIGEST}
+        file.write_text(
+            json.dumps({"namespace": "d", "name": "n", "artifact": pin, "storage": {"uri": uri}, "pretrained": asked})
+        )
+        environment = {
+            "MMS_SERVE_FILE": str(file), "MMS_MODELS_DIR": str(self.layout.models), "MMS_TERMINATION_LOG": str(log),
+        }  # fmt: skip
+        code = fetch.main(environment)
+        outcome = Outcome.model_validate_json(log.read_bytes()) if log.exists() else None
+        assert (code == 0) == (outcome is None)
+        return outcome
+
+    @property
+    def folder(self) -> Path:
+        return self.layout.artifact(DIGEST)
+
+    def red(self, *, trusted: bool = False) -> bytes:
+        """What the pipeline says of a red image."""
+        served = pipelines.open(self.folder, trusted=trusted)
+        label: bytes = served.answer({"IMAGE": request(of_one_colour((255, 0, 0)))})["LABELS"][0, 0]
+        return label
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Pod:
+    return Pod(tmp_path)
+
+
+def test_an_onnx_file_with_its_pipeline_becomes_an_artifact(pod: Pod) -> None:
+    networks.colours(pod.source)
+    assert pod.run() is None
+    artifact = read_artifact(pod.layout, DIGEST)
+    assert artifact.manifest.kind == "imageClassification"
+    assert len(artifact.golden.cases) == 2
+    assert {case.model for case in artifact.golden.cases} == {"classify"}
+    assert read_models(pod.layout.running).names == ("classify",)
+    assert pod.red() == b"red"
+    assert "triton_pipelines import Pipeline" in (pod.layout.repository / "classify" / "1" / "model.py").read_text()
+    command = "find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    said = subprocess.run(command, shell=True, cwd=pod.source, check=True, capture_output=True, text=True)
+    assert artifact.files == f"sha256:{said.stdout.split()[0]}"
+    assert pod.run(digest=artifact.files) is None
+
+
+def test_one_file_and_the_fields_of_the_spec(pod: Pod) -> None:
+    networks.colours(pod.source)
+    (pod.source / "pipeline.json").unlink()
+    assert pod.run((pod.source / "model.onnx").as_uri(), pipeline=COLOURS) is None
+    assert pod.red() == b"red"
+
+
+def test_the_spec_goes_before_the_folder(pod: Pod) -> None:
+    networks.colours(pod.source)
+    assert pod.run(pipeline={"labels": ["rot", "grün", "blau"]}) is None
+    assert pod.red() == b"rot"
+
+
+def test_other_files_than_the_version_began_with_are_refused(pod: Pod) -> None:
+    networks.colours(pod.source)
+    outcome = pod.run(digest="sha256:" + "0" * 64)
+    assert outcome is not None
+    assert outcome.reason == "ArtifactCorrupt"
+    assert "its files have the digest sha256:" in outcome.message
+    assert not outcome.retryable
+
+
+CODE = """
+def load(folder):
+    def answer(feeds):
+        return {"logits": 10 * feeds["pixels"].mean(axis=(2, 3))}
+    return answer
+"""
+
+
+class Colours(torch.nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return 10 * pixels.mean(dim=(2, 3))
+
+
+def write(kind: str, folder: Path) -> None:
+    (folder / "pipeline.json").write_text(json.dumps(COLOURS))
+    if kind == "Python":
+        (folder / "model.py").write_text(CODE)
+    elif kind == "TorchExport":
+        dynamic = {"pixels": {0: torch.export.Dim.DYNAMIC}}
+        program = torch.export.export(Colours(), (torch.rand(2, 3, 4, 4),), dynamic_shapes=dynamic)
+        torch.export.save(program, folder / "model.pt2")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is of the past, and its files are there
+            torch.jit.trace(Colours(), torch.rand(2, 3, 4, 4)).save(folder / "model.pt")
+
+
+@pytest.mark.parametrize("kind", ["Python", "TorchExport", "TorchScript"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_code_runs_where_it_is_trusted(pod: Pod, kind: str) -> None:
+    write(kind, pod.source)
+    outcome = pod.run()
+    assert outcome is not None
+    assert f"format {kind} runs code of the files" in outcome.message
+    assert "spec.model.pretrained.trusted" in outcome.message
+    assert pod.run(trusted=True) is None
+    assert pod.red(trusted=True) == b"red"
+    assert '"trusted" value { string_value: "True" }' in (pod.layout.repository / "classify/config.pbtxt").read_text()
+    with pytest.raises(pipelines.NetworkError, match="not trusted"):
+        pipelines.open(pod.folder)
+
+
+def test_a_triton_repository_is_served_as_it_is(pod: Pod) -> None:
+    (pod.source / "twice" / "1").mkdir(parents=True)
+    (pod.source / "twice" / "config.pbtxt").write_text('name: "twice"\nbackend: "python"\n')
+    (pod.source / "twice" / "1" / "model.py").write_text("class TritonPythonModel: ...\n")
+    assert pod.run(trusted=True) is None
+    assert (pod.layout.repository / "twice" / "config.pbtxt").read_text().startswith('name: "twice"')
+    assert (pod.layout.repository / "twice" / "1" / "model.py").exists()
+    assert read_models(pod.layout.running).names == ("twice",)
+    artifact = read_artifact(pod.layout, DIGEST)
+    assert (artifact.manifest.kind, artifact.golden.asItIs) == ("tritonRepository", True)
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "message"),
+    [
+        ({"weights.bin": "x"}, {}, "none of 1 files says what they are"),
+        ({"model.onnx": "x"}, {}, "nothing says what the model is for"),
+        ({"model.onnx": "x"}, {"pipeline": COLOURS}, "model.onnx"),
+        ({"a.onnx": "x", "b.onnx": "x"}, {"pipeline": COLOURS}, "2 files end in .onnx: name the network"),
+        ({"model.onnx": "x"}, {"pipeline": {"task": "textEmbedding"}}, "needs text"),
+        ({"config.json": '{"architectures": ["LlamaForCausalLM"]}'}, {}, "LlamaForCausalLM is not served"),
+        ({"config.json": '{"architectures": ["ViTForImageClassification"]}'}, {}, "no preprocessor_config.json"),
+    ],
+)
+def test_what_cannot_be_served_is_said(pod: Pod, files: dict[str, str], asked: dict[str, Any], message: str) -> None:
+    for name, text in files.items():
+        (pod.source / name).write_text(text)
+    outcome = pod.run(**asked)
+    assert outcome is not None
+    assert outcome.reason == "ModelLoadFailed"
+    assert message in outcome.message
+
+
+def test_nothing_at_the_address(pod: Pod) -> None:
+    outcome = pod.run((pod.root / "none").as_uri())
+    assert outcome is not None
+    assert outcome.reason == "ArtifactNotFound"
+
+
+def test_a_name_that_leads_elsewhere_is_refused(pod: Pod) -> None:
+    networks.colours(pod.source)
+    (pod.source / "a b").write_text("x")
+    outcome = pod.run()
+    assert outcome is not None
+    assert "file name 'a b' is refused" in outcome.message
+
+
+def test_pickled_weights_are_not_read(pod: Pod) -> None:
+    """Reading them would run what they say."""
+    config = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 8, "num_attention_heads": 2,
+              "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 9}  # fmt: skip
+    (pod.source / "config.json").write_text(json.dumps(config))
+    networks.words(pod.source)
+    (pod.source / "model.onnx").unlink()
+    (pod.source / "pipeline.json").unlink()
+    torch.save({"x": torch.zeros(1)}, pod.source / "pytorch_model.bin")
+    outcome = pod.run(pipeline={"task": "textEmbedding"})
+    assert outcome is not None
+    assert "safetensors" in outcome.message

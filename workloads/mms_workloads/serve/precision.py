@@ -1,0 +1,170 @@
+"""A network with fewer bits: made in the pod, measured on the artifact's own questions, taken if it is worth it.
+
+What is lost is counted as answers that are others than at FP32, which is at least what accuracy can fall by. What is
+gained is measured on this processor, one request at a time on one core. INT8: ONNX Runtime's quantisation, static where
+the network has convolutions, whose inputs are calibrated on the same questions, else dynamic. BF16: PyTorch's networks.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mms_workloads.contract import Golden, PrecisionReport, Reason
+from mms_workloads.serve import pipelines
+from mms_workloads.serve.pipelines.served import VARIANT, Variant
+from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mms_workloads.contract import GoldenCase, PrecisionOrder
+    from mms_workloads.serve.pipelines import Served
+
+    Inputs = dict[str, NDArray[Any]]
+
+INT8 = "model.int8.onnx"
+LEAST = 20  # questions, for Auto to believe what they say
+WORTH = 1.1  # times as fast, for Auto to take it
+NEAR = 0.99  # cosine of vectors that count as the same
+ROUNDS = 3  # of all questions, of which the quickest counts
+
+_TYPES = {"FP32": np.float32, "INT64": np.int64, "INT32": np.int32}
+
+
+def apply(folder: Path, order: PrecisionOrder, *, trusted: bool) -> PrecisionReport:
+    """Makes the artifact's folder be served as asked. Raises JobError: that cannot be had, or loses too much."""
+    (folder / VARIANT).unlink(missing_ok=True)
+    golden = Golden.model_validate_json((folder / "golden.json").read_bytes())
+    questions = [inputs_of(case) for case in (*golden.cases, *golden.comparisons) if case.tensors]
+    plain = pipelines.open(folder, anomalies="Off", trusted=trusted)
+    wanted = _possible(plain)
+    if order.wanted not in {"Auto", wanted}:
+        raise JobError(
+            Reason.MODEL_LOAD_FAILED,
+            f"server.precision {order.wanted} is not for {plain.pipeline.runtime} networks: "
+            f"set {wanted or 'FP32'} or Auto",
+        )
+    if wanted is None:
+        return PrecisionReport(chosen="FP32", message=f"there is no other for {plain.pipeline.runtime} networks")
+    if order.wanted == "Auto" and len(questions) < LEAST:
+        told = f"the artifact has {len(questions)} questions, and {LEAST} are needed to tell what another would lose"
+        return PrecisionReport(chosen="FP32", message=told)
+    variant = _make(folder, plain, questions, wanted)
+    found = compare(plain, variant, questions)
+    if found.loss > order.maxLoss and order.wanted != "Auto":
+        raise JobError(
+            Reason.MODEL_LOAD_FAILED,
+            f"{wanted} answers {found.loss:.2%} of {found.questions} questions otherwise, and server.maxAccuracyLoss "
+            f"is {order.maxLoss:.2%}: allow more, or set server.precision to Auto or FP32",
+        )
+    if found.loss > order.maxLoss or (order.wanted == "Auto" and found.speedUp < WORTH):
+        (folder / VARIANT).unlink()
+        (folder / INT8).unlink(missing_ok=True)
+        why = "loses more than is allowed" if found.loss > order.maxLoss else "is hardly faster here"
+        return found.model_copy(update={"chosen": "FP32", "message": f"{wanted} {why}"})
+    # The answers that prove it from now on are its own: those from the training were compared above.
+    cases = [pipelines.golden_case(variant, inputs_of(case)) for case in golden.cases]
+    (folder / "golden.json").write_text(golden.model_copy(update={"cases": cases}).model_dump_json())
+    return found.model_copy(update={"chosen": wanted})
+
+
+def _possible(served: Served) -> Any:
+    return {"ONNX": "INT8", "Transformers": "BF16"}.get(served.pipeline.runtime)
+
+
+def _make(folder: Path, plain: Served, questions: Sequence[Inputs], wanted: str) -> Served:
+    if wanted == "INT8":
+        quantise(folder / plain.pipeline.network, folder / INT8, list(_feeds(plain, questions)))
+        variant = Variant(precision="INT8", network=INT8)
+    else:
+        variant = Variant(precision="BF16")
+    (folder / VARIANT).write_text(variant.model_dump_json())
+    return pipelines.open(folder, anomalies="Off", trusted=plain.trusted)
+
+
+def quantise(source: Path, target: Path, feeds: Sequence[Inputs]) -> None:
+    """An ONNX network with weights of 8 bits. feeds: by the network's names, to calibrate what convolutions get."""
+    import logging  # noqa: PLC0415
+
+    import onnx  # noqa: PLC0415 - of this alone
+    from onnxruntime import quantization  # noqa: PLC0415
+
+    logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
+    kinds = {node.op_type for node in onnx.load(source, load_external_data=False).graph.node}
+    if "Conv" not in kinds:
+        quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QInt8, per_channel=True)
+        return
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        left = iter(feeds)
+
+        def get_next(self) -> Inputs | None:
+            return next(self.left, None)
+
+    quantization.quantize_static(
+        source, target, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+    )  # fmt: skip
+
+
+def _feeds(served: Served, questions: Sequence[Inputs]) -> Iterator[Inputs]:
+    names = getattr(served.network, "names", {})
+    for question in questions:
+        feeds = served.steps.prepare(question).feeds
+        yield {there: np.ascontiguousarray(feeds[ours]) for ours, there in names.items()}
+
+
+def compare(plain: Served, variant: Served, questions: Sequence[Inputs]) -> PrecisionReport:
+    """How often they answer otherwise, and how much faster the second one is."""
+    if not questions:
+        return PrecisionReport(chosen="FP32")
+    apart = sum(_differs(plain.answer(one), variant.answer(one)) for one in questions)
+    before, after = (min(_seconds(served, questions) for _ in range(ROUNDS)) for served in (plain, variant))
+    return PrecisionReport(
+        chosen="FP32", loss=apart / len(questions), speedUp=before / max(after, 1e-9), questions=len(questions)
+    )
+
+
+def _seconds(served: Served, questions: Sequence[Inputs]) -> float:
+    began = time.perf_counter()
+    for one in questions:
+        served.answer(one)
+    return time.perf_counter() - began
+
+
+def _differs(one: Inputs, other: Inputs) -> bool:
+    """Strings and whole numbers must be the same; vectors must have the same direction; scores may be others."""
+    if "VECTORS" in one:
+        cosine = (one["VECTORS"] * other["VECTORS"]).sum() / (
+            np.linalg.norm(one["VECTORS"]) * np.linalg.norm(other["VECTORS"]) + 1e-12
+        )
+        return bool(cosine < NEAR)
+    whole = [name for name, value in one.items() if value.dtype.kind in "Oiu" and name not in {"IMAGE", "SEED"}]
+    return any(one[name].tolist() != other[name].tolist() for name in whole)
+
+
+def inputs_of(case: GoldenCase) -> Inputs:
+    """What a golden case asks."""
+    found: Inputs = {}
+    for name, tensor in case.tensors.items():
+        raw = base64.b64decode(tensor.raw)
+        if tensor.datatype == "BYTES":
+            items, place = [], 0
+            while place < len(raw):
+                (length,) = struct.unpack_from("<I", raw, place)
+                items.append(raw[place + 4 : place + 4 + length])
+                place += 4 + length
+            values = np.empty(len(items), np.object_)
+            values[:] = items
+        else:
+            values = np.frombuffer(raw, _TYPES[tensor.datatype])
+        found[name] = values.reshape(tensor.shape)
+    return found
