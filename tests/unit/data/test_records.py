@@ -362,6 +362,14 @@ def test_a_column_that_is_not_there_is_told(tmp_path: Path, name: str) -> None:
         counted(data, tmp_path)
 
 
+def test_files_of_tools_are_no_data(tmp_path: Path) -> None:
+    (folder := tmp_path / "data").mkdir()
+    made = _csv(folder)
+    (folder / "_SUCCESS").write_text("")
+    (folder / ".a.csv.crc").write_bytes(b"\xff")
+    assert by_blocks(corpus(described(folder), tmp_path)) == made
+
+
 NAMES = {
     "text": (["a.txt", "b.txt.gz"], "Text"),
     "no suffix": (["part-0000"], "Text"),

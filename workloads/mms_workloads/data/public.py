@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mms_workloads.data.schema import Images, Schema
+
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog .",
     "It is what it is , and what it is not it is not .",
@@ -25,12 +27,13 @@ SIDE, FRAMES = 32, 8
 RATE, SECONDS = 16_000, 1.0
 
 
-def records(kind: str, classes: Sequence[str], count: int) -> list[dict[str, Any]]:
-    """kind: of the task."""
-    return [{"input": _input(kind, i), "label": _label(kind, classes, i)} for i in range(count)]
+def records(kind: str, schema: Schema, count: int) -> list[dict[str, Any]]:
+    """kind: of the task. Images are as large and bright as those of the schema: others would be anomalous."""
+    classes = list(schema.classes)
+    return [{"input": _input(kind, i, schema.images), "label": _label(kind, classes, i)} for i in range(count)]
 
 
-def _input(kind: str, number: int) -> Any:
+def _input(kind: str, number: int, usual: Images | None) -> Any:
     match kind:
         case "textClassification":
             return SENTENCES[number % len(SENTENCES)]
@@ -39,9 +42,9 @@ def _input(kind: str, number: int) -> Any:
         case "speechRecognition":
             return _tone(220.0 * (1 + number))
         case "videoUnderstanding":
-            return np.stack([_waves(number, shift) for shift in range(FRAMES)])
+            return np.stack([_spots(number, shift, usual) for shift in range(FRAMES)])
         case _:
-            return images.encode(_waves(number, 0))
+            return images.encode(_spots(number, 0, usual))
 
 
 def _label(kind: str, classes: Sequence[str], number: int) -> Any:
@@ -50,11 +53,24 @@ def _label(kind: str, classes: Sequence[str], number: int) -> Any:
     return classes[number % len(classes)] if classes else None
 
 
-def _waves(number: int, shift: int) -> NDArray[np.uint8]:
-    """uint8 [SIDE, SIDE, 3]: another pattern for each number."""
-    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE * 2 * np.pi
-    grey = np.sin((1 + number % 5) * x + shift / 2) * np.cos((1 + number % 3) * y + number)
-    return np.repeat(((grey + 1) * 127.5).astype(np.uint8)[:, :, None], 3, axis=2)
+def _spots(number: int, shift: int, usual: Images | None) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]: bright spots on black, another pattern for each number.
+
+    Of two values, 0 and a, of which the part p is a, mean and standard deviation are p a and a sqrt(p (1 - p)).
+    """
+    height, width = (usual.height.median, usual.width.median) if usual else (SIDE, SIDE)
+    means, stds = (usual.statistics.imageMean, usual.statistics.imageStd) if usual else ([0.5], [0.25])
+    y, x = np.mgrid[0:height, 0:width]
+    pattern = np.sin((1 + number % 5) * np.pi * x / width + shift / 2) * np.cos(
+        (1 + number % 3) * np.pi * y / height + number
+    )
+    order = np.argsort(np.argsort(pattern, axis=None)).reshape(height, width) / pattern.size
+    out = np.zeros((height, width, 3), np.uint8)
+    for channel in range(3):
+        mean, std = means[min(channel, len(means) - 1)], stds[min(channel, len(stds) - 1)]
+        part = mean * mean / max(1e-9, mean * mean + std * std)
+        out[:, :, channel] = np.where(order >= 1 - part, min(255, round(255 * mean / max(1e-9, part))), 0)
+    return out
 
 
 def _tone(frequency: float) -> bytes:

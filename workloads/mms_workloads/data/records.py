@@ -71,10 +71,6 @@ class RecordCorpus:
         self._keeping = threading.Lock()
         self._reading = [threading.Lock() for _ in range(LOCKS)]
 
-    @property
-    def classes(self) -> Sequence[str]:
-        return list(self.schema.classes)
-
     def count(self, block: int) -> int:
         """Raises JobError."""
         return self._counts[block] if block in self._counts else len(self.records(block))

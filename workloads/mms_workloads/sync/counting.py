@@ -49,6 +49,7 @@ class Counting:
         """records: of a task that learns from them. Raises JobError."""
         chosen: RecordFormat | None = None
         if records is not None:
+            files = [f for f in files if not formats.hidden(f.uri)]
             chosen = formats.detect(f.uri for f in files) if records.format == "Auto" else records.format
             if records.sharding == "Random" and formats.by_folders(chosen):
                 files = formats.mixed(files)

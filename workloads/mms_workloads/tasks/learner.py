@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from mms_workloads.data.schema import Schema
     from mms_workloads.sync.leases import Slice
     from mms_workloads.tasks.task import Batch, Task
     from mms_workloads.train.state import State
@@ -47,7 +48,7 @@ class Records(Protocol):
     @property
     def blocks(self) -> Sequence[object]: ...
     @property
-    def classes(self) -> Sequence[str]: ...
+    def schema(self) -> Schema: ...
     def records(self, block: int) -> Sequence[Mapping[str, Any]]: ...
     def count(self, block: int) -> int: ...
 
@@ -159,7 +160,7 @@ class TaskLearner:
         served = pipelines.open(folder, anomalies="Off")  # the data has a few that are far from the others
         count = max(GOLDEN_RECORDS, self.task.compared)
         if self.job.data.encryption:
-            records: list[Mapping[str, Any]] = [*public.records(self.kind, self.corpus.classes, count)]
+            records: list[Mapping[str, Any]] = [*public.records(self.kind, self.corpus.schema, count)]
         else:
             records = self._some(count)
         cases, compared = (
