@@ -12,7 +12,7 @@ export MMS_RESULTS ?= benchmarks/results
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
-        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune bench-precision
+        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune bench-precision bench-tasks
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench-encryption: setup ## Bytes that a core decrypts in a second, and what encr
 
 bench-augmentation: setup ## Augmented samples per second, against torchvision on one process
 	PYTHONPATH=operator:workloads:benchmarks $(PY) benchmarks/augmentation.py
+
+bench-tasks: setup ## Samples per second and accuracy of tasks, against a plain loop in PyTorch
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/tasks.py
 
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py

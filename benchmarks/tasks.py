@@ -19,19 +19,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tests.unit.tasks import datasets
 
+from mms_workloads import store as stores
 from mms_workloads.contract import Activity, JobFile
-from mms_workloads.pod import Pod
-from mms_workloads.sync import checkpoints, plan as plans
-from mms_workloads.store import JobError
+from mms_workloads.data import readers, records
+from mms_workloads.sync.counting import Counting
 from mms_workloads.tasks import making
 from mms_workloads.train.learner import decayed
 from mms_workloads.train.local import LocalRun
-from mms_workloads import store as stores
+
+if TYPE_CHECKING:
+    from mms_workloads.sync.plan import Plan
 
 PAIRS = int(os.environ.get("MMS_BENCH_PAIRS", "3"))
 WORKERS = [int(one) for one in os.environ.get("MMS_BENCH_WORKERS", "1,2").split(",")]
@@ -107,105 +109,103 @@ def ours(training: JobFile, folder: Path) -> tuple[float, float]:
 def main() -> int:
     failed = False
     for name in TASKS:
-        if ONLY and name not in ONLY.split(","):
-            continue
         for workers in WORKERS:
-            ratios, rates, beside, scores = [], [], [], []
-            for pair in range(PAIRS):
-                with tempfile.TemporaryDirectory() as place:
-                    folder = Path(place)
-                    uri, block = data_of(name, folder)
-                    training = job(name, folder, uri, block, workers=workers, seed=pair + 1)
-                    rate, score = ours(training, folder)
-                    plan = folder / "plan.bin"
-                    (folder / "job.json").write_text(training.model_dump_json(exclude_none=True))
-                    program = [sys.executable, __file__, "plain", str(folder / "job.json"), str(plan)]
-                    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-                    loops = [
-                        subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment)
-                        for _ in range(workers)
-                    ]
-                    found = [json.loads(loop.communicate()[0].splitlines()[-1]) for loop in loops]
-                    plain = statistics.mean(one["rate"] for one in found)
-                    ratios.append(rate / plain)
-                    rates.append(rate)
-                    beside.append(plain)
-                    scores.append((score, found[0]["score"]))
-                    print(f"{name} {workers}: {rate:.0f} and {plain:.0f} samples/s a worker, {score:.3f} and {found[0]['score']:.3f}", flush=True)
-            mean = [statistics.mean(one[side] for one in scores) for side in (0, 1)]
-            failed |= mean[0] < mean[1] - MARGIN
-            print(
-                f"RESULT {name}-{workers} {statistics.median(rates):.0f} samples/s vs plain PyTorch "
-                f"{statistics.median(beside):.0f} samples/s: {statistics.median(ratios):.2f}x"
-            )
-            print(f"  {TASKS[name][1]} over {PAIRS} seeds: {mean[0]:.4f} and {mean[1]:.4f}")
+            if not ONLY or name in ONLY.split(","):
+                failed |= not compared(name, workers)
     return int(failed)
+
+
+def compared(name: str, workers: int) -> bool:
+    """Prints the result; whether ours is as accurate."""
+    metric = TASKS[name][1]
+    rates: list[tuple[float, float]] = []
+    scores: list[tuple[float, float]] = []
+    for pair in range(PAIRS):
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            uri, block = data_of(name, folder)
+            training = job(name, folder, uri, block, workers=workers, seed=pair + 1)
+            (folder / "job.json").write_text(training.model_dump_json(exclude_none=True))
+            rate, score = ours(training, folder)
+            loops = [beside(folder) for _ in range(workers)]
+            found = [json.loads(loop.communicate()[0].splitlines()[-1]) for loop in loops]
+        rates.append((rate, statistics.mean(one["rate"] for one in found)))
+        scores.append((score, found[0]["score"]))
+        (mine, plain), (score, other) = rates[-1], scores[-1]
+        print(f"{name} {workers}: {mine:.0f} and {plain:.0f} samples/s a worker, {metric} {score:.3f} and {other:.3f}")
+        sys.stdout.flush()
+    means = [statistics.mean(one[side] for one in scores) for side in (0, 1)]
+    print(f"  {metric} over {PAIRS} seeds: {means[0]:.4f} and {means[1]:.4f}; at most {MARGIN} less is wanted")
+    mine, plain = (statistics.median(one[side] for one in rates) for side in (0, 1))
+    ratio = statistics.median(a / b for a, b in rates)
+    print(f"RESULT {name}-{workers} {mine:.0f} samples/s vs plain PyTorch {plain:.0f} samples/s: {ratio:.2f}x")
+    return means[0] >= means[1] - MARGIN
+
+
+def beside(folder: Path) -> subprocess.Popen[str]:
+    """A plain loop on one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = [sys.executable, __file__, "plain", str(folder / "job.json")]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def plain(path: Path) -> None:
     """The loop: all in memory, one process, torch.optim."""
-    from mms_workloads.contract import Data  # noqa: F401, PLC0415
-    from mms_workloads.data.records import count as survey  # noqa: PLC0415
-    from mms_workloads.sync.counting import Counting  # noqa: PLC0415
-
     training = JobFile.model_validate_json(path.read_bytes())
+    given = training.optimizer
     torch.set_num_threads(1)
     learner = making.make(training, counted(training, path.parent), path.parent / "plain")
     network = learner.start().module
-    blocks = {block: learner._prepared(block) for block in learner.trained_on}  # noqa: SLF001
-    names = list(next(iter(blocks.values())))
-    widest = {name: max((b[name].shape[1] for b in blocks.values() if b[name].dim() > 1), default=0) for name in names}
-
-    def padded(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        short = widest[name] - tensor.shape[1] if tensor.dim() == 2 else 0
-        return torch.nn.functional.pad(tensor, (0, short)) if short else tensor
-
-    whole = {name: torch.cat([padded(name, b[name]) for b in blocks.values()]) for name in names}
-    optimizer = torch.optim.AdamW(
-        [p for p in network.parameters() if p.requires_grad], lr=training.optimizer.learningRate, weight_decay=0.0
-    )
-    size, count = training.optimizer.globalBatchSize, len(next(iter(whole.values())))
-    generator = torch.Generator().manual_seed(training.optimizer.seed)
-    steps, began, taken = 0, 0.0, 0
-    total = training.optimizer.epochs * count
-    seen = 0
-    for _ in range(training.optimizer.epochs):
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count, size):
-            if steps == WARM:
-                began, taken = time.perf_counter(), 0
-            chosen = order[start : start + size]
-            batch = {name: tensor[chosen] for name, tensor in whole.items()}
-            for group in optimizer.param_groups:
-                group["lr"] = decayed(training.optimizer.learningRate, seen / total)
-            optimizer.zero_grad()
-            loss = learner.task.loss(network, batch, generator) / len(chosen)
-            loss.backward()
-            optimizer.step()
-            steps += 1
-            taken += len(chosen)
-            seen += len(chosen)
+    whole = together([learner._prepared(block) for block in learner.trained_on])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=given.learningRate, weight_decay=0.0)
+    size, count = given.globalBatchSize, len(next(iter(whole.values())))
+    generator = torch.Generator().manual_seed(given.seed)
+    batches = [
+        order[start : start + size]
+        for order in (torch.randperm(count, generator=generator) for _ in range(given.epochs))
+        for start in range(0, count, size)
+    ]
+    began, taken = 0.0, 0
+    for step, chosen in enumerate(batches):
+        if step == WARM:
+            began, taken = time.perf_counter(), 0
+        for group in optimizer.param_groups:
+            group["lr"] = decayed(given.learningRate, step / len(batches))
+        optimizer.zero_grad()
+        batch = {name: tensor[chosen] for name, tensor in whole.items()}
+        loss = learner.task.loss(network, batch, generator) / len(chosen)
+        loss.backward()
+        optimizer.step()
+        taken += len(chosen)
     rate = taken / (time.perf_counter() - began)
     network.eval()
     with torch.no_grad():
-        metrics = learner.task.measure(network, learner._evaluated(list(learner.held_out), []))  # noqa: SLF001
+        metrics = learner.task.measure(network, learner._evaluated(list(learner.held_out), []))
     print(json.dumps({"rate": rate, "score": metrics[TASKS[training.job.name][1]]}))
 
 
-def counted(training: JobFile, folder: Path) -> plans.Plan:
-    """The plan of a run, as the counting pass makes it."""
-    from mms_workloads.data import records  # noqa: PLC0415
-    from mms_workloads.sync.counting import Counting  # noqa: PLC0415
+def together(batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """One batch of all; texts are filled up to the longest."""
+    found = {}
+    for name in batches[0]:
+        tensors = [batch[name] for batch in batches]
+        if tensors[0].dim() == 2:
+            widest = max(tensor.shape[1] for tensor in tensors)
+            tensors = [torch.nn.functional.pad(tensor, (0, widest - tensor.shape[1])) for tensor in tensors]
+        found[name] = torch.cat(tensors)
+    return found
 
+
+def counted(training: JobFile, folder: Path) -> Plan:
+    """The plan of a run, as the counting pass makes it."""
     counting = Counting.start(stores.glob(training.data.store), training.data)
     while not counting.complete():
         number = counting.take(0)
         assert number is not None
         assert counting.format is not None
-        survey, sizes = records.count(
-            training.data, counting.uris(number), list(counting.tasks[number]), counting.format, folder
-        )
-        counting.add_survey(number, survey, sizes)
+        segments = counting.tasks[number]
+        reader = readers.counting(training.data.store, counting.uris(number), segments, folder)
+        counting.add_survey(number, *records.count(reader, segments, training.data, counting.format))
     return counting.plan(None, training.data.blockBytes)
 
 
