@@ -90,7 +90,7 @@ def to_onnx(served: pipelines.Served, root: Path, folder: Path) -> Path:
     model = served.network._model  # type: ignore[attr-defined] # noqa: SLF001 - there is no other way to it
     example = {"tokens": torch.randint(5, 900, (2, 12)), "mask": torch.ones(2, 12, dtype=torch.int64)}
     varying = {"tokens": ["n", "L"], "mask": ["n", "L"]}
-    exporting.to_onnx(Sentences(model), example, varying, ["embedding"], folder / "model.onnx")
+    exporting.to_onnx(Sentences(model), example, varying, ["vectors"], folder / "model.onnx")
     (folder / "tokenizer.json").write_bytes((root / adopting.FOLDER / "tokenizer.json").read_bytes())
     (folder / "pipeline.json").write_text('{"task": "textEmbedding", "text": {"maxLength": 256}}')
     return folder

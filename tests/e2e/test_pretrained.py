@@ -53,7 +53,7 @@ def test_pretrained_models_are_served(kube: Kube, tmp_path: Path) -> None:
     assert "daisy" in ask(kube, "images", "classify", "IMAGE", tmp_path / "flower.jpg")
     assert "FACE_FEMALE" in ask(kube, "detection", "detect", "IMAGE", portrait)
     assert "TEXT" in ask(kube, "reading", "recognise", "IMAGE", portrait)
-    assert ask(kube, "sentences", "embed", "TEXT", tmp_path / "sentence.txt").count(",") > 383
+    assert ask(kube, "sentences", "embed", "TEXT", tmp_path / "sentence.txt").count(",") == 383
     assert "COUNT [[1]]" in ask(kube, "voice", "activity", "AUDIO", sound)
 
     # Another file at the address: no pod serves it under a version that began with the one before.

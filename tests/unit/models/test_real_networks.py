@@ -251,6 +251,7 @@ def test_voice_activity_by_silero(serve: Any) -> None:
     assert spoken >= 0.8 * len(files)
 
 
+@pytest.mark.slow
 def test_speech_by_whisper(serve: Any) -> None:
     """The English tiny one, on recorded speech; against the library's own steps, and against what is said."""
     import transformers

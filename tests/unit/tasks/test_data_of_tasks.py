@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.unit.train.quick import QuickRun
 from mms_operator.plan.types import ReferencedSecret
 from mms_workloads.contract import Encryption, JobFile, Store
 from mms_workloads.data import encrypting
+from mms_workloads.media import images as media
 
 KEY = b"k" * 32
 TASK = {"imageClassification": PICTURE}
@@ -40,6 +42,9 @@ def test_a_task_learns_from_encrypted_records(tmp_path: Path, digits: str) -> No
     golden = json.loads((artifact(tmp_path) / "golden.json").read_text())
     assert golden["cases"]
     assert not [data for data in written if any(file in data for file in files)]
+    asked = [base64.b64decode(case["tensors"]["IMAGE"]["raw"])[4:] for case in golden["cases"] + golden["comparisons"]]
+    pixels = {image.tobytes() for image in images}
+    assert not [one for one in asked if media.decode(one, 1).tobytes() in pixels], "nothing of the data is published"
 
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "data"

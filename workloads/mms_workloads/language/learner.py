@@ -39,6 +39,7 @@ KIND: ModelTask = "languageModel"
 EVALUATION_BYTES = 1 << 20  # of held-out text: the error of the mean is far below a hundredth of a bit by then
 EVALUATION_BATCH = 16  # windows
 GOLDEN_CASES = 4
+PANGRAM = "The five boxing wizards jump quickly."  # where nothing of the data may go into an artifact
 PUBLIC = ("The quick brown fox jumps over the lazy dog.", "0123456789", "A B C D E F G H I J K L M")
 METHOD = (
     "bitsPerByte: the mean of -log2 p(byte | the bytes before it in its window) over held-out text that no step saw; 8 "
@@ -148,10 +149,14 @@ class LanguageLearner:
         from mms_workloads.serve import pipelines  # noqa: PLC0415 - a process that takes a dead one's place does without
 
         served = pipelines.open(folder)
-        texts = [
-            self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")
-            for block in list(self.held_out or self.trained_on)[:GOLDEN_CASES]
-        ]
+        texts = (
+            [PANGRAM]
+            if self.job.data.encryption
+            else [
+                self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")
+                for block in list(self.held_out or self.trained_on)[:GOLDEN_CASES]
+            ]
+        )
         cases = [
             pipelines.golden_case(served, {"TEXT": np.array([[text.encode()]], dtype=np.object_)})
             for text in texts

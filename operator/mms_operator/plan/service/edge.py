@@ -117,7 +117,7 @@ def container(spec: ServiceSpec, plain: Mapping[str, Any]) -> Object:
     ]
     if traffic.apiKeys:
         mounts.append({"name": "edge-keys", "mountPath": contract.EDGE_KEYS_DIR, "readOnly": True})
-    model = {"path": "/v2/models/neighbours/ready", "port": "http", "scheme": "HTTPS" if traffic.tls else "HTTP"}
+    alive = {"path": "/v2/health/live", "port": "http", "scheme": "HTTPS" if traffic.tls else "HTTP"}
     return {
         **plain,
         "ports": [
@@ -126,7 +126,7 @@ def container(spec: ServiceSpec, plain: Mapping[str, Any]) -> Object:
             {"name": "metrics", "containerPort": contract.TRITON_METRICS_PORT},
             {"name": "edge", "containerPort": contract.EDGE_PORT},
         ],
-        "readinessProbe": {"httpGet": model, "periodSeconds": 2, "timeoutSeconds": 5},
+        "readinessProbe": {"httpGet": alive, "periodSeconds": 2, "timeoutSeconds": 5},
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "edge"},
             "periodSeconds": 10,
