@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import bz2
 import csv
+import functools
 import gzip
+import http.server
 import io
 import json
 import lzma
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -427,3 +430,27 @@ def test_an_animation_is_an_image_of_many_frames(tmp_path: Path) -> None:
     assert schema
     assert schema.images
     assert (schema.images.frames.most, schema.images.height.most, schema.images.width.most) == (5, 8, 9)
+
+
+@pytest.mark.parametrize("name", ["JSONLines", "CSV", "Parquet", "WebDataset"])
+def test_records_of_a_web_server(tmp_path: Path, name: str) -> None:
+    (folder := tmp_path / "data").mkdir()
+    made = FORMATS[name][0](folder)
+    first = min(path for path in folder.iterdir())
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        try:
+            data = described(f"http://127.0.0.1:{serving.server_address[1]}/{first.name}", blockBytes=4096)
+            found = by_blocks(corpus(data, tmp_path))
+        finally:
+            serving.shutdown()
+            thread.join()
+    assert found
+    assert found == made[: len(found)]
