@@ -1,10 +1,10 @@
 """Samples per second and accuracy of the tasks, against a plain loop of one process. `make bench-tasks`.
 
 Both have the same network, the same samples in the same batches' size and the same number of steps. Ours: workers as
-processes of this machine, with a master, leases, the ring, its guard and its checkpoints, reading files. Beside: a loop in
-PyTorch over samples that lie in memory, with torch.optim.AdamW. Each runs with one thread for each worker; sides take
-turns, and the ratio is the median of those of the pairs. With two workers what counts is the rate of each, and the plain
-loop runs twice at once, so that both sides have both processors.
+processes of this machine, with a master, leases, the ring, its guard and its checkpoints, reading files. Beside: a loop
+in PyTorch over samples that lie in memory, with torch.optim.AdamW. Each runs with one thread for each worker; sides
+take turns, and the ratio is the median of those of the pairs. With two workers what counts is the rate of each, and the
+plain loop runs twice at once, so that both sides have both processors.
 
 The accuracy is that on the same held-out blocks, over the seeds: ours must not be lower by more than MARGIN.
 """
@@ -29,6 +29,7 @@ from mms_workloads.contract import Activity, JobFile
 from mms_workloads.data import readers, records
 from mms_workloads.sync.counting import Counting
 from mms_workloads.tasks import making
+from mms_workloads.tasks.learner import joined
 from mms_workloads.train.learner import decayed
 from mms_workloads.train.local import LocalRun
 
@@ -44,16 +45,21 @@ WARM = 5  # steps before the clock starts
 
 TASKS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "image-classification": (
-        {"imageClassification": {"height": 8, "width": 8, "channels": 1}}, "accuracy", {"epochs": 8, "globalBatchSize": 64},
+        {"imageClassification": {"height": 8, "width": 8, "channels": 1}},
+        "accuracy",
+        {"epochs": 8, "globalBatchSize": 64},
     ),
     "text-classification": (
-        {"textClassification": {"dimensions": 64, "maxLength": 128}}, "accuracy", {"epochs": 2, "globalBatchSize": 32},
+        {"textClassification": {"dimensions": 64, "maxLength": 128}},
+        "accuracy",
+        {"epochs": 2, "globalBatchSize": 32},
     ),
     "video-understanding": (
-        {"videoUnderstanding": {"height": 20, "width": 20, "channels": 1, "frames": 6}}, "accuracy",
+        {"videoUnderstanding": {"height": 20, "width": 20, "channels": 1, "frames": 6}},
+        "accuracy",
         {"epochs": 8, "globalBatchSize": 16},
     ),
-}  # fmt: skip
+}
 
 
 def data_of(name: str, folder: Path) -> tuple[str, int]:
@@ -156,7 +162,7 @@ def plain(path: Path) -> None:
     torch.set_num_threads(1)
     learner = making.make(training, counted(training, path.parent), path.parent / "plain")
     network = learner.start().module
-    whole = together([learner._prepared(block) for block in learner.trained_on])
+    whole = joined([learner.prepared(block) for block in learner.trained_on])
     optimizer = torch.optim.AdamW(network.parameters(), lr=given.learningRate, weight_decay=0.0)
     size, count = given.globalBatchSize, len(next(iter(whole.values())))
     generator = torch.Generator().manual_seed(given.seed)
@@ -180,20 +186,8 @@ def plain(path: Path) -> None:
     rate = taken / (time.perf_counter() - began)
     network.eval()
     with torch.no_grad():
-        metrics = learner.task.measure(network, learner._evaluated(list(learner.held_out), []))
+        metrics = learner.task.measure(network, learner.evaluated(list(learner.held_out), []))
     print(json.dumps({"rate": rate, "score": metrics[TASKS[training.job.name][1]]}))
-
-
-def together(batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """One batch of all; texts are filled up to the longest."""
-    found = {}
-    for name in batches[0]:
-        tensors = [batch[name] for batch in batches]
-        if tensors[0].dim() == 2:
-            widest = max(tensor.shape[1] for tensor in tensors)
-            tensors = [torch.nn.functional.pad(tensor, (0, widest - tensor.shape[1])) for tensor in tensors]
-        found[name] = torch.cat(tensors)
-    return found
 
 
 def counted(training: JobFile, folder: Path) -> Plan:

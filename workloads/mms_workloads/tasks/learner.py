@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch.nn import functional
 
 from mms_workloads.contract import Golden, JobFile, Reason
 from mms_workloads.data import blocks, public
@@ -90,10 +91,10 @@ class TaskLearner:
 
     def size(self, block: int) -> int:
         """Records of the block; one that has none is one sample of nothing."""
-        return max(1, _length(self._prepared(block)))
+        return max(1, _length(self.prepared(block)))
 
     def dead(self, block: int) -> str | None:
-        batch = self._prepared(block)
+        batch = self.prepared(block)
         labels = batch.get("label")
         if _length(batch) < FEW or labels is None or labels.dim() != 1 or bool((labels != labels[:1]).any()):
             return None
@@ -112,15 +113,14 @@ class TaskLearner:
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         del place
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
-        losses, samples = [], 0
-        for batch, generator in self._batches(slices):
-            with device.precision(state.parameters.device), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of layers that drop values
-                losses.append(self.task.loss(state.module, batch, generator))
-            samples += _length(batch)
-        if not samples:
+        parts = list(self._batches(slices))
+        if not parts:
             return NOTHING
-        total = torch.stack(losses).sum()
+        batch, generator = joined([part for part, _ in parts]), parts[0][1]
+        samples = _length(batch)
+        with device.precision(state.parameters.device), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of layers that drop values
+            total = self.task.loss(state.module, batch, generator)
         total.backward()  # type: ignore[no-untyped-call] # once: buckets travel as soon as it has passed them
         return Stats(samples, float(samples), float(total.detach()) / samples)
 
@@ -131,7 +131,7 @@ class TaskLearner:
         state.module.eval()
         try:
             used: list[int] = []
-            metrics = self.task.measure(state.module, self._evaluated(chosen, used))
+            metrics = self.task.measure(state.module, self.evaluated(chosen, used))
         finally:
             training_mode(state.module)
         if not self.held_out:
@@ -197,7 +197,7 @@ class TaskLearner:
     def _transformed(self, block: int, data_epoch: int) -> Batch:
         """The block under its transform. All of it at once: a sample is the same however rounds cut the block."""
         name = chosen_transform(self.transforms, block, data_epoch)
-        batch = self._prepared(block)
+        batch = self.prepared(block)
         if name == IDENTITY or not _length(batch):
             return batch
         with self._lock:
@@ -211,18 +211,18 @@ class TaskLearner:
                     self._changed.popitem(last=False)
         return held
 
-    def _evaluated(self, chosen: Sequence[int], used: list[int]) -> Iterator[Batch]:
+    def evaluated(self, chosen: Sequence[int], used: list[int]) -> Iterator[Batch]:
         count = 0
         for block in chosen:
             if count >= EVALUATION_SAMPLES:
                 return
-            batch = self._prepared(block)
+            batch = self.prepared(block)
             used.append(block)
             count += _length(batch)
             for start in range(0, _length(batch), EVALUATION_BATCH):
                 yield {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in batch.items()}
 
-    def _prepared(self, block: int) -> Batch:
+    def prepared(self, block: int) -> Batch:
         with self._lock:
             if block in self._held:
                 self._held.move_to_end(block)
@@ -239,6 +239,8 @@ class TaskLearner:
         return made
 
 
+ROWS_OF_ANY_LENGTH = 2  # dimensions of tokens, tags and sound
+FILLED_WITH = {"tags": -100}  # cross_entropy's ignore_index
 FEW = 16  # records that may be the same by chance
 
 
@@ -248,6 +250,20 @@ def training_mode(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, FROZEN_NORMS):
             module.eval()
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of all. Rows that are shorter than others are filled up."""
+    if len(batches) == 1:
+        return batches[0]
+    found = {}
+    for name in batches[0]:
+        tensors = [batch[name] for batch in batches]
+        if tensors[0].dim() == ROWS_OF_ANY_LENGTH:
+            longest, fill = max(tensor.shape[1] for tensor in tensors), FILLED_WITH.get(name, 0)
+            tensors = [functional.pad(tensor, (0, longest - tensor.shape[1]), value=fill) for tensor in tensors]
+        found[name] = torch.cat(tensors)
+    return found
 
 
 def _length(batch: Batch) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 BETWEEN_WORDS = r"[^\p{L}\p{N}']+"
 WORD_VECTORS = "wordEmbedding"
-IGNORED = -100  # a place that has no label
+IGNORED = -100  # a place that has no label: cross_entropy's ignore_index
 
 
 @dataclass(frozen=True, slots=True)
