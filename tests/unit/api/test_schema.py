@@ -310,7 +310,7 @@ def test_fields_are_described_and_bounded(kind: Any) -> None:
     assert [path for path, field in spec.items() if "description" not in field] == ["metadata"]
     for path, field in spec.items():
         if path.startswith("spec.") and field.get("type") == "integer":
-            assert {"minimum", "maximum"} <= field.keys(), path
+            assert "enum" in field or {"minimum", "maximum"} <= field.keys(), path
         if path.startswith("spec.") and field.get("type") == "string":
             assert {"maxLength", "enum"} & field.keys(), path
         if field.get("type") == "array":
