@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from mms_operator.api import names
+from mms_operator.api.names import Phase
 from mms_operator.engine.resources import CHILDREN, OWNERS, POD, Key
 from mms_operator.plan.training.pretrained import reference
 
@@ -69,7 +70,7 @@ class Cache:
         self._uri: dict[Key, str] = {}
         self._followers: dict[Key, set[Key]] = defaultdict(set)  # training -> what refers to it
         self._follows: dict[Key, Key] = {}
-        self._pins: dict[str, dict[Key, frozenset[str]]] = defaultdict(dict)  # by namespace: artifacts of each service
+        self._pins: dict[str, dict[Key, frozenset[str]]] = defaultdict(dict)  # by namespace: artifacts that each needs
         self._tombstones: OrderedDict[str, int] = OrderedDict()  # uids that were deleted: a late answer revives none
         self.deletions = 0  # how many there were; in the tombstones the number of each
 
@@ -112,9 +113,8 @@ class Cache:
             return frozenset()
         del self._entries[place]
         concerned = self._unlink(known)
-        if kind == names.SERVICE:
-            self._pins[namespace].pop(Key(*place), None)
         if kind in _OWNER_KINDS:
+            self._pins[namespace].pop(Key(*place), None)
             concerned.add(Key(*place))
             concerned |= self._followers.get(Key(*place), set())
         return frozenset(concerned)
@@ -139,7 +139,7 @@ class Cache:
         return (Key(*place) for place in list(self._entries) if place[0] in _OWNER_KINDS)
 
     def artifacts(self, namespace: str) -> frozenset[str]:
-        """URIs of the artifacts that services of a namespace serve, or name."""
+        """URIs of the artifacts that services of a namespace serve, or name, and that runs of its trainings started from."""
         return frozenset().union(*self._pins.get(namespace, {}).values())
 
     def storage_owner(self, key: Key) -> str | None:
@@ -171,6 +171,7 @@ class Cache:
         key = Key(entry.kind, entry.namespace, entry.name)
         if entry.kind == names.TRAINING:
             self._follow(key, reference(obj))
+            self._pins[entry.namespace][key] = _started_from(obj)
             uri = self._storage_uri(obj)
             if uri:
                 self._uri[key] = uri
@@ -234,6 +235,13 @@ def _entry(place: tuple[str, str, str], version: int, obj: Object) -> Entry:
         fields=fields,
         applied_fields=fields,
     )
+
+
+def _started_from(training: Object) -> frozenset[str]:
+    """The artifact that a run which is not at its end began with: its pods may read it again."""
+    status = training.get("status") or {}
+    found = (status.get("pretrained") or {}).get("uri")
+    return frozenset([found]) if found and status.get("phase") not in {Phase.COMPLETE, Phase.FAILED} else frozenset()
 
 
 def _pins(service: Object) -> frozenset[str]:

@@ -165,6 +165,19 @@ def test_trainings_hear_of_the_one_that_they_start_from(cache: Cache) -> None:
     assert cache.put(names.TRAINING, training(version=4)) == {WORDS}
 
 
+def test_what_a_run_started_from_is_kept_until_its_end(cache: Cache) -> None:
+    started = {"pretrained": {"uri": "s3://m/words/runs/1"}, "phase": "Running"}
+    cache.put(names.TRAINING, {**training("topics", 1), "status": started})
+    assert cache.artifacts("ns") == {"s3://m/words/runs/1"}
+    assert cache.artifacts("other") == frozenset()
+    cache.put(names.TRAINING, {**training("topics", 2), "status": {**started, "phase": "Complete"}})
+    assert cache.artifacts("ns") == frozenset()
+    cache.put(names.TRAINING, {**training("topics", 3), "status": {**started, "phase": "Suspended"}})
+    assert cache.artifacts("ns") == {"s3://m/words/runs/1"}
+    cache.remove(names.TRAINING, "ns", "topics")
+    assert cache.artifacts("ns") == frozenset()
+
+
 def test_services_hear_of_the_training_that_they_follow(cache: Cache) -> None:
     assert cache.put(names.SERVICE, service()) == {SERVED}
     assert cache.put(names.TRAINING, training(version=2)) == {WORDS, SERVED}
