@@ -139,7 +139,7 @@ class Cache:
         return (Key(*place) for place in list(self._entries) if place[0] in _OWNER_KINDS)
 
     def artifacts(self, namespace: str) -> frozenset[str]:
-        """URIs of the artifacts that services of a namespace serve, or name, and that runs of its trainings started from."""
+        """URIs of the artifacts that services of a namespace serve or name, or that runs there started from."""
         return frozenset().union(*self._pins.get(namespace, {}).values())
 
     def storage_owner(self, key: Key) -> str | None:
