@@ -62,7 +62,7 @@ def read_pod(environment: Mapping[str, str] = os.environ) -> Pod:
     if job.task.kind is None:
         raise JobError(
             Reason.JOB_FILE_INVALID,
-            f"{path}: task has no arm that this release knows: {', '.join(contract.Task.model_fields)}",
+            f"{path}: task has no arm that this release knows: set {', '.join(contract.Task.model_fields)}",
         )
     if (job.syncMode == "ParameterServer") != (job.parameterServer is not None):
         raise JobError(
