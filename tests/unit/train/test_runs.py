@@ -88,7 +88,7 @@ def test_more_workers_than_blocks(tmp_path: Path) -> None:
     training = runs.job(tmp_path, workers=2, data={"store": {"uri": f"file://{tmp_path}/corpus/*"}})
     outcome = runs.run_to_the_end(tmp_path, training)
     runs.artifact(tmp_path, outcome)
-    # One block, three data epochs; and rounds for which nobody had it, where both were told so before it was free again.
+    # One block, three data epochs; and rounds that nobody had it for, both having asked before it was free again.
     assert outcome.step >= 3
 
 
