@@ -52,7 +52,7 @@ def target(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 folder, run=artifact["version"], digest=artifact["digest"], rest=f"http://{http}", grpc=grpc
             )
     finally:
-        kube.run("delete", "namespace", NAMESPACE)
+        kube.run("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def fetch(artifact: Object, folder: Path) -> None:
