@@ -22,7 +22,7 @@ from mms_workloads.tasks import exporting
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
-from mms_workloads.train.learner import Evaluation, Place, decayed, share
+from mms_workloads.train.learner import Evaluation, Place, rate, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ KIND: ModelTask = "languageModel"
 EVALUATION_BYTES = 1 << 20  # of held-out text: the error of the mean is far below a hundredth of a bit by then
 EVALUATION_BATCH = 16  # windows
 GOLDEN_CASES = 4
-PANGRAM = "The five boxing wizards jump quickly."  # where nothing of the data may go into an artifact
+# Asked where nothing of the data may go into an artifact.
 PUBLIC = ("The quick brown fox jumps over the lazy dog.", "0123456789", "A B C D E F G H I J K L M")
 METHOD = (
     "bitsPerByte: the mean of -log2 p(byte | the bytes before it in its window) over held-out text that no step saw; 8 "
@@ -86,10 +86,7 @@ class LanguageLearner:
         return share(self.job, place)
 
     def rate(self, state: State, members: int) -> float:
-        optimizer = self.job.optimizer
-        initial = optimizer.learningRate * state.agreement.progress.rate_factor
-        rate = decayed(initial, state.agreement.fraction(self.trained_on, optimizer.epochs))
-        return rate * members / self.job.workers if optimizer.whenWorkersChange == "ScaleLearningRate" else rate
+        return rate(self.job, state.agreement, self.trained_on, members)
 
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         del place
@@ -150,7 +147,7 @@ class LanguageLearner:
 
         served = pipelines.open(folder)
         texts = (
-            [PANGRAM]
+            list(PUBLIC)
             if self.job.data.encryption
             else [
                 self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")

@@ -22,7 +22,7 @@ from mms_workloads.tasks import exporting, starting
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
-from mms_workloads.train.learner import Evaluation, Place, decayed, share
+from mms_workloads.train.learner import Evaluation, Place, rate, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -105,10 +105,7 @@ class TaskLearner:
         return share(self.job, place)
 
     def rate(self, state: State, members: int) -> float:
-        optimizer = self.job.optimizer
-        initial = optimizer.learningRate * state.agreement.progress.rate_factor
-        rate = decayed(initial, state.agreement.fraction(self.trained_on, optimizer.epochs))
-        return rate * members / self.job.workers if optimizer.whenWorkersChange == "ScaleLearningRate" else rate
+        return rate(self.job, state.agreement, self.trained_on, members)
 
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         del place

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.nn import functional
 
-from mms_workloads.contract import Pipeline
 from mms_workloads.tasks import labels, texts
+from mms_workloads.tasks.texts import TextTask
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class TextClassifier:
+class TextClassifier(TextTask):
     spec: TextClassification
     classes: Sequence[str]
     start: Start
@@ -43,32 +42,14 @@ class TextClassifier:
         tokens, mask, _ = self.words.numbers([str(record["input"]) for record in records], self.spec.maxLength)
         return {"tokens": tokens, "mask": mask, "label": labels.numbers(records, self.classes)}
 
-    def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:
-        return texts.augmented(batch, self.words, transform, generator)
-
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         del generator
-        logits = self._logits(network, batch)
+        logits = self.logits(network, batch)
         return functional.cross_entropy(logits, device.moved(batch["label"], logits.device), reduction="sum")
 
     def measure(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """accuracy: the part of held-out texts whose likeliest label is right; macroF1: the mean of the labels' F1."""
-        return labels.accuracy(batches, lambda batch: self._logits(network, batch).argmax(dim=1), len(self.classes))
-
-    def _logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        tokens, mask = texts.moved(batch, network)
-        logits: Tensor = network(tokens=tokens, mask=mask).float()
-        return logits
-
-    def exported(self, network: nn.Module) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:
-        return texts.exported(network, self.spec)
-
-    def outputs(self) -> Sequence[str]:
-        return ["logits"]
-
-    def pipeline(self, folder: Path) -> Pipeline:
-        given = texts.text_input(self.spec, self.words, folder)
-        return Pipeline(task=self.kind, labels=list(self.classes), text=given)
+        return labels.accuracy(batches, lambda batch: self.logits(network, batch).argmax(dim=1), len(self.classes))
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """TEXT [1, 1]."""

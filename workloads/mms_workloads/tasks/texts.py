@@ -12,7 +12,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
-from mms_workloads.contract import TOKENIZER, Reason, Text, TextInput
+from mms_workloads.contract import TOKENIZER, Pipeline, Reason, Text, TextInput
 from mms_workloads.store import JobError
 from mms_workloads.tasks import starting
 from mms_workloads.tasks.networks import EncoderBlock, places
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mms_workloads.contract import ModelTask
     from mms_workloads.tasks.starting import Start
     from mms_workloads.tasks.task import Batch
 
@@ -224,6 +225,33 @@ def exported(network: nn.Module, spec: Text) -> tuple[nn.Module, Batch, Mapping[
     mask[1, length // 2 :] = 0
     example = {"tokens": torch.ones(2, length, dtype=torch.int64), "mask": mask}
     return network, example, {"tokens": ("n", "L"), "mask": ("n", "L")}
+
+
+class TextTask:
+    """What the tasks have in common whose networks read words. spec, classes and words: set by the task."""
+
+    kind: ModelTask
+    spec: Text
+    classes: Sequence[str]
+    words: Words
+
+    def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:
+        return augmented(batch, self.words, transform, generator)
+
+    def logits(self, network: nn.Module, batch: Batch) -> Tensor:
+        tokens, mask = moved(batch, network)
+        found: Tensor = network(tokens=tokens, mask=mask).float()
+        return found
+
+    def exported(self, network: nn.Module) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:
+        return exported(network, self.spec)
+
+    def outputs(self) -> Sequence[str]:
+        return ["logits"]
+
+    def pipeline(self, folder: Path) -> Pipeline:
+        given = text_input(self.spec, self.words, folder)
+        return Pipeline(task=self.kind, labels=list(self.classes), text=given)
 
 
 def text_input(spec: Text, words: Words, folder: Path) -> TextInput:

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from mms_workloads.contract import Pipeline, Reason
+from mms_workloads.contract import Reason
 from mms_workloads.store import JobError
 from mms_workloads.tasks import labels, texts
-from mms_workloads.tasks.texts import IGNORED
+from mms_workloads.tasks.texts import IGNORED, TextTask
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -31,7 +30,7 @@ Span = tuple[int, int, str]  # its first word, the one after its last, what it i
 
 
 @dataclass(slots=True)
-class TokenTagger:
+class TokenTagger(TextTask):
     spec: TokenClassification
     classes: Sequence[str]
     start: Start
@@ -57,13 +56,10 @@ class TokenTagger:
                 before = word
         return {"tokens": tokens, "mask": mask, "tags": tags}
 
-    def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:
-        return texts.augmented(batch, self.words, transform, generator)
-
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Of each text the mean over its words; their sum."""
         del generator
-        logits = self._logits(network, batch)
+        logits = self.logits(network, batch)
         tags = device.moved(batch["tags"][:, : logits.shape[1]], logits.device)
         each = functional.cross_entropy(logits.transpose(1, 2), tags, ignore_index=IGNORED, reduction="none")
         return (each.sum(dim=1) / (tags != IGNORED).sum(dim=1).clamp(min=1)).sum()
@@ -74,7 +70,7 @@ class TokenTagger:
         """
         right = words = both = there = told = 0
         for batch in batches:
-            found = self._logits(network, batch).argmax(dim=2).cpu()
+            found = self.logits(network, batch).argmax(dim=2).cpu()
             for row in range(len(found)):
                 tags = batch["tags"][row, : found.shape[1]]
                 seen = tags != IGNORED
@@ -85,21 +81,6 @@ class TokenTagger:
                 entities, guesses = spans(want), spans(have)
                 both, there, told = both + len(entities & guesses), there + len(entities), told + len(guesses)
         return {self.metric: 2 * both / (there + told) if there + told else 0.0, "tokenAccuracy": right / max(1, words)}
-
-    def _logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        tokens, mask = texts.moved(batch, network)
-        logits: Tensor = network(tokens=tokens, mask=mask).float()
-        return logits
-
-    def exported(self, network: nn.Module) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:
-        return texts.exported(network, self.spec)
-
-    def outputs(self) -> Sequence[str]:
-        return ["logits"]
-
-    def pipeline(self, folder: Path) -> Pipeline:
-        given = texts.text_input(self.spec, self.words, folder)
-        return Pipeline(task=self.kind, labels=list(self.classes), text=given)
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """TEXT [1, 1]: the words with spaces between them."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mms_workloads.sync.leases import Slice
     from mms_workloads.sync.plan import Plan
     from mms_workloads.train.communicator import Stats
-    from mms_workloads.train.state import State
+    from mms_workloads.train.state import Agreement, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,14 @@ class Learner(Protocol):
 def decayed(initial: float, progress: float) -> float:
     """Linear decay over the whole job, with word2vec's floor of 1/10,000. progress in [0, 1]."""
     return initial * max(1e-4, 1.0 - progress)
+
+
+def rate(job: JobFile, agreement: Agreement, trained_on: Sequence[int], members: int) -> float:
+    """The learning rate of a task whose steps have a global batch. trained_on: block numbers."""
+    optimizer = job.optimizer
+    initial = optimizer.learningRate * agreement.progress.rate_factor
+    now = decayed(initial, agreement.fraction(trained_on, optimizer.epochs))
+    return now * members / job.workers if optimizer.whenWorkersChange == "ScaleLearningRate" else now
 
 
 def share(job: JobFile, place: Place) -> int:

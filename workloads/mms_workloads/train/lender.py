@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import sys
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
 
 from mms_workloads.contract import OU_WORKER
 from mms_workloads.logs import logger
 from mms_workloads.sync import tls
+from mms_workloads.train.secured import SecuredServer
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from mms_workloads.pod import Pod
 
 PATH = "/v1/pages/"
 SECONDS = 5.0  # for a peer to answer: then the store is asked
-IDLE_SECONDS = 60.0
 
 
 class Lender:
@@ -69,9 +67,7 @@ class Lender:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(SecuredServer):
     def __init__(
         self,
         place: tuple[str, int],
@@ -79,22 +75,8 @@ class _Server(ThreadingHTTPServer):
         job: str,
         kept: Callable[[str], bytes | None],
     ) -> None:
-        self.context, self.job, self.kept = context, job, kept
-        super().__init__(place, _Handler)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread: a peer that is slow to greet holds up nobody."""
-        request.settimeout(IDLE_SECONDS)
-        if self.context is None:
-            super().finish_request(request, client_address)
-            return
-        with self.context.wrap_socket(request, server_side=True) as secured:
-            super().finish_request(secured, client_address)
-
-    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
-        """A connection that broke, or a certificate that is none of the job's."""
-        del request
-        logger().info("peer left", client=str(client_address), error=str(sys.exc_info()[1]))
+        self.job, self.kept = job, kept
+        super().__init__(place, context, _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -16,23 +16,21 @@ are of one step.
 
 from __future__ import annotations
 
-import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
 
 from mms_workloads.contract import OU_READER
 from mms_workloads.embedding import evaluation
-from mms_workloads.logs import logger
 from mms_workloads.store import JobError
 from mms_workloads.sync import tls
+from mms_workloads.train.secured import SecuredServer
 
 if TYPE_CHECKING:
     import ssl
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
 # Of a processor's time: what copying and sending take beyond it is paid by those who ask, who wait.
 SHARE = 0.04
 SHARED_SECONDS = 0.1  # who asks so soon after another gets the same copy
-IDLE_SECONDS = 60.0  # after which a connection ends
 SAMPLE = 4096  # comparisons: the standard error of a quality is below 0.008
 
 log = structlog.get_logger()
@@ -166,30 +163,13 @@ class Publisher:
         threading.Thread(target=self._server.serve_forever, name="publisher", daemon=True).start()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
+class _Server(SecuredServer):
     def __init__(
         self, place: tuple[str, int], context: ssl.SSLContext | None, pod: Pod, holds: Callable[[], Held | None]
     ) -> None:
-        self.context, self.pod, self.holds, self.copies = context, pod, holds, Copies()
+        self.pod, self.holds, self.copies = pod, holds, Copies()
         self.budget = Budget(SHARE)
-        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        super().__init__(place, _Handler)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread: a peer that is slow to greet holds up nobody."""
-        request.settimeout(IDLE_SECONDS)
-        if self.context is None:
-            super().finish_request(request, client_address)
-            return
-        with self.context.wrap_socket(request, server_side=True) as secured:
-            super().finish_request(secured, client_address)
-
-    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
-        """A connection that broke, or a certificate that is none of the job's."""
-        del request
-        logger().info("reader left", client=str(client_address), error=str(sys.exc_info()[1]))
+        super().__init__(place, context, _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
