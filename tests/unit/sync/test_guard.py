@@ -188,6 +188,15 @@ def test_a_checkpoint_in_between_hides_nothing() -> None:
     assert back.before == LEARNED, "the checkpoint of step LEARNED + 1 is no good"
 
 
+def test_rounds_without_samples_hide_nothing() -> None:
+    watch = Watch(Guard())
+    seen(watch, *(usual(i) for i in range(LEARNED + 1)))
+    empty = [usual(LEARNED + 1 + i, loss=None) for i in range(3)]
+    (back,) = seen(watch, *empty, *(usual(LEARNED + 4 + i, loss=9.0) for i in range(SPIKE_ROUNDS)))
+    assert isinstance(back, Rollback)
+    assert back.before == LEARNED
+
+
 def test_loss_rules_that_are_off() -> None:
     for mode, kinds in (("Off", []), ("Report", [Report])):
         watch = Watch(Guard.model_validate({"lossSpike": mode}))

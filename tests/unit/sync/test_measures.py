@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, reference, round_of, settled
 
 from mms_workloads.contract import Desired, Guard, Reason
-from mms_workloads.sync import startup, wire
+from mms_workloads.sync import checkpoints, startup, wire
 from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
 
 if TYPE_CHECKING:
@@ -186,3 +188,51 @@ async def test_a_rollback_that_is_due_while_a_checkpoint_is_searched_for_is_done
     for peer in peers:
         peer.ready(step=4, applied=[1] * BLOCKS)
     assert peers[0].last(wire.BEGIN)["checkpoint"]["step"] == 1
+
+
+async def test_a_checkpoint_that_is_being_made_valid_is_given_up_too(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its parts are durable, and the master reads it back, when the anomaly that is in it is found."""
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=2))
+    read, reading, go_on = checkpoints.read, threading.Event(), threading.Event()
+
+    def slowly(*which: Any) -> bytes:
+        reading.set()
+        assert go_on.wait(10)
+        return read(*which)
+
+    monkeypatch.setattr(checkpoints, "read", slowly)
+    first, second = peers = master.running()
+    first.lease(), second.lease()
+    anomalous(first, 1, "NonFinite")
+    lineage = checkpoints.short(first.last(wire.BEGIN)["lineage"])
+    for part in (0, 1):
+        peers[part].saved(1, 1, *[0] * (BLOCKS - 1), part=part, folder=lineage)
+    await asyncio.to_thread(reading.wait, 10)
+    anomalous(first, 2, "NonFinite")
+    await asyncio.sleep(0)
+    go_on.set()
+    await settled(master)
+    for peer in peers:
+        peer.ready(step=2, applied=[1] * BLOCKS)
+    begin = first.last(wire.BEGIN)
+    assert (begin["step"], begin["fresh"], begin["checkpoint"]) == (0, True, None)
+    assert master.it.status().checkpoint is None
+
+
+async def test_what_is_exported_while_the_run_goes_back_is_no_result(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Rollback"))
+    peers = master.running()
+    artifact = {"uri": "file:///a", "digest": "sha256:1", "version": 1, "metrics": {}}
+    anomalous(peers[0], 1, "NonFinite")
+    peers[0].say(wire.EXPORTED, artifact=artifact)
+    await settled(master)
+    peers[0].say(wire.EXPORTED, artifact=artifact)
+    assert master.it.outcome is None
+    for peer in peers:
+        peer.ready(step=1, applied=[1, *[0] * (BLOCKS - 1)])
+    peers[0].say(wire.EXPORTED, artifact=artifact)
+    assert master.it.outcome is not None

@@ -354,6 +354,9 @@ class Coordinator:
     # How it ends
 
     def _exported(self, _: Link, message: Message) -> None:
+        if self.measures.watch.waiting:  # the run goes back behind what was exported
+            self.log.warning("artifact given up", uri=message.fields["artifact"]["uri"])
+            return
         artifact = ArtifactRef.model_validate(message.fields["artifact"])
         self._spawn(self._prune_runs())
         self.finish(

@@ -71,12 +71,13 @@ class Checkpoints:
         """
         storage = self.job.storage
         ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, saving.files, saving.step)
+        document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
+        # It may be given up at any time until here; from here on `discard` finds it.
         if self._given_up(saving.folder, saving.step):
             await asyncio.to_thread(checkpoints.remove, storage, ref)
             return None
         self.savings = {name: one for name, one in self.savings.items() if one.step > saving.step}
         if self.newest is None or ref.step >= self.newest[0].step:
-            document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
             self.newest = (ref, Progress.read(document))
         return ref
 

@@ -90,7 +90,8 @@ Measure = Report | Evict | Rollback | Fail
 class Watch:
     guard: Guard
     losses: History = field(default_factory=History)
-    recent: deque[Round] = field(default_factory=lambda: deque(maxlen=SPIKE_ROUNDS + 1))
+    recent: deque[Round] = field(default_factory=lambda: deque(maxlen=SPIKE_ROUNDS + 1))  # those with a loss
+    step: int | None = None  # of the last round that was seen
     high: int = 0  # rounds in a row with a spiked loss
     broken: int = 0  # rounds in a row with a gradient that is not finite
     streaks: Counter[int] = field(default_factory=Counter)  # by rank: rounds in a row with an outlier
@@ -103,7 +104,9 @@ class Watch:
         """What follows from a round: at most one of Rollback and Fail, as the last."""
         if self.waiting:
             return []
-        self.recent.append(this)
+        self.step = this.step
+        if this.loss is not None:  # without one nobody had samples, and nothing was updated
+            self.recent.append(this)
         out: list[Measure] = [*self._gradients(this), *self._stragglers(this)]
         worst = self._not_finite(this) or self._loss(this)
         if isinstance(worst, Rollback):
@@ -117,12 +120,12 @@ class Watch:
         is an earlier one, what is usual was different then.
         """
         self.waiting = False
-        last = self.recent[-1].step if self.recent else step
+        last = step if self.step is None else self.step
         if step < last:
             self.losses.values.clear()
         if step != last:
             self.recent.clear()
-            self.high = self.broken = 0
+            self.step, self.high, self.broken = step, 0, 0
         self.streaks.clear()
         self.slow.clear()
 
