@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from mms_operator.api.custom_task import Custom  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.model_tasks import (
     ImageClassification,
     ImageGeneration,
@@ -140,6 +141,7 @@ TASKS = (
     "textClassification",
     "tokenClassification",
     "speechRecognition",
+    "custom",
 )
 
 
@@ -169,6 +171,9 @@ class Task(Model):
         default=None, description="Which words of a text are names, and of what."
     )
     speechRecognition: SpeechRecognition | None = Field(default=None, description="What is said in a sound.")
+    custom: Custom | None = Field(
+        default=None, description="A program of one's own, in an image of one's own (docs/custom.md)."
+    )
 
 
 class Optimizer(Model):
