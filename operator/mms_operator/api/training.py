@@ -348,7 +348,8 @@ class TrainingSpec(Model):
             ),
             (
                 (
-                    "!(has(self.task.wordEmbedding) || has(self.task.languageModel)) || (self.data.format in ['Auto', "
+                    "!(has(self.task.wordEmbedding) || has(self.task.languageModel)) || !has(self.data) || "
+                    "(self.data.format in ['Auto', "
                     "'Text'] && !has(self.data.fields.input) && !has(self.data.fields.label))"
                 ),
                 (

@@ -194,10 +194,16 @@ def _world(look: Look, assignment: Assignment, events: tuple[Event, ...] = (), s
         status,
         state or standing.state(look, assignment.slots, waits_for=sorted(pod.name for pod, _ in held_up)),
         waves=_waves(look, assignment, make=not held_up),
-        deletions=delete([*look.others, *slots.superfluous(look.pods, assignment)]),
+        deletions=delete([*_left_over(look), *slots.superfluous(look.pods, assignment)]),
         events=events,
         requeue=min([left for _, left in held_up] + [left for left in (running.deadline(look),) if left], default=None),
     )
+
+
+def _left_over(look: Look) -> list[Seen]:
+    """Pods of earlier attempts. Those of the last one that have ended stay, for their logs."""
+    last = (look.job.run, look.job.attempt - 1)
+    return [pod for pod in look.others if pod.ended is None or (pod.run, pod.attempt) != last]
 
 
 def _held_up(look: Look, status: TrainingStatus) -> list[tuple[Seen, float]]:
