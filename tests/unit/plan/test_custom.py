@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.unit.plan.world import World, cr, role_of
+from tests.unit.plan.world import World, cr, plan_service, role_of
 
 from mms_operator.api import names
 from mms_operator.plan import pods as reading
 from mms_operator.plan.training import references
-from mms_operator.plan.types import ReferencedSecret
+from mms_operator.plan.types import ObservedService, ReferencedSecret
 
 IMAGE = "registry/mine:1"
 LOCAL = "mine-pods.d.svc.cluster.local"
@@ -435,6 +435,18 @@ def test_another_run() -> None:
     assert made.live() == {"mine-worker-0-2", "mine-worker-1-2"}
     assert environment(made, "mine-worker-0-2")["MMS_RUN"] == "2"
     assert (made.status["run"], made.status["attempt"]) == (2, 1)
+
+
+def test_nobody_waits_for_an_artifact_of_it() -> None:
+    done = world().cr | {"status": {"phase": "Complete"}}
+    served = cr(names.SERVICE, model={"trainingRef": {"name": "mine"}})
+    found = plan_service(served, ObservedService(training=done)).status["conditions"]
+    assert "spec.model.pretrained.uri" in next(one["message"] for one in found if one["type"] == "Ready")
+    started = {"textClassification": {}}
+    following = World(cr(task=started, data={"uri": "s3://a/b"}, pretrained={"trainingRef": {"name": "mine"}}))
+    following.pretrained = done
+    following.settle()
+    assert "spec.pretrained.uri" in following.condition("Ready")["message"]
 
 
 def test_a_secret_is_waited_for() -> None:

@@ -45,7 +45,7 @@ def environment(job: Job, place: Place, incarnation: int, hosts: Mapping[Place, 
     custom = job.custom
     if custom is None:
         raise ValueError("a training of ours reads its job file")
-    values = _ours(job, place, incarnation, hosts)
+    values = _ours(job, custom, place, incarnation, hosts)
     if custom.framework in ("TensorFlow", "Keras"):
         values["TF_CONFIG"] = _tf_config(job, custom, place, hosts)
     if custom.framework in ("PyTorch", "Keras") and place[0] is Role.WORKER:
@@ -56,8 +56,8 @@ def environment(job: Job, place: Place, incarnation: int, hosts: Mapping[Place, 
     return [*({"name": name, "value": value} for name, value in values.items()), ip]
 
 
-def _ours(job: Job, place: Place, incarnation: int, hosts: Mapping[Place, str]) -> dict[str, str]:
-    custom, workers = job.custom, job.spec.workers.replicas
+def _ours(job: Job, custom: Custom, place: Place, incarnation: int, hosts: Mapping[Place, str]) -> dict[str, str]:
+    workers = job.spec.workers.replicas
     named = [hosts[Role.WORKER, rank] for rank in range(workers)]
     values = {
         "HOME": contract.SCRATCH_DIR,  # the user has none
@@ -71,7 +71,7 @@ def _ours(job: Job, place: Place, incarnation: int, hosts: Mapping[Place, str]) 
         contract.ENV_INCARNATION: str(incarnation),
         "MMS_WORKERS": str(workers),
         "MMS_WORKER_HOSTS": ",".join(named),
-        "MMS_PORT": str(custom.port if custom else ""),
+        "MMS_PORT": str(custom.port),
         "MMS_SCRATCH_DIR": contract.SCRATCH_DIR,
     }
     for name, location in (("DATA", job.data), ("STORAGE", job.storage)):
