@@ -39,7 +39,7 @@ class ImageClassifier:
     def build(self, seed: int) -> nn.Module:
         spec = self.spec
         if self.start.folder is None and spec.architecture == "Small":
-            with starting.seeded(seed):
+            with device.seeded(seed):
                 return SmallClassifier(spec.channels, spec.height, spec.width, len(self.classes))
         return starting.picture_classifier(self.start, spec, len(self.classes), seed)
 

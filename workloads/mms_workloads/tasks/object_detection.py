@@ -99,7 +99,7 @@ class ObjectDetector:
     compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
-        with starting.seeded(seed):
+        with device.seeded(seed):
             network = Detector(self.spec.channels, len(self.classes))
         if self.start.folder is None:
             return network
