@@ -187,7 +187,11 @@ def transforms() -> Iterator[Case]:
         (["imageClassification"], ["Identity", "Flip", "Crop", "Rotate", "Colour", "Noise", "Mixup"], "TimeMask"),
         (["objectDetection", "imageGeneration", "videoUnderstanding"], ["Identity", "Flip", "Noise"], "Mixup"),
         (["speechRecognition"], ["Identity", "Noise", "TimeMask", "FrequencyMask"], "Crop"),
-        (["textClassification", "tokenClassification"], ["Identity", "WordDropout", "WordSwap"], "Noise"),
+        (
+            ["textClassification", "tokenClassification", "textMatching"],
+            ["Identity", "WordDropout", "WordSwap"],
+            "Noise",
+        ),
         (["wordEmbedding", "languageModel"], None, "Identity"),
     ):
         rule = f"data.augmentation of {', '.join(tasks)} takes"
@@ -210,6 +214,8 @@ BARE = {
 }  # fmt: skip
 ANALYSIS = {**BARE, "errorMargin": "0.01"}
 
+SEALED: Object = {"spec": {"data": {"encryption": {"keySecretRef": {"name": "key"}}}}}
+
 CASES = [
     *names_of(TRAININGS),
     *created(
@@ -229,13 +235,25 @@ CASES = [
     ),
     *(
         case
-        for name in ("textClassification", "tokenClassification", "speechRecognition")
+        for name in ("textClassification", "tokenClassification", "textMatching", "speechRecognition")
         for case in created(
             f"heads-{name}",
             f"{name}.dimensions must be divisible by heads",
             good={"three": learning(name, dimensions=96, heads=3)},
             bad={"three": learning(name, dimensions=64, heads=3)},
         )
+    ),
+    *created(
+        "pair",
+        "data.fields.pair is of task.textMatching",
+        good={"matching": merged(learning("textMatching"), {"spec": {"data": {"fields": {"pair": "reply"}}}})},
+        bad={"other": merged(learning("textClassification"), {"spec": {"data": {"fields": {"pair": "reply"}}}})},
+    ),
+    *created(
+        "search",
+        "task.textMatching.search must be 0 with data.encryption",
+        good={"none": merged(learning("textMatching"), SEALED), "open": learning("textMatching", search=9)},
+        bad={"some": merged(learning("textMatching", search=9), SEALED)},
     ),
     *created(
         "pretrained",

@@ -324,6 +324,14 @@ class TrainingSpec(Model):
             ),
             *transforms_fit(),
             (
+                "!has(self.data.fields.pair) || has(self.task.textMatching)",
+                "data.fields.pair is of task.textMatching, which learns from two texts: leave it out",
+            ),
+            (
+                "!has(self.task.textMatching) || !has(self.data.encryption) || self.task.textMatching.search == 0",
+                "task.textMatching.search must be 0 with data.encryption: the artifact would hold texts of the data",
+            ),
+            (
                 "!has(self.data.encryption) || self.data.blockSizes == 'Equal'",
                 "data.blockSizes must be Equal with data.encryption, whose blocks are made by mms data encrypt",
             ),

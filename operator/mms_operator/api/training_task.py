@@ -12,6 +12,7 @@ from mms_operator.api.model_tasks import (
     ObjectDetection,
     SpeechRecognition,
     TextClassification,
+    TextMatching,
     TokenClassification,
     VideoUnderstanding,
     divided,
@@ -139,6 +140,7 @@ TASKS = (
     "videoUnderstanding",
     "textClassification",
     "tokenClassification",
+    "textMatching",
     "speechRecognition",
 )
 
@@ -167,6 +169,9 @@ class Task(Model):
     )
     tokenClassification: TokenClassification | None = Field(
         default=None, description="Which words of a text are names, and of what."
+    )
+    textMatching: TextMatching | None = Field(
+        default=None, description="How near two texts are, and which of many is nearest to another."
     )
     speechRecognition: SpeechRecognition | None = Field(default=None, description="What is said in a sound.")
 
@@ -229,7 +234,7 @@ class Gate(Model):
         description="A metric of the evaluation, as status.artifact.metrics names it: contextAUC and relatedAUC of "
         "wordEmbedding, bitsPerByte and lossPerByte of languageModel, accuracy and macroF1 of classifications, "
         "meanAveragePrecision of objectDetection, flowLoss of imageGeneration, entityF1 of tokenClassification, "
-        "characterErrorRate and wordErrorRate of speechRecognition.",
+        "accuracy, spearman or recallAt1 of textMatching, characterErrorRate and wordErrorRate of speechRecognition.",
         max_length=64,
         pattern=r"^[A-Za-z][A-Za-z0-9]*$",
     )

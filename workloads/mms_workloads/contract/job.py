@@ -108,6 +108,14 @@ class TokenClassification(Text):
     """Each word of a text has one of the tags: B-X and I-X of entities, O of none (IOB2)."""
 
 
+class TextMatching(Text):
+    """How near two texts are in meaning: each becomes a vector, and their cosine is the score."""
+
+    search: NonNegativeInt = (
+        0  # texts of the data set that the artifact holds, among which those near another are found
+    )
+
+
 class SpeechRecognition(Contract):
     """What is said, letter by letter: connectionist temporal classification (Graves et al., 2006)."""
 
@@ -131,6 +139,7 @@ class Task(Contract):
     videoUnderstanding: VideoUnderstanding | None = None
     textClassification: TextClassification | None = None
     tokenClassification: TokenClassification | None = None
+    textMatching: TextMatching | None = None
     speechRecognition: SpeechRecognition | None = None
 
     @property

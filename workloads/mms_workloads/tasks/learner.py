@@ -19,6 +19,7 @@ from mms_workloads.data.dealing import chosen as chosen_transform
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import exporting, starting
+from mms_workloads.tasks.task import Keeping
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
@@ -148,6 +149,8 @@ class TaskLearner:
                 Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
             )
         exporting.write(self.task, network, self.job, folder)
+        if isinstance(self.task, Keeping):
+            self.task.keep(network, (r for b in range(len(self.corpus.blocks)) for r in self.corpus.records(b)), folder)
         return self._golden(folder)
 
     def _golden(self, folder: Path) -> Golden:

@@ -25,6 +25,7 @@ _INPUTS = {
     "videoUnderstanding": ("image", "animated images, or arrays of frames as .npy"),
     "textClassification": ("text", "texts"),
     "tokenClassification": ("words", "lists of words"),
+    "textMatching": ("pair", "pairs of texts"),
     "speechRecognition": ("audio", "WAV files"),
 }
 _LABELS = {"objectDetection": ("boxes",), "tokenClassification": ("tags",), "speechRecognition": ("string", "none")}
@@ -47,7 +48,7 @@ def _fit(kind: str, schema: Schema) -> None:
             f"task {kind} learns from {called}, and the records' input is {schema.input}: set data.fields.input or "
             "data.uri to what the task learns from",
         )
-    classes = kind != "speechRecognition"
+    classes = kind not in {"speechRecognition", "textMatching"}
     if classes and len(schema.classes) < (1 if kind == "objectDetection" else 2):
         raise JobError(
             Reason.DATA_INVALID,
@@ -91,6 +92,11 @@ def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start) -> 
             from mms_workloads.tasks.text_classification import TextClassifier  # noqa: PLC0415
 
             return TextClassifier(spec, classes, start, texts.words(corpus.schema.words, spec, start))
+        case "textMatching":
+            from mms_workloads.tasks import text_matching, texts  # noqa: PLC0415
+
+            goal = text_matching.goal(corpus.schema)
+            return text_matching.TextMatcher(spec, goal, start, texts.words(corpus.schema.words, spec, start))
         case _:
             from mms_workloads.tasks import texts  # noqa: PLC0415
             from mms_workloads.tasks.token_classification import TokenTagger  # noqa: PLC0415

@@ -168,7 +168,7 @@ def _data(job: Job) -> contract.Data:
     return contract.Data(
         store=job.data.store,
         format=given.format,
-        fields=contract.Fields(input=given.fields.input, label=given.fields.label),
+        fields=contract.Fields(input=given.fields.input, pair=given.fields.pair, label=given.fields.label),
         quality=contract.Quality(maxBadRecords=given.quality.maxBadRecords),
         encryption=contract.Encryption() if given.encryption else None,
         augmentation=contract.Augmentation(transforms=given.augmentation.transforms if given.augmentation else []),
