@@ -25,14 +25,7 @@ demo: setup ## Cluster, chart, corpus, training, serving, answers: from a bare m
 
 test: setup ## Everything that CI runs
 	@$(MAKE) --no-print-directory lint check-generated
-	@$(MAKE) --no-print-directory test-all
-
-# What fails in seconds is told before what takes minutes.
-.PHONY: test-all
-test-all:
-	$(PY) -m pytest tests/unit -m "not slow" --durations=10
-	$(PY) -m pytest tests/api -m "not slow" --durations=10
-	$(PY) -m pytest tests/e2e -m "not slow" --durations=25
+	@scripts/test-all
 
 test-unit: setup ## Tests that need no cluster
 	$(PY) -m pytest tests/unit

@@ -9,6 +9,7 @@ import pytest
 from tests.api.crds import ARTIFACT, CRDS, NOON, Kind, Object, good, merged, refusal
 
 from mms_operator.api.names import SERVICES, TRAININGS, Phase
+from mms_workloads.contract import METRICS, metrics_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,22 @@ def names_of(plural: str) -> Iterator[Case]:
         bad={key: {"metadata": {"name": name}} for key, name in bad.items()},
         plural=plural,
     )
+
+
+def gates() -> Iterator[Case]:
+    """Each task measures what it measures."""
+    for kind, names in METRICS.items():
+
+        def asking(metric: str, kind: str = kind) -> Object:
+            task = {"wordEmbedding": None, kind: {}}
+            return {"spec": {"task": task, "evaluation": {"gate": {"metric": metric, "atLeast": "0.5"}}}}
+
+        yield from created(
+            f"gate-of-{kind}",
+            f"evaluation.gate.metric of task.{kind} must be",
+            good={name: asking(name) for name in metrics_of(kind)},
+            bad={"other": asking("bitsPerWord"), "cased": asking(names[0].upper())},
+        )
 
 
 def runs() -> Iterator[Case]:
@@ -395,12 +412,13 @@ CASES = [
         },
     ),
     *transforms(),
+    *gates(),
     *created(
         "gate",
         "exactly one of atLeast and atMost",
         good={
             "least": {"spec": {"evaluation": {"gate": {"metric": "contextAUC", "atLeast": "0.6"}}}},
-            "most": {"spec": {"evaluation": {"gate": {"metric": "lossPerByte", "atMost": "-1.5"}}}},
+            "most": {"spec": {"evaluation": {"gate": {"metric": "contextAUC", "atMost": "-1.5"}}}},
         },
         bad={
             "none": {"spec": {"evaluation": {"gate": {"metric": "contextAUC"}}}},

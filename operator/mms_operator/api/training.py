@@ -10,7 +10,7 @@ from mms_operator.api import names
 from mms_operator.api.data import Data, transforms_fit
 from mms_operator.api.model_tasks import Pretrained  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
-from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task
+from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task, gates_fit
 from mms_operator.api.types import (
     CONTROLLER_PATTERN,
     WRITABLE_URI_PATTERN,
@@ -323,6 +323,7 @@ class TrainingSpec(Model):
                 ),
             ),
             *transforms_fit(),
+            *gates_fit(),
             (
                 "!has(self.data.fields.pair) || has(self.task.textMatching)",
                 "data.fields.pair is of task.textMatching, which learns from two texts: leave it out",

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.tasks import datasets
 from tests.unit.train.quick import QuickRun
 
-from mms_workloads.contract import ArtifactManifest, Golden, JobFile, Outcome
+from mms_workloads.contract import METRICS, ArtifactManifest, Golden, JobFile, Outcome, metrics_of
 from mms_workloads.serve import pipelines
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def served_as_published(folder: Path, kind: str, *, compared: bool = True) -> pi
 
 def metrics(outcome: Outcome) -> dict[str, float]:
     assert outcome.artifact is not None
-    return outcome.artifact.metrics
+    found = outcome.artifact.metrics
+    assert any(found.keys() <= set(metrics_of(kind)) for kind in METRICS), "a gate may ask for each"
+    return found
 
 
 @pytest.fixture(scope="module")

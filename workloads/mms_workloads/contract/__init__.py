@@ -90,6 +90,7 @@ from mms_workloads.contract.job import (
     VideoUnderstanding,
     WordEmbedding,
 )
+from mms_workloads.contract.metrics import METRICS, SPOILS, metrics_of
 from mms_workloads.contract.pipeline import (
     NETWORK,
     PIPELINE,
@@ -168,6 +169,7 @@ __all__ = [
     "LIVE",
     "MASTER_HEALTH_PORT",
     "MASTER_PORT",
+    "METRICS",
     "NETWORK",
     "OU_MASTER",
     "OU_OPERATOR",
@@ -180,6 +182,7 @@ __all__ = [
     "SCRATCH_DIR",
     "SECRET_ACCESS_KEY",
     "SECRET_ACCESS_KEY_ID",
+    "SPOILS",
     "TERMINATION_LOG",
     "TLS_DIR",
     "TOKENIZER",
@@ -273,5 +276,6 @@ __all__ = [
     "WordEmbedding",
     "live_digest",
     "live_run",
+    "metrics_of",
     "short",
 ]

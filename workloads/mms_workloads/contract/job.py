@@ -184,7 +184,7 @@ class Optimizer(Contract):
 class Gate(Contract):
     """What an artifact must reach to be published; one of the bounds is set."""
 
-    metric: str
+    metric: str  # see metrics.py
     atLeast: float | None = None
     atMost: float | None = None
 

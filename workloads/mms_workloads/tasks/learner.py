@@ -116,8 +116,8 @@ class TaskLearner:
             return NOTHING
         batch, generator = joined([part for part, _ in parts]), parts[0][1]
         samples = _length(batch)
-        with device.precision(state.parameters.device), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of layers that drop values
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with device.precision(state.parameters.device), device.seeded(seed):
             total = self.task.loss(state.module, batch, generator)
         total.backward()  # type: ignore[no-untyped-call] # once: buckets travel as soon as it has passed them
         return Stats(samples, float(samples), float(total.detach()) / samples)

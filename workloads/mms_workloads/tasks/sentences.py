@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mms_workloads.tasks import starting, texts
 from mms_workloads.tasks.texts import Encoder
+from mms_workloads.train import device
 
 if TYPE_CHECKING:
     from mms_workloads.contract import Text
@@ -81,7 +82,7 @@ def build(
         from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
         # isort: split
 
-        with starting.said(start), starting.seeded(seed):
+        with starting.said(start), device.seeded(seed):
             network = AutoModel.from_pretrained(str(start.folder), local_files_only=True)
         made = SentenceEncoder(LibraryEncoder(network), network.config.hidden_size, calibrated=calibrated)
         return starting.trained_parts(made, made.head, start, seed)

@@ -202,7 +202,7 @@ def begun(
             Reason.JOB_FILE_INVALID,
             f"task.{kind}.architecture Pretrained needs pretrained.uri: a folder of Transformers",
         )
-    with starting.seeded(seed):
+    with device.seeded(seed):
         network = small()
     if start.kind == WORD_VECTORS:
         if start.method == "LoRA":
@@ -224,7 +224,7 @@ def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
     # isort: split
 
     auto = AutoModelForSequenceClassification if kind == "textClassification" else AutoModelForTokenClassification
-    with starting.said(start), starting.seeded(seed):
+    with starting.said(start), device.seeded(seed):
         network = auto.from_pretrained(
             str(start.folder), num_labels=labels, ignore_mismatched_sizes=True, local_files_only=True
         )
