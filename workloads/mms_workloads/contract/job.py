@@ -181,6 +181,16 @@ class Optimizer(Contract):
     seed: int = 1
 
 
+class Differential(Contract):
+    """Differential privacy of the records that are trained on, by DP-SGD (Abadi et al., 2016): gradients of single
+    records are clipped to maxGradientNorm, and noise is added for (epsilon, delta) after all data epochs.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    maxGradientNorm: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Gate(Contract):
     """What an artifact must reach to be published; one of the bounds is set."""
 
@@ -230,6 +240,7 @@ class JobFile(Contract):
     pretrained: Pretrained | None = None
     optimizer: Optimizer = Optimizer()
     evaluation: EvaluationSpec = EvaluationSpec()
+    privacy: Differential | None = None
     syncMode: Literal["Ring", "ParameterServer"] = "Ring"
     compression: Literal["None", "BF16", "Int8"] = "None"  # of gradients and changes on the wire
     transport: Literal["MutualTLS", "Plain"] = "MutualTLS"  # of gradients and parameters; control is always mutual TLS

@@ -13,7 +13,7 @@ from mms_workloads.tasks.learner import TaskLearner
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mms_workloads.contract import JobFile
+    from mms_workloads.contract import JobFile, Statistics
     from mms_workloads.data.schema import Schema
     from mms_workloads.sync.plan import Plan
     from mms_workloads.tasks.task import Task
@@ -37,7 +37,9 @@ def make(job: JobFile, plan: Plan, cache: Path) -> TaskLearner:
     kind = str(job.task.kind)
     _fit(kind, corpus.schema)
     start = starting.fetch(job.pretrained, cache.parent)
-    return TaskLearner.of(job, _task(kind, getattr(job.task, kind), corpus, start), corpus)
+    # What images are like is told by no noise.
+    statistics = corpus.schema.images.statistics if corpus.schema.images and not job.privacy else None
+    return TaskLearner.of(job, _task(kind, getattr(job.task, kind), corpus, start, statistics), corpus)
 
 
 def _fit(kind: str, schema: Schema) -> None:
@@ -62,10 +64,9 @@ def _fit(kind: str, schema: Schema) -> None:
         )
 
 
-def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start) -> Task:
+def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start, statistics: Statistics | None) -> Task:
     """Each task brings libraries that the others need not load."""
     classes = sorted(corpus.schema.classes)
-    statistics = corpus.schema.images.statistics if corpus.schema.images else None
     match kind:
         case "imageClassification":
             from mms_workloads.tasks.image_classification import ImageClassifier  # noqa: PLC0415

@@ -146,6 +146,7 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
         pretrained=pretrained.job_part(spec.pretrained, job.start, job.pretrained),
         optimizer=tasks.optimizer(spec.optimizer, spec.task, spec.pretrained),
         evaluation=tasks.evaluation(spec.evaluation),
+        privacy=tasks.privacy(spec.privacy),
         syncMode=spec.sync.mode,
         compression=spec.sync.compression,
         transport=spec.sync.transport,
