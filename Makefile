@@ -105,6 +105,9 @@ bench-augmentation: setup ## Augmented samples per second, against torchvision o
 bench-tasks: setup ## Samples per second and accuracy of tasks, against a plain loop in PyTorch
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/tasks.py
 
+bench-few-labels: setup ## Word vectors as the input of a classifier of few labelled texts, against none
+	PYTHONPATH=operator:workloads $(PY) benchmarks/few_labels.py
+
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py
 

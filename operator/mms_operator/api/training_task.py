@@ -12,6 +12,7 @@ from mms_operator.api.model_tasks import (
     ObjectDetection,
     SpeechRecognition,
     TextClassification,
+    TextMatching,
     TokenClassification,
     VideoUnderstanding,
     divided,
@@ -140,6 +141,7 @@ TASKS = (
     "videoUnderstanding",
     "textClassification",
     "tokenClassification",
+    "textMatching",
     "speechRecognition",
 )
 
@@ -168,6 +170,9 @@ class Task(Model):
     )
     tokenClassification: TokenClassification | None = Field(
         default=None, description="Which words of a text are names, and of what."
+    )
+    textMatching: TextMatching | None = Field(
+        default=None, description="How near two texts are, and which of many is nearest to another."
     )
     speechRecognition: SpeechRecognition | None = Field(default=None, description="What is said in a sound.")
 

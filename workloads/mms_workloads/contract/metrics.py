@@ -17,6 +17,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "videoUnderstanding": ("accuracy", "macroF1"),
     "textClassification": ("accuracy", "macroF1"),
     "tokenClassification": ("entityF1", "tokenAccuracy"),
+    "textMatching": ("accuracy", "macroF1", "spearman", "recallAt1"),
     "speechRecognition": ("characterErrorRate", "wordErrorRate"),
 }
 
