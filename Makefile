@@ -25,14 +25,7 @@ demo: setup ## Cluster, chart, corpus, training, serving, answers: from a bare m
 
 test: setup ## Everything that CI runs
 	@$(MAKE) --no-print-directory lint check-generated
-	@$(MAKE) --no-print-directory test-all
-
-# What fails in seconds is told before what takes minutes.
-.PHONY: test-all
-test-all:
-	$(PY) -m pytest tests/unit -m "not slow" --durations=10
-	$(PY) -m pytest tests/api -m "not slow" --durations=10
-	$(PY) -m pytest tests/e2e -m "not slow" --durations=25
+	@scripts/test-all
 
 test-unit: setup ## Tests that need no cluster
 	$(PY) -m pytest tests/unit
@@ -111,6 +104,9 @@ bench-augmentation: setup ## Augmented samples per second, against torchvision o
 
 bench-tasks: setup ## Samples per second and accuracy of tasks, against a plain loop in PyTorch
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/tasks.py
+
+bench-few-labels: setup ## Word vectors as the input of a classifier of few labelled texts, against none
+	PYTHONPATH=operator:workloads $(PY) benchmarks/few_labels.py
 
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py

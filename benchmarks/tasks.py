@@ -19,22 +19,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from tests.unit.tasks import datasets
+from tests.unit.tasks import datasets, plain
 
-from mms_workloads import store as stores
 from mms_workloads.contract import Activity, JobFile
-from mms_workloads.data import readers, records
-from mms_workloads.sync.counting import Counting
-from mms_workloads.tasks import making
-from mms_workloads.tasks.learner import joined
-from mms_workloads.train.learner import decayed
 from mms_workloads.train.local import LocalRun
-
-if TYPE_CHECKING:
-    from mms_workloads.sync.plan import Plan
 
 PAIRS = int(os.environ.get("MMS_BENCH_PAIRS", "3"))
 WORKERS = [int(one) for one in os.environ.get("MMS_BENCH_WORKERS", "1,2").split(",")]
@@ -155,56 +146,16 @@ def beside(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def plain(path: Path) -> None:
-    """The loop: all in memory, one process, torch.optim."""
+def alone(path: Path) -> None:
+    """The loop, on one thread."""
     training = JobFile.model_validate_json(path.read_bytes())
-    given = training.optimizer
     torch.set_num_threads(1)
-    learner = making.make(training, counted(training, path.parent), path.parent / "plain")
-    network = learner.start().module
-    whole = joined([learner.prepared(block) for block in learner.trained_on])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=given.learningRate, weight_decay=0.0)
-    size, count = given.globalBatchSize, len(next(iter(whole.values())))
-    generator = torch.Generator().manual_seed(given.seed)
-    batches = [
-        order[start : start + size]
-        for order in (torch.randperm(count, generator=generator) for _ in range(given.epochs))
-        for start in range(0, count, size)
-    ]
-    began, taken = 0.0, 0
-    for step, chosen in enumerate(batches):
-        if step == WARM:
-            began, taken = time.perf_counter(), 0
-        for group in optimizer.param_groups:
-            group["lr"] = decayed(given.learningRate, step / len(batches))
-        optimizer.zero_grad()
-        batch = {name: tensor[chosen] for name, tensor in whole.items()}
-        loss = learner.task.loss(network, batch, generator) / len(chosen)
-        loss.backward()
-        optimizer.step()
-        taken += len(chosen)
-    rate = taken / (time.perf_counter() - began)
-    network.eval()
-    with torch.no_grad():
-        metrics = learner.task.measure(network, learner.evaluated(list(learner.held_out), []))
-    print(json.dumps({"rate": rate, "score": metrics[TASKS[training.job.name][1]]}))
-
-
-def counted(training: JobFile, folder: Path) -> Plan:
-    """The plan of a run, as the counting pass makes it."""
-    counting = Counting.start(stores.glob(training.data.store), training.data)
-    while not counting.complete():
-        number = counting.take(0)
-        assert number is not None
-        assert counting.format is not None
-        segments = counting.tasks[number]
-        reader = readers.counting(training.data.store, counting.uris(number), segments, folder)
-        counting.add_survey(number, *records.count(reader, segments, training.data, counting.format))
-    return counting.plan(None, training.data.blockBytes)
+    found = plain.loop(training, path.parent, warm=WARM)
+    print(json.dumps({"rate": found.rate, "score": found.metrics[TASKS[training.job.name][1]]}))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["plain"]:
-        plain(Path(sys.argv[2]))
+        alone(Path(sys.argv[2]))
         sys.exit(0)
     sys.exit(main())

@@ -291,6 +291,7 @@ TRAINING_STATUS: Object = {
         "secretRef": {"name": "own"},
         "metrics": {"accuracy": "0.91"},
     },
+    "privacy": {"epsilonSpent": "3.1415", "delta": "0.00001", "noiseMultiplier": "2.0166"},
     "data": {
         "format": "CSV",
         "files": 2,

@@ -9,6 +9,7 @@ import pytest
 from tests.api.crds import ARTIFACT, CRDS, NOON, Kind, Object, good, merged, refusal
 
 from mms_operator.api.names import SERVICES, TRAININGS, Phase
+from mms_workloads.contract import METRICS, metrics_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +116,22 @@ def names_of(plural: str) -> Iterator[Case]:
     )
 
 
+def gates() -> Iterator[Case]:
+    """Each task measures what it measures."""
+    for kind, names in METRICS.items():
+
+        def asking(metric: str, kind: str = kind) -> Object:
+            task = {"wordEmbedding": None, kind: {}}
+            return {"spec": {"task": task, "evaluation": {"gate": {"metric": metric, "atLeast": "0.5"}}}}
+
+        yield from created(
+            f"gate-of-{kind}",
+            f"evaluation.gate.metric of task.{kind} must be",
+            good={name: asking(name) for name in metrics_of(kind)},
+            bad={"other": asking("bitsPerWord"), "cased": asking(names[0].upper())},
+        )
+
+
 def runs() -> Iterator[Case]:
     lowered, raised = ({"spec": {"runPolicy": {"run": run}}} for run in (1, 3))
     rule = "run can only be raised"
@@ -187,7 +204,11 @@ def transforms() -> Iterator[Case]:
         (["imageClassification"], ["Identity", "Flip", "Crop", "Rotate", "Colour", "Noise", "Mixup"], "TimeMask"),
         (["objectDetection", "imageGeneration", "videoUnderstanding"], ["Identity", "Flip", "Noise"], "Mixup"),
         (["speechRecognition"], ["Identity", "Noise", "TimeMask", "FrequencyMask"], "Crop"),
-        (["textClassification", "tokenClassification"], ["Identity", "WordDropout", "WordSwap"], "Noise"),
+        (
+            ["textClassification", "tokenClassification", "textMatching"],
+            ["Identity", "WordDropout", "WordSwap"],
+            "Noise",
+        ),
         (["wordEmbedding", "languageModel"], None, "Identity"),
     ):
         rule = f"data.augmentation of {', '.join(tasks)} takes"
@@ -196,6 +217,60 @@ def transforms() -> Iterator[Case]:
             for refused, chosen in ((False, fitting), (True, [*(fitting or []), other])):
                 data = {"augmentation": {"transforms": chosen}} if chosen else {"sharding": "Sequential"}
                 yield Case(f"transforms-of-{task}-{refused}", rule, refused, {"spec": {**of_task, "data": data}})
+
+
+GUARDED = {"lossSpike": "Report", "gradientOutlier": "Report", "deadData": "Off"}
+
+
+def noised(task: str = "imageClassification", *, guard: Object = GUARDED, **parts: Object) -> Object:
+    given = {"differential": {"epsilon": "8", "delta": "0.00001"}}
+    return merged(learning(task), {"spec": {"privacy": given, "guard": guard, **parts}})
+
+
+def private() -> Iterator[Case]:
+    start = {"uri": "s3://models/minilm"}
+    for name in ("epsilon", "delta", "maxGradientNorm"):
+        good, bad = ({"differential": {"epsilon": "8", "delta": "0.1", name: value}} for value in ("0.5", "0"))
+        yield from created(
+            f"privacy-{name}",
+            f"privacy.differential.{name} must be above 0",
+            good={"some": noised(privacy=good)},
+            bad={"none": noised(privacy=bad)},
+        )
+    yield from created(
+        "privacy-task",
+        "privacy is of task imageClassification, textClassification and tokenClassification",
+        good={"image": noised(), "tags": noised("tokenClassification", pretrained=start)},
+        bad={"pairs": noised("textMatching", pretrained=start), "boxes": noised("objectDetection")},
+    )
+    yield from created(
+        "privacy-words",
+        "privacy with a task of text needs pretrained",
+        good={"pretrained": noised("textClassification", pretrained=start)},
+        bad={"scratch": noised("textClassification")},
+    )
+    yield from created(
+        "privacy-sync",
+        "privacy needs sync.mode Ring and sync.compression None",
+        good={"ring": noised(sync={"mode": "Ring"})},
+        bad={"shards": noised(sync={"mode": "ParameterServer"}), "less": noised(sync={"compression": "BF16"})},
+    )
+    yield from created(
+        "privacy-guard",
+        "privacy needs guard {lossSpike: Report",
+        good={"off": noised(guard={**GUARDED, "lossSpike": "Off"})},
+        bad={
+            "rollback": noised(guard={**GUARDED, "lossSpike": "Rollback"}),
+            "drop": noised(guard={**GUARDED, "gradientOutlier": "Drop"}),
+            "quarantine": noised(guard={**GUARDED, "deadData": "Quarantine"}),
+        },
+    )
+    yield from created(
+        "privacy-mixup",
+        "data.augmentation must not have Mixup with privacy",
+        good={"flip": noised(data={"augmentation": {"transforms": ["Flip"]}})},
+        bad={"mixup": noised(data={"augmentation": {"transforms": ["Flip", "Mixup"]}})},
+    )
 
 
 STORAGE = "spec.storage.uri is fixed once a run has started"
@@ -209,6 +284,8 @@ BARE = {
     "probesPerSecond": 5,
 }  # fmt: skip
 ANALYSIS = {**BARE, "errorMargin": "0.01"}
+
+SEALED: Object = {"spec": {"data": {"encryption": {"keySecretRef": {"name": "key"}}}}}
 
 
 def custom(framework: str = "PyTorch", parts: Object | None = None, **block: Any) -> Object:
@@ -322,7 +399,7 @@ CASES = [
     ),
     *(
         case
-        for name in ("textClassification", "tokenClassification", "speechRecognition")
+        for name in ("textClassification", "tokenClassification", "textMatching", "speechRecognition")
         for case in created(
             f"heads-{name}",
             f"{name}.dimensions must be divisible by heads",
@@ -330,6 +407,19 @@ CASES = [
             bad={"three": learning(name, dimensions=64, heads=3)},
         )
     ),
+    *created(
+        "pair",
+        "data.fields.pair is of task.textMatching",
+        good={"matching": merged(learning("textMatching"), {"spec": {"data": {"fields": {"pair": "reply"}}}})},
+        bad={"other": merged(learning("textClassification"), {"spec": {"data": {"fields": {"pair": "reply"}}}})},
+    ),
+    *created(
+        "search",
+        "task.textMatching.search must be 0 with data.encryption",
+        good={"none": merged(learning("textMatching"), SEALED), "open": learning("textMatching", search=9)},
+        bad={"some": merged(learning("textMatching", search=9), SEALED)},
+    ),
+    *private(),
     *created(
         "pretrained",
         "exactly one of uri and trainingRef must be set in pretrained",
@@ -470,12 +560,13 @@ CASES = [
         },
     ),
     *transforms(),
+    *gates(),
     *created(
         "gate",
         "exactly one of atLeast and atMost",
         good={
             "least": {"spec": {"evaluation": {"gate": {"metric": "contextAUC", "atLeast": "0.6"}}}},
-            "most": {"spec": {"evaluation": {"gate": {"metric": "lossPerByte", "atMost": "-1.5"}}}},
+            "most": {"spec": {"evaluation": {"gate": {"metric": "contextAUC", "atMost": "-1.5"}}}},
         },
         bad={
             "none": {"spec": {"evaluation": {"gate": {"metric": "contextAUC"}}}},
@@ -519,6 +610,9 @@ CASES = [
     *fixed_within_run("data", {"spec": {"data": {"sharding": "Sequential"}}}),
     *fixed_within_run("optimizer", {"spec": {"optimizer": {"epochs": 9}}}),
     *fixed_within_run("evaluation", {"spec": {"evaluation": {"split": "0.1"}}}),
+    *fixed_within_run(
+        "privacy", {"spec": {"privacy": {"differential": {"epsilon": "9", "delta": "0.00001"}}}}, before=noised()
+    ),
     *fixed_within_run("storage.uri", {"spec": {"storage": {"uri": "s3://other/words"}}}),
     Case("storage-removed", STORAGE, refused=True, change={"spec": {"storage": None}}, status=started(Phase.RUNNING)),
     Case(

@@ -47,8 +47,12 @@ TASKS = {
     "video-understanding": Expected("moves", "classify", "accuracy", 0.9),
     "text-classification": Expected("opinions", "classify", "accuracy", 0.95),
     "token-classification": Expected("names", "tag", "entityF1", 0.9),
+    "text-matching": Expected("paraphrases", "match", "recallAt1", 0.7),
     "speech-recognition": Expected("speech", "transcribe", "characterErrorRate", 0.4, greater=False),
 }
+
+
+NEAR_AND_FAR = b"a departure in Egypt", b"a call in Peru"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,7 @@ def uploaded(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> Path
     datasets.tar_of(folder / "moves", datasets.videos(240))
     datasets.opinions(folder / "opinions")
     datasets.sentences(folder / "names")
+    datasets.paraphrases(folder / "paraphrases")
     datasets.melodies(folder / "speech")
     place = {"namespace": install.NAMESPACE, "release": install.RELEASE}
     for data in sorted(folder.iterdir()):
@@ -100,6 +105,10 @@ def test_tasks(kube: Kube, uploaded: Path) -> None:
     with asked(kube, "names") as ask:
         tags = ask("tag", TEXT=b"Anna Cohen met Boris in Oslo")
         right["names"] = b"B-LOC" in tags["TAGS"][0].tolist()
+    with asked(kube, "paraphrases") as ask:
+        pair = [ask("match", TEXT=b"Olga left Paul in Cairo", OTHER=other)["SCORES"][0, 0] for other in NEAR_AND_FAR]
+        assert pair[0] > pair[1]
+        assert ask("match", TEXT=b"Olga left Paul in Cairo")["TEXTS"].shape == (1, 1)
     with asked(kube, "speech") as ask:
         heard = ask("transcribe", AUDIO=(uploaded / "speech" / "0000.wav").read_bytes())["TEXT"][0, 0]
         assert set(heard.decode()) <= set("abcd")

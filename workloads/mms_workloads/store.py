@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,7 @@ _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "Ex
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden", "401"}
 _BODILESS = {"403", "401"}
 _NOT_FOUND = 404
+AT_ONCE = 16  # requests to a store that do not depend on each other
 _WEB = {"http", "https"}
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _UNREACHABLE = {
@@ -146,6 +148,9 @@ def glob(store: Store) -> list[Found]:
         # In a web address a ? starts the query.
         if any(c in path for c in ("*" if scheme in _WEB else "*?[")):
             infos = fs.glob(path, detail=True)
+            if scheme in _WEB:  # a page of links says no sizes
+                with ThreadPoolExecutor(AT_ONCE) as pool:
+                    infos = dict(zip(infos, pool.map(fs.info, infos), strict=True))
         else:
             info = fs.info(path)
             infos = {path: info} if info["type"] == "file" else fs.find(path, detail=True)

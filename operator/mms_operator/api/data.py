@@ -30,6 +30,13 @@ class DataFields(Model):
         description="What is learned from. Absent: text, image, audio, tokens, input or the like; of a WebDataset the "
         "suffix of images or sound, else .txt.",
     )
+    pair: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="textMatching: the second text. Absent: text2 beside text1, sentence2, question2, second, positive "
+        "beside anchor, or answer.",
+    )
     label: str | None = Field(
         default=None,
         min_length=1,
@@ -149,7 +156,7 @@ def transforms_fit() -> list[tuple[str, str]]:
             "videoUnderstanding",
         ),
         SOUND: ("speechRecognition",),
-        TEXT: ("textClassification", "tokenClassification"),
+        TEXT: ("textClassification", "tokenClassification", "textMatching"),
         (): ("wordEmbedding", "languageModel"),
     }
     found = []

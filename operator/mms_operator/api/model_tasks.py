@@ -90,6 +90,23 @@ class TokenClassification(Text):
     model_config = ConfigDict(json_schema_extra=rules(divided("tokenClassification")))
 
 
+class TextMatching(Text):
+    """How near two texts are in meaning: each becomes a vector, and their cosine is the score.
+
+    Pairs with no label match: each first text is to be nearest to its own second one among those of a worker's batch.
+    Labels 1 and 0 (true and false, yes and no) say whether they match; numbers say how much.
+    """
+
+    model_config = ConfigDict(json_schema_extra=rules(divided("textMatching")))
+
+    search: int = Field(
+        default=0,
+        ge=0,
+        le=200_000,
+        description="Texts of the data set that the artifact holds: the service finds the nearest of them. 0: none.",
+    )
+
+
 class SpeechRecognition(Model):
     """What is said, letter by letter: a transformer encoder with CTC (Graves et al., 2006)."""
 

@@ -10,8 +10,9 @@ from mms_operator.api import names
 from mms_operator.api.custom_task import left_to_the_program
 from mms_operator.api.data import Data, transforms_fit
 from mms_operator.api.model_tasks import Pretrained  # noqa: TC001 - pydantic evaluates annotations
+from mms_operator.api.privacy import Privacy, privacy_fits
 from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
-from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task
+from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task, gates_fit
 from mms_operator.api.types import (
     CONTROLLER_PATTERN,
     WRITABLE_URI_PATTERN,
@@ -342,6 +343,19 @@ class TrainingSpec(Model):
                     "checkpoint": Checkpoint,
                 }
             ),
+            *privacy_fits(),
+            *gates_fit(),
+            (
+                "!has(self.data) || !has(self.data.fields.pair) || has(self.task.textMatching)",
+                "data.fields.pair is of task.textMatching, which learns from two texts: leave it out",
+            ),
+            (
+                (
+                    "!has(self.task.textMatching) || !has(self.data) || !has(self.data.encryption) || "
+                    "self.task.textMatching.search == 0"
+                ),
+                "task.textMatching.search must be 0 with data.encryption: the artifact would hold texts of the data",
+            ),
             (
                 "!has(self.data) || !has(self.data.encryption) || self.data.blockSizes == 'Equal'",
                 "data.blockSizes must be Equal with data.encryption, whose blocks are made by mms data encrypt",
@@ -378,6 +392,9 @@ class TrainingSpec(Model):
     pretrained: Pretrained | None = Field(default=None, description="Absent: the run starts from nothing.")
     optimizer: Optimizer = Field(default_factory=Optimizer)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    privacy: Privacy | None = Field(
+        default=None, description="Absent: the model may tell what it has seen. A run pays for itself alone."
+    )
     sync: Sync = Field(default_factory=Sync)
     workers: Workers = Field(default_factory=Workers)
     guard: Guard = Field(default_factory=Guard)
@@ -441,6 +458,7 @@ class ModelTraining(Model):
             ),
             _fixed_within_run("optimizer"),
             _fixed_within_run("evaluation"),
+            _fixed_within_run("privacy", f"({_same('privacy')})"),
             # The number of shards may change at any time.
             _fixed_unless_suspended("sync", _SAME_SYNC),
             _fixed_unless_suspended("checkpoint"),

@@ -89,6 +89,16 @@ class DataStatus(Model):
     )
 
 
+class PrivacyStatus(Model):
+    """What a run of differential privacy has spent."""
+
+    epsilonSpent: str = Field(max_length=32, description="Of the budget, so far, at delta.")
+    delta: str = Field(max_length=32, description="As the spec has it.")
+    noiseMultiplier: str = Field(
+        max_length=32, description="Standard deviation of the noise in a step's sum, over maxGradientNorm."
+    )
+
+
 class CheckpointStatus(Model):
     """The newest checkpoint that is durable."""
 
@@ -163,6 +173,7 @@ class TrainingStatus(Model):
     shards: ShardsStatus | None = None
     progress: Progress | None = None
     data: DataStatus | None = None
+    privacy: PrivacyStatus | None = None
     checkpoint: CheckpointStatus | None = None
     pretrained: ArtifactStatus | None = Field(
         default=None, description="The artifact that the run starts from, where spec.pretrained names a training."

@@ -13,11 +13,13 @@ from mms_operator.api.model_tasks import (
     ObjectDetection,
     SpeechRecognition,
     TextClassification,
+    TextMatching,
     TokenClassification,
     VideoUnderstanding,
     divided,
 )
 from mms_operator.api.types import FRACTION_PATTERN, SIGNED_DECIMAL_PATTERN, Model, decimal, rules
+from mms_workloads.contract import METRICS, metrics_of
 
 BATCH_SIZE = 64  # samples of all workers in a step, where the spec does not say
 
@@ -140,6 +142,7 @@ TASKS = (
     "videoUnderstanding",
     "textClassification",
     "tokenClassification",
+    "textMatching",
     "speechRecognition",
     "custom",
 )
@@ -169,6 +172,9 @@ class Task(Model):
     )
     tokenClassification: TokenClassification | None = Field(
         default=None, description="Which words of a text are names, and of what."
+    )
+    textMatching: TextMatching | None = Field(
+        default=None, description="How near two texts are, and which of many is nearest to another."
     )
     speechRecognition: SpeechRecognition | None = Field(default=None, description="What is said in a sound.")
     custom: Custom | None = Field(
@@ -231,15 +237,29 @@ class Gate(Model):
         )
     )
     metric: str = Field(
-        description="A metric of the evaluation, as status.artifact.metrics names it: contextAUC and relatedAUC of "
-        "wordEmbedding, bitsPerByte and lossPerByte of languageModel, accuracy and macroF1 of classifications, "
-        "meanAveragePrecision of objectDetection, flowLoss of imageGeneration, entityF1 of tokenClassification, "
-        "characterErrorRate and wordErrorRate of speechRecognition.",
+        description="A metric of the evaluation, as status.artifact.metrics names it: "
+        + "; ".join(f"{', '.join(names)} of {kind}" for kind, names in METRICS.items())
+        + ". With training before it, as in trainingAccuracy, where the data has so few blocks that none is held out.",
         max_length=64,
         pattern=r"^[A-Za-z][A-Za-z0-9]*$",
     )
     atLeast: str | None = decimal("The least value that passes.", SIGNED_DECIMAL_PATTERN, default=None)
     atMost: str | None = decimal("The greatest value that passes.", SIGNED_DECIMAL_PATTERN, default=None)
+
+
+def gates_fit() -> list[tuple[str, str]]:
+    """Rules (CEL) of a training's spec: the gate asks for what its task measures."""
+    found = []
+    for kind, names in METRICS.items():
+        fits = f"self.evaluation.gate.metric in {list(metrics_of(kind))}"
+        named = f"{' or '.join(names)}, or one of them with training before it where nothing is held out"
+        found.append(
+            (
+                f"!has(self.task.{kind}) || !has(self.evaluation.gate) || {fits}",
+                f"evaluation.gate.metric of task.{kind} must be {named}",
+            )
+        )
+    return found
 
 
 class Evaluation(Model):

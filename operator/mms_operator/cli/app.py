@@ -307,6 +307,7 @@ Format = Annotated[
 ]
 Endpoint = Annotated[str | None, typer.Option(help="URL of an S3-compatible service. Keys: AWS_ACCESS_KEY_ID, ...")]
 Input = Annotated[str | None, typer.Option("--input", help="As data.fields.input.")]
+Pair = Annotated[str | None, typer.Option("--pair", help="As data.fields.pair.")]
 Label = Annotated[str | None, typer.Option("--label", help="As data.fields.label.")]
 
 
@@ -318,6 +319,7 @@ def encrypt(
     *,
     format_: Format = None,
     input_: Input = None,
+    pair: Pair = None,
     label: Label = None,
     block_size: Annotated[str, typer.Option(help="Plaintext that a block, a worker's lease, has.")] = "256Ki",
     source_endpoint: Endpoint = None,
@@ -326,7 +328,7 @@ def encrypt(
     """Encrypt a data set, block by block. Cut short, the same command goes on where it was."""
     if not re.fullmatch(BYTES_PATTERN, block_size):
         _fail(f"{block_size} is no size: use a number with Ki, Mi or Gi, such as 4Mi")
-    looks = datasets.Looks(format_, input_, label)
+    looks = datasets.Looks(format_, input_, pair, label)
     places = datasets.Place(source, source_endpoint), datasets.Place(target, target_endpoint)
     try:
         said = datasets.encrypt(*places, key_file, looks, block_bytes=in_bytes(block_size), console=errors)
@@ -342,6 +344,7 @@ def check(
     key_file: DataKey | None = None,
     format_: Format = None,
     input_: Input = None,
+    pair: Pair = None,
     label: Label = None,
     max_bad_records: Annotated[int, typer.Option(min=0, help="As data.quality.maxBadRecords.")] = 100,
     endpoint: Endpoint = None,
@@ -350,7 +353,7 @@ def check(
     place = datasets.Place(uri, endpoint)
     try:
         if key_file is None:
-            looks = datasets.Looks(format_, input_, label)
+            looks = datasets.Looks(format_, input_, pair, label)
             console.print(datasets.table(*datasets.schema(place, looks, max_bad_records)))
             return
         blocks = list(datasets.damaged(place, key_file))

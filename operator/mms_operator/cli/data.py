@@ -45,10 +45,11 @@ class Looks:
 
     format: RecordFormat | None = None
     input: str | None = None
+    pair: str | None = None
     label: str | None = None
 
     def fields(self) -> Fields:
-        return Fields(input=self.input, label=self.label)
+        return Fields(input=self.input, pair=self.pair, label=self.label)
 
 
 def key(file: Path) -> bytes:

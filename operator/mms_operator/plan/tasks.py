@@ -10,6 +10,7 @@ from mms_workloads import contract
 
 if TYPE_CHECKING:
     from mms_operator.api.model_tasks import Pretrained
+    from mms_operator.api.privacy import Privacy
     from mms_operator.api.training_task import Evaluation, Optimizer, Task, WordEmbedding
 
 
@@ -65,6 +66,11 @@ def optimizer(given: Optimizer, of: Task, pretrained: Pretrained | None = None) 
         whenWorkersChange=given.whenWorkersChange or "KeepGlobalBatch",
         seed=given.seed,
     )
+
+
+def privacy(given: Privacy | None) -> contract.Differential | None:
+    # Decimals are strings in the API: the contract reads them as numbers.
+    return contract.Differential.model_validate(given.differential.model_dump()) if given else None
 
 
 def evaluation(given: Evaluation) -> contract.EvaluationSpec:

@@ -70,7 +70,7 @@ def test_stale_is_found_and_mended(
 
 @pytest.mark.parametrize("path", [TRAININGS, SERVICES])
 def test_size(path: Path) -> None:
-    assert len(json.dumps(yaml.safe_load(generate.files()[path]))) < LIMIT / 4
+    assert len(json.dumps(yaml.safe_load(generate.files()[path]))) < LIMIT / 3
 
 
 def test_no_aliases() -> None:

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from mms_operator.api import names, training
 from mms_operator.api.generate import KINDS
 from mms_operator.api.schema import SchemaError, custom_resource, structural
+from mms_operator.api.training_task import TASKS
 from mms_operator.api.types import Quantity, rules
+from mms_workloads.contract import METRICS
 
 Schema = dict[str, Any]
 
@@ -322,3 +324,7 @@ def test_fields_are_described_and_bounded(kind: Any) -> None:
 def test_phases_are_those_of_the_operator() -> None:
     phase = custom_resource(training.ModelTraining)["properties"]["status"]["properties"]["phase"]
     assert phase["enum"] == list(names.Phase)
+
+
+def test_each_task_says_what_a_gate_may_ask_for() -> None:
+    assert set(METRICS) == set(TASKS)

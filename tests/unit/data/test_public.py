@@ -31,6 +31,7 @@ def test_images_are_as_bright_as_the_data(mean: float, std: float) -> None:
     [
         ("textClassification", "text"),
         ("tokenClassification", "words"),
+        ("textMatching", "pair"),
         ("speechRecognition", "audio"),
         ("videoUnderstanding", "image"),
         ("objectDetection", "image"),

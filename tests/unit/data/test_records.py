@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import functools
 import gzip
@@ -11,6 +12,7 @@ import io
 import json
 import lzma
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +28,7 @@ from mms_workloads.data import formats
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 Made = list[tuple[object, object]]
@@ -432,25 +434,54 @@ def test_an_animation_is_an_image_of_many_frames(tmp_path: Path) -> None:
     assert (schema.images.frames.most, schema.images.height.most, schema.images.width.most) == (5, 8, 9)
 
 
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def served(folder: Path, kind: type[Handler] = Handler) -> Iterator[str]:
+    """Its address."""
+    handler = functools.partial(kind, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{serving.server_address[1]}"
+        finally:
+            serving.shutdown()
+            thread.join()
+
+
 @pytest.mark.parametrize("name", ["JSONLines", "CSV", "Parquet", "WebDataset"])
 def test_records_of_a_web_server(tmp_path: Path, name: str) -> None:
     (folder := tmp_path / "data").mkdir()
     made = FORMATS[name][0](folder)
     first = min(path for path in folder.iterdir())
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        try:
-            data = described(f"http://127.0.0.1:{serving.server_address[1]}/{first.name}", blockBytes=4096)
-            found = by_blocks(corpus(data, tmp_path))
-        finally:
-            serving.shutdown()
-            thread.join()
+    with served(folder) as address:
+        found = by_blocks(corpus(described(f"{address}/{first.name}", blockBytes=4096), tmp_path))
     assert found
     assert found == made[: len(found)]
+
+
+def test_small_files_of_a_store_are_read_some_at_a_time(tmp_path: Path) -> None:
+    """Of a server that answers a request only when it has four, and each file once for each pass."""
+    for number in range(64):
+        (folder := tmp_path / "data" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(png(number))
+    four, asked = threading.Barrier(4), Counter[str]()
+
+    class Slow(Handler):
+        def do_GET(self) -> None:
+            if self.path.endswith(".png"):
+                asked[self.path] += 1
+                four.wait(20)
+            super().do_GET()
+
+    here = by_blocks(corpus(described(tmp_path / "data", sharding="Sequential"), tmp_path / "near"))
+    with served(tmp_path / "data", Slow) as address:
+        data = described(f"{address}/*/*.png", sharding="Sequential")
+        found = by_blocks(corpus(data, tmp_path / "far"))
+    assert found == here
+    assert len(found) == 64
+    assert set(asked.values()) == {2}

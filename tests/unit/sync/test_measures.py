@@ -95,6 +95,31 @@ async def test_what_was_given_up_does_not_come_back(master: Master, monkeypatch:
     assert begin["lineage"] != back["lineage"]
 
 
+async def test_what_a_private_run_has_made_public_is_not_made_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"privacy": {"epsilon": 8, "delta": 1e-5}, "guard": {"nonFinite": "Rollback"}}
+    spent = {"epsilonSpent": 2.5, "delta": 1e-5, "noiseMultiplier": 1.5}
+    master = Master(tmp_path, clock, **spec)
+    first, second = master.running()
+    first.lease(), second.lease()
+    anomalous(first, 1, "Good", privacy=spent)
+    found = master.it.status().privacy
+    assert found is not None
+    assert found.model_dump() == spent
+    assert master.it.outcome is None
+    anomalous(first, 2, "NonFinite")
+    assert master.it.outcome is not None
+    assert (master.it.outcome.reason, master.it.outcome.retryable) == (Reason.TRAINING_DIVERGED, False)
+    assert "spec.privacy pays for each record once" in master.it.outcome.message
+    other = Master(tmp_path, clock, checkpoint=checkpointed(8), **spec)
+    peer, _ = other.running()
+    peer.say(wire.CHECKPOINT_INVALID, uri=reference(8).uri, message="damaged")
+    await settled(other)
+    assert other.it.outcome is not None
+    assert (other.it.outcome.reason, other.it.outcome.retryable) == (Reason.ARTIFACT_CORRUPT, False)
+
+
 async def test_without_a_checkpoint_they_start_again(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(master.it.measures.watch, "guard", Guard(nonFinite="Rollback"))
     peers = master.running()

@@ -125,6 +125,38 @@ def _person(rng: random.Random) -> list[tuple[str, str]]:
     return [*first, (rng.choice(FAMILIES), "I-PER")] if rng.random() < 0.5 else first
 
 
+NOUNS = dict(zip(VERBS, "meeting sight call visit chase departure".split(), strict=True))  # noqa: SIM905
+GERMAN = "Aachen Bonn Essen Fulda Jena Kiel".split()  # noqa: SIM905
+COUNTRY = {
+    **dict.fromkeys(GERMAN, "Germany"),
+    "Cairo": "Egypt",
+    "Dublin": "Ireland",
+    "Genoa": "Italy",
+    "Hanoi": "Vietnam",
+    "Izmir": "Turkey",
+    "Lima": "Peru",
+    "Malta": "Malta",
+    "Nice": "France",
+    "Oslo": "Norway",
+    "Paris": "France",
+}
+
+
+def paraphrases(folder: Path, count: int = 1600) -> str:
+    """JSON lines of sentence1, who did what in which town, and sentence2, what that was in which country: the two have
+    no word in common that says anything.
+    """
+    rng, lines = random.Random(6), []
+    for _ in range(count):
+        verb, place = rng.choice(VERBS), rng.choice(PLACES)
+        names = " ".join(name for name, _ in _person(rng))
+        said = {"sentence1": f"{names} {verb} {rng.choice(PEOPLE)} in {place}"}
+        lines.append(json.dumps({**said, "sentence2": f"a {NOUNS[verb]} in {COUNTRY[place]}"}))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "paraphrases.jsonl").write_text("\n".join(lines) + "\n")
+    return f"file://{folder}/paraphrases.jsonl"
+
+
 GOOD = "wonderful moving brilliant charming superb touching clever funny".split()  # noqa: SIM905
 BAD = "dull boring awful clumsy tedious stupid pointless weak".split()  # noqa: SIM905
 FILLING = "the a film story actors scene was and its with music end plot of very quite".split()  # noqa: SIM905
@@ -140,6 +172,19 @@ def opinions(folder: Path, count: int = 1200) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "opinions.jsonl").write_text("\n".join(lines) + "\n")
     return f"file://{folder}/opinions.jsonl"
+
+
+def opinion_pairs(folder: Path, count: int = 1600) -> str:
+    """A table of two opinions, and 1 where they agree."""
+    opinions(folder / "single", 2 * count)
+    given = [json.loads(line) for line in (folder / "single" / "opinions.jsonl").read_text().splitlines()]
+    random.Random(7).shuffle(given)
+    rows = [
+        f"{one['text']},{other['text']},{int(one['label'] == other['label'])}"
+        for one, other in zip(given[::2], given[1::2], strict=True)
+    ]
+    (folder / "pairs.csv").write_text("\n".join(["text1,text2,label", *rows]) + "\n")
+    return f"file://{folder}/pairs.csv"
 
 
 TONES = {"a": 300, "b": 600, "c": 1200, "d": 2400}

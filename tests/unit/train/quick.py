@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.train.local import Process
 
-LEARNER = "TEST_LEARNER"  # the module of the learner that takes the place of the task's own
+LEARNER = "TEST_LEARNER"  # the module whose `make` takes the place of learner.make
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["mms_workloads.sync.master", "mms_workloads.train.supervisor"])
@@ -72,7 +72,7 @@ def _become(module: str, environment: dict[str, str], log: str) -> None:
     sys.argv = [module, "--plain-http"]
     code = 1
     if LEARNER in environment:
-        learner.make = importlib.import_module(environment[LEARNER]).CountingLearner
+        learner.make = importlib.import_module(environment[LEARNER]).make
     faults.install()
     try:
         code = importlib.import_module(module).main()

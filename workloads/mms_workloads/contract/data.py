@@ -13,6 +13,7 @@ class Fields(Contract):
     """Columns, keys or, of a WebDataset, suffixes. Absent: found by their usual names."""
 
     input: str | None = None
+    pair: str | None = None  # of textMatching: the second text
     label: str | None = None
 
 

@@ -108,6 +108,14 @@ class TokenClassification(Text):
     """Each word of a text has one of the tags: B-X and I-X of entities, O of none (IOB2)."""
 
 
+class TextMatching(Text):
+    """How near two texts are in meaning: each becomes a vector, and their cosine is the score."""
+
+    search: NonNegativeInt = (
+        0  # texts of the data set that the artifact holds, among which those near another are found
+    )
+
+
 class SpeechRecognition(Contract):
     """What is said, letter by letter: connectionist temporal classification (Graves et al., 2006)."""
 
@@ -131,6 +139,7 @@ class Task(Contract):
     videoUnderstanding: VideoUnderstanding | None = None
     textClassification: TextClassification | None = None
     tokenClassification: TokenClassification | None = None
+    textMatching: TextMatching | None = None
     speechRecognition: SpeechRecognition | None = None
 
     @property
@@ -172,10 +181,20 @@ class Optimizer(Contract):
     seed: int = 1
 
 
+class Differential(Contract):
+    """Differential privacy of the records that are trained on, by DP-SGD (Abadi et al., 2016): gradients of single
+    records are clipped to maxGradientNorm, and noise is added for (epsilon, delta) after all data epochs.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    maxGradientNorm: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Gate(Contract):
     """What an artifact must reach to be published; one of the bounds is set."""
 
-    metric: str
+    metric: str  # see metrics.py
     atLeast: float | None = None
     atMost: float | None = None
 
@@ -221,6 +240,7 @@ class JobFile(Contract):
     pretrained: Pretrained | None = None
     optimizer: Optimizer = Optimizer()
     evaluation: EvaluationSpec = EvaluationSpec()
+    privacy: Differential | None = None
     syncMode: Literal["Ring", "ParameterServer"] = "Ring"
     compression: Literal["None", "BF16", "Int8"] = "None"  # of gradients and changes on the wire
     transport: Literal["MutualTLS", "Plain"] = "MutualTLS"  # of gradients and parameters; control is always mutual TLS

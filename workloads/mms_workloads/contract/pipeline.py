@@ -8,6 +8,7 @@ The tensors of each task, by the names that the network gives them. n: the batch
     videoUnderstanding   frames float32 [n, T, C, H, W] -> logits float32 [n, labels]
     textClassification   tokens, mask int64 [n, L] -> logits float32 [n, labels]
     tokenClassification  tokens, mask int64 [n, L] -> logits float32 [n, L, labels]
+    textMatching         tokens, mask int64 [n, L] -> sentence float32 [n, d] of length 1, calibration float32 [n, 2]
     textEmbedding        tokens, mask int64 [n, L] -> embedding float32 [n, d]
     speechRecognition    audio float32 [n, S], lengths int64 [n] -> logits float32 [n, T, labels]: CTC, labels[0] blank
     voiceActivity        audio float32 [n, S] -> probability float32 [n, S / chunk]
@@ -36,6 +37,7 @@ ModelTask = Literal[
     "videoUnderstanding",
     "textClassification",
     "tokenClassification",
+    "textMatching",
     "textEmbedding",
     "speechRecognition",
     "voiceActivity",
@@ -104,6 +106,18 @@ class Flow(Contract):
     guidance: Annotated[float, Field(ge=0)] = 1.0
 
 
+class Match(Contract):
+    """What the nearness of two texts is told as: calibration[0] * cosine + calibration[1] is the logit of a
+    probability, or a part of the way from least to most, or the cosine.
+    """
+
+    score: Literal["Cosine", "Probability", "Number"] = "Cosine"
+    least: float = 0.0
+    most: float = 1.0
+    vectors: str | None = None  # a file: safetensors with `vectors` float32 [N, d] of texts that are searched
+    texts: str | None = None  # a file: a JSON list of the N texts
+
+
 class Pipeline(Contract):
     """One of image, text and audio is set; none for a network that takes tensors only."""
 
@@ -117,6 +131,7 @@ class Pipeline(Contract):
     text: TextInput | None = None
     audio: AudioInput | None = None
     frames: PositiveInt | None = None  # of a video
+    match: Match | None = None  # textMatching
     flow: Flow | None = None  # imageGeneration: the network tells velocities, on the way from noise to an image
     scoreThreshold: Annotated[float, Field(ge=0, le=1)] = (
         0.3  # objectDetection: boxes that are less likely are left out

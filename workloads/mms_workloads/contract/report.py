@@ -122,6 +122,14 @@ class DataReport(Contract):
     doneRecords: NonNegativeInt | None = None  # by the share of the bytes
 
 
+class PrivacyReport(Contract):
+    """What a run of differential privacy has spent so far."""
+
+    epsilonSpent: Annotated[float, Field(ge=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    noiseMultiplier: Annotated[float, Field(gt=0)]
+
+
 class StatusReport(Contract):
     """GET /v1/status of the master."""
 
@@ -143,6 +151,7 @@ class StatusReport(Contract):
     checkpoint: CheckpointRef | None = None
     incidents: list[Incident] = []
     data: DataReport | None = None
+    privacy: PrivacyReport | None = None
     quarantined: NonNegativeInt = 0  # blocks of the data set that are not trained on
     outcome: Outcome | None = None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from mms_workloads.data.schema import NOTHING, Bad, class_of
+from mms_workloads.data.schema import NOTHING, PAIR, Bad, class_of
 from mms_workloads.media import images
 from mms_workloads.media.images import MediaError
 
@@ -55,9 +55,11 @@ def note(survey: Survey, item: Item) -> None:
         rate, seconds = sound
         survey.rates[rate] += 1
         survey.length(seconds)
-    elif kind in {"text", "words"}:
-        survey.length(len(given))
+    elif kind in {"text", "words", PAIR}:
+        survey.length(max(map(len, given)) if kind == PAIR else len(given))
         survey.read(given.lower().split() if kind == "text" else " ".join(given).lower().split())
+    if kind == PAIR and labels in {"integer", "number"}:
+        survey.score(float(label))
 
 
 def kind_of(given: Any) -> str:
@@ -74,6 +76,10 @@ def kind_of(given: Any) -> str:
         return "image" if given.dtype == np.uint8 and given.ndim in {2, 3, 4} else _numbers(given)
     if isinstance(given, list):
         return _list(given)
+    if isinstance(given, tuple):
+        if not all(isinstance(one, str) and one.strip() for one in given):
+            raise BadRecord("one of its two texts is empty, or none")
+        return PAIR
     if given is None:
         raise BadRecord("it has no input")
     raise BadRecord(f"its input is {_name(given)}: a text, words, numbers, an image or a sound is wanted")

@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mms_workloads.contract import Fields
 
 Record = Mapping[str, Any]
 
 INPUTS = ("input", "text", "image", "audio", "video", "tokens", "words", "sentence", "review", "content")
+PAIRS = (
+    ("text1", "text2"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("first", "second"),
+    ("anchor", "positive"),
+    ("question", "answer"),
+)
 LABELS = (
     "label",
     "labels",
@@ -88,13 +96,44 @@ class NoField(ValueError):  # noqa: N818 - says what is not there
 
 
 def pick(values: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """A record of named values. Raises NoField."""
-    chosen = fields.input or next((name for name in INPUTS if name in values), None)
-    label = fields.label or next((name for name in LABELS if name in values and name != chosen), None)
-    has = ", ".join(map(str, values)) or "nothing"
-    if chosen is None or chosen not in values:
+    """A record of named values; the input of two texts is a tuple, and their label a number where it is one as text.
+
+    Raises NoField.
+    """
+    chosen, pair, label = columns(values, fields)
+    if pair is None:
+        return {"input": values[chosen], "label": values[label] if label else None}
+    return {"input": (values[chosen], values[pair]), "label": _number(values[label]) if label else None}
+
+
+def columns(values: Iterable[str], fields: Fields) -> tuple[str, str | None, str | None]:
+    """The names of the input, of the other text where the input is two, and of the label. Raises NoField."""
+    names = list(values)
+    pairs = [both for both in PAIRS if set(both) <= set(names) and fields.pair in {None, both[1]}]
+    chosen = fields.input or next((name for name in INPUTS if name in names and name != fields.pair), None)
+    pair = fields.pair
+    if chosen is None and pairs:
+        chosen, pair = pairs[0]
+    usual = (*LABELS, "score") if pair else LABELS
+    label = fields.label or next((name for name in usual if name in names and name not in {chosen, pair}), None)
+    has = ", ".join(map(str, names)) or "nothing"
+    if chosen is None or chosen not in names:
         wanted = f"field {chosen}" if chosen else "field with a usual name"
         raise NoField(f"it has no {wanted} for data.fields.input, and has {has}")
-    if fields.label and label not in values:
+    if pair and pair not in names:
+        raise NoField(f"it has no field {pair} for data.fields.pair, and has {has}")
+    if fields.label and label not in names:
         raise NoField(f"it has no field {label} for data.fields.label, and has {has}")
-    return {"input": values[chosen], "label": values[label] if label else None}
+    return chosen, pair, label
+
+
+def _number(label: Any) -> Any:
+    """What a table has as text."""
+    if not isinstance(label, str):
+        return label
+    for kind in (int, float):
+        try:
+            return kind(label)
+        except ValueError:
+            continue
+    return label

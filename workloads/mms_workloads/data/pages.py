@@ -70,9 +70,10 @@ class Pages:
                 path.unlink()
             else:
                 self._held[path.name] = path.stat().st_size
+        self._total = sum(self._held.values())
 
     @contextlib.contextmanager
-    def of(self, block: int) -> Iterator[None]:
+    def of(self, block: int | None) -> Iterator[None]:
         """What this thread reads in it is for a block."""
         self._asking.block = block
         try:
@@ -134,10 +135,12 @@ class Pages:
             logger().warning("a page is not kept", error=str(error))
             return
         with self._lock:
+            self._total += len(data) - self._held.get(name, 0)
             self._held[name] = len(data)
             self._held.move_to_end(name)
-            while sum(self._held.values()) > self._limit:
-                oldest, _ = self._held.popitem(last=False)
+            while self._total > self._limit:
+                oldest, size = self._held.popitem(last=False)
+                self._total -= size
                 (self._folder / oldest).unlink(missing_ok=True)
 
 
@@ -152,7 +155,7 @@ class Holder:
         self.pages: Pages | None = None
         self.peers = Peers()
 
-    def of(self, block: int) -> contextlib.AbstractContextManager[None]:
+    def of(self, block: int | None) -> contextlib.AbstractContextManager[None]:
         return self.pages.of(block) if self.pages else contextlib.nullcontext()
 
 

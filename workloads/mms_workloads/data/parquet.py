@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mms_workloads.contract import Reason
-from mms_workloads.data.items import Item, NoField, opened, pick
+from mms_workloads.data.items import Item, NoField, columns, opened, pick
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -85,10 +85,9 @@ def _damaged(source: Source, number: int, error: Exception) -> JobError:
 def pick_columns(uri: str, names: list[str], fields: Fields) -> list[str]:
     """The columns to read. Raises JobError."""
     try:
-        found = pick({name: name for name in names}, fields)
+        return [name for name in columns(names, fields) if name is not None]
     except NoField as error:
         raise JobError(Reason.DATA_INVALID, f"{uri}: {error}") from error
-    return [name for name in (found["input"], found["label"]) if name is not None]
 
 
 def _groups(file: pq.ParquetFile) -> Iterator[tuple[int, int, int]]:

@@ -37,6 +37,8 @@ def _input(kind: str, number: int, usual: Images | None) -> Any:
     match kind:
         case "textClassification":
             return SENTENCES[number % len(SENTENCES)]
+        case "textMatching":
+            return SENTENCES[number % len(SENTENCES)], SENTENCES[(number + number % 2) % len(SENTENCES)]
         case "tokenClassification":
             return SENTENCES[number % len(SENTENCES)].split()
         case "speechRecognition":

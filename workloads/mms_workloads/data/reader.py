@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import hashlib
 import lzma
@@ -19,12 +20,13 @@ from typing import IO, TYPE_CHECKING, cast
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason, Store
 from mms_workloads.data import pages
+from mms_workloads.data.ahead import SMALL_BYTES, Ahead
 from mms_workloads.data.blocks import Block, Segment, compressed
 from mms_workloads.data.text import ASCII_SPACE
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 # Text without white space for longer than this is cut inside: else one token could be as large as the file.
@@ -43,13 +45,35 @@ class Reader:
         self._scratch = scratch
         self._sizes: dict[int, int] = {}
         self._spooling = threading.Lock()
+        self._own = threading.local()  # what the thread reads ahead
 
     @property
     def uris(self) -> Sequence[str]:
         return self._uris
 
+    @contextlib.contextmanager
+    def ahead(self, block: Block, number: int | None = None) -> Iterator[None]:
+        """For a thread that is going to read the small files that begin in the block, in order. number: the block's."""
+        files = [s.file for s in block if s.start == 0 and self._far(s.file)]
+        if len(files) < 2:  # noqa: PLR2004 - there is no next one
+            yield
+            return
+
+        def load(file: int) -> bytes | None:
+            with pages.HELD.of(number):
+                size = self.size(file)
+                return self._bytes(file, 0, size) if size <= SMALL_BYTES else None
+
+        self._own.ahead = ahead = Ahead(files, load)
+        try:
+            yield
+        finally:
+            self._own.ahead = None
+            ahead.close()
+
     def size(self, file: int) -> int:
         """Decompressed bytes. Raises JobError."""
+        self._awaited(file)
         if file not in self._sizes:
             if compressed(self._uris[file]):
                 self._sizes[file] = self._spooled(file).stat().st_size
@@ -122,11 +146,21 @@ class Reader:
     def _bytes(self, file: int, start: int, end: int) -> bytes:
         if start >= end:
             return b""
+        if (held := self._awaited(file)) is not None:
+            return held[start:end]
         if compressed(self._uris[file]):
             with self._spooled(file).open("rb") as spool:
                 spool.seek(start)
                 return spool.read(end - start)
         return self._stored(file, start, end)
+
+    def _awaited(self, file: int) -> bytes | None:
+        """The file, where it is read ahead."""
+        ahead: Ahead | None = getattr(self._own, "ahead", None)
+        return ahead.get(file) if ahead else None
+
+    def _far(self, file: int) -> bool:
+        return not compressed(self._uris[file]) and not self._uris[file].startswith("file://")
 
     def _stored(self, file: int, start: int, end: int) -> bytes:
         """Of the store, or of who has it. Files that are mounted are read where they are."""

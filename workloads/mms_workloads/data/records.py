@@ -51,7 +51,8 @@ def count(
     reader: Reader, segments: Sequence[Segment], data: Data, chosen: RecordFormat
 ) -> tuple[Survey, dict[int, int]]:
     """A counting task: its survey, and the decompressed sizes of files that it read whole. Raises JobError."""
-    found = survey(reader, segments, data, chosen)
+    with reader.ahead(tuple(segments)):
+        found = survey(reader, segments, data, chosen)
     return found, {s.file: reader.size(s.file) for s in segments if s.end is None}
 
 
@@ -63,7 +64,7 @@ class RecordCorpus:
         assert plan.schema is not None  # noqa: S101 - made for tasks that learn from records
         self.blocks: list[Block] = plan.blocks()
         self.schema = plan.schema
-        reader = readers.planned(store, plan, cache.parent, keys)
+        self._reader = reader = readers.planned(store, plan, cache.parent, keys)
         self._scanner = Scanner(reader, plan.schema.format, data.fields, plan.schema.index)
         self._bad = {(bad.file, bad.offset) for bad in plan.schema.bad}
         self._counts: dict[int, int] = {}
@@ -82,7 +83,7 @@ class RecordCorpus:
                 if block in self._kept:
                     self._kept.move_to_end(block)
                     return self._kept[block]
-            with pages.HELD.of(block):
+            with pages.HELD.of(block), self._reader.ahead(self.blocks[block], block):
                 records = [record for segment in self.blocks[block] for record in self._good(segment)]
             with self._keeping:
                 self._kept[block], self._counts[block] = records, len(records)

@@ -29,6 +29,7 @@ COUNTED_WORDS = 400_000  # different ones, while they are counted
 MOST_WORDS = 100_000  # of a schema: more than text tasks learn
 NAMED_RECORDS = 5  # in a message
 NOTHING = "none"  # kind of a label that is not there
+PAIR = "pair"  # kind of an input that is two texts
 CHANNELS = 3
 
 
@@ -75,7 +76,7 @@ class Schema:
     """
 
     format: RecordFormat
-    input: str  # text, words, image, audio, numbers
+    input: str  # text, pair, words, image, audio, numbers
     label: str  # none, string, integer, number, tags, boxes
     classes: Mapping[str, int] = field(default_factory=dict)
     records: int = 0  # good ones
@@ -87,6 +88,7 @@ class Schema:
     words: Mapping[str, int] = field(
         default_factory=dict
     )  # of texts, in small letters between spaces, most frequent first
+    scores: tuple[float, float] | None = None  # of pairs whose labels are numbers: the least and the greatest
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -114,6 +116,7 @@ class Schema:
                 "lengths": Lengths(**document["lengths"]) if document["lengths"] else None,
                 "rates": {int(k): v for k, v in document["rates"].items()},
                 "index": {int(k): list(v) for k, v in document["index"].items()},
+                "scores": tuple(scores) if (scores := document.get("scores")) else None,
             }
         )
 
@@ -208,6 +211,11 @@ class Survey:
     rates: Counter[int] = field(default_factory=Counter)
     index: dict[int, list[int]] = field(default_factory=dict)
     words: Counter[str] = field(default_factory=Counter)
+    scores: tuple[float, float] | None = None  # the least and the greatest
+
+    def score(self, value: float) -> None:
+        """A label of a pair."""
+        self.scores = _range(self.scores, (value, value))
 
     def read(self, words: Iterable[str]) -> None:
         """Of a text; rare ones are forgotten where there are too many."""
@@ -252,6 +260,7 @@ class Survey:
         self.rates.update(other.rates)
         self.index.update(other.index)
         self.words.update(other.words)
+        self.scores = _range(self.scores, other.scores)
         prune(self.words, COUNTED_WORDS)
 
     def schema(self, chosen: RecordFormat, names: Sequence[str]) -> Schema:
@@ -267,6 +276,8 @@ class Survey:
         )
         input_kind, label_kind = top.split(" ")
         fits = {top, f"{input_kind} empty"} if label_kind in {"tags", "boxes"} else {top}
+        if input_kind == PAIR and {f"{PAIR} integer", f"{PAIR} number"} & fits and f"{PAIR} number" in kinds:
+            fits, label_kind = {f"{PAIR} integer", f"{PAIR} number"}, "number"  # a score may be whole
         odd = [
             Bad(*place, f"it has {_say(kind)}, where most records have {_say(top)}")
             for kind in kinds
@@ -291,6 +302,7 @@ class Survey:
             dict(sorted(self.rates.items())),
             {file: self.index[file] for file in sorted(self.index)},
             dict(sorted(self.words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]),
+            self.scores if label_kind in {"integer", "number"} else None,
         )
 
     def check(self, names: Sequence[str]) -> None:
@@ -320,8 +332,15 @@ class Survey:
                 "rates": _counter(document["rates"]),
                 "index": {int(k): v for k, v in document["index"].items()},
                 "words": Counter(document["words"]),
+                "scores": tuple(document["scores"]) if document["scores"] else None,
             }
         )
+
+
+def _range(ours: tuple[float, float] | None, theirs: tuple[float, float] | None) -> tuple[float, float] | None:
+    if ours is None or theirs is None:
+        return ours or theirs
+    return min(ours[0], theirs[0]), max(ours[1], theirs[1])
 
 
 def _both(ours: Counter[str] | None, theirs: Counter[str] | None) -> Counter[str] | None:

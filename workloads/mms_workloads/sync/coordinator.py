@@ -19,6 +19,7 @@ from mms_workloads.contract import (
     Incident,
     Outcome,
     ParameterServer,
+    PrivacyReport,
     Reason,
     StatusReport,
     Trainer,
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from mms_workloads.sync.keys import Keys
 
 KEPT_INCIDENTS = 50
+NOT_AGAIN = (
+    "the run would go back and read again what it has made public, and spec.privacy pays for each record once a data "
+    "epoch: lower optimizer.learningRate, or restore the checkpoint, and start another run"
+)
 
 
 class Coordinator:
@@ -84,6 +89,7 @@ class Coordinator:
         # Workers that trained under a master before this one come back within this time.
         self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS
         self.outcome: Outcome | None = None
+        self.privacy: PrivacyReport | None = None  # as the first member says
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -225,6 +231,7 @@ class Coordinator:
             checkpoint=self.checkpoints.reference,
             incidents=list(self.incidents),
             data=self.dispatcher.data(),
+            privacy=self.privacy,
             quarantined=len(self.measures.quarantined),
             outcome=self.outcome,
         )
@@ -293,6 +300,8 @@ class Coordinator:
         this = self.epochs.progress(link, message, time.monotonic())
         if this is None:
             return
+        if said := message.fields.get("privacy"):
+            self.privacy = PrivacyReport.model_validate(said)
         for measure in self.measures.watch.observe(this):
             self._take(measure)
         self.epochs.answer_leases()
@@ -305,6 +314,8 @@ class Coordinator:
             case Evict(kind, rank, action):
                 self._incident(kind, rank, action)
                 self.workers.tell(Message(wire.EVICT, {"why": action}), [rank])
+            case Rollback() if self.job.privacy:
+                self.fail(JobError(Reason.TRAINING_DIVERGED, f"{measure.kind}: {NOT_AGAIN}"))
             case Rollback():
                 self._search(self._roll_back(measure))
             case Fail(action):
@@ -338,7 +349,9 @@ class Coordinator:
         await self.checkpoints.prune(ref)
 
     def _checkpoint_invalid(self, link: Link, message: Message) -> None:
-        if self.checkpoints.damaged(message.fields["uri"]):
+        if self.job.privacy:
+            self.fail(JobError(Reason.ARTIFACT_CORRUPT, f"{message.fields['message']}: {NOT_AGAIN}"))
+        elif self.checkpoints.damaged(message.fields["uri"]):
             action = f"{message.fields['message']}; the one before it is used, unless a member holds what was in it"
             self._incident("CheckpointInvalid", link.rank, action)
             self._search(self.checkpoints.reload())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from mms_workloads.contract import Pipeline, Statistics
+from mms_workloads.contract import SPOILS, Pipeline, Statistics
 from mms_workloads.tasks import labels, pictures, starting
 from mms_workloads.tasks.networks import SmallClassifier
 from mms_workloads.train import device
@@ -39,7 +39,7 @@ class ImageClassifier:
     def build(self, seed: int) -> nn.Module:
         spec = self.spec
         if self.start.folder is None and spec.architecture == "Small":
-            with starting.seeded(seed):
+            with device.seeded(seed):
                 return SmallClassifier(spec.channels, spec.height, spec.width, len(self.classes))
         return starting.picture_classifier(self.start, spec, len(self.classes), seed)
 
@@ -75,7 +75,7 @@ class ImageClassifier:
             return self._logits(network, batch).argmax(dim=1)
 
         found = labels.accuracy(kept, predict, len(self.classes))
-        for how in pictures.SPOILS:
+        for how in SPOILS:
             spoilt = labels.accuracy(pictures.spoilt(kept, how), predict, len(self.classes))
             found[f"accuracy{how}"] = spoilt["accuracy"]
         return found

@@ -95,7 +95,7 @@ class ImageGenerator:
     compared: int = 0
 
     def build(self, seed: int) -> nn.Module:
-        with starting.seeded(seed):
+        with device.seeded(seed):
             network = Velocity(self.spec.channels, len(self.classes), self.spec.hidden)
         if self.start.folder is None:
             return network

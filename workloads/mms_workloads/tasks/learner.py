@@ -6,19 +6,21 @@ import copy
 import inspect
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn import functional
 
-from mms_workloads.contract import Golden, JobFile, Reason
+from mms_workloads import privacy
+from mms_workloads.contract import Golden, JobFile, PrivacyReport, Reason
 from mms_workloads.data import blocks, public
 from mms_workloads.data.dealing import IDENTITY
 from mms_workloads.data.dealing import chosen as chosen_transform
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import exporting, starting
+from mms_workloads.tasks.task import Keeping
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
@@ -77,7 +79,11 @@ class TaskLearner:
     def start(self) -> FlatState:
         network = self.task.build(self.job.optimizer.seed).to(device.chosen())
         training_mode(network)
-        return FlatState(network, self.job.optimizer)
+        if self.job.privacy is None:
+            return FlatState(network, self.job.optimizer)
+        from mms_workloads.tasks.private import PrivateState  # noqa: PLC0415 - Opacus is of use to few
+
+        return PrivateState(network, self.job.optimizer, self.job.privacy, self._privacy(0).noiseMultiplier)
 
     def tables(self) -> Sequence[Table]:
         if self._trained is None:
@@ -108,18 +114,38 @@ class TaskLearner:
         return rate(self.job, state.agreement, self.trained_on, members)
 
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
-        del place
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
         parts = list(self._batches(slices))
+        if self.job.privacy is not None:
+            return self._compute_private(state, parts, slices, place)
         if not parts:
             return NOTHING
         batch, generator = joined([part for part, _ in parts]), parts[0][1]
         samples = _length(batch)
-        with device.precision(state.parameters.device), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))  # of layers that drop values
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with device.precision(state.parameters.device), device.seeded(seed):
             total = self.task.loss(state.module, batch, generator)
         total.backward()  # type: ignore[no-untyped-call] # once: buckets travel as soon as it has passed them
         return Stats(samples, float(samples), float(total.detach()) / samples)
+
+    def _compute_private(
+        self, state: State, parts: Sequence[tuple[Batch, torch.Generator]], slices: Sequence[Slice], place: Place
+    ) -> Stats:
+        from mms_workloads.tasks.private import PrivateState  # noqa: PLC0415 - as above
+
+        assert isinstance(state, PrivateState)  # noqa: S101 - made by `start`
+        said = self._privacy(privacy.passes(state.agreement.progress, self.trained_on, slices))
+        samples, total = 0, 0.0
+        if parts:
+            batch, generator = joined([part for part, _ in parts]), parts[0][1]
+            samples, seed = _length(batch), int(torch.randint(2**62, (), generator=generator))
+            total = state.add(batch, lambda network, given: self.task.loss(network, given, generator), seed)
+        state.add_noise(place.members)  # without records too: the others count on its share
+        return Stats(samples, float(samples), total / max(1, samples), said)
+
+    def _privacy(self, passes: int) -> PrivacyReport:
+        assert self.job.privacy is not None  # noqa: S101 - the caller has looked
+        return privacy.report(self.job.privacy, self.job.optimizer.epochs, passes)
 
     @torch.no_grad()
     def evaluate(self, state: State) -> Evaluation:
@@ -133,6 +159,9 @@ class TaskLearner:
             training_mode(state.module)
         if not self.held_out:
             metrics = {f"training{name[:1].upper()}{name[1:]}": value for name, value in metrics.items()}
+        if self.job.privacy is not None:
+            said = self._privacy(privacy.passes(state.agreement.progress, self.trained_on))
+            metrics |= {"epsilonSpent": said.epsilonSpent, "noiseMultiplier": said.noiseMultiplier}
         samples = sum(self.corpus.count(block) for block in used)
         method = inspect.getdoc(self.task.measure)
         report = {"records": samples, "heldOutBlocks": used if self.held_out else [], "method": method}
@@ -148,6 +177,8 @@ class TaskLearner:
                 Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
             )
         exporting.write(self.task, network, self.job, folder)
+        if isinstance(self.task, Keeping):
+            self.task.keep(network, (r for b in range(len(self.corpus.blocks)) for r in self.corpus.records(b)), folder)
         return self._golden(folder)
 
     def _golden(self, folder: Path) -> Golden:
@@ -156,8 +187,10 @@ class TaskLearner:
 
         served = pipelines.open(folder, anomalies="Off")  # the data has a few that are far from the others
         count = max(GOLDEN_RECORDS, self.task.compared)
-        if self.job.data.encryption:
-            records: list[Mapping[str, Any]] = [*public.records(self.kind, self.corpus.schema, count)]
+        if self.job.data.encryption or self.job.privacy:
+            # What the data's images are like is of its records, too.
+            schema = replace(self.corpus.schema, images=None) if self.job.privacy else self.corpus.schema
+            records: list[Mapping[str, Any]] = [*public.records(self.kind, schema, count)]
         else:
             records = self._some(count)
         cases, compared = (

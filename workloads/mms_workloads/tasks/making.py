@@ -13,7 +13,7 @@ from mms_workloads.tasks.learner import TaskLearner
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mms_workloads.contract import JobFile
+    from mms_workloads.contract import JobFile, Statistics
     from mms_workloads.data.schema import Schema
     from mms_workloads.sync.plan import Plan
     from mms_workloads.tasks.task import Task
@@ -25,6 +25,7 @@ _INPUTS = {
     "videoUnderstanding": ("image", "animated images, or arrays of frames as .npy"),
     "textClassification": ("text", "texts"),
     "tokenClassification": ("words", "lists of words"),
+    "textMatching": ("pair", "pairs of texts"),
     "speechRecognition": ("audio", "WAV files"),
 }
 _LABELS = {"objectDetection": ("boxes",), "tokenClassification": ("tags",), "speechRecognition": ("string", "none")}
@@ -36,7 +37,9 @@ def make(job: JobFile, plan: Plan, cache: Path) -> TaskLearner:
     kind = str(job.task.kind)
     _fit(kind, corpus.schema)
     start = starting.fetch(job.pretrained, cache.parent)
-    return TaskLearner.of(job, _task(kind, getattr(job.task, kind), corpus, start), corpus)
+    # What images are like is told by no noise.
+    statistics = corpus.schema.images.statistics if corpus.schema.images and not job.privacy else None
+    return TaskLearner.of(job, _task(kind, getattr(job.task, kind), corpus, start, statistics), corpus)
 
 
 def _fit(kind: str, schema: Schema) -> None:
@@ -47,7 +50,7 @@ def _fit(kind: str, schema: Schema) -> None:
             f"task {kind} learns from {called}, and the records' input is {schema.input}: set data.fields.input or "
             "data.uri to what the task learns from",
         )
-    classes = kind != "speechRecognition"
+    classes = kind not in {"speechRecognition", "textMatching"}
     if classes and len(schema.classes) < (1 if kind == "objectDetection" else 2):
         raise JobError(
             Reason.DATA_INVALID,
@@ -61,10 +64,9 @@ def _fit(kind: str, schema: Schema) -> None:
         )
 
 
-def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start) -> Task:
+def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start, statistics: Statistics | None) -> Task:
     """Each task brings libraries that the others need not load."""
     classes = sorted(corpus.schema.classes)
-    statistics = corpus.schema.images.statistics if corpus.schema.images else None
     match kind:
         case "imageClassification":
             from mms_workloads.tasks.image_classification import ImageClassifier  # noqa: PLC0415
@@ -91,6 +93,11 @@ def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start) -> 
             from mms_workloads.tasks.text_classification import TextClassifier  # noqa: PLC0415
 
             return TextClassifier(spec, classes, start, texts.words(corpus.schema.words, spec, start))
+        case "textMatching":
+            from mms_workloads.tasks import text_matching, texts  # noqa: PLC0415
+
+            goal = text_matching.goal(corpus.schema)
+            return text_matching.TextMatcher(spec, goal, start, texts.words(corpus.schema.words, spec, start))
         case _:
             from mms_workloads.tasks import texts  # noqa: PLC0415
             from mms_workloads.tasks.token_classification import TokenTagger  # noqa: PLC0415

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mms_workloads.contract import Pipeline, Statistics
+from mms_workloads.contract import SPOILS, Pipeline, Statistics
 from mms_workloads.tasks import boxes, labels, pictures, starting
 from mms_workloads.tasks.boxes import AveragePrecision
 from mms_workloads.tasks.networks import Convolutions
@@ -99,7 +99,7 @@ class ObjectDetector:
     compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
-        with starting.seeded(seed):
+        with device.seeded(seed):
             network = Detector(self.spec.channels, len(self.classes))
         if self.start.folder is None:
             return network
@@ -155,7 +155,7 @@ class ObjectDetector:
         """
         kept = list(batches)
         found = {self.metric: self._precision(network, kept)}
-        for how in pictures.SPOILS:
+        for how in SPOILS:
             found[f"{self.metric}{how}"] = self._precision(network, pictures.spoilt(kept, how))
         return found
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from mms_workloads.tasks.task import Batch
 
-SPOILS = ("Noise", "Occlusion", "Resize")
 NOISE = 0.1  # standard deviation, of values 0 to 1
 OCCLUDED = 0.5  # of each side: a quarter of the image
 SHRUNK = 0.5  # the size that an image loses half of its detail at

@@ -121,7 +121,7 @@ class SpeechRecogniser:
         return [BLANK, *self.spec.alphabet]
 
     def build(self, seed: int) -> nn.Module:
-        with starting.seeded(seed):
+        with device.seeded(seed):
             network = Recogniser(self.spec, len(self.classes))
         if self.start.folder is None:
             return network

@@ -17,6 +17,7 @@ from torch import nn
 from mms_workloads import store as stores
 from mms_workloads.contract import Adapter, ArtifactManifest, Reason
 from mms_workloads.store import JobError
+from mms_workloads.train import device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,14 +98,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """What is initialised at random inside is the same in every process."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 class Named(nn.Module):
     """A network of a library whose argument and result have our names."""
 
@@ -143,7 +136,7 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
         return _of_timm(start, spec, labels, seed)
     from transformers import AutoModelForImageClassification  # noqa: PLC0415
 
-    with said(start), seeded(seed):
+    with said(start), device.seeded(seed):
         network = AutoModelForImageClassification.from_pretrained(
             start.folder, num_labels=labels, ignore_mismatched_sizes=True, local_files_only=True
         )
@@ -153,7 +146,7 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
 def _of_timm(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
     import timm  # noqa: PLC0415
 
-    with said(start), seeded(seed):
+    with said(start), device.seeded(seed):
         network = timm.create_model(f"local-dir:{start.folder}", pretrained=True)
         network.reset_classifier(labels)  # type: ignore[operator]
     channels = (network.pretrained_cfg.get("input_size") or (3,))[0]  # type: ignore[union-attr, operator]
@@ -170,7 +163,7 @@ def _timm_from_scratch(spec: Picture, labels: int, seed: int) -> nn.Module:
     if not timm.is_model(name):
         raise JobError(Reason.JOB_FILE_INVALID, f"timm knows no model {name!r}: `timm.list_models()` names them")
     sized: dict[str, Any] = {"img_size": (spec.height, spec.width)} if _is_sized(name) else {}
-    with seeded(seed):
+    with device.seeded(seed):
         network: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=labels, in_chans=spec.channels, **sized
         )
@@ -203,7 +196,7 @@ def _from_artifact(start: Start, spec: Picture, labels: int, seed: int) -> nn.Mo
             "and channels to that"
         )
     if spec.architecture == "Small":
-        with seeded(seed):
+        with device.seeded(seed):
             network: nn.Module = SmallClassifier(spec.channels, before.height, before.width, labels)
     else:
         network = Named(_timm_from_scratch(spec, labels, seed), "x")
@@ -233,7 +226,7 @@ def trained_parts(network: nn.Module, head: nn.Module, start: Start, seed: int) 
     if start.method == "Full":
         return network
     if start.method == "LoRA":
-        with seeded(seed):
+        with device.seeded(seed):
             _adapted(network, head, start.adapter)
     else:
         network.requires_grad_(requires_grad=False)

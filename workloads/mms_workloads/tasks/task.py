@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -55,3 +55,11 @@ class Task(Protocol):
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """What clients may ask of the served pipeline: its inputs, one row for each record that is used."""
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A task whose artifact holds records of the data set."""
+
+    def keep(self, network: nn.Module, records: Iterable[Mapping[str, Any]], folder: Path) -> None:
+        """Writes them. network: on the CPU, in evaluation mode."""

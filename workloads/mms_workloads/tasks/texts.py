@@ -19,7 +19,7 @@ from mms_workloads.tasks.networks import EncoderBlock, places
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,8 +46,9 @@ class Words:
         self.tokenizer.enable_truncation(length)
         self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id(PAD) or 0)
         found = self.tokenizer.encode_batch(list(given), is_pretokenized=bool(given) and not isinstance(given[0], str))
-        tokens = torch.tensor([one.ids for one in found], dtype=torch.int64).view(len(found), -1)
-        mask = torch.tensor([one.attention_mask for one in found], dtype=torch.int64).view(len(found), -1)
+        shape = len(found), len(found[0].ids) if found else 0
+        tokens = torch.tensor([one.ids for one in found], dtype=torch.int64).view(shape)
+        mask = torch.tensor([one.attention_mask for one in found], dtype=torch.int64).view(shape)
         return tokens, mask, [one.word_ids for one in found]
 
 
@@ -94,10 +95,13 @@ def _of_vectors(start: Start) -> Words:
         raise start.refuse(f"its words are cut by {task['tokenizer']}, and only those of tokenizer Words can be read")
     lines = (start.folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
     vectors = load_file(start.folder / starting.WEIGHTS)["vectors"]
-    # The scale that networks begin with: of word vectors it follows the frequency.
+    ranked, counts = zip(*(line.split("\t")[:2] for line in lines), strict=True)
+    # What all texts have in common says nothing: without it a text's mean is what sets it apart (Arora et al., 2017).
+    # The scale is what networks begin with. A word without a vector is as the mean of all.
+    vectors = vectors - np.average(vectors, axis=0, weights=np.array(counts, np.float64))
     scaled = vectors / max(1e-6, float(vectors.std()))
     rows = np.concatenate([np.zeros((2, vectors.shape[1]), np.float32), scaled.astype(np.float32)])
-    return Words(_word_level([line.split("\t")[0] for line in lines]), rows)
+    return Words(_word_level(ranked), rows)
 
 
 class Encoder(nn.Module):
@@ -133,14 +137,15 @@ class Classifier(nn.Module):
     def __init__(self, spec: Text, words: Words, labels: int) -> None:
         super().__init__()
         self.encoder = Encoder(spec, words)
-        self.norm = nn.LayerNorm(2 * spec.dimensions)
+        self.norm_mean = nn.LayerNorm(spec.dimensions)  # apart: the greatest values are far larger than the mean
+        self.norm_greatest = nn.LayerNorm(spec.dimensions)
         self.head = nn.Linear(2 * spec.dimensions, labels)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         x, seen = self.encoder(tokens, mask), mask[:, :, None].float()
         mean = (x * seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
         greatest = (x - 1e4 * (1 - seen)).amax(dim=1)
-        out: Tensor = self.head(self.norm(torch.cat((mean, greatest), dim=1)))
+        out: Tensor = self.head(torch.cat((self.norm_mean(mean), self.norm_greatest(greatest)), dim=1))
         return out
 
 
@@ -176,26 +181,40 @@ class Library(nn.Module):
 def build(kind: str, spec: Text, words: Words, labels: int, start: Start, *, seed: int) -> nn.Module:
     """kind: textClassification or tokenClassification. Raises JobError."""
     made = Classifier if kind == "textClassification" else Tagger
+    return begun(
+        kind,
+        spec,
+        start,
+        small=lambda: made(spec, words, labels),
+        library=lambda: _of_library(kind, labels, start, seed),
+        seed=seed,
+    )
+
+
+def begun(
+    kind: str, spec: Text, start: Start, *, small: Callable[[], nn.Module], library: Callable[[], nn.Module], seed: int
+) -> nn.Module:
+    """small: makes a network with `encoder` and `head`; library: one of a folder of Transformers. Raises JobError."""
     if start.folder is not None and start.kind is None:
-        return _of_library(kind, labels, start, seed)
+        return library()
     if spec.architecture == "Pretrained":
         raise JobError(
             Reason.JOB_FILE_INVALID,
             f"task.{kind}.architecture Pretrained needs pretrained.uri: a folder of Transformers",
         )
-    with starting.seeded(seed):
-        network = made(spec, words, labels)
+    with device.seeded(seed):
+        network = small()
     if start.kind == WORD_VECTORS:
         if start.method == "LoRA":
             raise start.refuse("word vectors are trained with method Full, or stay as they are with Head")
-        network.encoder.words.requires_grad_(requires_grad=start.method == "Full")
+        network.encoder.words.requires_grad_(requires_grad=start.method == "Full")  # type: ignore[union-attr, operator]
         return network
     if start.folder is None:
         return network
     if start.kind != kind:
         raise start.refuse(f"it is an artifact of {start.kind}: {kind} starts from one of its own, or of wordEmbedding")
     starting.load(network, start)
-    return starting.trained_parts(network, network.head, start, seed)
+    return starting.trained_parts(network, network.head, start, seed)  # type: ignore[arg-type]
 
 
 def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
@@ -205,18 +224,19 @@ def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
     # isort: split
 
     auto = AutoModelForSequenceClassification if kind == "textClassification" else AutoModelForTokenClassification
-    with starting.said(start), starting.seeded(seed):
+    with starting.said(start), device.seeded(seed):
         network = auto.from_pretrained(
             str(start.folder), num_labels=labels, ignore_mismatched_sizes=True, local_files_only=True
         )
     return starting.trained_parts(Library(network), starting.last_linear(network), start, seed)
 
 
-def moved(batch: Batch, network: nn.Module) -> tuple[Tensor, Tensor]:
-    """tokens, mask of a batch without the columns that are padding in all of it."""
+def moved(batch: Batch, network: nn.Module, of: str = "") -> tuple[Tensor, Tensor]:
+    """tokens, mask of a batch without the columns that are padding in all of it. of: before their names."""
     on = next(network.parameters()).device
-    longest = max(1, int(batch["mask"].sum(dim=1).max()))
-    return device.moved(batch["tokens"][:, :longest], on), device.moved(batch["mask"][:, :longest], on)
+    tokens, mask = batch[f"{of}tokens"], batch[f"{of}mask"]
+    longest = max(1, int(mask.sum(dim=1).max()))
+    return device.moved(tokens[:, :longest], on), device.moved(mask[:, :longest], on)
 
 
 def exported(network: nn.Module, spec: Text) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:

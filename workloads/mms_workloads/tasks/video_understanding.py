@@ -73,7 +73,7 @@ class VideoLabeller:
     compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
-        with starting.seeded(seed):
+        with device.seeded(seed):
             network = VideoClassifier(self.spec, len(self.classes))
         if self.start.folder is None:
             return network

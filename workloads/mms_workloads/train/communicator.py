@@ -14,6 +14,7 @@ from mms_workloads.sync.leases import Slice
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mms_workloads.contract import PrivacyReport
     from mms_workloads.train.state import State
 
 MAX_SLICES = 64  # of a contribution
@@ -40,6 +41,7 @@ class Stats:
     samples: int  # words, sequences, images: what the data set's size is told in
     weight: float  # terms of the loss: pairs, tokens, samples
     loss: float  # mean over them
+    privacy: PrivacyReport | None = None  # with the round, of a run of differential privacy; other ranks do not hear it
 
 
 NOTHING = Stats(0, 0.0, 0.0)

@@ -5,13 +5,14 @@ A process asks only after its supervisor has forked it: CUDA cannot be used on b
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from torch import Tensor
@@ -35,3 +36,19 @@ def precision(device: torch.device) -> AbstractContextManager[object]:
     sums stay float32. On the CPU all is float32.
     """
     return nullcontext() if device == CPU else torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What is drawn without a generator of its own, as by layers that drop values, follows from the seed.
+
+    torch.manual_seed would remember a traceback for each call as long as no GPU is used.
+    """
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    if chosen() != CPU:
+        torch.cuda.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

@@ -14,7 +14,7 @@ from mms_workloads.train.guarding import Comparisons, verdicts
 from mms_workloads.train.state import checksum
 
 if TYPE_CHECKING:
-    from mms_workloads.contract import Guard
+    from mms_workloads.contract import Guard, PrivacyReport
     from mms_workloads.sync.control import Control
     from mms_workloads.train.checkpoints import Checkpointer
     from mms_workloads.train.learner import Learner, Place
@@ -80,7 +80,7 @@ def run_rounds(
         rounds += 1
         comparisons.made(contributions)
         if place.position == 0 or state.agreement.told is not None:
-            _report(control, epoch, state, contributions, guard)
+            _report(control, epoch, state, contributions, guard=guard, privacy=stats.privacy)
         flags = NO_FLAGS
         for contribution in contributions:
             flags |= contribution.flags
@@ -110,7 +110,15 @@ def _flags(control: Control, epoch: int) -> Flag:
     return flags
 
 
-def _report(control: Control, epoch: int, state: State, contributions: list[Contribution], guard: Guard) -> None:
+def _report(
+    control: Control,
+    epoch: int,
+    state: State,
+    contributions: list[Contribution],
+    *,
+    guard: Guard,
+    privacy: PrivacyReport | None,
+) -> None:
     stats = [c.stats for c in contributions]
     applied = [c.stats for c in contributions if c.applied]
     control.send(
@@ -124,4 +132,5 @@ def _report(control: Control, epoch: int, state: State, contributions: list[Cont
         of=[s.samples for s in stats],
         seconds=[c.health.seconds for c in contributions],
         verdicts=verdicts(contributions, guard),
+        privacy=privacy.model_dump() if privacy else None,
     )

@@ -166,6 +166,7 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
         pretrained=pretrained.job_part(spec.pretrained, job.start, job.pretrained),
         optimizer=tasks.optimizer(spec.optimizer, spec.task, spec.pretrained),
         evaluation=tasks.evaluation(spec.evaluation),
+        privacy=tasks.privacy(spec.privacy),
         syncMode=spec.sync.mode,
         compression=spec.sync.compression,
         transport=spec.sync.transport,
@@ -187,7 +188,7 @@ def _data(given: Data, store: contract.Store) -> contract.Data:
     return contract.Data(
         store=store,
         format=given.format,
-        fields=contract.Fields(input=given.fields.input, label=given.fields.label),
+        fields=contract.Fields(input=given.fields.input, pair=given.fields.pair, label=given.fields.label),
         quality=contract.Quality(maxBadRecords=given.quality.maxBadRecords),
         encryption=contract.Encryption() if given.encryption else None,
         augmentation=contract.Augmentation(transforms=given.augmentation.transforms if given.augmentation else []),

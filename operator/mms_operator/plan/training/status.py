@@ -12,6 +12,7 @@ from mms_operator.api.training_status import (
     BadRecordStatus,
     CheckpointStatus,
     DataStatus,
+    PrivacyStatus,
     Progress,
     ShardsStatus,
     TrainingStatus,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mms_operator.plan.stores import Location
     from mms_operator.plan.training.accept import Refusal
     from mms_operator.plan.types import Object
-    from mms_workloads.contract import ArtifactRef, CheckpointRef, DataReport, StatusReport
+    from mms_workloads.contract import ArtifactRef, CheckpointRef, DataReport, PrivacyReport, StatusReport
 
 _WAITING = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.SUSPENDING})
 
@@ -112,6 +113,7 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
             "workers": WorkersStatus(ready=report.workersReady, standby=report.workersStandby, epoch=report.epoch),
             "shards": ShardsStatus(ready=report.shardsReady) if status.shards or report.shardsReady else None,
             "data": data(report.data) or status.data,
+            "privacy": privacy(report.privacy) or status.privacy,
             "checkpoint": checkpoint(report.checkpoint) or status.checkpoint,
             "attempts": attempts.followed(status.attempts, report),
         }
@@ -137,6 +139,16 @@ def data(report: DataReport | None) -> DataStatus | None:
             BadRecordStatus(uri=one.uri[:1024], offset=one.offset, reason=one.reason[:256])
             for one in report.bad[:NAMED_BAD_RECORDS]
         ],
+    )
+
+
+def privacy(report: PrivacyReport | None) -> PrivacyStatus | None:
+    if report is None:
+        return None
+    return PrivacyStatus(
+        epsilonSpent=f"{report.epsilonSpent:.4f}",
+        delta=f"{report.delta:.12f}".rstrip("0"),
+        noiseMultiplier=f"{report.noiseMultiplier:.4f}",
     )
 
 

@@ -10,6 +10,7 @@ from mms_workloads.serve.pipelines.detecting import Detect
 from mms_workloads.serve.pipelines.embedding import Embed
 from mms_workloads.serve.pipelines.generating import Generate
 from mms_workloads.serve.pipelines.listening import Activity, Transcribe
+from mms_workloads.serve.pipelines.matching import Match
 from mms_workloads.serve.pipelines.reading import Recognise
 from mms_workloads.serve.pipelines.tagging import Tag
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mms_workloads.contract import ModelTask, Pipeline
     from mms_workloads.serve.pipelines.tensors import Steps
 
-    Kind = type[Classify | Complete | Detect | Embed | Generate | Activity | Transcribe | Recognise | Tag]
+    Kind = type[Classify | Complete | Detect | Embed | Generate | Activity | Transcribe | Recognise | Tag | Match]
 
 _STEPS: Mapping[ModelTask, Kind] = {
     "imageClassification": Classify,
@@ -29,6 +30,7 @@ _STEPS: Mapping[ModelTask, Kind] = {
     "objectDetection": Detect,
     "imageGeneration": Generate,
     "tokenClassification": Tag,
+    "textMatching": Match,
     "textEmbedding": Embed,
     "speechRecognition": Transcribe,
     "voiceActivity": Activity,

@@ -1,0 +1,99 @@
+"""Networks that make a vector of a text, so that the cosine of two tells how near the texts are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mms_workloads.tasks import starting, texts
+from mms_workloads.tasks.texts import Encoder
+from mms_workloads.train import device
+
+if TYPE_CHECKING:
+    from mms_workloads.contract import Text
+    from mms_workloads.tasks.starting import Start
+    from mms_workloads.tasks.texts import Words
+
+NEAR, FAR = 8.0, -4.0  # the logit of a cosine c is 8 c - 4 at first: 0 at the half
+EPSILON = 1e-6
+
+
+class Meaning(nn.Module):
+    """Tokens' vectors float32 [n, L, d] -> their mean float32 [n, d] of length 1; 0 of a text without known words.
+
+    How much a token counts is learnt; at first all count alike, and `head` changes nothing.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(dimensions, 1)
+        self.head = nn.Linear(dimensions, dimensions, bias=False)
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.zeros_(self.weigh.bias)
+        nn.init.eye_(self.head.weight)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        seen = mask[:, :, None].to(x.dtype)
+        weights = torch.softmax(self.weigh(x) - 1e4 * (1 - seen), dim=1) * seen
+        mean = self.head((x * weights).sum(dim=1))
+        return mean / (mean.square().sum(dim=1, keepdim=True) + EPSILON).sqrt()
+
+
+class SentenceEncoder(nn.Module):
+    """tokens, mask int64 [n, L] -> sentence float32 [n, d] of length 1, calibration float32 [n, 2]."""
+
+    def __init__(self, encoder: nn.Module, dimensions: int, *, calibrated: tuple[float, float] | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.meaning = Meaning(dimensions)
+        self.line = nn.Parameter(torch.tensor(calibrated or (1.0, 0.0)), requires_grad=calibrated is not None)
+
+    @property
+    def head(self) -> nn.Module:
+        return self.meaning.head
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.meaning(self.encoder(tokens, mask), mask)
+        return embedding, self.line.expand(embedding.shape[0], 2)
+
+
+class LibraryEncoder(nn.Module):
+    """A network of Transformers: tokens, mask int64 [n, L] -> float32 [n, L, d]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        out: Tensor = self.network(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return out
+
+
+def build(
+    kind: str, spec: Text, words: Words, start: Start, *, seed: int, calibrated: tuple[float, float] | None
+) -> nn.Module:
+    """calibrated: what the calibration begins with; None: the cosine is the score. Raises JobError."""
+
+    def library() -> nn.Module:
+        from transformers import AutoModel  # noqa: PLC0415
+
+        from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
+        # isort: split
+
+        with starting.said(start), device.seeded(seed):
+            network = AutoModel.from_pretrained(str(start.folder), local_files_only=True)
+        made = SentenceEncoder(LibraryEncoder(network), network.config.hidden_size, calibrated=calibrated)
+        return starting.trained_parts(made, made.head, start, seed)
+
+    network = texts.begun(
+        kind,
+        spec,
+        start,
+        small=lambda: SentenceEncoder(Encoder(spec, words), spec.dimensions, calibrated=calibrated),
+        library=library,
+        seed=seed,
+    )
+    network.line.requires_grad_(requires_grad=calibrated is not None)  # type: ignore[operator, union-attr]
+    return network
