@@ -82,8 +82,9 @@ def push(images: Mapping[str, ImageRef], registry: str, reporter: Reporter | Non
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mms_cluster.images", description="The container images.")
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("build", help="build and archive")
-    known = f"of {', '.join(RECIPES)}; by default those of an installation"
-    command.add_argument("names", nargs="*", metavar="NAME", help=known)
+    command.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; by default those of an installation"
+    )
     command.add_argument("--push", metavar="REGISTRY", help="push them there: host[:port][/path]")
     arguments = parser.parse_args(argv)
     if unknown := sorted(set(arguments.names) - RECIPES.keys()):

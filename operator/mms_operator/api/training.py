@@ -333,16 +333,6 @@ class TrainingSpec(Model):
                 ),
             ),
             *transforms_fit(),
-            *left_to_the_program(
-                {
-                    "data": Data,
-                    "optimizer": Optimizer,
-                    "evaluation": Evaluation,
-                    "sync": Sync,
-                    "guard": Guard,
-                    "checkpoint": Checkpoint,
-                }
-            ),
             *privacy_fits(),
             *gates_fit(),
             (
@@ -355,6 +345,16 @@ class TrainingSpec(Model):
                     "self.task.textMatching.search == 0"
                 ),
                 "task.textMatching.search must be 0 with data.encryption: the artifact would hold texts of the data",
+            ),
+            *left_to_the_program(
+                {
+                    "data": Data,
+                    "optimizer": Optimizer,
+                    "evaluation": Evaluation,
+                    "sync": Sync,
+                    "guard": Guard,
+                    "checkpoint": Checkpoint,
+                }
             ),
             (
                 "!has(self.data) || !has(self.data.encryption) || self.data.blockSizes == 'Equal'",
