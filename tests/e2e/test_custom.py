@@ -102,7 +102,7 @@ def test_pytorch_and_mxnet(kube: Kube, installed: provider.Provider) -> None:
 
 @pytest.mark.slow
 def test_tensorflow_and_keras(kube: Kube, installed: provider.Provider) -> None:
-    """Both from PyPI, two workers each, in one image."""
+    """Both from PyPI, two workers each, in one image; then TensorFlow with a server and a chief."""
     made = images.build(("frameworks",))
     installed.load({**installed.images, **made})
     image = made["frameworks"].reference
@@ -116,3 +116,10 @@ def test_tensorflow_and_keras(kube: Kube, installed: provider.Provider) -> None:
         assert left["last"] < left["first"] / 10
     assert left["accuracy"] > 0.95
     assert said(kube, pods(kube, tensorflow, 1)[0])["parameters"] == pytest.approx([3, -2, 0.5], abs=0.01)
+
+    served = start(kube, "tensorflow-servers", image)
+    kube.wait_phase(served, "Complete", 300)
+    found = said(kube, pods(kube, served, 1)[0])
+    assert found["parameters"] == pytest.approx([3, -2, 0.5], abs=0.01)
+    assert found["last"] < found["first"] / 10
+    gone(kube, f"mms.dev/training={served}")  # what serves the chief goes with it
