@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 from tests.unit.serve import artifacts
 
-from mms_workloads.contract import Subwords, WordEmbedding
+from mms_workloads.contract import Phrases, Subwords, WordEmbedding
 from mms_workloads.embedding.subwords import buckets_of
 from mms_workloads.serve import embedding, vectors_file
 from mms_workloads.serve.embedding import Nearest, Question, RequestError, UnknownWordError
@@ -208,6 +208,23 @@ def test_texts_whose_words_cancel_out_are_near_to_nothing(tmp_path: Path) -> Non
     model = vectors_file.load(tmp_path, unit=True)
     (scores,) = embedding.similarity(model, [Question(texts=rows(("a b", "a"), ("a a b", "a"), ("a", "b")))])
     assert np.asarray(scores).tolist() == [[0], [1], [-1]]
+
+
+def test_similarity_of_texts_with_phrases(tmp_path: Path) -> None:
+    """Read as the training read its text: from left to right, phrases of one line."""
+    vectors = np.eye(5, dtype=np.float32)
+    save_file({"vectors": vectors}, tmp_path / "model.safetensors")
+    (tmp_path / "vocabulary.txt").write_text("new\t5\nyork\t4\ntimes\t3\nnew_york\t2\nyork_times\t1\n")
+    (tmp_path / "model.json").write_text(WordEmbedding(phrases=Phrases()).model_dump_json())
+    vectors_file.prepare(tmp_path)
+    model = vectors_file.load(tmp_path, unit=True)
+    assert embedding.words_in(b"New York Times, new york new\nyork times", model) == {
+        "times": 1, "new_york": 2, "new": 1, "york_times": 1
+    }  # fmt: skip
+    (scores,) = embedding.similarity(model, [Question(texts=rows(("new york", "new"), ("york times", "york")))])
+    assert np.asarray(scores).tolist() == [[0], [0]]
+    (tmp_path / "model.json").write_text(WordEmbedding().model_dump_json())
+    assert embedding.words_in(b"new york", vectors_file.load(tmp_path, unit=True)) == {"new": 1, "york": 1}
 
 
 def test_similarity_of_words_that_were_never_seen(with_ngrams: Embedding) -> None:

@@ -32,6 +32,8 @@ TOKENIZERS = {"Words": 0, "Whitespace": 1, "Characters": 2}
 ASCII_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]")
 SENTENCE_TOKENS = 1000  # as word2vec: text without newlines is cut into sentences of this length
 
+PAIR = " "  # between the words of a pair: no tokenizer leaves it in a word
+
 LEAST = -(1 << 63)  # below any number
 MOST_ROWS = (1 << 31) - 1
 CODE_POINTS, PAGE = 0x110000, 256

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mms_workloads.contract import Phrases, Reason, WordEmbedding
-from mms_workloads.data.text import Words
+from mms_workloads.data.text import PAIR, Words
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Counters never hold more than this many times maxVocabulary, and at least COUNTER_FLOOR words.
 COUNTER_FACTOR = 4
 COUNTER_FLOOR = 4_000_000
-PAIR = " "  # between the words of a pair: no tokenizer leaves it in a word
 
 
 @dataclass(frozen=True, slots=True)

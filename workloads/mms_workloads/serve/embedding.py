@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mms_workloads.data.text import Words
+from mms_workloads.data.text import PAIR, Words
 from mms_workloads.embedding.subwords import buckets_of
 from mms_workloads.serve.vectors_file import Embedding, shown, unit_rows
 
@@ -219,14 +219,28 @@ def mean_of(embedding: Embedding, text: bytes) -> NDArray[np.float32]:
 
 
 def words_in(text: bytes, embedding: Embedding) -> dict[str, int]:
-    """The words that the training's tokenizer finds, and how often. Raises RequestError."""
+    """The words that the training's tokenizer finds, phrases as one, and how often. Raises RequestError."""
     try:
         text.decode()
     except UnicodeDecodeError:
         raise RequestError(f"TEXTS: {text[:64]!r} is not UTF-8: encode texts as UTF-8") from None
-    words = Words()
-    words.count(text, embedding.task.tokenizer)
-    return words.above(0)
+    words, tokenizer = Words(), embedding.task.tokenizer
+    words.count(text, tokenizer, pairs=embedding.task.phrases is not None)
+    counted = words.above(0)
+    pairs = [word for word in counted if PAIR in word]
+    rows = embedding.words.rows([_one(pair).encode() for pair in pairs])
+    phrases = [pair for pair, row in zip(pairs, rows.tolist(), strict=True) if row >= 0]
+    if not phrases:
+        return {word: count for word, count in counted.items() if PAIR not in word}
+    names = [*(word for word in counted if PAIR not in word), *phrases]
+    numbers = Words.numbered(names).encode(text, tokenizer, pairs=True)
+    counts = np.bincount(numbers[numbers >= 0], minlength=len(names)).tolist()
+    return {_one(name): count for name, count in zip(names, counts, strict=True) if count}
+
+
+def _one(pair: str) -> str:
+    """How the vocabulary has a phrase."""
+    return pair.replace(PAIR, "_")
 
 
 def count(k: NDArray[Any] | None, rows: int, limit: int) -> int:

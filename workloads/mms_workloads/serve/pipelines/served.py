@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mms_workloads.contract import PIPELINE, Contract, GoldenCase, GoldenTensor, Pipeline
+from mms_workloads import golden_tensors
+from mms_workloads.contract import PIPELINE, Contract, GoldenCase, Pipeline
 from mms_workloads.serve.pipelines import networks, tasks
 from mms_workloads.serve.pipelines.tensors import Prepared, RequestError, checked
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     Answer = dict[str, NDArray[Any]]
 
 Anomalies = Literal["Refuse", "Count", "Off"]
-_DATATYPES = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "object": "BYTES"}
 FILES = ("IMAGE", "VIDEO", "AUDIO")  # outputs that are files: the tensors beside them say the same
 
 
@@ -153,22 +151,9 @@ def golden_case(served: Served, inputs: Arrays) -> GoldenCase:
     answer = served.answer(inputs)
     return GoldenCase(
         model=served.model,
-        tensors={name: _tensor(np.asarray(values)) for name, values in inputs.items()},
+        tensors={name: golden_tensors.tensor(np.asarray(values)) for name, values in inputs.items()},
         outputs={name: _flat(values) for name, values in answer.items() if name not in FILES},
     )
-
-
-def _tensor(values: NDArray[Any]) -> GoldenTensor:
-    """The bytes of Triton's binary form."""
-    if values.dtype.kind in "SU":
-        values = values.astype(np.object_)
-    datatype = _DATATYPES[values.dtype.name]
-    if datatype == "BYTES":
-        items = [one.encode() if isinstance(one, str) else bytes(one) for one in values.ravel()]
-        raw = b"".join(struct.pack("<I", len(one)) + one for one in items)
-    else:
-        raw = np.ascontiguousarray(values).tobytes()
-    return GoldenTensor(datatype=datatype, shape=list(values.shape), raw=base64.b64encode(raw).decode())
 
 
 def _flat(values: NDArray[Any]) -> list[Any]:
