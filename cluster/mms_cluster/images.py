@@ -22,6 +22,7 @@ from mms_cluster.errors import ClusterError
 from mms_cluster.images_plan import (
     BASE,
     DEBIAN_SUITE,
+    INSTALLED,
     RECIPES,
     VENDOR_BASE,
     ImageRef,
@@ -50,7 +51,7 @@ SPACE_GIB = 8  # wheels, layers and archives of all images, with PyTorch's CPU b
 CUDA_SPACE_GIB = 16  # the same with the CUDA libraries of PyPI's PyTorch
 
 
-def build(names: Iterable[str] = tuple(RECIPES), reporter: Reporter | None = None) -> dict[str, ImageRef]:
+def build(names: Iterable[str] = INSTALLED, reporter: Reporter | None = None) -> dict[str, ImageRef]:
     """The images called `names`, of RECIPES: name -> image, each with its archive in the cache.
 
     Raises ClusterError when a program is missing that can't be installed, or fails.
@@ -81,14 +82,16 @@ def push(images: Mapping[str, ImageRef], registry: str, reporter: Reporter | Non
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mms_cluster.images", description="The container images.")
     command = parser.add_subparsers(required=True, metavar="COMMAND").add_parser("build", help="build and archive")
-    command.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; all by default")
+    command.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPES)}; by default those of an installation"
+    )
     command.add_argument("--push", metavar="REGISTRY", help="push them there: host[:port][/path]")
     arguments = parser.parse_args(argv)
     if unknown := sorted(set(arguments.names) - RECIPES.keys()):
         parser.error(f"no image is called {', '.join(unknown)}: there are {', '.join(RECIPES)}")
     reporter = Reporter()
     try:
-        images = build(arguments.names or RECIPES, reporter)
+        images = build(arguments.names or INSTALLED, reporter)
         if arguments.push:
             images = push(images, arguments.push, reporter)
     except ClusterError as error:

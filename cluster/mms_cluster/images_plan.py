@@ -26,7 +26,8 @@ class Recipe:
     """An image: its Containerfile is `<name>.Containerfile`, the locks are names of files in requirements/.
 
     `locks` are installed into the image's virtual environment, `tools` are wheels that the build takes something out
-    of. `packages` are the project's packages that it holds: a change to any other leaves its tag as it is.
+    of. `packages` are the project's packages that it holds: a change to any other leaves its tag as it is. `for_tests`:
+    it is no part of an installation, and is built only where it is named.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Recipe:
     torch: bool = False
     tools: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    for_tests: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
@@ -44,8 +46,10 @@ RECIPES: dict[str, Recipe] = {
         Recipe("worker", locks=("worker",), torch=True, tools=("pip",), packages=("mms_workloads",)),
         Recipe("server", locks=("server",), torch=True, tools=("pip", "triton", "nginx"), packages=("mms_workloads",)),
         Recipe("store", tools=("store",)),
+        Recipe("frameworks", locks=("frameworks",), torch=True, tools=("pip",), for_tests=True),
     )
 }
+INSTALLED = tuple(name for name, recipe in RECIPES.items() if not recipe.for_tests)
 
 
 @dataclass(frozen=True)

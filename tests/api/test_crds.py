@@ -79,7 +79,6 @@ LANGUAGE: Object = {"task": {"wordEmbedding": None, "languageModel": {}}}
         pytest.param(TRAININGS, {"data": {"endpoint": "minio:9000"}}, "data.endpoint", id="endpoint"),
         pytest.param(TRAININGS, {"data": {"secretRef": {"name": "Keys"}}}, "data.secretRef.name", id="secret-name"),
         pytest.param(TRAININGS, {"data": {"secretRef": {}}}, "data.secretRef.name", id="no-secret-name"),
-        pytest.param(TRAININGS, {"data": None}, "data", id="no-data"),
         pytest.param(TRAININGS, {"task": None}, "task", id="no-task"),
         pytest.param(
             TRAININGS, {"task": {"wordEmbedding": {"dimensions": 1}}}, "task.wordEmbedding.dimensions", id="too-few"
@@ -115,6 +114,18 @@ LANGUAGE: Object = {"task": {"wordEmbedding": None, "languageModel": {}}}
         pytest.param(
             TRAININGS, {"task": {"wordEmbedding": None, "languageModel": {"layers": 0}}}, "task.languageModel.layers",
             id="no-layers",
+        ),
+        pytest.param(
+            TRAININGS, {"task": {"wordEmbedding": None, "custom": {"framework": "PyTorch"}}}, "task.custom.image",
+            id="no-image",
+        ),
+        pytest.param(
+            TRAININGS, {"task": {"wordEmbedding": None, "custom": {"image": "a", "framework": "JAX"}}},
+            "task.custom.framework", id="no-such-framework",
+        ),
+        pytest.param(
+            TRAININGS, {"task": {"wordEmbedding": None, "custom": {"image": "a", "framework": "Other", "port": 80}}},
+            "task.custom.port", id="port-of-root",
         ),
         pytest.param(TRAININGS, {"data": {"format": "Excel"}}, "data.format", id="no-such-format"),
         pytest.param(TRAININGS, {"data": {"blockSize": "1M"}}, "data.blockSize", id="block-size"),

@@ -287,8 +287,101 @@ ANALYSIS = {**BARE, "errorMargin": "0.01"}
 
 SEALED: Object = {"spec": {"data": {"encryption": {"keySecretRef": {"name": "key"}}}}}
 
+
+def custom(framework: str = "PyTorch", parts: Object | None = None, **block: Any) -> Object:
+    """A training of one's own program, with other parts of the spec."""
+    task = {"custom": {"image": "mine:1", "framework": framework, **block}}
+    return merged(learning("custom"), {"spec": {"data": None, **(parts or {}), "task": task}})
+
+
+def customs() -> Iterator[Case]:
+    """What a program of one's own cannot be told."""
+    for block, change in (
+        ("optimizer", {"epochs": 3}),
+        ("optimizer", {"learningRate": "0.1"}),
+        ("evaluation", {"split": "0.1"}),
+        ("evaluation", {"gate": {"metric": "accuracy", "atLeast": "0.9"}}),
+        ("sync", {"mode": "ParameterServer"}),
+        ("guard", {"nonFinite": "Fail"}),
+        ("checkpoint", {"intervalSeconds": 5}),
+        ("pretrained", {"uri": "s3://models/minilm"}),
+    ):
+        good = merged(learning("textClassification"), {"spec": {block: change}})
+        bad = custom(parts={block: change})
+        rule = f"{block} does not apply to task.custom"
+        yield from created(f"custom-{block}-{next(iter(change))}", rule, good={"ours": good}, bad={"custom": bad})
+    data = {"uri": "s3://corpora/a", "endpoint": "http://minio:9000", "region": "eu", **SECRET}
+    yield from created(
+        "custom-data",
+        "of data only uri, endpoint, region and secretRef apply to task.custom",
+        good={"none": custom(), "address": custom(parts={"data": data})},
+        bad={
+            "format": custom(parts={"data": {**data, "format": "CSV"}}),
+            "fields": custom(parts={"data": {**data, "fields": {"input": "text"}}}),
+            "bad-records": custom(parts={"data": {**data, "quality": {"maxBadRecords": 3}}}),
+        },
+    )
+    yield from created(
+        "no-data",
+        "data must be set: only task.custom does without",
+        good={"custom": custom()},
+        bad={"ours": {"spec": {"data": None}}},
+    )
+    for name, rule, bad in (
+        ("least", "workers.minReplicas and standby do not apply to task.custom", {"minReplicas": 2}),
+        ("standby", "workers.minReplicas and standby do not apply to task.custom", {"standby": 1}),
+        ("image", "workers.image does not apply to task.custom", {"image": "other:1"}),
+    ):
+        yield from created(
+            f"custom-{name}",
+            rule,
+            good={"ours": {"spec": {"workers": bad}}, "custom": custom(parts={"workers": {"maxReplicas": 8}})},
+            bad={"custom": custom(parts={"workers": bad})},
+        )
+    yield from created(
+        "custom-runs",
+        "runPolicy.retainRuns does not apply to task.custom",
+        good={"ours": {"spec": {"runPolicy": {"retainRuns": 1}}}, "custom": custom()},
+        bad={"custom": custom(parts={"runPolicy": {"retainRuns": 1}})},
+    )
+    yield from created(
+        "chief",
+        "task.custom.servers of TensorFlow need workers.replicas of at least 2",
+        good={
+            "two": custom("TensorFlow", servers=1),
+            "mxnet": custom("MXNet", {"workers": {"replicas": 1}}, servers=1),
+        },
+        bad={"alone": custom("Keras", {"workers": {"replicas": 1}}, servers=1)},
+    )
+    yield from created(
+        "servers",
+        "servers are of framework TensorFlow, Keras and MXNet only",
+        good={"mxnet": custom("MXNet", servers=2), "keras": custom("Keras", servers=2)},
+        bad={"pytorch": custom(servers=1), "other": custom("Other", servers=1)},
+    )
+    yield from created(
+        "evaluator",
+        "evaluator is of framework TensorFlow and Keras only",
+        good={"tensorflow": custom("TensorFlow", evaluator=True), "none": custom("MXNet", evaluator=False)},
+        bad={"mxnet": custom("MXNet", evaluator=True)},
+    )
+    rule = "spec.task is fixed once a run has started"
+    other = {"spec": {"task": {"custom": {"image": "mine:2"}}}}
+    for phase in (Phase.PENDING, Phase.SUSPENDED):
+        yield Case(f"image-when-{phase}", rule, False, other, status=started(phase), before=custom())
+    for phase in (Phase.RUNNING, Phase.RESTARTING, Phase.COMPLETE):
+        yield Case(f"image-when-{phase}", rule, True, other, status=started(phase), before=custom())
+    ours = {"spec": {"task": {"custom": None, "wordEmbedding": {}}}}
+    read = custom(parts={"data": {"uri": "s3://corpora/a"}})
+    yield Case("task-when-Pending", rule, True, ours, status=started(Phase.PENDING), before=read)
+    rule = "spec.data is fixed once a run has started"
+    moved = {"spec": {"data": {"uri": "s3://corpora/b"}}}
+    yield Case("data-of-none", rule, True, moved, status=started(Phase.RUNNING), before=custom())
+
+
 CASES = [
     *names_of(TRAININGS),
+    *customs(),
     *created(
         "task",
         "exactly one task must be set",

@@ -165,5 +165,5 @@ def transforms_fit() -> list[tuple[str, str]]:
         fits = f"self.data.augmentation.transforms.all(t, t in {list(allowed)})" if allowed else "false"
         named = f"only {', '.join(allowed)}" if allowed else "no transforms: leave data.augmentation out"
         said = f"data.augmentation of {', '.join(tasks)} takes {named}"
-        found.append((f"!({of_task}) || !has(self.data.augmentation) || {fits}", said))
+        found.append((f"!({of_task}) || !has(self.data) || !has(self.data.augmentation) || {fits}", said))
     return found

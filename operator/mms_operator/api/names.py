@@ -59,6 +59,10 @@ class Role(StrEnum):
     WORKER = "worker"
     SHARD = "shard"
     READER = "reader"  # serving pods, which are no pods of the training
+    # Of custom tasks, beside their workers.
+    SCHEDULER = "scheduler"
+    SERVER = "server"
+    EVALUATOR = "evaluator"
 
 
 class Condition(StrEnum):
@@ -112,6 +116,7 @@ class Reason(StrEnum):
     TRAINING = "Training"
     MASTER_UNREACHABLE = "MasterUnreachable"
     REPLACING_POD = "ReplacingPod"
+    WORLD_RESTARTS = "WorldRestarts"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"

@@ -43,6 +43,7 @@ def privacy_fits() -> list[tuple[str, str]]:
         "self.guard.lossSpike != 'Rollback' && self.guard.gradientOutlier != 'Drop' && self.guard.deadData == 'Off'"
     )
     text = "has(self.task.textClassification) || has(self.task.tokenClassification)"
+    apart = "self.data.augmentation.transforms.all(t, t != 'Mixup')"
     found = {
         task: f"privacy is of task {', '.join(TASKS[:-1])} and {TASKS[-1]}, whose gradients of single records are "
         "known: leave it out",
@@ -52,7 +53,7 @@ def privacy_fits() -> list[tuple[str, str]]:
         "sync.compression None, with which the sum has all of the noise",
         f"({guarded})": "privacy needs guard {lossSpike: Report, gradientOutlier: Report, deadData: 'Off'}: what is "
         "dropped or read again by the look of it tells of it",
-        "!has(self.data.augmentation) || self.data.augmentation.transforms.all(t, t != 'Mixup')": "data.augmentation "
-        "must not have Mixup with privacy: it makes one record of two",
+        f"!has(self.data) || !has(self.data.augmentation) || {apart}": "data.augmentation must not have Mixup with "
+        "privacy: it makes one record of two",
     }
     return [(f"!has(self.privacy) || {rule}", said) for rule, said in found.items()]

@@ -44,7 +44,7 @@ finalizer `mms.dev/last-checkpoint` holds it. Nothing else of MMS has a finalize
 |---|---|
 | `task`, `data`, `optimizer`, `evaluation`, `storage.uri` | before the first start, or with a raised `runPolicy.run` |
 | `sync` (but `sync.parameterServer.shards`), `checkpoint` | the same, and while the training is suspended |
-| `workers.resources`, `workers.image` | the same, and while it is pending |
+| `workers.resources`, `workers.image`, what is in `task.custom` | the same, and while it is pending |
 | `runPolicy.run` | upwards, before the first start and when the current run has ended |
 | `managedBy` | never |
 | everything else | at any time |
@@ -78,6 +78,8 @@ one's end; `status.incidents` lists it under these kinds and `status.incidentCou
 own (`WorkerLost`, `WorkerJoined`, ...). What the program did itself counts against `runPolicy.backoffLimit`; what came
 from outside does not. A process that its pod has started again is no loss of a pod.
 
+Of a custom task all pods are started anew when one is lost, and every exit code but 0 counts ([custom.md](custom.md)).
+
 While at least `workers.minReplicas` can run, the training goes on with these; the others wait for a node, condition
 `Degraded` says why, and they are taken in when there is room. With fewer nobody trains.
 """
@@ -105,14 +107,14 @@ CONDITIONS: dict[Condition, tuple[str, str]] = {
     Condition.RECONCILING: ("both", "On the way to what the spec says. There only while true."),
     Condition.STALLED: ("both", "No progress is to be expected without you. There only while true."),
     Condition.RUNNING: ("training", "Workers train."),
-    Condition.RESTARTING: ("training", "A lost pod is being replaced."),
+    Condition.RESTARTING: ("training", "A lost pod is being replaced; of a custom task all are started anew."),
     Condition.DEGRADED: (
         "training",
         "It runs with fewer pods than the spec asks for, or without some of the data; the message says why.",
     ),
     Condition.SUSPENDED: ("training", "All pods are released; the checkpoint to go on from is durable."),
-    Condition.COMPLETE: ("training", "The run has ended and its artifact is published."),
-    Condition.FAILED: ("training", "The run has ended without an artifact."),
+    Condition.COMPLETE: ("training", "The run has ended and its artifact is published; custom tasks have none."),
+    Condition.FAILED: ("training", "The run has ended without a result."),
     Condition.FINISHED: ("training", "The run has ended, one way or the other; the reason says which."),
     Condition.PROGRESSING: ("service", "A rollout advances, or is complete. False: its deadline has passed."),
     Condition.AVAILABLE: ("service", "At least one pod answers."),
@@ -138,16 +140,17 @@ REASONS: dict[str, str] = {
     Ours.CONTAINER_CONFIG: "A container cannot be made, because of what it refers to.",
     Ours.TRAINING: "The workers train.",
     Ours.REPLACING_POD: "A pod was lost, and its successor is starting.",
-    Ours.SUSPENDING: "The last checkpoint is being written, then the pods are released.",
+    Ours.WORLD_RESTARTS: "A pod of a custom task was lost, so all of them are started anew, as another attempt.",
+    Ours.SUSPENDING: "The last checkpoint is being written, or custom pods stop; then the pods are released.",
     Ours.SUSPENDED: "Suspended; all pods are released.",
     Ours.RESUMED: "Goes on from the checkpoint.",
-    Ours.COMPLETE: "The artifact is published.",
+    Ours.COMPLETE: "The artifact is published; a custom task's program has ended well.",
     Ours.BACKOFF_LIMIT: "More pods were lost than runPolicy.backoffLimit allows.",
     Ours.DEAD_DATA: "Blocks of the data are nearly all the same and are not trained on.",
     Ours.MASTER_UNREACHABLE: "The operator gets no answer from the master pod, whose progress it cannot tell.",
     Ours.DEADLINE_EXCEEDED: "An attempt took longer than `runPolicy.activeDeadlineSeconds`.",
     Ours.EXPIRED: "`runPolicy.ttlSecondsAfterFinished` has passed, and the training is deleted.",
-    Ours.SUSPEND_TIMEOUT: "The last checkpoint did not come in time; an earlier one is gone on from.",
+    Ours.SUSPEND_TIMEOUT: "The last checkpoint, or the end of a custom task's pods, did not come in time.",
     Ours.DELETING: "The training is deleted; its pods write a last checkpoint first.",
     Ours.MANAGED_BY_ANOTHER: "spec.managedBy names another controller: this operator leaves the object alone.",
     Ours.CERTIFICATES_LOST: "The job's certificates were deleted, so all its pods are started again.",

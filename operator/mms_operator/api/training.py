@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from mms_operator.api import names
+from mms_operator.api.custom_task import left_to_the_program
 from mms_operator.api.data import Data, transforms_fit
 from mms_operator.api.model_tasks import Pretrained  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.privacy import Privacy, privacy_fits
@@ -186,7 +187,8 @@ class Workers(Model):
         "the membership epoch that the loss begins. Each asks for the resources of a worker.",
     )
     resources: Resources = Field(
-        default_factory=Resources, description="Of each worker's container, and of each shard's."
+        default_factory=Resources,
+        description="Of each worker's container, and of each shard's; of task.custom also of servers and evaluator.",
     )
     image: str | None = Field(
         default=None, description="Image of master, workers and shards. Absent: the installation's.", max_length=512
@@ -262,9 +264,16 @@ class RunPolicy(Model):
         description="Which run. A finished training starts again only when this is raised; its artifact has this "
         "version.",
     )
-    suspend: bool = Field(default=False, description="Checkpoint, then release all pods until this is false again.")
+    suspend: bool = Field(
+        default=False,
+        description="Checkpoint (task.custom: SIGTERM), then release all pods until this is false again.",
+    )
     backoffLimit: int = Field(
-        default=3, ge=0, le=100, description="How many lost pods are replaced in a run before the training has failed."
+        default=3,
+        ge=0,
+        le=100,
+        description="How many lost pods are replaced in a run before the training has failed; of task.custom how often "
+        "all its pods are started anew.",
     )
     activeDeadlineSeconds: int | None = Field(
         default=None,
@@ -327,20 +336,34 @@ class TrainingSpec(Model):
             *privacy_fits(),
             *gates_fit(),
             (
-                "!has(self.data.fields.pair) || has(self.task.textMatching)",
+                "!has(self.data) || !has(self.data.fields.pair) || has(self.task.textMatching)",
                 "data.fields.pair is of task.textMatching, which learns from two texts: leave it out",
             ),
             (
-                "!has(self.task.textMatching) || !has(self.data.encryption) || self.task.textMatching.search == 0",
+                (
+                    "!has(self.task.textMatching) || !has(self.data) || !has(self.data.encryption) || "
+                    "self.task.textMatching.search == 0"
+                ),
                 "task.textMatching.search must be 0 with data.encryption: the artifact would hold texts of the data",
             ),
+            *left_to_the_program(
+                {
+                    "data": Data,
+                    "optimizer": Optimizer,
+                    "evaluation": Evaluation,
+                    "sync": Sync,
+                    "guard": Guard,
+                    "checkpoint": Checkpoint,
+                }
+            ),
             (
-                "!has(self.data.encryption) || self.data.blockSizes == 'Equal'",
+                "!has(self.data) || !has(self.data.encryption) || self.data.blockSizes == 'Equal'",
                 "data.blockSizes must be Equal with data.encryption, whose blocks are made by mms data encrypt",
             ),
             (
                 (
-                    "!(has(self.task.wordEmbedding) || has(self.task.languageModel)) || (self.data.format in ['Auto', "
+                    "!(has(self.task.wordEmbedding) || has(self.task.languageModel)) || !has(self.data) || "
+                    "(self.data.format in ['Auto', "
                     "'Text'] && !has(self.data.fields.input) && !has(self.data.fields.label))"
                 ),
                 (
@@ -350,7 +373,7 @@ class TrainingSpec(Model):
             ),
             (
                 (
-                    "has(self.task.wordEmbedding) || self.workers.replicas <= "
+                    "has(self.task.wordEmbedding) || has(self.task.custom) || self.workers.replicas <= "
                     f"(has(self.optimizer.globalBatchSize) ? self.optimizer.globalBatchSize : {BATCH_SIZE})"
                 ),
                 (
@@ -361,7 +384,11 @@ class TrainingSpec(Model):
         )
     )
     task: Task
-    data: Data
+    data: Data | None = Field(
+        default=None,
+        description="The data set. The last parts of the URI may hold *; .gz, .xz, .bz2 and .zst are decompressed "
+        "while read. Only task.custom, whose program reads it, does without.",
+    )
     pretrained: Pretrained | None = Field(default=None, description="Absent: the run starts from nothing.")
     optimizer: Optimizer = Field(default_factory=Optimizer)
     evaluation: Evaluation = Field(default_factory=Evaluation)
@@ -375,7 +402,7 @@ class TrainingSpec(Model):
     storage: Storage | None = Field(
         default=None,
         description="Where checkpoints and artifacts go: in <uri>/runs/<run>/. "
-        "Absent: the installation's store, in <namespace>/<name>-<the first 8 digits of its uid>.",
+        "Absent: the installation's store, in <namespace>/<name>-<the first 8 digits of its uid>; of task.custom none.",
     )
     runPolicy: RunPolicy = Field(default_factory=RunPolicy)
     managedBy: str | None = Field(
@@ -397,6 +424,13 @@ _SAME_SYNC = " && ".join(
 )
 
 
+# A custom image or command that does not start is put right without another run: all its pods are made anew.
+_SAME_TASK = (
+    "self.spec.task == oldSelf.spec.task || "
+    f"(({_WAITING}) && has(self.spec.task.custom) && has(oldSelf.spec.task.custom))"
+)
+
+
 class ModelTraining(Model):
     """Trains a model on many workers and keeps the result as a versioned artifact."""
 
@@ -409,8 +443,8 @@ class ModelTraining(Model):
                     "the names of its pods are made from it"
                 ),
             ),
-            _fixed_within_run("task"),
-            _fixed_within_run("data"),
+            _fixed_within_run("task", _SAME_TASK),
+            _fixed_within_run("data", f"({_same('data')})"),
             _fixed_within_run("pretrained", f"({_same('pretrained')})"),
             (
                 (

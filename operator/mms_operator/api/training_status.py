@@ -14,7 +14,7 @@ class Attempt(Model):
     endTime: str | None = Field(
         default=None, json_schema_extra={"format": "date-time"}, description="When it ended; absent while it runs."
     )
-    steps: int = Field(default=0, ge=0, description="The step that it has come to.")
+    steps: int = Field(default=0, ge=0, description="The step that it has come to; 0 where nobody says, as of custom.")
     lostSteps: int = Field(
         default=0,
         ge=0,
@@ -23,11 +23,15 @@ class Attempt(Model):
 
 
 class WorkersStatus(Model):
-    """The workers, as the master sees them."""
+    """The workers, as the master sees them; of a custom task, whose containers run."""
 
     ready: int = Field(default=0, ge=0, description="Workers that are part of the training now.")
     standby: int = Field(default=0, ge=0, description="Workers that wait to take the place of one that is lost.")
-    epoch: int = Field(default=0, ge=0, description="Membership epoch: rises whenever a worker comes or goes.")
+    epoch: int = Field(
+        default=0,
+        ge=0,
+        description="Membership epoch: rises whenever a worker comes or goes; of a custom task the attempt.",
+    )
 
 
 class ShardsStatus(Model):
@@ -155,7 +159,11 @@ class TrainingStatus(Model):
     completionTime: str | None = Field(
         default=None, json_schema_extra={"format": "date-time"}, description="When the run ended."
     )
-    restarts: int = Field(default=0, ge=0, description="Pods replaced in this run; at most runPolicy.backoffLimit.")
+    restarts: int = Field(
+        default=0,
+        ge=0,
+        description="Pods replaced in this run, or starts anew of a custom task; at most runPolicy.backoffLimit.",
+    )
     attempts: list[Attempt] = Field(
         default_factory=list, description="The last starts of the run.", json_schema_extra={"maxItems": 20}
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from mms_operator.api.custom_task import Custom  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.model_tasks import (
     ImageClassification,
     ImageGeneration,
@@ -143,6 +144,7 @@ TASKS = (
     "tokenClassification",
     "textMatching",
     "speechRecognition",
+    "custom",
 )
 
 
@@ -175,6 +177,9 @@ class Task(Model):
         default=None, description="How near two texts are, and which of many is nearest to another."
     )
     speechRecognition: SpeechRecognition | None = Field(default=None, description="What is said in a sound.")
+    custom: Custom | None = Field(
+        default=None, description="A program of one's own, in an image of one's own (docs/custom.md)."
+    )
 
 
 class Optimizer(Model):

@@ -39,11 +39,13 @@ def violations(
     policy: PodPolicy,
     own_containers: tuple[str, ...],
     own_volumes: Mapping[str, str],
+    *,
+    own_variables: tuple[str, ...] = (),
 ) -> list[str]:
     """What of a podTemplate is refused, and why.
 
     `own_containers` are the names of the pods' own containers, `own_volumes` those of their volumes with where they are
-    mounted.
+    mounted, `own_variables` how variables of the environment begin that the operator sets besides MMS_.
     """
     if template is None:
         return []
@@ -56,7 +58,7 @@ def violations(
     path = f"{field}.spec"
     for key, value in (template.get("spec") or {}).items():
         if key == "containers":
-            found += _containers(f"{path}.containers", value, policy, own_containers)
+            found += _containers(f"{path}.containers", value, policy, own_containers, (*_OWN_ENV, *own_variables))
             found += _mounts(f"{path}.containers", value, own_containers, own_volumes)
         elif key == "volumes":
             found += _volumes(f"{path}.volumes", value, policy, own_volumes)
@@ -112,7 +114,11 @@ def _own(pod: Object) -> Iterator[Object]:
 
 def _merge(container: Object, given: Object) -> Object:
     merged = dict(container)
-    for key in ("env", "envFrom", "volumeMounts"):
+    if given.get("env"):
+        names = {variable.get("name") for variable in given["env"]}
+        kept = [variable for variable in container.get("env", []) if variable["name"] not in names]
+        merged["env"] = [*kept, *given["env"]]
+    for key in ("envFrom", "volumeMounts"):
         if given.get(key):
             merged[key] = [*container.get(key, []), *given[key]]
     if given.get("resources"):
@@ -160,7 +166,9 @@ def _volumes(path: str, volumes: Any, policy: PodPolicy, own: Mapping[str, str])
     return found
 
 
-def _containers(path: str, containers: Any, policy: PodPolicy, own: tuple[str, ...]) -> list[str]:
+def _containers(
+    path: str, containers: Any, policy: PodPolicy, own: tuple[str, ...], variables: tuple[str, ...]
+) -> list[str]:
     found = []
     for number, container in enumerate(containers or []):
         here, name = f"{path}[{number}]", container.get("name")
@@ -176,10 +184,14 @@ def _containers(path: str, containers: Any, policy: PodPolicy, own: tuple[str, .
             found += [
                 f"{here}.env: {variable['name']} is set by the operator"
                 for variable in container.get("env") or []
-                if variable.get("name", "").startswith(_OWN_ENV)
+                if _is_of(variables, variable.get("name", ""))
             ]
         found += _security(f"{here}.securityContext", container.get("securityContext") or {}, policy)
     return found
+
+
+def _is_of(variables: tuple[str, ...], name: str) -> bool:
+    return name in variables or name.startswith(tuple(prefix for prefix in variables if prefix.endswith("_")))
 
 
 def _mounts(path: str, containers: Any, own: tuple[str, ...], own_volumes: Mapping[str, str]) -> list[str]:

@@ -79,6 +79,7 @@ class Seen:
     node: str  # empty until the scheduler has found one
     runs: bool  # its own container does
     started: str  # when that began, in UTC; empty while it does not run
+    finished: str  # when its own container ended, in UTC; empty where nobody says
     leaving: bool  # it is being deleted
     ended: Ended | None
     ended_before: bool  # it had ended when its deletion was asked for
@@ -114,6 +115,7 @@ def seen(pod: Object, container: str) -> Seen:
         node=(pod.get("spec") or {}).get("nodeName", ""),
         runs="running" in _state(status, container),
         started=(_state(status, container).get("running") or {}).get("startedAt") or "",
+        finished=(_state(status, container).get("terminated") or {}).get("finishedAt") or "",
         leaving="deletionTimestamp" in metadata,
         ended=ended,
         ended_before=ended is not None and _ended_before(metadata, status, container),

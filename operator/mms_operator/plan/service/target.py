@@ -90,6 +90,12 @@ def _of_training(name: str, made: Object) -> ServedVersion:
 
 
 def _incomplete(name: str, training: Object) -> Missing:
+    if ((training.get("spec") or {}).get("task") or {}).get("custom"):
+        said = (
+            f"ModelTraining {name} is a custom task and publishes no artifact: give the address of what it wrote in "
+            "spec.model.pretrained.uri, in place of trainingRef"
+        )
+        return Missing(Reason.TRAINING_NOT_COMPLETE, said)
     phase = (training.get("status") or {}).get("phase", Phase.PENDING)
     what = {
         Phase.FAILED: "has failed, so it has no artifact: `kubectl describe mt` says why",

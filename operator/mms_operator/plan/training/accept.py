@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mms_operator.api.names import Reason, Role
+from mms_operator.api.names import Reason
 from mms_operator.plan import pod_template, stores
 from mms_operator.plan.training import objects
+from mms_operator.plan.training.custom import environment
 
 if TYPE_CHECKING:
     from mms_operator.plan.training.job import Job
@@ -46,14 +47,15 @@ def _pod_template(job: Job) -> Refusal | None:
         "spec.workers.podTemplate",
         job.spec.workers.podTemplate,
         job.settings.policy,
-        (Role.WORKER, Role.MASTER, Role.SHARD),
+        objects.own_containers(job),
         objects.VOLUMES,
+        own_variables=environment.own_variables(job.custom) if job.custom else (),
     )
     return Refusal(Reason.POD_TEMPLATE_FORBIDDEN, "; ".join(found)) if found else None
 
 
 def _storage_is_named(job: Job) -> Refusal | None:
-    if job.storage is not None:
+    if job.storage is not None or job.custom is not None:
         return None
     return Refusal(
         Reason.STORAGE_MISSING,
@@ -79,7 +81,7 @@ def secret_problem(job: Job, observed: ObservedTraining) -> stores.SecretProblem
 
 
 def _data_key_problem(job: Job, observed: ObservedTraining) -> stores.SecretProblem | None:
-    encryption = job.spec.data.encryption
+    encryption = job.spec.data.encryption if job.spec.data else None
     if encryption is None or encryption.keySecretRef.name not in observed.secrets:
         return None
     reference = encryption.keySecretRef

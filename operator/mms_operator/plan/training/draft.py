@@ -54,7 +54,7 @@ def draft(
         master=master,
         requeue_after=requeue,
         prune=prune,
-        finalizer=state.phase in HELD,
+        finalizer=state.phase in HELD and look.job.custom is None,
     )
 
 
@@ -65,7 +65,7 @@ def events_of(previous: Object, state: State) -> tuple[Event, ...]:
     lacked = find(previous.get("conditions") or [], Kind.DEGRADED) or {}
     if state.degraded and lacked.get("reason") != state.degraded.reason:
         return (Event("Warning", state.degraded.reason, state.degraded.message),)
-    if same or state.reason == Reason.REPLACING_POD:
+    if same or state.reason in (Reason.REPLACING_POD, Reason.WORLD_RESTARTS):
         return ()
     bad = (
         state.phase is Phase.FAILED or state.refusal is not None or state.reason == Reason.MASTER_UNREACHABLE

@@ -16,6 +16,8 @@ from mms_workloads import contract
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mms_operator.api.custom_task import Custom
+    from mms_operator.api.data import Data
     from mms_operator.api.training import Sync, TrainingSpec
     from mms_operator.api.training_status import ArtifactStatus
     from mms_operator.plan.stores import Location
@@ -41,6 +43,11 @@ class Job(Owner):
         return given.shards if given else 0
 
     @property
+    def custom(self) -> Custom | None:
+        """The program of one's own; None: the pods run ours."""
+        return self.spec.task.custom
+
+    @property
     def config_map(self) -> str:
         """One for each attempt: what a pod reads when it starts is what was meant for its attempt."""
         return f"{self.name}-job-{self.run}-{self.attempt}"
@@ -58,21 +65,27 @@ class Job(Owner):
         return f"{self.name}-store"
 
     @property
-    def data(self) -> Location:
-        data = self.spec.data
-        default = self.settings.default_store
+    def default_store(self) -> DefaultStore | None:
+        """The installation's store; None for a custom task, whose image is not trusted with its keys."""
+        return self.settings.default_store if self.custom is None else None
+
+    @property
+    def data(self) -> Location | None:
+        data, default = self.spec.data, self.default_store
+        if data is None:
+            return None
         if default is not None and stores.is_default(data.uri, data, default):
             return stores.installation("spec.data", data.uri, default, "data", self.store_secret)
         return stores.locate("spec.data", data.uri, data, "data")
 
     @property
     def storage(self) -> Location | None:
-        """The run's own folder; None where neither the spec nor the installation names a store.
+        """The run's own folder; None where neither the spec nor the installation names a store for it.
 
         In the installation's store the folder has the training's uid in its name: a training that is deleted and made
         again writes beside the results of the first, not over them.
         """
-        storage, default = self.spec.storage, self.settings.default_store
+        storage, default = self.spec.storage, self.default_store
         if storage is not None:
             return stores.locate("spec.storage", f"{storage.uri.rstrip('/')}/runs/{self.run}", storage, "storage")
         if default is None:
@@ -92,9 +105,16 @@ class Job(Owner):
 
 def roles(cr: Object) -> tuple[Role, ...]:
     """Of a custom resource that may not be readable: the roles that have certificates."""
+    if is_custom(cr):
+        return ()
     sharded = ((cr.get("spec") or {}).get("sync") or {}).get("mode") == "ParameterServer"
     own = (Role.MASTER, Role.WORKER, Role.SHARD) if sharded else (Role.MASTER, Role.WORKER)
     return (*own, Role.READER) if not_followed(cr) is None else own
+
+
+def is_custom(cr: Object) -> bool:
+    """Whether a training, which may not be readable, is of task.custom."""
+    return bool(((cr.get("spec") or {}).get("task") or {}).get("custom"))
 
 
 def master_service(training: str) -> str:
@@ -137,12 +157,12 @@ def _default_folder(cr: Object, default: DefaultStore) -> str:
 def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
     """What the pods read; `served` are URIs of artifacts. Raises ValueError where there is no storage."""
     spec, storage = job.spec, job.storage
-    if storage is None:
-        raise ValueError("a training that was not accepted has no job file")
+    if storage is None or job.data is None or job.spec.data is None:
+        raise ValueError("a training that was not accepted, or is custom, has no job file")
     return contract.JobFile(
         job=contract.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=job.run),
         task=tasks.task(spec.task),
-        data=_data(job),
+        data=_data(job.spec.data, job.data.store),
         pretrained=pretrained.job_part(spec.pretrained, job.start, job.pretrained),
         optimizer=tasks.optimizer(spec.optimizer, spec.task, spec.pretrained),
         evaluation=tasks.evaluation(spec.evaluation),
@@ -164,10 +184,9 @@ def job_file(job: Job, served: Iterable[str] = ()) -> contract.JobFile:
     )  # fmt: skip
 
 
-def _data(job: Job) -> contract.Data:
-    given = job.spec.data
+def _data(given: Data, store: contract.Store) -> contract.Data:
     return contract.Data(
-        store=job.data.store,
+        store=store,
         format=given.format,
         fields=contract.Fields(input=given.fields.input, pair=given.fields.pair, label=given.fields.label),
         quality=contract.Quality(maxBadRecords=given.quality.maxBadRecords),

@@ -30,6 +30,7 @@ _REQUESTS = {
     Role.WORKER: {"cpu": "100m", "memory": "512Mi"},
     Role.SHARD: {"cpu": "100m", "memory": "512Mi"},
 }
+_COMPUTING = (Role.WORKER, Role.SHARD, Role.SERVER, Role.EVALUATOR)
 _AVOID_WEIGHT = 100  # the greatest
 
 
@@ -43,7 +44,7 @@ def selector(name: str, role: str) -> str:
 
 def config_map(job: Job, served: Iterable[str] = ()) -> Object:
     text = job_file(job, served).model_dump_json(indent=1, exclude_none=True)
-    return _object(job, "v1", "ConfigMap", job.config_map, data={_JOB_FILE: text})
+    return owned(job, "v1", "ConfigMap", job.config_map, data={_JOB_FILE: text})
 
 
 def store_secret(job: Job) -> Object | None:
@@ -68,7 +69,7 @@ def master_service(job: Job, incarnation: int) -> Object:
         "selector": wanted,
         "ports": [{"name": "control", "port": contract.MASTER_PORT, "protocol": "TCP"}],
     }
-    return _object(job, "v1", "Service", job.service, spec=spec)
+    return owned(job, "v1", "Service", job.service, spec=spec)
 
 
 def network_policy(job: Job) -> Object:
@@ -93,7 +94,7 @@ def network_policy(job: Job) -> Object:
             *([{"from": [serving], "ports": asked}] if not_followed(job.cr) is None else []),
         ],
     }
-    return _object(job, "networking.k8s.io/v1", "NetworkPolicy", f"{job.name}-training", spec=spec)
+    return owned(job, "networking.k8s.io/v1", "NetworkPolicy", f"{job.name}-training", spec=spec)
 
 
 def pod_name(job: Job, role: Role, rank: int, incarnation: int) -> str:
@@ -101,14 +102,37 @@ def pod_name(job: Job, role: Role, rank: int, incarnation: int) -> str:
 
 
 def pod(job: Job, role: Role, rank: int, incarnation: int, avoid: Iterable[str] = ()) -> Object:
-    """A bare pod of a role, rather on other nodes than `avoid`.
+    """A bare pod of a role that runs our program, rather on other nodes than `avoid`."""
+    return bare_pod(
+        job,
+        (role, rank, incarnation),
+        _container(job, role, rank, incarnation),
+        _volumes(job, role),
+        template(job),
+        spread={Role.WORKER: job.spec.workers.replicas + job.spec.workers.standby, Role.SHARD: job.shards}.get(role, 1)
+        > 1,
+        avoid=avoid,
+    )
 
-    The podTemplate holds for all roles, its sidecars for workers only; its resources of container `worker` for shards,
-    too.
+
+def bare_pod(
+    job: Job,
+    place: tuple[Role, int, int],
+    container: Object,
+    volumes: list[Object],
+    digest: str,
+    *,
+    spread: bool,
+    avoid: Iterable[str] = (),
+) -> Object:
+    """A pod of a place (role, rank, incarnation) with its own container, under the spec's podTemplate.
+
+    The podTemplate holds for all roles, its sidecars for workers only; its resources of container `worker` for shards
+    and servers, too. `digest` tells what it is made from; `spread`: rather on other nodes than those of its role.
     """
-    name = pod_name(job, role, rank, incarnation)
+    role, rank, incarnation = place
     metadata = {
-        "name": name,
+        "name": pod_name(job, role, rank, incarnation),
         "labels": {
             **labels(job, role),
             names.LABEL_ROLE: str(role),
@@ -117,17 +141,17 @@ def pod(job: Job, role: Role, rank: int, incarnation: int, avoid: Iterable[str] 
             names.LABEL_RUN: str(job.run),
             names.LABEL_ATTEMPT: str(job.attempt),
         },
-        "annotations": {names.ANNOTATION_TEMPLATE: template(job)},
+        "annotations": {names.ANNOTATION_TEMPLATE: digest},
     }
     spec = {
         **objects.pod_spec(job.settings),
         "restartPolicy": "Never",
-        "containers": [_container(job, role, rank, incarnation)],
-        "volumes": _volumes(job, role),
+        "containers": [container],
+        "volumes": volumes,
     }
     if job.spec.runPolicy.priorityClassName:
         spec["priorityClassName"] = job.spec.runPolicy.priorityClassName
-    if {Role.WORKER: job.spec.workers.replicas + job.spec.workers.standby, Role.SHARD: job.shards}.get(role, 1) > 1:
+    if spread:
         spec["topologySpreadConstraints"] = [
             {
                 "maxSkew": 1,
@@ -137,8 +161,16 @@ def pod(job: Job, role: Role, rank: int, incarnation: int, avoid: Iterable[str] 
             }
         ]
     plain = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-    made = pod_template.overlay(plain, _of_role(job.spec.workers.podTemplate, role), sidecars=role is Role.WORKER)
+    given = _of_role(job.spec.workers.podTemplate, role, own_containers(job))
+    made = pod_template.overlay(plain, given, sidecars=role is Role.WORKER)
     return _avoiding(made, sorted(avoid))
+
+
+def own_containers(job: Job) -> tuple[Role, ...]:
+    """The names of the pods' own containers: those of their roles."""
+    if job.custom is None:
+        return (Role.WORKER, Role.MASTER, Role.SHARD)
+    return (Role.WORKER, Role.SCHEDULER, Role.SERVER, Role.EVALUATOR)
 
 
 def _avoiding(pod: Object, nodes: Sequence[str]) -> Object:
@@ -162,30 +194,31 @@ def _avoiding(pod: Object, nodes: Sequence[str]) -> Object:
 def template(job: Job) -> str:
     """A digest of what pods are made from: one that waits with another is made anew."""
     workers, images = job.spec.workers, job.settings.images
-    parts = [workers.image or images.worker, workers.resources.model_dump(), workers.podTemplate]
+    own = job.custom.model_dump() if job.custom else workers.image or images.worker
+    parts = [own, workers.resources.model_dump(), workers.podTemplate]
     if job.spec.runPolicy.priorityClassName:
         parts.append(job.spec.runPolicy.priorityClassName)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:TEMPLATE_DIGITS]
 
 
-def _of_role(template: Object | None, role: Role) -> Object | None:
-    """What the template says to a role: of its own container, and to master and shards of container `worker`, too.
+def _of_role(template: Object | None, role: Role, own_containers: Sequence[Role]) -> Object | None:
+    """What the template says to a role: of its own container, and to the others of container `worker`, too.
 
-    Resources of the master are its own: those of `worker` are for what computes.
+    Resources of master and scheduler are their own: those of `worker` are for what computes.
     """
     if template is None or "spec" not in template:
         return template
     spec = template["spec"] or {}
     given = {container["name"]: container for container in spec.get("containers") or []}
     if role is Role.WORKER:
-        kept = [container for name, container in given.items() if name not in (Role.MASTER, Role.SHARD)]
+        kept = [container for name, container in given.items() if name == role or name not in own_containers]
         return {**template, "spec": {**spec, "containers": kept}}
     of_worker, own = given.get(Role.WORKER, {}), given.get(role, {})
     both: Object = {"name": str(role)}
     for key in ("env", "envFrom", "volumeMounts"):
         if both_ones := [*of_worker.get(key, []), *own.get(key, [])]:
             both[key] = both_ones
-    resources = own.get("resources") or (of_worker.get("resources") if role is Role.SHARD else None)
+    resources = own.get("resources") or (of_worker.get("resources") if role in _COMPUTING else None)
     if resources:
         both["resources"] = resources
     return {**template, "spec": {**spec, "containers": [both]}}
@@ -239,7 +272,7 @@ def _volumes(job: Job, role: Role) -> list[Object]:
             if location.secret
         ),
     ]
-    encryption = job.spec.data.encryption
+    encryption = job.spec.data.encryption if job.spec.data else None
     if role is Role.MASTER and encryption is not None:
         reference = encryption.keySecretRef
         file = {"key": reference.key, "path": contract.DATA_KEY_FILE.removeprefix(f"{_ETC}/")}
@@ -251,7 +284,7 @@ def _volumes(job: Job, role: Role) -> list[Object]:
     ]
 
 
-def _object(job: Job, api_version: str, kind: str, name: str, **body: Any) -> Object:
+def owned(job: Job, api_version: str, kind: str, name: str, **body: Any) -> Object:
     return {
         "apiVersion": api_version,
         "kind": kind,

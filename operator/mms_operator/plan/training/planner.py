@@ -1,8 +1,8 @@
 """What to do about a training now.
 
 Read it as a checklist: stand back where another controller acts, read the spec, begin the run that it asks for, save
-what is deleted, leave ended runs alone, refuse what cannot be carried out, take up how the attempt ended, suspend or
-resume, keep each place filled, say how it stands.
+what is deleted, leave ended runs alone, leave custom tasks to their own checklist, refuse what cannot be carried out,
+take up how the attempt ended, suspend or resume, keep each place filled, say how it stands.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mms_operator.api.training_status import ArtifactStatus, TrainingStatus
 from mms_operator.plan.conditions import Condition, invalid_spec, render
 from mms_operator.plan.training import accept, deletion, ending, outcome, pretrained, running, suspension
 from mms_operator.plan.training import status as statuses
+from mms_operator.plan.training.custom import world
 from mms_operator.plan.training.draft import events_of
 from mms_operator.plan.training.job import Job
 from mms_operator.plan.training.look import Look
@@ -58,7 +59,15 @@ def plan(cr: Object, observed: ObservedTraining, settings: Settings, now: dateti
         return deletion.before_it_goes(look)
     if look.phase in (Phase.COMPLETE, Phase.FAILED):
         return ending.rest(look)
-    return _conclude(look) or _time_out(look) or _hold_or_resume(look) or _start_over(look) or running.carry_on(look)
+    if job.custom is not None:
+        return world.plan(look)
+    return (
+        _conclude(look)
+        or running.time_out(look)
+        or _hold_or_resume(look)
+        or _start_over(look)
+        or running.carry_on(look)
+    )
 
 
 def _stand_back(cr: Object, previous: Object, now: datetime) -> Plan:
@@ -95,15 +104,6 @@ def _conclude(look: Look) -> Plan | None:
                 return suspension.suspended(look, ended)
             return running.next_attempt(look, Reason.RESUMED, ended.checkpoint)
     return None
-
-
-def _time_out(look: Look) -> Plan | None:
-    left = running.deadline(look)
-    if left is None or left > 0:
-        return None
-    limit = look.job.spec.runPolicy.activeDeadlineSeconds
-    said = f"the attempt took longer than spec.runPolicy.activeDeadlineSeconds ({limit} s) allows"
-    return ending.fail(look, Reason.DEADLINE_EXCEEDED, said)
 
 
 def _hold_or_resume(look: Look) -> Plan | None:

@@ -51,6 +51,12 @@ def choose(
             "another name",
         )
     made = (training.get("status") or {}).get("artifact")
+    if not made and ((training.get("spec") or {}).get("task") or {}).get("custom"):
+        return Missing(
+            Reason.TRAINING_NOT_COMPLETE,
+            f"{FIELD}.trainingRef names ModelTraining {name}, whose custom task publishes no artifact: give the "
+            f"address of what it wrote in {FIELD}.uri",
+        )
     if not made:
         return Missing(
             Reason.TRAINING_NOT_COMPLETE,

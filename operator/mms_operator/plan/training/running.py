@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mms_operator.api.causes import Cause
@@ -13,7 +13,6 @@ from mms_operator.plan.training import accept, attempts, ending, heartbeats, inc
 from mms_operator.plan.training import status as statuses
 from mms_operator.plan.training.draft import certificates, delete, draft, master_call, waves
 from mms_operator.plan.training.look import Look, seconds_since
-from mms_operator.plan.training.slots import Wanted
 from mms_operator.plan.training.status import State
 from mms_operator.plan.types import Event
 
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mms_operator.api.training_status import IncidentStatus, TrainingStatus
-    from mms_operator.plan.stores import SecretProblem
     from mms_operator.plan.training.job import Job
-    from mms_operator.plan.training.pretrained import Missing
     from mms_operator.plan.training.slots import Assignment, Known
     from mms_operator.plan.types import Plan
     from mms_workloads.contract import CheckpointRef
@@ -33,20 +30,9 @@ SECRET_SECONDS = 10.0  # between two looks for a Secret that is not there
 
 def carry_on(look: Look, events: tuple[Event, ...] = ()) -> Plan:
     """Every place filled, as far as the budget allows."""
-    job, observed = look.job, look.observed
-    refusal = accept.refusal(job, observed)
-    live = any(pod.live for pod in look.pods)
-    if refusal and not live:
-        state = State(Phase.PENDING, refusal.reason, refusal.message, refusal)
-        return draft(look, _seen(look, look.status), state, deletions=delete(look.others), waves=())
-    problem = accept.secret_problem(job, observed) or look.missing
-    if problem and not live:
-        state = State(Phase.PENDING, problem.reason, problem.message)
-        status = _seen(look, look.status)
-        return draft(look, status, state, deletions=delete(look.others), waves=(), requeue=SECRET_SECONDS)
-
-    if refusal or problem:
-        return _hold(look, refusal, problem)
+    job = look.job
+    if (against := objection(look)) is not None:
+        return _hold(look, against) if any(pod.live for pod in look.pods) else withheld(look, against)
     assignment = assign(look)
     counted = [loss for loss in assignment.losses if loss.counts]
     restarts, limit = look.status.restarts + len(counted), job.spec.runPolicy.backoffLimit
@@ -71,13 +57,49 @@ def carry_on(look: Look, events: tuple[Event, ...] = ()) -> Plan:
     )
 
 
+@dataclass(frozen=True)
+class Objection:
+    """Why no pod is made now: a refusal of the spec, or something that is waited for."""
+
+    reason: Reason
+    message: str
+    refusal: accept.Refusal | None = None
+
+    @property
+    def requeue(self) -> float | None:
+        return SECRET_SECONDS if self.refusal is None else None
+
+
+def objection(look: Look) -> Objection | None:
+    if refusal := accept.refusal(look.job, look.observed):
+        return Objection(refusal.reason, refusal.message, refusal)
+    problem = accept.secret_problem(look.job, look.observed) or look.missing
+    return Objection(problem.reason, problem.message) if problem else None
+
+
+def withheld(look: Look, against: Objection) -> Plan:
+    """Where nothing runs, nothing is made."""
+    state = State(Phase.PENDING, against.reason, against.message, against.refusal)
+    status = seen(look, look.status)
+    return draft(look, status, state, deletions=delete(look.others), waves=(), requeue=against.requeue)
+
+
+def time_out(look: Look) -> Plan | None:
+    left = deadline(look)
+    if left is None or left > 0:
+        return None
+    limit = look.job.spec.runPolicy.activeDeadlineSeconds
+    said = f"the attempt took longer than spec.runPolicy.activeDeadlineSeconds ({limit} s) allows"
+    return ending.fail(look, Reason.DEADLINE_EXCEEDED, said)
+
+
 def assign(look: Look, *, patient: bool = False) -> Assignment:
     """The places of the attempt: all anew at its start, then each with its pod or the successor of a lost one.
 
     patient: pods that seem to run and are not heard of are none that is lost.
     """
     job = look.job
-    wanted = Wanted(job.spec.workers.replicas + job.spec.workers.standby, job.shards)
+    wanted = slots.places(job.spec.workers.replicas + job.spec.workers.standby, job.shards)
     if not any(attempt.number == job.attempt for attempt in look.status.attempts):
         return slots.start(wanted, look.known)
     masters = heartbeats.silent_master(look.observed.master_silence, look.pods)
@@ -115,15 +137,14 @@ def deadline(look: Look) -> float | None:
     return limit - seconds_since(running.startTime, look.now)
 
 
-def _hold(look: Look, refusal: accept.Refusal | None, problem: SecretProblem | Missing | None) -> Plan:
+def _hold(look: Look, against: Objection) -> Plan:
     """What runs goes on, and nothing is made until what is wrong has been put right. A loss is counted then."""
     assignment = assign(look, patient=True)
-    told = refusal or problem
-    assert told is not None  # noqa: S101 - the caller has looked
     status = placed(look, replace(assignment, losses=()), look.status.restarts)
     present = min(sum(slot.pod is not None for slot in assignment.workers), look.job.spec.workers.replicas)
-    status = _seen(look, status).model_copy(update={"replicas": present})
-    state = replace(standing.state(look, assignment), reason=told.reason, message=told.message, refusal=refusal)
+    status = seen(look, status).model_copy(update={"replicas": present})
+    state = standing.state(look, assignment)
+    state = replace(state, reason=against.reason, message=against.message, refusal=against.refusal)
     (objects_of_pods, _) = waves(look, assignment)
     return draft(
         look,
@@ -132,13 +153,13 @@ def _hold(look: Look, refusal: accept.Refusal | None, problem: SecretProblem | M
         waves=(objects_of_pods,),
         deletions=delete(look.others),
         master=master_call(look.job, assignment, suspend=False),
-        requeue=SECRET_SECONDS if problem else None,
+        requeue=against.requeue,
     )
 
 
-def _seen(look: Look, status: TrainingStatus) -> TrainingStatus:
+def seen(look: Look, status: TrainingStatus) -> TrainingStatus:
     """With no other places than before, of which some have had a process meanwhile."""
-    return status.model_copy(update={"incarnations": _incarnations(slots.seen(look.known, look.pods))})
+    return status.model_copy(update={"incarnations": incarnations(slots.seen(look.known, look.pods))})
 
 
 def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
@@ -156,12 +177,12 @@ def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
             "replicas": min(len(assignment.workers), job.spec.workers.replicas),
             "shards": status.shards or ShardsStatus() if job.shards else None,
             "selector": objects.selector(job.name, Role.WORKER),
-            "incarnations": _incarnations(kept),
+            "incarnations": incarnations(kept),
         }
     )
 
 
-def _incarnations(known: Mapping[str, Known]) -> list[Incarnation]:
+def incarnations(known: Mapping[str, Known]) -> list[Incarnation]:
     return [Incarnation(pod=place, number=one.number, started=one.started) for place, one in sorted(known.items())]
 
 

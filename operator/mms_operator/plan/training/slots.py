@@ -13,6 +13,8 @@ from mms_operator.api.causes import RULES, Cause, Follows
 from mms_operator.api.names import Role
 from mms_operator.plan.training import causes
 
+Place = tuple[Role, int]  # with its rank
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,19 +31,13 @@ class Known:
     started: bool = False
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """How many workers and shards there should be, beside the one master."""
-
-    workers: int
-    shards: int = 0
-
-    def places(self) -> list[tuple[Role, int]]:
-        return [
-            (Role.MASTER, 0),
-            *((Role.WORKER, rank) for rank in range(self.workers)),
-            *((Role.SHARD, rank) for rank in range(self.shards)),
-        ]
+def places(workers: int, shards: int = 0) -> list[Place]:
+    """The places of a training of ours: one master, workers, shards."""
+    return [
+        (Role.MASTER, 0),
+        *((Role.WORKER, rank) for rank in range(workers)),
+        *((Role.SHARD, rank) for rank in range(shards)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -112,14 +108,14 @@ def key(role: str, rank: int) -> str:
     return f"{role}-{rank}"
 
 
-def start(wanted: Wanted, known: Mapping[str, Known]) -> Assignment:
+def start(wanted: Sequence[Place], known: Mapping[str, Known]) -> Assignment:
     """The next incarnation of every place: at the start of an attempt."""
-    slots = tuple(Slot(role, rank, _next(known.get(key(role, rank))), None) for role, rank in wanted.places())
+    slots = tuple(Slot(role, rank, _next(known.get(key(role, rank))), None) for role, rank in wanted)
     return Assignment(slots, ())
 
 
 def keep(
-    wanted: Wanted,
+    wanted: Sequence[Place],
     known: Mapping[str, Known],
     pods: Sequence[Seen],
     template: str,
@@ -136,7 +132,7 @@ def keep(
     by_place = {(pod.role, pod.rank, pod.incarnation): pod for pod in pods}
     slots: list[Slot] = []
     losses: list[Loss] = []
-    for role, rank in wanted.places():
+    for role, rank in wanted:
         place = known.get(key(role, rank), Known(1))
         pod = by_place.get((role, rank, place.number))
         loss = _loss(role, rank, place, pod, template) or silent.get((role, rank, place.number))
@@ -189,13 +185,14 @@ def _loss(role: Role, rank: int, place: Known, pod: Seen | None, template: str) 
 
 
 def _surplus(
-    wanted: Wanted, known: Mapping[str, Known], pods: Sequence[Seen], silent: Mapping[Incarnate, Loss]
+    wanted: Sequence[Place], known: Mapping[str, Known], pods: Sequence[Seen], silent: Mapping[Incarnate, Loss]
 ) -> list[Slot]:
+    shards = sum(role is Role.SHARD for role, _ in wanted)
     return [
         Slot(Role.SHARD, pod.rank, pod.incarnation, pod, surplus=True)
         for pod in sorted(pods, key=lambda pod: pod.rank)
         if pod.role == Role.SHARD
-        and pod.rank >= wanted.shards
+        and pod.rank >= shards
         and pod.live
         and known.get(key(pod.role, pod.rank)) in (Known(pod.incarnation), Known(pod.incarnation, started=True))
         and (pod.role, pod.rank, pod.incarnation) not in silent

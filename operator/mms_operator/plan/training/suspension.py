@@ -16,6 +16,7 @@ from mms_operator.plan.training.status import State
 from mms_operator.plan.types import Event
 
 if TYPE_CHECKING:
+    from mms_operator.api.training_status import CheckpointStatus
     from mms_operator.plan.training.look import Look
     from mms_operator.plan.types import Plan
     from mms_workloads.contract import Outcome
@@ -51,7 +52,8 @@ def suspend(look: Look) -> Plan:
     )
 
 
-def suspended(look: Look, ended: Outcome | None, events: tuple[Event, ...] = ()) -> Plan:
+def suspended(look: Look, ended: Outcome | None, events: tuple[Event, ...] = (), held: str = "") -> Plan:
+    """`held` says what there is to go on from, where no master does."""
     status = statuses.with_report(look.status, look.report, look.now) if look.report else look.status
     saved = (statuses.checkpoint(ended.checkpoint) if ended else None) or status.checkpoint
     status = status.model_copy(
@@ -60,6 +62,10 @@ def suspended(look: Look, ended: Outcome | None, events: tuple[Event, ...] = ())
     if status.attempts:
         done = attempts.ended(status.attempts, Reason.SUSPENDED, look.now, saved.step if saved else 0)
         status = status.model_copy(update={"attempts": done})
-    held = f"the checkpoint of step {saved.step} is durable" if saved else "there is no checkpoint yet"
+    held = held or _durable(saved)
     state = State(Phase.SUSPENDED, Reason.SUSPENDED, f"{held}; set spec.runPolicy.suspend to false to go on")
     return draft(look, status, state, waves=(), deletions=delete([*look.pods, *look.others]), events=events)
+
+
+def _durable(saved: CheckpointStatus | None) -> str:
+    return f"the checkpoint of step {saved.step} is durable" if saved else "there is no checkpoint yet"
