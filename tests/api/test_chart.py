@@ -482,6 +482,7 @@ def crds(apiserver: ApiOnly) -> None:
 PLURALS = {
     "ModelTraining": "/apis/mms.dev/v1alpha1/namespaces/{}/modeltrainings",
     "ModelService": "/apis/mms.dev/v1alpha1/namespaces/{}/modelservices",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Secret": "/api/v1/namespaces/{}/secrets",
 }
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))

@@ -92,9 +92,9 @@ def test_pytorch_and_mxnet(kube: Kube, installed: provider.Provider) -> None:
     assert done["incidentCounts"] == {"PodDeleted": 1}
     assert "WorldRestarts" in [event["reason"] for event in kube.events(torch)]
     left, right = (said(kube, pod) for pod in pods(kube, torch, 2))
-    assert left["begin"] >= 100, "it goes on from its checkpoint"
+    assert left["begin"] >= 50, "it goes on from its checkpoint"
     assert left["parameters"] == right["parameters"]
-    assert max(left["loss"], right["loss"]) < 0.05
+    assert max(left["loss"], right["loss"]) < 0.02
 
     gone(kube, f"mms.dev/training={mxnet}")
     assert condition(kube.get("modeltraining", mxnet), "Finished")["status"] == "True"
