@@ -79,7 +79,8 @@ def accuracy(folder: Path, given: list[Review], asked: list[Review], start: Arti
     served = pipelines.open(Path(found.uri.removeprefix("file://")))
     texts = np.array([[review["text"].encode()] for review in asked], np.object_)
     said = served.answer({"TEXT": texts})["LABELS"][:, 0]
-    return sum(one.decode() == review["label"] for one, review in zip(said, asked, strict=True)) / len(asked)
+    right = sum(one.decode() == review["label"] for one, review in zip(said, asked, strict=True))
+    return float(right) / len(asked)
 
 
 def main() -> int:

@@ -15,7 +15,8 @@ import functools
 import warnings
 from typing import TYPE_CHECKING
 
-from mms_workloads.contract import PrivacyReport
+from mms_workloads.contract import PrivacyReport, Reason
+from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,7 +61,11 @@ def passes(progress: Progress, blocks: Iterable[int], slices: Sequence[Slice] = 
 
 
 def report(given: Differential, epochs: int, count: int) -> PrivacyReport:
-    """count: of passes."""
+    """count: of passes. Raises JobError: there were more than the noise is for."""
+    if count > epochs:
+        raise JobError(
+            Reason.INTERNAL, f"a record would be in {count} data epochs, and the noise of spec.privacy is for {epochs}"
+        )
     multiplier = noise_multiplier(given.epsilon, given.delta, epochs)
-    said = spent(multiplier, given.delta, min(count, epochs))
+    said = spent(multiplier, given.delta, count)
     return PrivacyReport(epsilonSpent=said, delta=given.delta, noiseMultiplier=multiplier)

@@ -12,19 +12,22 @@ import pytest
 import torch
 from tests.unit.tasks import datasets
 from tests.unit.tasks.test_data_of_tasks import of_example
-from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, served_as_published
+from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, served_as_published
 from tests.unit.train.quick import QuickRun
 from torch import nn
 from torch.nn import functional
 
 from mms_workloads import privacy
 from mms_workloads.contract import Differential, ImageClassification, Optimizer
+from mms_workloads.data.schema import Schema
 from mms_workloads.media import images
 from mms_workloads.store import JobError
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.tasks import starting
 from mms_workloads.tasks.image_classification import ImageClassifier
+from mms_workloads.tasks.learner import TaskLearner
 from mms_workloads.tasks.private import PrivateState
+from mms_workloads.train.learner import Place
 from mms_workloads.train.state import agree
 
 if TYPE_CHECKING:
@@ -79,6 +82,29 @@ def test_passes_of_the_most_used_record() -> None:
     assert privacy.passes(progress, [1]) == 1
     assert privacy.passes(progress, [1], [Slice(1, 1, 0, 5, 10)]) == 2
     assert privacy.passes(Progress([0]), [0]) == 0
+
+
+def test_the_budget_is_not_passed(tmp_path: Path) -> None:
+    given = job(tmp_path, {"imageClassification": PICTURE}, "file:///x", privacy=GIVEN.model_dump())
+    task, _ = classifier()
+    learner = TaskLearner(given, task, _NoRecords(), [0], [], task.kind)
+    state = learner.start()
+    agree(state, 0, "1", Progress([3]))
+    place = Place(0, 1)
+    assert learner.compute(state, [Slice(3, 0, 0, 5, 5)], place).privacy is not None
+    with pytest.raises(JobError, match=r"would be in 5 data epochs, and the noise of spec.privacy is for 4"):
+        learner.compute(state, [Slice(4, 0, 0, 5, 5)], place)
+
+
+class _NoRecords:
+    blocks = (None,)
+    schema = Schema("ImageFolder", "image", "string", {"a": 1})
+
+    def records(self, block: int) -> list[Any]:  # noqa: ARG002 - as of a data set
+        return []
+
+    def count(self, block: int) -> int:  # noqa: ARG002 - as above
+        return 0
 
 
 def classifier() -> tuple[ImageClassifier, dict[str, Tensor]]:
@@ -191,7 +217,7 @@ def test_the_example(tmp_path: Path) -> None:
     assert 0 < said.epsilonSpent <= found["epsilonSpent"] <= 8
     assert said.noiseMultiplier == found["noiseMultiplier"] == privacy.noise_multiplier(8.0, 1e-4, 6)
     assert found["epsilonSpent"] > 7.5
-    assert found["accuracy"] > 0.75  # a tenth by chance, 0.97 without noise
+    assert found["accuracy"] > 0.7  # a tenth by chance, 0.82 to 0.85 with other noise, 0.97 without any
     served = served_as_published(tmp_path, "imageClassification")
     assert served.pipeline.statistics is None, "what the data's images are like is of its records"
     golden = json.loads((artifact(tmp_path) / "golden.json").read_text())

@@ -58,6 +58,10 @@ def test_matches_are_found_and_searched(tmp_path: Path) -> None:
     asking = {"TEXT": asked(*one, *one), "OTHER": asked("a departure in Egypt", "a call in Peru")}
     near, far = served.answer(asking)["SCORES"][:, 0]
     assert near > far + 0.3
+    search = {"TEXT": asked("Nils met Olga in Oslo"), "K": np.array([[3]], np.int32)}
+    together = served.answers([asking, search, asking])
+    assert [one["SCORES"].shape for one in together if isinstance(one, dict)] == [(2, 1), (1, 3), (2, 1)]
+    np.testing.assert_allclose(together[2]["SCORES"][:, 0], [near, far], atol=1e-5)  # type: ignore[index]
     strange = served.answer({"TEXT": asked("zzz qqq", ""), "OTHER": asked("a call in Peru", "")})["SCORES"]
     assert np.isfinite(strange).all(), "words that nobody knows, and no words"
     with pytest.raises(RequestError, match="K: it is of a search"):

@@ -115,9 +115,9 @@ class TaskLearner:
 
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
-        parts = list(self._batches(slices))
         if self.job.privacy is not None:
-            return self._compute_private(state, parts, slices, place)
+            return self._compute_private(state, slices, place)
+        parts = list(self._batches(slices))
         if not parts:
             return NOTHING
         batch, generator = joined([part for part, _ in parts]), parts[0][1]
@@ -128,15 +128,13 @@ class TaskLearner:
         total.backward()  # type: ignore[no-untyped-call] # once: buckets travel as soon as it has passed them
         return Stats(samples, float(samples), float(total.detach()) / samples)
 
-    def _compute_private(
-        self, state: State, parts: Sequence[tuple[Batch, torch.Generator]], slices: Sequence[Slice], place: Place
-    ) -> Stats:
+    def _compute_private(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         from mms_workloads.tasks.private import PrivateState  # noqa: PLC0415 - as above
 
         assert isinstance(state, PrivateState)  # noqa: S101 - made by `start`
         said = self._privacy(privacy.passes(state.agreement.progress, self.trained_on, slices))
         samples, total = 0, 0.0
-        if parts:
+        if parts := list(self._batches(slices)):
             batch, generator = joined([part for part, _ in parts]), parts[0][1]
             samples, seed = _length(batch), int(torch.randint(2**62, (), generator=generator))
             total = state.add(batch, lambda network, given: self.task.loss(network, given, generator), seed)

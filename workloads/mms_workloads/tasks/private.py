@@ -83,7 +83,7 @@ class PrivateState(FlatState):
     def _differentiate(self, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor]) -> float:
         """Leaves grad_sample [records, ...] at the twin's parameters."""
         for p in self._per_record:
-            p.grad = p.grad_sample = None  # type: ignore[attr-defined]
+            p.grad = p.grad_sample = None
         with _quiet():
             total = loss(self.twin, batch)
             total.backward()  # type: ignore[no-untyped-call]

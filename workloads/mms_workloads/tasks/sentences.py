@@ -20,43 +20,30 @@ NEAR, FAR = 8.0, -4.0  # the logit of a cosine c is 8 c - 4 at first: 0 at the h
 EPSILON = 1e-6
 
 
-class Meaning(nn.Module):
-    """Tokens' vectors float32 [n, L, d] -> their mean float32 [n, d] of length 1; 0 of a text without known words.
-
-    How much a token counts is learnt; at first all count alike, and `head` changes nothing.
-    """
-
-    def __init__(self, dimensions: int) -> None:
-        super().__init__()
-        self.weigh = nn.Linear(dimensions, 1)
-        self.head = nn.Linear(dimensions, dimensions, bias=False)
-        nn.init.zeros_(self.weigh.weight)
-        nn.init.zeros_(self.weigh.bias)
-        nn.init.eye_(self.head.weight)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        seen = mask[:, :, None].to(x.dtype)
-        weights = torch.softmax(self.weigh(x) - 1e4 * (1 - seen), dim=1) * seen
-        mean = self.head((x * weights).sum(dim=1))
-        return mean / (mean.square().sum(dim=1, keepdim=True) + EPSILON).sqrt()
-
-
 class SentenceEncoder(nn.Module):
-    """tokens, mask int64 [n, L] -> sentence float32 [n, d] of length 1, calibration float32 [n, 2]."""
+    """tokens, mask int64 [n, L] -> sentence float32 [n, d] of length 1, calibration float32 [n, 2].
+
+    The sentence is the mean of its tokens. How much a token counts is learnt; at first all count alike, and `head`
+    changes nothing. A text without tokens is 0.
+    """
 
     def __init__(self, encoder: nn.Module, dimensions: int, *, calibrated: tuple[float, float] | None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.meaning = Meaning(dimensions)
+        self.weigh = nn.Linear(dimensions, 1)
+        self.head = nn.Linear(dimensions, dimensions, bias=False)
         self.line = nn.Parameter(torch.tensor(calibrated or (1.0, 0.0)), requires_grad=calibrated is not None)
-
-    @property
-    def head(self) -> nn.Module:
-        return self.meaning.head
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.zeros_(self.weigh.bias)
+        nn.init.eye_(self.head.weight)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.meaning(self.encoder(tokens, mask), mask)
-        return embedding, self.line.expand(embedding.shape[0], 2)
+        x = self.encoder(tokens, mask)
+        seen = mask[:, :, None].to(x.dtype)
+        weights = torch.softmax(self.weigh(x) - 1e4 * (1 - seen), dim=1) * seen
+        mean = self.head((x * weights).sum(dim=1))
+        sentence = mean / (mean.square().sum(dim=1, keepdim=True) + EPSILON).sqrt()
+        return sentence, self.line.expand(sentence.shape[0], 2)
 
 
 class LibraryEncoder(nn.Module):
@@ -95,5 +82,5 @@ def build(
         library=library,
         seed=seed,
     )
-    network.line.requires_grad_(requires_grad=calibrated is not None)  # type: ignore[operator, union-attr]
+    network.get_parameter("line").requires_grad = calibrated is not None
     return network

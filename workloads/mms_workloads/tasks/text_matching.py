@@ -12,7 +12,7 @@ What the labels of the pairs are decides what is learnt:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -86,21 +86,20 @@ class TextMatcher(TextTask):
     start: Start
     words: Words
     kind: ModelTask = "textMatching"
+    metric: str = field(init=False)
+    compared: int = field(init=False)
 
-    @property
-    def metric(self) -> str:
-        return {"Matches": "recallAt1", "Whether": "accuracy", "Score": "spearman"}[self.goal.kind]
-
-    @property
-    def compared(self) -> int:
-        return 100 if self.goal.kind == "Whether" else 0
+    def __post_init__(self) -> None:
+        self.metric = {"Matches": "recallAt1", "Whether": "accuracy", "Score": "spearman"}[self.goal.kind]
+        self.compared = 100 if self.goal.kind == "Whether" else 0
 
     def build(self, seed: int) -> nn.Module:
         return sentences.build(self.kind, self.spec, self.words, self.start, seed=seed, calibrated=self.goal.calibrated)
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:
         """label: int64 [n] of Whether, float32 [n], 0 to 1, of Score; of Matches there is none."""
-        length, batch = self.spec.maxLength, {}
+        length = self.spec.maxLength
+        batch: Batch = {}
         for place, of in enumerate(("", OTHER)):
             tokens, mask, _ = self.words.numbers([str(record["input"][place]) for record in records], length)
             batch |= {f"{of}tokens": tokens, f"{of}mask": mask}

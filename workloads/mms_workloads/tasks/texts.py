@@ -207,14 +207,14 @@ def begun(
     if start.kind == WORD_VECTORS:
         if start.method == "LoRA":
             raise start.refuse("word vectors are trained with method Full, or stay as they are with Head")
-        network.encoder.words.requires_grad_(requires_grad=start.method == "Full")  # type: ignore[union-attr, operator]
+        network.get_submodule("encoder.words").requires_grad_(requires_grad=start.method == "Full")
         return network
     if start.folder is None:
         return network
     if start.kind != kind:
         raise start.refuse(f"it is an artifact of {start.kind}: {kind} starts from one of its own, or of wordEmbedding")
     starting.load(network, start)
-    return starting.trained_parts(network, network.head, start, seed)  # type: ignore[arg-type]
+    return starting.trained_parts(network, network.get_submodule("head"), start, seed)
 
 
 def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
