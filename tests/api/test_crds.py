@@ -105,10 +105,6 @@ LANGUAGE: Object = {"task": {"wordEmbedding": None, "languageModel": {}}}
         ),
         pytest.param(TRAININGS, {"evaluation": {"split": "1.0"}}, "evaluation.split", id="all-is-held-out"),
         pytest.param(
-            TRAININGS, {"evaluation": {"gate": {"metric": "a metric", "atLeast": "0"}}}, "evaluation.gate.metric",
-            id="metric",
-        ),
-        pytest.param(
             TRAININGS, {**LANGUAGE, "optimizer": {"name": "SGD", "momentum": "1"}}, "optimizer.momentum", id="momentum"
         ),
         pytest.param(

@@ -266,6 +266,12 @@ def private() -> Iterator[Case]:
         },
     )
     yield from created(
+        "privacy-image",
+        "privacy needs the workers' own image",
+        good={"own": noised(), "other": {"spec": {"workers": {"image": "other:1"}}}},
+        bad={"both": noised(workers={"image": "other:1"})},
+    )
+    yield from created(
         "privacy-mixup",
         "data.augmentation must not have Mixup with privacy",
         good={"flip": noised(data={"augmentation": {"transforms": ["Flip"]}})},

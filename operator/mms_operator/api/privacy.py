@@ -56,4 +56,8 @@ def privacy_fits() -> list[tuple[str, str]]:
         f"!has(self.data) || !has(self.data.augmentation) || {apart}": "data.augmentation must not have Mixup with "
         "privacy: it makes one record of two",
     }
+    found["!has(self.workers.image)"] = (
+        "privacy needs the workers' own image: one of another release may not know of it, and would train without: "
+        "leave workers.image out"
+    )
     return [(f"!has(self.privacy) || {rule}", said) for rule, said in found.items()]

@@ -241,7 +241,6 @@ class Gate(Model):
         + "; ".join(f"{', '.join(names)} of {kind}" for kind, names in METRICS.items())
         + ". With training before it, as in trainingAccuracy, where the data has so few blocks that none is held out.",
         max_length=64,
-        pattern=r"^[A-Za-z][A-Za-z0-9]*$",
     )
     atLeast: str | None = decimal("The least value that passes.", SIGNED_DECIMAL_PATTERN, default=None)
     atMost: str | None = decimal("The greatest value that passes.", SIGNED_DECIMAL_PATTERN, default=None)

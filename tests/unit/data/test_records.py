@@ -439,11 +439,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 64  # more than are asked at once: those beyond would be turned away
+
+
 @contextlib.contextmanager
 def served(folder: Path, kind: type[Handler] = Handler) -> Iterator[str]:
     """Its address."""
     handler = functools.partial(kind, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+    with Server(("127.0.0.1", 0), handler) as serving:
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
         try:
