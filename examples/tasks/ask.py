@@ -1,4 +1,4 @@
-"""Asks a served model: python ask.py MODEL NAME=VALUE ... [--url host:port]
+"""Asks a served model: python ask.py MODEL NAME=VALUE ... [--url=HOST:8000]
 
 VALUE is a file's path for IMAGE, VIDEO and AUDIO, else the text or number itself. Needs tritonclient[http] and numpy.
 """
@@ -14,10 +14,8 @@ inputs = []
 for one in given:
     name, _, value = one.partition("=")
     if name in {"K", "SEED"}:
-        array, datatype = (
-            np.array([[int(value)]], np.int32 if name == "K" else np.int64),
-            "INT32" if name == "K" else "INT64",
-        )
+        datatype = "INT32" if name == "K" else "INT64"
+        array = np.array([[int(value)]], datatype.lower())
     else:
         data = open(value, "rb").read() if name in {"IMAGE", "VIDEO", "AUDIO"} else value.encode()
         array, datatype = np.array([[data]], np.object_), "BYTES"

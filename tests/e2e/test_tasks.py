@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,6 +99,9 @@ def test_tasks(kube: Kube, uploaded: Path) -> None:
         drawn = [ask("generate", LABEL=b"3", SEED=seed)["IMAGE"][0, 0] for seed in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
         assert drawn[0].startswith(b"\x89PNG")
+        three = min((uploaded / "digits" / "3").iterdir())
+        answer = ask("classify", IMAGE=three.read_bytes())["LABELS"]
+    assert f"LABELS {answer[:, :2].tolist()}" in told(kube, "digits", "classify", f"IMAGE={three}", "K=2")
     with asked(kube, "moves") as ask:
         for sample in itertools.islice(datasets.videos(8), 8):
             right["moves"] += ask("classify", VIDEO=sample["npy"])["LABELS"][0, 0] == sample["cls"]
@@ -116,6 +121,13 @@ def test_tasks(kube: Kube, uploaded: Path) -> None:
     assert right["moves"] >= 7
     assert right["opinions"]
     assert right["names"]
+
+
+def told(kube: Kube, service: str, *given: str) -> str:
+    """What the client of the examples prints."""
+    with port_forward(kube.namespace, f"svc/{service}", 8000) as address:
+        command = [sys.executable, str(EXAMPLES / "ask.py"), *given, f"--url={address}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 class asked:  # noqa: N801 - a context manager
