@@ -179,7 +179,7 @@ def proof(folder: Path) -> Golden:
     ]
     if len(loaded.words) > 1:
         asked = int(rows[-1])
-        units = np.load(folder / UNIT_VECTORS, mmap_mode="r")
+        units = vectors_file.mapped(folder / UNIT_VECTORS)
         scores = np.array(units @ units[asked])
         scores[asked] = -np.inf
         k = min(PROVED_K, len(scores) - 1)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,6 +29,11 @@ TASK = "model.json"
 UNIT_VECTORS = "unit_vectors.npy"  # [V, d], in Fortran's order: a fifth less time for the product with one vector
 WORD_INDEX = "word_index.npy"
 MADE = (UNIT_VECTORS, WORD_INDEX)  # by `prepare`
+_MAGIC = b"\x93NUMPY\x01\x00"
+_HEADER = re.compile(
+    rb"\{'descr': '(?P<type><[a-z][0-9])', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<rows>[0-9]+), (?P<columns>[0-9]+)\), \} *\n"
+)
 
 ROWS_AT_ONCE = 65_536
 
@@ -85,12 +91,30 @@ def load(directory: Path, *, unit: bool) -> Embedding:
     """Maps an artifact's vectors, or the same at length 1, after `prepare`. Raises ArtifactError, OSError."""
     with (directory / VOCABULARY).open("rb") as file:
         text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    words = Vocabulary(text, *np.asarray(np.load(directory / WORD_INDEX, mmap_mode="r")))
-    rows = np.load(directory / UNIT_VECTORS, mmap_mode="r") if unit else map_tensor(directory / WEIGHTS, "vectors")
+    words = Vocabulary(text, *np.asarray(mapped(directory / WORD_INDEX)))
+    rows = mapped(directory / UNIT_VECTORS) if unit else map_tensor(directory / WEIGHTS, "vectors")
     if len(rows) != len(words):
         raise ArtifactError(f"{VOCABULARY} has {len(words)} words, {WEIGHTS} has {len(rows)} vectors")
     task = read_task(directory / TASK)
     return Embedding(words, rows, unit, task, _map_ngrams(directory, task, rows.shape[1]))
+
+
+def mapped(path: Path) -> NDArray[Any]:
+    """A matrix that `prepare` has made, mapped read-only. Raises ArtifactError, OSError.
+
+    numpy.load reads the header as a Python literal, of which CPython before 3.11.5 may say "AST constructor recursion
+    depth mismatch" (python/cpython#106905).
+    """
+    with path.open("rb") as file:
+        magic = file.read(len(_MAGIC) + 2)
+        head = file.read(int.from_bytes(magic[len(_MAGIC) :], "little"))
+        start = file.tell()
+    said = _HEADER.match(head)
+    if not magic.startswith(_MAGIC) or said is None:
+        raise ArtifactError(f"{path.name} is no matrix of the NPY format, version 1.0")
+    shape = int(said["rows"]), int(said["columns"])
+    order: Literal["F", "C"] = "F" if said["fortran"] == b"True" else "C"
+    return np.memmap(path, np.dtype(said["type"].decode()), "r", start, shape, order)
 
 
 def read_vocabulary(path: Path) -> list[bytes]:
