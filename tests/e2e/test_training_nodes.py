@@ -103,7 +103,13 @@ def is_whole(found: Object) -> bool:
 
 
 def replaced(kube: Kube, name: str, role: str, rank: int, old: str) -> Callable[[Object], bool]:
-    return lambda found: is_whole(found) and newest(kube, name, role, rank)["metadata"]["name"] != old
+    """Its successor runs: when that has only been made, the status may still be the one before."""
+
+    def of(found: Object) -> bool:
+        pod = newest(kube, name, role, rank)
+        return is_whole(found) and pod["metadata"]["name"] != old and pod["status"]["phase"] == "Running"
+
+    return of
 
 
 def test_a_node_that_is_cut_off_holds_nothing_up_and_changes_nothing_when_it_is_back(
