@@ -92,7 +92,7 @@ def test_tasks(kube: Kube, uploaded: Path) -> None:
             right["digits"] += ask("classify", IMAGE=datasets.png(image))["LABELS"][0, 0] == label.encode()
         three = min((uploaded / "digits" / "3").iterdir())
         answer = ask("classify", IMAGE=three.read_bytes())["LABELS"]
-    assert f"LABELS {answer[:, :2].tolist()}" in told(kube, "digits", "classify", f"IMAGE={three}", "K=2")
+    assert f"LABELS [[{answer[0, 0]!r}, " in told(kube, "digits", "classify", f"IMAGE={three}", "K=2")
     with asked(kube, "scenes") as ask, tarfile.open(uploaded / "scenes" / "data.tar") as tar:
         scene = tar.extractfile("00000.png")
         assert scene is not None
