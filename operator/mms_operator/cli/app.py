@@ -139,7 +139,7 @@ def similarity(
     if as_json:
         typer.echo(json.dumps(score))
         return
-    console.print(f"{score:.2f}", highlight=False)
+    _print(f"{score:.2f}")
 
 
 @app.command("embed")
@@ -189,7 +189,7 @@ def embed(
             embedding.write_text(result, output)
     except (embedding.SettingsError, JobError, OSError) as error:
         _fail(str(error))
-    console.print(embedding.summary(result, output), highlight=False)
+    _print(embedding.summary(result, output))
 
 
 @app.command("export")
@@ -202,7 +202,7 @@ def export(
         count = embedding.export(artifact, target)
     except (embedding.SettingsError, ArtifactError, JobError, OSError) as error:
         _fail(str(error))
-    console.print(f"{escape(str(target))}: {count:,} words", highlight=False)
+    _print(f"{escape(str(target))}: {count:,} words")
 
 
 @app.command("replay")
@@ -226,7 +226,7 @@ def replay_trace(
     except (replay.OptionError, TraceError, OSError) as error:
         _fail(str(error), code=2)
     console.print(replay.table(answer))
-    console.print(f"{replay.summary(answer)}\n{escape(str(output))}: pictures and decisions", highlight=False)
+    _print(f"{replay.summary(answer)}\n{escape(str(output))}: pictures and decisions")
 
 
 @rollouts.command("status")
@@ -299,7 +299,7 @@ def put(
     except (forward.ForwardError, cluster_store.StoreNotFoundError, OSError) as error:
         _fail(str(error))
     for target, size in written:
-        console.print(f"{escape(target)}  {size / 1e6:.1f} MB", highlight=False)
+        _print(f"{escape(target)}  {size / 1e6:.1f} MB")
 
 
 Format = Annotated[
@@ -334,7 +334,7 @@ def encrypt(
         said = datasets.encrypt(*places, key_file, looks, block_bytes=in_bytes(block_size), console=errors)
     except (JobError, OSError) as error:
         _fail(str(error))
-    console.print(escape(said), highlight=False)
+    _print(escape(said))
 
 
 @data.command("check")
@@ -362,7 +362,7 @@ def check(
     wrong = [message for _, message in blocks if message]
     if wrong:
         _fail("\n".join([*wrong, f"{len(wrong)} of {len(blocks)} blocks are damaged"]))
-    console.print(f"{len(blocks)} blocks are intact", highlight=False)
+    _print(f"{len(blocks)} blocks are intact")
 
 
 def _say(service: str, namespace: str, command: str) -> None:
@@ -372,7 +372,7 @@ def _say(service: str, namespace: str, command: str) -> None:
     except rollout.RolloutError as error:
         _fail(str(error))
     look = escape(f"mms rollout status {service} -n {namespace}")
-    console.print(f"{escape(service)}: {command} was asked for. `{look}` shows what comes of it", highlight=False)
+    _print(f"{escape(service)}: {command} was asked for. `{look}` shows what comes of it")
 
 
 def _ask(question: Callable[[str, Access], Answer], how: asking.How) -> Answer:
@@ -386,6 +386,11 @@ def _scored(words: Iterable[tuple[str, float]]) -> str:
     return "  ".join(f"{escape(word)} [dim]{score:.2f}[/]" for word, score in words)
 
 
+def _print(text: str) -> None:
+    """Lines as they are: a path or URI that is broken in two can be found, and copied, by nobody."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 def _fail(message: str, code: int = 1) -> NoReturn:
-    errors.print(f"[red]{escape(message)}[/]", highlight=False)
+    errors.print(f"[red]{escape(message)}[/]", highlight=False, soft_wrap=True)
     raise typer.Exit(code)

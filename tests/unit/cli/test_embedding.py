@@ -103,3 +103,11 @@ def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "none.txt" in done.output
     assert "Traceback" not in done.output
+
+
+def test_what_is_said_names_a_path_in_one_piece(tmp_path: Path) -> None:
+    """Wherever the line would end."""
+    for length in range(1, 90, 8):
+        corpus = tmp_path / ("c" * length) / "none.txt"
+        done = CliRunner().invoke(app, ["embed", str(corpus), "-o", str(tmp_path / "out")])
+        assert str(corpus) in done.output

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Phase, Reason
 from mms_operator.plan.conditions import find
-from mms_operator.plan.training import objects
+from mms_operator.plan.training import objects, slots
 from mms_operator.plan.training import status as statuses
 from mms_operator.plan.training.elastic import Strength
 from mms_operator.plan.training.job import roles
@@ -44,7 +44,10 @@ def draft(
     requeue: float | None = None,
     prune: bool = True,
 ) -> Plan:
+    """Whatever is decided, the status keeps which places have had a process by now."""
     generation = look.job.cr["metadata"]["generation"]
+    incarnations = slots.seen(status.incarnations, (*look.pods, *look.others))
+    status = status.model_copy(update={"incarnations": incarnations})
     return Plan(
         status=statuses.render(status, state, look.previous, generation, look.now),
         waves=waves,

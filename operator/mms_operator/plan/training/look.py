@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from mms_operator.api import names
 from mms_operator.api.names import Phase, Role
 from mms_operator.plan import pods as reading
-from mms_operator.plan.training import objects
-from mms_operator.plan.training.slots import Known
+from mms_operator.plan.training import objects, slots
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from mms_operator.plan.pods import Seen
     from mms_operator.plan.training.job import Job
     from mms_operator.plan.training.pretrained import Missing
+    from mms_operator.plan.training.slots import Known
     from mms_operator.plan.types import Object, ObservedTraining
     from mms_workloads import contract
 
@@ -53,7 +53,7 @@ class Look:
 
     @property
     def known(self) -> dict[str, Known]:
-        return {one.pod: Known(one.number, one.started) for one in self.status.incarnations}
+        return slots.known(self.status.incarnations)
 
 
 def _container(pod: Object) -> str:

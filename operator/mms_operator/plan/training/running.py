@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api.causes import Cause
 from mms_operator.api.names import Phase, Reason, Role
-from mms_operator.api.training_status import Incarnation, ShardsStatus
+from mms_operator.api.training_status import ShardsStatus
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.training import accept, attempts, ending, heartbeats, incidents, objects, shards, slots, standing
 from mms_operator.plan.training import status as statuses
@@ -17,11 +17,9 @@ from mms_operator.plan.training.status import State
 from mms_operator.plan.types import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mms_operator.api.training_status import IncidentStatus, TrainingStatus
     from mms_operator.plan.training.job import Job
-    from mms_operator.plan.training.slots import Assignment, Known
+    from mms_operator.plan.training.slots import Assignment
     from mms_operator.plan.types import Plan
     from mms_workloads.contract import CheckpointRef
 
@@ -80,8 +78,7 @@ def objection(look: Look) -> Objection | None:
 def withheld(look: Look, against: Objection) -> Plan:
     """Where nothing runs, nothing is made."""
     state = State(Phase.PENDING, against.reason, against.message, against.refusal)
-    status = seen(look, look.status)
-    return draft(look, status, state, deletions=delete(look.others), waves=(), requeue=against.requeue)
+    return draft(look, look.status, state, deletions=delete(look.others), waves=(), requeue=against.requeue)
 
 
 def time_out(look: Look) -> Plan | None:
@@ -142,7 +139,7 @@ def _hold(look: Look, against: Objection) -> Plan:
     assignment = assign(look, patient=True)
     status = placed(look, replace(assignment, losses=()), look.status.restarts)
     present = min(sum(slot.pod is not None for slot in assignment.workers), look.job.spec.workers.replicas)
-    status = seen(look, status).model_copy(update={"replicas": present})
+    status = status.model_copy(update={"replicas": present, "incarnations": look.status.incarnations})
     state = standing.state(look, assignment)
     state = replace(state, reason=against.reason, message=against.message, refusal=against.refusal)
     (objects_of_pods, _) = waves(look, assignment)
@@ -157,16 +154,11 @@ def _hold(look: Look, against: Objection) -> Plan:
     )
 
 
-def seen(look: Look, status: TrainingStatus) -> TrainingStatus:
-    """With no other places than before, of which some have had a process meanwhile."""
-    return status.model_copy(update={"incarnations": incarnations(slots.seen(look.known, look.pods))})
-
-
 def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
     job = look.job
     status = statuses.with_report(look.status, look.report, look.now) if look.report else look.status
     status = incidents.added(status, _incidents(look, assignment))
-    kept = slots.remember(look.known, assignment, look.pods)
+    kept = slots.remember(look.known, assignment, (*look.pods, *look.others))
     return status.model_copy(
         update={
             "run": job.run,
@@ -177,13 +169,9 @@ def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
             "replicas": min(len(assignment.workers), job.spec.workers.replicas),
             "shards": status.shards or ShardsStatus() if job.shards else None,
             "selector": objects.selector(job.name, Role.WORKER),
-            "incarnations": incarnations(kept),
+            "incarnations": slots.incarnations(kept),
         }
     )
-
-
-def incarnations(known: Mapping[str, Known]) -> list[Incarnation]:
-    return [Incarnation(pod=place, number=one.number, started=one.started) for place, one in sorted(known.items())]
 
 
 def _incidents(look: Look, assignment: Assignment) -> list[IncidentStatus]:

@@ -6,11 +6,12 @@ pods are made. A pod that the status names and that is not there has been lost i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mms_operator.api.causes import RULES, Cause, Follows
 from mms_operator.api.names import Role
+from mms_operator.api.training_status import Incarnation
 from mms_operator.plan.training import causes
 
 Place = tuple[Role, int]  # with its rank
@@ -161,10 +162,18 @@ def remember(known: Mapping[str, Known], assignment: Assignment, pods: Sequence[
     return kept
 
 
-def seen(known: Mapping[str, Known], pods: Sequence[Seen]) -> dict[str, Known]:
-    """The same places, with whether a process of each has existed by now."""
+def known(incarnations: Iterable[Incarnation]) -> dict[str, Known]:
+    return {one.pod: Known(one.number, one.started) for one in incarnations}
+
+
+def incarnations(known: Mapping[str, Known]) -> list[Incarnation]:
+    return [Incarnation(pod=place, number=one.number, started=one.started) for place, one in sorted(known.items())]
+
+
+def seen(incarnations: Iterable[Incarnation], pods: Iterable[Seen]) -> list[Incarnation]:
+    """The same, with whether a process of each has existed by now."""
     ran = {(key(pod.role, pod.rank), pod.incarnation) for pod in pods if pod.has_run}
-    return {place: replace(one, started=one.started or (place, one.number) in ran) for place, one in known.items()}
+    return [one.model_copy(update={"started": one.started or (one.pod, one.number) in ran}) for one in incarnations]
 
 
 def superfluous(pods: Iterable[Seen], assignment: Assignment) -> list[Seen]:

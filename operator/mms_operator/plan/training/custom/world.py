@@ -81,7 +81,7 @@ def _suspend(look: Look) -> Plan:
     if waited > RELEASE_SECONDS:
         events = (Event("Warning", Reason.SUSPEND_TIMEOUT, said),)
         return suspension.suspended(look, None, events, held=said)
-    status = running.seen(look, look.status).model_copy(update={"workers": None})
+    status = look.status.model_copy(update={"workers": None})
     state = State(Phase.SUSPENDING, Reason.SUSPENDING, f"the pods are told to stop (SIGTERM) and have 30 s: {names}")
     requeue = RELEASE_SECONDS - waited + 1.0
     return draft(look, status, state, deletions=delete(remain), requeue=requeue, prune=False)
@@ -99,9 +99,8 @@ def _carry_on(look: Look, events: tuple[Event, ...] = ()) -> Plan:
             message=against.message,
             refusal=against.refusal,
         )
-        status = running.seen(look, look.status)
         return draft(
-            look, status, held, deletions=delete(look.others), events=events, requeue=against.requeue, prune=False
+            look, look.status, held, deletions=delete(look.others), events=events, requeue=against.requeue, prune=False
         )
     if assignment.losses:
         return _restart(look, _telling(look, assignment.losses))
@@ -171,15 +170,14 @@ def _incident(look: Look, loss: Loss, said: str) -> list[IncidentStatus]:
 def _next(look: Look, why: str, phase: Phase) -> Look:
     """The next attempt, of which there is no pod yet."""
     number = look.job.attempt + 1
-    status = running.seen(look, look.status)
     update = {
         "attempt": number,
-        "attempts": attempts.ended(status.attempts, why, look.now),
+        "attempts": attempts.ended(look.status.attempts, why, look.now),
         "phase": str(phase),
         "workers": None,
     }
     job = replace(look.job, attempt=number)
-    return Look(job, status.model_copy(update=update), look.previous, look.observed, look.now)
+    return Look(job, look.status.model_copy(update=update), look.previous, look.observed, look.now)
 
 
 def _begins(look: Look, why: Reason) -> Event:
@@ -234,7 +232,7 @@ def _waves(look: Look, assignment: Assignment, *, make: bool) -> tuple[tuple[Obj
 def _placed(look: Look, assignment: Assignment) -> TrainingStatus:
     job, status = look.job, look.status
     workers = assignment.workers
-    kept = slots.remember(look.known, assignment, look.pods)
+    kept = slots.remember(look.known, assignment, (*look.pods, *look.others))
     return status.model_copy(
         update={
             "run": job.run,
@@ -244,6 +242,6 @@ def _placed(look: Look, assignment: Assignment) -> TrainingStatus:
             "replicas": len(workers),
             "workers": WorkersStatus(ready=sum(slot.runs for slot in workers), epoch=job.attempt),
             "selector": common.selector(job.name, Role.WORKER),
-            "incarnations": running.incarnations(kept),
+            "incarnations": slots.incarnations(kept),
         }
     )
