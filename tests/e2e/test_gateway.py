@@ -122,6 +122,6 @@ def whoever_asks_by(front: str) -> dict[str, set[str]]:
         with module.InferenceServerClient(f"{front}:{PORTS[way]}") as client:
             words = module.InferInput("WORDS", [1, 1], "BYTES")
             words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
-            seen = [client.infer("neighbours", [words], headers=header).as_numpy("VERSION") for _ in range(20)]
+            seen = [client.infer("neighbours", [words], headers={**header}).as_numpy("VERSION") for _ in range(20)]
             found[way] = {str(one.flat[0]) for one in seen}
     return found
