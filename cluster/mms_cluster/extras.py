@@ -24,7 +24,7 @@ METRICS = "metrics-server"
 METRICS_API = "v1beta1.metrics.k8s.io"
 GATEWAY = "gateway"
 GATEWAY_NAMESPACE = "envoy-gateway-system"
-GATEWAY_CLASS: dict[str, Any] = {
+GATEWAY_CLASS = {
     "apiVersion": "gateway.networking.k8s.io/v1",
     "kind": "GatewayClass",
     "metadata": {"name": "envoy"},
@@ -96,15 +96,16 @@ def gateway_values(control: ImageRef, envoy: ImageRef) -> dict[str, Any]:
 
 
 def remove(cluster: Provider, name: str) -> None:
-    """Take away what was added by this name; but the Gateway API's kinds, since others use them."""
+    """Take away what was added by this name; but the Gateway API's kinds, which the operator watches, and the class."""
     if cluster.borrowed:
         return
     if name == "metrics":
         _helm(cluster, "kube-system", "uninstall", METRICS, "--ignore-not-found", "--wait")
     else:
         _helm(cluster, GATEWAY_NAMESPACE, "uninstall", GATEWAY, "--ignore-not-found")
-        _kubectl(cluster, "delete", "gatewayclass", GATEWAY_CLASS["metadata"]["name"], "--ignore-not-found")
-        _kubectl(cluster, "delete", "namespace", GATEWAY_NAMESPACE, "--ignore-not-found", "--wait=false")
+        # Envoy would wait minutes for clients to leave, and meanwhile the namespace could not be used again.
+        _kubectl(cluster, "delete", "pods", "--all", "--namespace", GATEWAY_NAMESPACE, "--grace-period=1")
+        _kubectl(cluster, "delete", "namespace", GATEWAY_NAMESPACE, "--ignore-not-found")
 
 
 def _image(program: Program, name: str, path: str, report: Reporter) -> ImageRef:

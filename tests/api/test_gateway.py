@@ -1,4 +1,4 @@
-"""Routes are what the Gateway API's own CRDs take. No implementation is asked: none can be had here."""
+"""Routes are what the Gateway API's own CRDs take. tests/e2e/test_gateway.py asks an implementation."""
 
 from __future__ import annotations
 

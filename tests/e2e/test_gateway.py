@@ -10,7 +10,8 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, condition
+from tests.e2e.kube import Kube, condition, service, training
+from tests.e2e.test_autoscaling import slept
 from tests.e2e.test_rollout import mms, serve
 
 from mms_cluster import extras
@@ -18,6 +19,8 @@ from mms_operator.cli.forward import port_forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.e2e.conftest import Corpora
 
     from mms_cluster.provider import Provider
 
@@ -40,21 +43,27 @@ HOW: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def front(kube: Kube, installed: Provider) -> Iterator[str]:
-    """The address of a Gateway."""
+@pytest.fixture(scope="module")
+def implementation(installed: Provider) -> Iterator[None]:
+    """Envoy Gateway, for the tests of this file."""
     extras.gateway(installed)
     # The operator looks for the Gateway API when it starts.
     SYSTEM.run("rollout", "restart", "deployment/mms-operator")
     SYSTEM.run("rollout", "status", "deployment/mms-operator", "--timeout=120s")
+    yield
+    extras.remove(installed, "gateway")
+
+
+@pytest.fixture
+def front(kube: Kube, implementation: None) -> str:
+    """The address of a Gateway."""
     listeners = [{"name": name, "protocol": "HTTP", "port": port} for name, port in PORTS.items()]
     kube.apply({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "front"},
         "spec": {"gatewayClassName": "envoy", "listeners": listeners},
     })  # fmt: skip
     found = kube.wait("gateway", "front", lambda it: condition(it, "Programmed").get("status") == "True", 120, "ready")
-    yield str(found["status"]["addresses"][0]["value"])
-    extras.remove(installed, "gateway")
+    return str(found["status"]["addresses"][0]["value"])
 
 
 def test_a_canary_behind_a_gateway(kube: Kube, artifacts: list[dict[str, str]], front: str) -> None:
@@ -90,7 +99,24 @@ def test_a_canary_behind_a_gateway(kube: Kube, artifacts: list[dict[str, str]], 
         assert abs(share - PERCENT / 100) < 0.13, (way, found)  # five standard deviations
     copies = answered - sum(way["versions"].get("2", 0) for way in asked.ways.values())
     assert abs(copies / sent - COPIES / 100) < 0.1, (copies, sent)
-    assert set(aborted.ways["close"]["versions"]) <= {"1", "2"}
+
+
+def test_from_zero_behind_a_gateway(kube: Kube, corpora: Corpora, front: str) -> None:
+    """Whoever asks while there are no pods is held by the activators, to which the route's Service leads."""
+    kube.apply(training("words", corpora.small))
+    kube.wait_phase("words", "Complete")
+    made = service("words")
+    made["spec"] |= {"autoscaling": {"mode": "External"}, "traffic": {"gateway": GATEWAY}}
+    kube.apply(made)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    taken(kube, "HTTPRoute", {"stable": 100})
+    kube.run("scale", "modelservice", "words", "--replicas=0")
+    slept(kube)
+    with asking(kube, "words", 2, front) as asked:
+        time.sleep(3)  # so that some are held
+        kube.run("scale", "modelservice", "words", "--replicas=1")
+        kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas"), 60, "awake")
+    assert {way: asked.failures(way) for way in asked.ways} == {"close": 0, "keep": 0, "grpc": 0}, asked.ways
 
 
 def taken(kube: Kube, kind: str, weights: dict[str, int]) -> None:
@@ -122,6 +148,7 @@ def whoever_asks_by(front: str) -> dict[str, set[str]]:
         with module.InferenceServerClient(f"{front}:{PORTS[way]}") as client:
             words = module.InferInput("WORDS", [1, 1], "BYTES")
             words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
+            # The HTTP client writes into the headers that it is given.
             seen = [client.infer("neighbours", [words], headers={**header}).as_numpy("VERSION") for _ in range(20)]
             found[way] = {str(one.flat[0]) for one in seen}
     return found
