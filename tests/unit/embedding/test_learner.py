@@ -75,6 +75,19 @@ def test_a_round_of_more_work_has_fewer_blocks(tmp_path: Path) -> None:
     assert module.work(WordEmbedding(objective="Softmax"), 10_000) > 100 * module.work(WordEmbedding(), 10_000)
 
 
+def test_a_round_has_no_more_blocks_than_there_is_memory_for(tmp_path: Path) -> None:
+    """Of rows that are pulled: one at first, then by what the last rounds needed, half of the memory at most."""
+    held = learner(tmp_path, 64, dimensions=16, subwords={"buckets": 1_000_000})
+    row = module.HELD * 16 * 4
+    assert held.fitting(None) == held.fitting(4 * row * 1_000_000) == module.LONGEST_ROUND
+    assert held.fitting(row * 1000) == 1
+    held.needed.append((1, 100))
+    assert held.fitting(row * (1000 - 100)) == 5
+    held.needed.append((5, 300))
+    assert held.fitting(row * (1000 - 300)) == 5
+    assert held.fitting(0) == 1
+
+
 def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A round of four blocks ends where the next one begins."""
     it = learner(tmp_path, 4)

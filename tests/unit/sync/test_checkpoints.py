@@ -262,6 +262,26 @@ def test_parts_are_put_together(storage: Store, scratch: Path, parts: int) -> No
     }
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize(("start", "stop"), [(0, 7), (0, 2), (2, 5), (6, 7), (3, 3)])
+def test_a_window_is_read_of_what_others_wrote(
+    storage: Store, scratch: Path, parts: int, start: int, stop: int
+) -> None:
+    rows = np.arange(14, dtype=np.float32).reshape(7, 2)
+    state = EmbeddingState.start(Parameters(rows, -rows))
+    entries = {}
+    for i in range(parts):
+        target = stores.child(storage, "checkpoints/step-0000000001-x")
+        entries |= checkpoint.write_part(target, part(state.tables(), i, parts), Place(i, parts), {}, scratch)
+    reference = checkpoints.commit(storage, "step-0000000001-x", entries, 1)
+    windows = {"vectors": (start, stop), "contexts": (0, 1)}
+    found = checkpoint.load(storage, reference, scratch, windows.__getitem__)
+    assert found["vectors"]["parameters"].tolist() == rows[start:stop].tolist()
+    assert found["contexts"]["parameters"].tolist() == (-rows[:1]).tolist()
+    with pytest.raises(JobError, match="7 rows of vectors/parameters, fewer than the model"):
+        checkpoint.load(storage, reference, scratch, lambda _: (0, 8))
+
+
 def test_a_checkpoint_without_one_of_its_parts(storage: Store, scratch: Path) -> None:
     state = EmbeddingState.start(Parameters(np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)))
     target = stores.child(storage, "checkpoints/step-0000000001-x")

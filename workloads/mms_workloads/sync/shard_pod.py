@@ -185,19 +185,23 @@ class ShardPod:
             addresses = {i: _split(address) for i, address in enumerate(announcement.shards)}
             self.server.fetch(part, plan, addresses)
             return
-        tables = self._load(begin) if source == "load" else self._learner().start().tables()
+        loaded = self._load(begin, after, shard) if source == "load" else None
         for table in after.tables:
             start, stop = after.bounds(table.name, shard)
             room = self.server.shard.room(part, table.name, start, stop)
-            for slot, tensor in tables[table.name].items():
+            given = loaded[table.name] if loaded else self._learner().initial(table.name, start, stop)
+            for slot, rows in given.items():
                 if slot in room:
-                    room[slot].copy_(tensor[start:stop])
+                    room[slot].copy_(rows)
             self.server.shard.filled(part, table.name, start, stop)
 
-    def _load(self, begin: dict[str, Any]) -> Tables:
+    def _load(self, begin: dict[str, Any], layout: Layout, shard: int) -> Tables:
+        """The shard's rows."""
         reference = CheckpointRef.model_validate(begin["checkpoint"])
         try:
-            return checkpoint.load(self.pod.job.storage, reference, self.pod.scratch)
+            return checkpoint.load(
+                self.pod.job.storage, reference, self.pod.scratch, lambda table: layout.bounds(table, shard)
+            )
         except JobError as error:
             if not checkpoints.damaged(error):
                 raise
