@@ -31,22 +31,14 @@ from mms_workloads.train.learner import Place
 from mms_workloads.train.state import agree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GIVEN = Differential(epsilon=8, delta=1e-5, maxGradientNorm=0.5)
 ADAM = Optimizer(name="AdamW", learningRate=0.002)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("epsilon", "epochs"), [(8.0, 1), (8.0, 20), (1.0, 5)])

@@ -22,19 +22,11 @@ from mms_workloads.tasks import starting, text_matching, texts
 from mms_workloads.tasks.text_matching import Goal, TextMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from mms_workloads.tasks.starting import Start
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def asked(*values: str) -> np.ndarray:
