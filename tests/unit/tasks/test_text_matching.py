@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.unit.data.counted import counted, described
 from tests.unit.tasks import datasets
-from tests.unit.tasks.test_starting import word_vectors
+from tests.unit.tasks.test_starting import bert, word_vectors
 from tests.unit.tasks.test_task_runs import artifact, job, metrics, run, served_as_published
 
 from mms_workloads.contract import TextMatching
@@ -22,19 +22,11 @@ from mms_workloads.tasks import starting, text_matching, texts
 from mms_workloads.tasks.text_matching import Goal, TextMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from mms_workloads.tasks.starting import Start
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def asked(*values: str) -> np.ndarray:
@@ -124,6 +116,30 @@ def test_word_vectors_are_the_input(tmp_path: Path) -> None:
     found, network = trained(matcher(Goal("Whether", ("0", "1")), {}, start, dimensions=16), records, steps=12)
     assert found > 0.85
     assert not network.encoder.words.weight.requires_grad  # type: ignore[union-attr]
+
+
+def test_a_folder_of_transformers_is_trained_further(tmp_path: Path) -> None:
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    uri = datasets.paraphrases(tmp_path / "data", 400)
+    words = {word for line in (tmp_path / "data" / "paraphrases.jsonl").read_text().splitlines() for word in said(line)}
+    bert(folder, sorted(words))
+    training = job(
+        tmp_path,
+        {"textMatching": {"architecture": "Pretrained", "maxLength": 16}},
+        uri,
+        pretrained={"store": {"uri": f"file://{folder}"}, "method": "Full"},
+        optimizer={"epochs": 6, "learningRate": 0.005},
+    )
+    assert metrics(run(tmp_path, training))["recallAt1"] > 0.5
+    served = served_as_published(tmp_path, "textMatching", compared=False)
+    asking = {"TEXT": asked(*["Olga left Paul in Cairo"] * 2), "OTHER": asked("a departure in Egypt", "a call in Peru")}
+    near, far = served.answer(asking)["SCORES"][:, 0]
+    assert near > far
+
+
+def said(line: str) -> list[str]:
+    return " ".join(json.loads(line).values()).lower().split()
 
 
 def test_a_text_that_occurs_twice_in_a_batch_is_no_other() -> None:
