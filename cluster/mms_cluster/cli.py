@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mms_cluster import faults, paths, provider, settings, up
+from mms_cluster import extras, faults, paths, provider, settings, up
 from mms_cluster.apionly import ApiOnly
 from mms_cluster.errors import ClusterError
 from mms_cluster.report import Reporter
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("load", help="bring images from archives to the cluster's nodes")
     command.add_argument("archive", nargs="+", type=Path, help="docker-archive or OCI archive, with names")
     command.set_defaults(run=_load)
+    command = commands.add_parser("add", help="install a component of others that tests use")
+    command.add_argument("extra", choices=sorted(extras.EXTRAS))
+    command.set_defaults(run=_add)
     for verb, what in FAULTS.items():
         command = commands.add_parser(verb, help=what)
         command.add_argument("node", help="as `status` shows it, such as mms-node-1")
@@ -91,6 +94,11 @@ def _status(_: argparse.Namespace, report: Reporter) -> bool:
 
 def _load(arguments: argparse.Namespace, report: Reporter) -> bool:
     provider.choose(report).load(provider.in_archives(arguments.archive))
+    return True
+
+
+def _add(arguments: argparse.Namespace, report: Reporter) -> bool:
+    extras.EXTRAS[arguments.extra](provider.choose(report), report)
     return True
 
 

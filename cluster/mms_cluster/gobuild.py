@@ -7,6 +7,7 @@ another name and renamed when complete, so that a build that was killed leaves n
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,12 @@ HELM = Program(
     takes="about a minute and a half",
 )
 DNS = Program(name="dns", title="CoreDNS", requirement="github.com/coredns/coredns", takes="about a minute")
+METRICS = Program(
+    name="metrics",
+    title="metrics-server",
+    requirement="sigs.k8s.io/metrics-server",
+    package="sigs.k8s.io/metrics-server/cmd/metrics-server",
+)
 PAUSE = Program(name="pause", title="the pause program")
 PROBE = Program(name="probe", title="the tests' probe")
 
@@ -109,6 +116,20 @@ def build(program: Program, report: Reporter) -> Path:
         with report.step(f"building {program.title} {version(program)} ({program.takes}, once)"):
             _compile(go, folder, program, target)
     return target
+
+
+def module(program: Program) -> Path:
+    """The folder with the files of the module that `program` is built from, its charts among them."""
+    go, _ = _compiler()
+    result = subprocess.run(
+        [go, "mod", "download", "-json", program.requirement],
+        cwd=MODULES / program.name, env={**os.environ, "GOWORK": "off"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if result.returncode != 0:
+        raise ClusterError(
+            f"{program.requirement} cannot be downloaded: {result.stdout.strip()} {result.stderr.strip()}"
+        )
+    return Path(json.loads(result.stdout)["Dir"])
 
 
 def _compile(go: str, folder: Path, program: Program, target: Path) -> None:

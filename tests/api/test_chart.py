@@ -484,6 +484,7 @@ PLURALS = {
     "ModelService": "/apis/mms.dev/v1alpha1/namespaces/{}/modelservices",
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Secret": "/api/v1/namespaces/{}/secrets",
+    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
 }
 EXAMPLES = sorted((ROOT / "examples").rglob("*.yaml"))
 

@@ -40,6 +40,11 @@ class Kube:
             raise RefusedError(answer.stderr.strip())
         return answer.stdout
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """kubectl, left running: for what it goes on saying."""
+        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
     def apply(self, *objects: Object) -> None:
         self.run("apply", "-f", "-", text=yaml.safe_dump_all(objects))
 

@@ -90,7 +90,10 @@ def test_go_version(text: str, version: tuple[int, int]) -> None:
     assert gobuild.parse_go_version(text) == version
 
 
-@pytest.mark.parametrize("program", [gobuild.KUBE, gobuild.HELM, gobuild.DNS], ids=lambda program: program.name)
+PROGRAMS = [gobuild.KUBE, gobuild.HELM, gobuild.DNS, gobuild.METRICS]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_version_is_read_of_go_mod(program: Program) -> None:
     assert gobuild.version(program).count(".") == 2
 

@@ -1,0 +1,87 @@
+"""Components of others that a test asks for: built from their Go modules, installed by the charts in these.
+
+No part of `up`: a cluster has them from the first time on that they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from mms_cluster import gobuild, up
+from mms_cluster.errors import ClusterError
+from mms_cluster.images_plan import ImageRef, image_name
+from mms_cluster.report import Reporter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mms_cluster.gobuild import Program
+    from mms_cluster.provider import Provider
+
+METRICS = "metrics-server"
+METRICS_API = "v1beta1.metrics.k8s.io"
+
+
+def metrics(cluster: Provider, report: Reporter | None = None) -> None:
+    """What pods and nodes use of CPU and memory, every 10 s: what `kubectl top` and the HPA ask for.
+
+    A cluster of the user's that has it keeps its own. Raises ClusterError where it has none.
+    """
+    report = report or Reporter()
+    if cluster.borrowed:
+        if _kubectl(cluster, "get", "apiservice", METRICS_API, check=False).returncode:
+            raise ClusterError(f"{cluster.description} has no metrics API: install metrics-server there.")
+        return
+    image = _image(gobuild.METRICS, METRICS, f"/{METRICS}", report)
+    cluster.load({**cluster.images, METRICS: image})
+    with report.step("installing metrics-server"):
+        _install(cluster, METRICS, "kube-system", _chart(gobuild.METRICS, METRICS), metrics_values(image))
+        _kubectl(cluster, "wait", "--for=condition=Available", f"apiservice/{METRICS_API}", "--timeout=60s")
+
+
+def metrics_values(image: ImageRef) -> dict[str, Any]:
+    """The chart's values. Kubelets of kind sign their own certificates; 10 s is the least that it takes."""
+    probe = {"httpGet": {"path": "/readyz", "port": "https", "scheme": "HTTPS"}, "periodSeconds": 2}
+    return {
+        "image": {"repository": image.name, "tag": image.tag},
+        "args": ["--kubelet-insecure-tls", "--metric-resolution=10s"],
+        "readinessProbe": {**probe, "initialDelaySeconds": 0, "failureThreshold": 30},
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
+    }
+
+
+def _image(program: Program, name: str, path: str, report: Reporter) -> ImageRef:
+    """Of one static program. Its tag changes with all that changes the program."""
+    built = gobuild.build(program, report)
+    reference = f"{image_name(name)}:{built.parent.name.rpartition('-')[2]}"
+    return ImageRef(*reference.rsplit(":", 1), up.image(reference, path, built))
+
+
+def _chart(program: Program, name: str) -> Path:
+    return gobuild.module(program) / "charts" / name
+
+
+def _install(cluster: Provider, name: str, namespace: str, chart: Path, values: dict[str, Any]) -> None:
+    """Installs or upgrades the release, and waits for its pods."""
+    helm = [str(cluster.tools() / "helm"), f"--kubeconfig={cluster.kubeconfig}", "--namespace", namespace]
+    command = [*helm, "upgrade", "--install", name, str(chart), "--create-namespace", "--wait", "--timeout", "3m"]
+    _run([*command, "--values", "-"], json.dumps(values))
+
+
+def _kubectl(
+    cluster: Provider, *arguments: str, text: str = "", check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    command = [str(cluster.tools() / "kubectl"), f"--kubeconfig={cluster.kubeconfig}", *arguments]
+    return _run(command, text, check=check)
+
+
+def _run(command: list[str], text: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise ClusterError(f"`{' '.join(command)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done
+
+
+EXTRAS = {"metrics": metrics}

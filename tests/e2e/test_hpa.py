@@ -1,0 +1,93 @@
+"""Kubernetes' own autoscaler, by metrics-server's figures, sets how many pods a service has."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, condition, training
+
+from mms_cluster import extras
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Corpora
+
+    from mms_cluster.provider import Provider
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "autoscaling" / "hpa.yaml"
+RATE = 15  # of each of three ways: some milliseconds of CPU each
+
+
+@pytest.fixture
+def scaled(kube: Kube, corpora: Corpora, installed: Provider) -> dict[str, Any]:
+    """The example's service, ready, and its autoscaler: for at most two pods, and in a hurry."""
+    extras.metrics(installed)
+    kube.apply(training("words", corpora.small))
+    kube.wait_phase("words", "Complete")
+    service, autoscaler = yaml.safe_load_all(EXAMPLE.read_text())
+    service["spec"]["server"]["resources"]["requests"]["cpu"] = "100m"
+    (of_triton,) = autoscaler["spec"]["metrics"]
+    target = of_triton["containerResource"]["target"]
+    autoscaler["spec"] |= {
+        "maxReplicas": 2,
+        "metrics": [of_triton, {"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+    }
+    kube.apply(service)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    return autoscaler
+
+
+def test_the_service_follows_kubernetes_own_autoscaler(kube: Kube, scaled: dict[str, Any]) -> None:
+    with watched(kube) as replicas:
+        kube.apply(scaled)
+        with asking(kube, "words", rate=RATE) as asked:
+            kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas") == 2, 180, "on two pods")
+        seen = kube.get("hpa", "words")
+        assert condition(seen, "ScalingActive")["status"] == "True"
+        assert {one["type"] for one in seen["status"]["currentMetrics"]} == {"ContainerResource", "Resource"}
+        assert asked.failures("close") == asked.failures("grpc") == 0, asked.ways
+        kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas") == 1, 180, "on one pod again")
+    assert replicas == [1, 2, 1]
+    assert owners(kube) == {"kube-controller-manager"}
+
+
+@contextmanager
+def watched(kube: Kube) -> Iterator[list[int]]:
+    """Each value that spec.replicas takes while the context is open."""
+    values: list[int] = []
+    process = kube.start("get", "modelservice", "words", "--watch", "-o", "jsonpath={.spec.replicas}{'\\n'}")
+
+    def read() -> None:
+        with process:
+            for line in process.stdout or ():
+                if values[-1:] != [int(line)]:
+                    values.append(int(line))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield values
+    finally:
+        process.terminate()
+        reader.join()
+
+
+def owners(kube: Kube) -> set[str]:
+    """Whoever has set spec.replicas to what it is."""
+    entries = json.loads(kube.run("get", "modelservice", "words", "-o", "json", "--show-managed-fields"))["metadata"]
+    return {
+        entry["manager"]
+        for entry in entries["managedFields"]
+        if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+    }  # fmt: skip
