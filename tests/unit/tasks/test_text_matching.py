@@ -18,13 +18,12 @@ from tests.unit.tasks.test_task_runs import artifact, job, metrics, run, served_
 from mms_workloads.contract import TextMatching
 from mms_workloads.serve.pipelines import RequestError
 from mms_workloads.store import JobError
-from mms_workloads.tasks import starting, text_matching, texts
+from mms_workloads.tasks import exporting, starting, text_matching, texts
+from mms_workloads.tasks.starting import Start
 from mms_workloads.tasks.text_matching import Goal, TextMatcher
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from mms_workloads.tasks.starting import Start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,27 +118,16 @@ def test_word_vectors_are_the_input(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_transformers_is_trained_further(tmp_path: Path) -> None:
-    folder = tmp_path / "bert"
-    folder.mkdir()
-    uri = datasets.paraphrases(tmp_path / "data", 400)
-    words = {word for line in (tmp_path / "data" / "paraphrases.jsonl").read_text().splitlines() for word in said(line)}
-    bert(folder, sorted(words))
-    training = job(
-        tmp_path,
-        {"textMatching": {"architecture": "Pretrained", "maxLength": 16}},
-        uri,
-        pretrained={"store": {"uri": f"file://{folder}"}, "method": "Full"},
-        optimizer={"epochs": 6, "learningRate": 0.005},
-    )
-    assert metrics(run(tmp_path, training))["recallAt1"] > 0.5
-    served = served_as_published(tmp_path, "textMatching", compared=False)
-    asking = {"TEXT": asked(*["Olga left Paul in Cairo"] * 2), "OTHER": asked("a departure in Egypt", "a call in Peru")}
-    near, far = served.answer(asking)["SCORES"][:, 0]
-    assert near > far
-
-
-def said(line: str) -> list[str]:
-    return " ".join(json.loads(line).values()).lower().split()
+    datasets.paraphrases(tmp_path, 400)
+    pairs = [json.loads(line) for line in (tmp_path / "paraphrases.jsonl").read_text().splitlines()]
+    records = [{"input": (pair["sentence1"], pair["sentence2"]), "label": None} for pair in pairs]
+    (folder := tmp_path / "bert").mkdir()
+    bert(folder, sorted({word for pair in pairs for text in pair.values() for word in text.lower().split()}))
+    task = matcher(Goal("Matches"), {}, Start(folder, "u"), architecture="Pretrained", maxLength=16)
+    found, network = trained(task, records)
+    assert found > 0.8  # an eightieth by chance
+    module, example, varying = task.exported(network)
+    exporting.to_onnx(module, example, varying, task.outputs(), tmp_path / "model.onnx")
 
 
 def test_a_text_that_occurs_twice_in_a_batch_is_no_other() -> None:
