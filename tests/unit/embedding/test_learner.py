@@ -123,6 +123,17 @@ def test_rows_are_those_that_are_touched(tmp_path: Path) -> None:
     assert it.rows([]) == {}
 
 
+@pytest.mark.parametrize("least", [9, 8], ids=["few words", "many"])
+def test_a_graph_of_many_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int) -> None:
+    monkeypatch.setattr(module.graph, "LEAST_WORDS", least)
+    it = learner(tmp_path, 4)
+    state = it.start()
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    it.write(state, it.evaluate(state), folder)
+    assert (folder / "neighbours.usearch").exists() == (least <= len(WORDS))
+
+
 def test_what_is_written(tmp_path: Path) -> None:
     it = learner(tmp_path, 4, subwords={"buckets": 1000})
     state = it.start()

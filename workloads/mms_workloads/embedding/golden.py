@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mms_workloads import golden_tensors
 from mms_workloads.contract import Golden, GoldenCase
+from mms_workloads.embedding import graph as graphs
 from mms_workloads.embedding.evaluation import lengths, unit_rows
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ class Nearest:
         return float(np.diff(-np.array(self.scores)).min(initial=np.inf))
 
 
-def golden(vectors: NDArray[np.float32], words: tuple[str, ...]) -> Golden:
+def golden(vectors: NDArray[np.float32], words: tuple[str, ...], graph: Any | None = None) -> Golden:
     """Requests with their right answers: neighbours of frequent and of rarer words, vectors by word and by number,
-    analogies, the similarity of short texts. vectors: [V, d], which may be on disk.
+    analogies, the similarity of short texts. vectors: [V, d], which may be on disk; graph: that is served with them, in
+    which what is asked for must be found.
     """
     # From the most frequent words down to the middle of the vocabulary, evenly on a logarithmic scale.
     span = max(2, len(words) // 2)
@@ -55,13 +57,20 @@ def golden(vectors: NDArray[np.float32], words: tuple[str, ...]) -> Golden:
     units = dict(zip(singles, unit_rows(vectors[singles]), strict=True))
     threes = list(itertools.islice(itertools.permutations(spread, 3), TRIED)) if len(words) > 3 else []  # noqa: PLR2004
     ways = [units[b] - units[a] + units[c] for a, b, c in threes]
-    known = [(number,) for number in singles] + threes
+    known: list[tuple[int, ...]] = [*((number,) for number in singles), *threes]
     directions = unit_rows(np.array([*units.values(), *ways], np.float32).reshape(len(known), vectors.shape[1]))
     found = dict(zip(known, nearest(vectors, directions, known, GOLDEN_K + 1), strict=True))
+    asks = dict(zip(known, directions, strict=True))
+
+    def clear(one: tuple[int, ...]) -> bool:
+        """Whether its order does not hang by rounding, and the graph finds them all."""
+        return found[one].gap >= GOLDEN_GAP and (
+            graph is None or graphs.finds(graph, asks[one], one, found[one].numbers[:GOLDEN_K])
+        )
 
     cases: list[GoldenCase] = []
-    clear = (number for number in spread if (number,) in found and found[number,].gap >= GOLDEN_GAP)
-    for index, number in enumerate(itertools.islice(clear, GOLDEN_NEIGHBOURS)):
+    fit = (number for number in spread if (number,) in found and clear((number,)))
+    for index, number in enumerate(itertools.islice(fit, GOLDEN_NEIGHBOURS)):
         case = _neighbours(words, number, found[number,])
         given = {"IDS": [number], "K": case.inputs["K"]}
         cases.append(case.model_copy(update={"inputs": given}) if index % 2 else case)
@@ -71,7 +80,7 @@ def golden(vectors: NDArray[np.float32], words: tuple[str, ...]) -> Golden:
             {"WORDS": [words[number]]} if index % 2 == 0 else {"IDS": [number]}
         )
         cases.append(GoldenCase(model="vectors", inputs=inputs, outputs={"VECTORS": vectors[number].tolist()}))
-    analogies = (_analogy(words, three, found[three]) for three in threes if found[three].gap >= GOLDEN_GAP)
+    analogies = (_analogy(words, three, found[three]) for three in threes if clear(three))
     cases += itertools.islice(analogies, GOLDEN_ANALOGIES)
     cases += _similarity(unit_rows(vectors[spread]), words, spread)
     comparisons = [_neighbours(words, number, found[number,]) for number in asked if (number,) in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch
 from mms_workloads import memory
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import Corpus, monotonous
-from mms_workloads.embedding import evaluation, files, report, training
+from mms_workloads.embedding import evaluation, files, graph, report, training
 from mms_workloads.embedding.distribution import Distribution, distribution
 from mms_workloads.embedding.golden import golden
 from mms_workloads.embedding.native import LINE
@@ -181,9 +181,17 @@ class EmbeddingLearner:
         assert isinstance(state, EmbeddingState | PulledState)  # noqa: S101 - made by `start`
         parameters, vectors = state.parameters(), self._vectors(state)
         files.write(folder, parameters, vectors, self.vocabulary, self.task)
+        found = self._graph(vectors, folder / graph.FILE)
         page = report.page(self.vocabulary, vectors, evaluation.metrics, self.losses, self.task)
         (folder / files.REPORT).write_text(page, encoding="utf-8")
-        return golden(vectors, self.vocabulary.words)
+        return golden(vectors, self.vocabulary.words, found)
+
+    def _graph(self, vectors: NDArray[np.float32], path: Path) -> Any | None:
+        """Of large vocabularies."""
+        if len(vectors) < graph.LEAST_WORDS:
+            return None
+        graph.build(vectors, path, torch.get_num_threads())
+        return graph.load(path)
 
     def tables(self) -> tuple[Table, Table]:
         words, columns = len(self.vocabulary), self.task.dimensions
