@@ -9,7 +9,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from mms_cluster import gobuild, up
+from mms_cluster import gobuild, images, up
 from mms_cluster.errors import ClusterError
 from mms_cluster.images_plan import ImageRef, image_name
 from mms_cluster.report import Reporter
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 METRICS = "metrics-server"
 METRICS_API = "v1beta1.metrics.k8s.io"
+GATEWAY = "gateway"
+GATEWAY_NAMESPACE = "envoy-gateway-system"
+GATEWAY_CLASS = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "GatewayClass",
+    "metadata": {"name": "envoy"},
+    "spec": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
+}
 
 
 def metrics(cluster: Provider, report: Reporter | None = None) -> None:
@@ -46,28 +54,63 @@ def metrics_values(image: ImageRef) -> dict[str, Any]:
     probe = {"httpGet": {"path": "/readyz", "port": "https", "scheme": "HTTPS"}, "periodSeconds": 2}
     return {
         "image": {"repository": image.name, "tag": image.tag},
-        "args": ["--kubelet-insecure-tls", "--metric-resolution=10s"],
+        "args": ["--kubelet-insecure-tls", "--metric-resolution=10s", "--kubelet-request-timeout=5s"],
         "readinessProbe": {**probe, "initialDelaySeconds": 0, "failureThreshold": 30},
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
+    }
+
+
+def gateway(cluster: Provider, report: Reporter | None = None) -> None:
+    """Envoy Gateway, with the Gateway API's kinds and the GatewayClass `envoy`. Gateways have addresses in the cluster.
+
+    On a cluster of the user's the class must be there: raises ClusterError where it is not.
+    """
+    report = report or Reporter()
+    if cluster.borrowed:
+        if _kubectl(cluster, "get", "gatewayclass", "envoy", check=False).returncode:
+            raise ClusterError(f"{cluster.description} has no GatewayClass envoy: install Envoy Gateway there.")
+        return
+    control = _image(gobuild.GATEWAY, GATEWAY, "/usr/local/bin/envoy-gateway", report)
+    envoy = images.build(("envoy",), report)["envoy"]
+    cluster.load({**cluster.images, GATEWAY: control, "envoy": envoy})
+    chart = _chart(gobuild.GATEWAY, "gateway-helm")
+    with report.step("installing Envoy Gateway"):
+        # The module has the chart's values as a template, in which only the images are left open.
+        usual = ("--values", str(chart / "values.tmpl.yaml"))
+        _install(cluster, GATEWAY, GATEWAY_NAMESPACE, chart, gateway_values(control, envoy), *usual)
+        _kubectl(cluster, "apply", "--server-side", "-f", "-", text=json.dumps(GATEWAY_CLASS))
+
+
+def gateway_values(control: ImageRef, envoy: ImageRef) -> dict[str, Any]:
+    """The chart's values: these images, no webhook that tells Envoy its zone, and no address outside the cluster."""
+    found = {"envoyGateway": control.reference, "envoyProxy": envoy.reference}
+    requests = {"requests": {"cpu": "50m", "memory": "128Mi"}}
+    kubernetes = {"envoyService": {"type": "ClusterIP"}, "envoyDeployment": {"container": {"resources": requests}}}
+    proxy = {"concurrency": 1, "provider": {"type": "Kubernetes", "kubernetes": kubernetes}}
+    return {
+        "global": {"images": {name: {"image": image, "pullPolicy": "IfNotPresent"} for name, image in found.items()}},
+        "deployment": {"envoyGateway": {"resources": requests}},
+        "config": {"envoyGateway": {"envoyProxy": proxy}},
+        "topologyInjector": {"enabled": False},
     }
 
 
 def _image(program: Program, name: str, path: str, report: Reporter) -> ImageRef:
     """Of one static program. Its tag changes with all that changes the program."""
     built = gobuild.build(program, report)
-    reference = f"{image_name(name)}:{built.parent.name.rpartition('-')[2]}"
-    return ImageRef(*reference.rsplit(":", 1), up.image(reference, path, built))
+    full, tag = image_name(name), built.parent.name.rpartition("-")[2]
+    return ImageRef(full, tag, up.image(f"{full}:{tag}", path, built))
 
 
 def _chart(program: Program, name: str) -> Path:
     return gobuild.module(program) / "charts" / name
 
 
-def _install(cluster: Provider, name: str, namespace: str, chart: Path, values: dict[str, Any]) -> None:
+def _install(cluster: Provider, name: str, namespace: str, chart: Path, values: dict[str, Any], *more: str) -> None:
     """Installs or upgrades the release, and waits for its pods."""
     helm = [str(cluster.tools() / "helm"), f"--kubeconfig={cluster.kubeconfig}", "--namespace", namespace]
     command = [*helm, "upgrade", "--install", name, str(chart), "--create-namespace", "--wait", "--timeout", "3m"]
-    _run([*command, "--values", "-"], json.dumps(values))
+    _run([*command, *more, "--values", "-"], json.dumps(values))
 
 
 def _kubectl(
@@ -84,4 +127,4 @@ def _run(command: list[str], text: str, *, check: bool = True) -> subprocess.Com
     return done
 
 
-EXTRAS = {"metrics": metrics}
+EXTRAS = {"gateway": gateway, "metrics": metrics}

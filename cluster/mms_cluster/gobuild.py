@@ -65,6 +65,14 @@ METRICS = Program(
     title="metrics-server",
     requirement="sigs.k8s.io/metrics-server",
     package="sigs.k8s.io/metrics-server/cmd/metrics-server",
+    takes="a minute or two",
+)
+GATEWAY = Program(
+    name="gateway",
+    title="Envoy Gateway",
+    requirement="github.com/envoyproxy/gateway",
+    package="github.com/envoyproxy/gateway/cmd/envoy-gateway",
+    takes="some minutes",
 )
 PAUSE = Program(name="pause", title="the pause program")
 PROBE = Program(name="probe", title="the tests' probe")

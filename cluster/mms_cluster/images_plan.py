@@ -46,6 +46,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("worker", locks=("worker",), torch=True, tools=("pip",), packages=("mms_workloads",)),
         Recipe("server", locks=("server",), torch=True, tools=("pip", "triton", "nginx"), packages=("mms_workloads",)),
         Recipe("store", tools=("store",)),
+        Recipe("envoy", tools=("envoy",), for_tests=True),
         Recipe("frameworks", locks=("frameworks",), torch=True, tools=("pip",), for_tests=True),
     )
 }

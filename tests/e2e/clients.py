@@ -34,14 +34,17 @@ class Asked:
 
 
 @contextmanager
-def asking(kube: Kube, service: str, rate: float = 10, **files: str) -> Iterator[Asked]:
-    """Asks while the context is open. `files` of the client: its `key`, and the `ca` that it trusts."""
+def asking(kube: Kube, service: str, rate: float = 10, host: str = "", **files: str) -> Iterator[Asked]:
+    """Asks while the context is open, at `host` where that is not the service's.
+
+    `files` of the client: its `key`, and the `ca` that it trusts.
+    """
     deployment = kube.list("deployments", f"mms.dev/service={service}")[0]
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
     kube.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME},
          "data": {SCRIPT.name: SCRIPT.read_text(), **{FILES[name]: text for name, text in files.items()}}},
-        pod(service, rate, image),
+        pod(host or service, rate, image),
     )  # fmt: skip
     asked = Asked()
     kube.wait("pod", NAME, lambda _: "asking" in log(kube), 60, "asking")
@@ -59,7 +62,7 @@ def log(kube: Kube) -> str:
         return ""
 
 
-def pod(service: str, rate: float, image: str) -> dict[str, Any]:
+def pod(host: str, rate: float, image: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -74,7 +77,7 @@ def pod(service: str, rate: float, image: str) -> dict[str, Any]:
                 {
                     "name": "client",
                     "image": image,
-                    "command": ["python", f"/script/{SCRIPT.name}", service, str(rate)],
+                    "command": ["python", f"/script/{SCRIPT.name}", host, str(rate)],
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                     "volumeMounts": [{"name": "script", "mountPath": "/script"}],
                 }

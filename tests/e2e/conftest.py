@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube
+from tests.e2e.kube import Kube, training
 from tests.unit.tasks import datasets
 
 from mms_cluster import corpus, images, install, paths, provider
@@ -114,3 +114,20 @@ def namespace(test: str) -> Iterator[Kube]:
     # Nobody is left who asks them anything: they need not wait for clients to leave.
     found.run("delete", "pods", "-l", "mms.dev/service", "--grace-period=1", "--ignore-not-found", "--wait=false")
     subprocess.run(["kubectl", "delete", "namespace", name], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def artifacts(kube: Kube, corpora: Corpora) -> list[dict[str, str]]:
+    """Two runs of one training."""
+    kube.apply(training("words", corpora.small))
+    found = []
+    for run in (1, 2):
+        if run > 1:
+            kube.patch("modeltraining", "words", {"runPolicy": {"run": run}})
+        done = kube.wait(
+            "modeltraining", "words",
+            lambda t, run=run: t.get("status", {}).get("run") == run and t["status"].get("phase") == "Complete",
+            180, f"run {run} complete",
+        )  # fmt: skip
+        found.append({key: done["status"]["artifact"][key] for key in ("uri", "digest")})
+    return found

@@ -28,23 +28,6 @@ def mms(*arguments: str) -> str:
     return answer.output
 
 
-@pytest.fixture
-def artifacts(kube: Kube, corpora: Corpora) -> list[dict[str, str]]:
-    """Two runs of one training."""
-    kube.apply(training("words", corpora.small))
-    found = []
-    for run in (1, 2):
-        if run > 1:
-            kube.patch("modeltraining", "words", {"runPolicy": {"run": run}})
-        done = kube.wait(
-            "modeltraining", "words",
-            lambda t, run=run: t.get("status", {}).get("run") == run and t["status"].get("phase") == "Complete",
-            180, f"run {run} complete",
-        )  # fmt: skip
-        found.append({key: done["status"]["artifact"][key] for key in ("uri", "digest")})
-    return found
-
-
 def published_again(artifact: dict[str, str]) -> dict[str, str]:
     """The same files in another folder, under another digest."""
     uri = f"{artifact['uri']}-again"

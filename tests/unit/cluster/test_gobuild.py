@@ -90,7 +90,7 @@ def test_go_version(text: str, version: tuple[int, int]) -> None:
     assert gobuild.parse_go_version(text) == version
 
 
-PROGRAMS = [gobuild.KUBE, gobuild.HELM, gobuild.DNS, gobuild.METRICS]
+PROGRAMS = [gobuild.KUBE, gobuild.HELM, gobuild.DNS, gobuild.METRICS, gobuild.GATEWAY]
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
