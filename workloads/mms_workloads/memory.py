@@ -36,8 +36,8 @@ def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int | None:
 
 def give_back() -> None:
     """From now on what is freed of a megabyte or more goes back to the system at once, and threads have no heaps of
-    their own, each of which would keep as much as it ever needed; where the C library is glibc. For programs that make few
-    such buffers: each costs its page faults anew.
+    their own, each of which would keep as much as it ever needed; where the C library is glibc. For programs that make
+    few such buffers: each costs its page faults anew.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
