@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.kube import Kube, Object
+    from tests.e2e.kube import Kube
 
     from mms_cluster import provider
 
@@ -77,21 +77,9 @@ def uploaded(digits: Path) -> Path:
     return folder
 
 
-def service_of(training: str, called: str, **spec: Any) -> Object:
-    made = service(called, trainingRef={"name": training})
-    return {**made, "spec": {**made["spec"], **spec}}
-
-
-# Beside those of the examples, of the same trainings.
-AUTO = {"precision": "Auto", "maxAccuracyLoss": "0.05"}
-SERVICES = (
-    service_of("opinions", "opinions-auto", server=AUTO),
-    service_of("digits", "digits-swapped", server={**AUTO, "anomalies": "Count"}, rollout={"strategy": "HotSwap"}),
-    service_of(
-        "digits", "digits-canary",
-        rollout={"strategy": "Canary", "canary": {"steps": [{"percent": 50, "seconds": 1, "approval": True}]}},
-    ),
-)  # fmt: skip
+STEPS = [{"percent": 50, "seconds": 1, "approval": True}]
+CANARY = service("digits-canary", trainingRef={"name": "digits"})
+CANARY["spec"]["rollout"] = {"strategy": "Canary", "canary": {"steps": STEPS}}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +88,7 @@ def kube(installed: provider.Provider, uploaded: Path) -> Iterator[Kube]:
     with namespace("tasks") as found:
         for name in TASKS:
             found.apply(*yaml.safe_load_all((EXAMPLES / f"{name}.yaml").read_text()))
-        found.apply(*SERVICES)
+        found.apply(*yaml.safe_load_all((EXAMPLES.parent / "precision" / "service.yaml").read_text()), CANARY)
         yield found
 
 
@@ -149,7 +137,7 @@ def test_tasks(kube: Kube, uploaded: Path) -> None:
     assert right["names"]
 
 
-@pytest.mark.parametrize("name", ["opinions-auto", "digits-swapped"])
+@pytest.mark.parametrize("name", ["opinions-quick", "digits-quick"])
 def test_precision_is_chosen_by_what_the_pod_measures(kube: Kube, name: str) -> None:
     kube.wait_condition("modelservice", name, "Ready", "True", seconds=SECONDS)
     found = kube.get("modelservice", name)["status"]["versions"]["stable"]["precision"]
@@ -164,15 +152,15 @@ def test_precision_is_chosen_by_what_the_pod_measures(kube: Kube, name: str) -> 
 
 def test_requests_that_are_no_valid_input(kube: Kube) -> None:
     """An image that is nothing like the digits: refused by default, answered and counted where that is asked for."""
-    for name in ("digits", "digits-swapped"):
+    for name in ("digits", "digits-quick"):
         kube.wait_condition("modelservice", name, "Ready", "True", seconds=SECONDS)
     white = datasets.png(np.full((8, 8), 255, np.uint8))
     with asked(kube, "digits") as ask, pytest.raises(InferenceServerException, match="row 0 is no valid input"):
         ask("classify", IMAGE=white)
-    with asked(kube, "digits-swapped") as ask:
+    with asked(kube, "digits-quick") as ask:
         for image in (white, white, datasets.png(datasets.digits()[0][0])):
             assert ask("classify", IMAGE=image)["LABELS"].size
-    with port_forward(kube.namespace, "svc/digits-swapped", 8002) as address:
+    with port_forward(kube.namespace, "svc/digits-quick", 8002) as address:
         lines = urllib.request.urlopen(f"http://{address}/metrics", timeout=30).read().decode().splitlines()
     (counted,) = [line for line in lines if line.startswith("mms_anomalous_rows{")]
     assert 'model="classify"' in counted
@@ -181,11 +169,11 @@ def test_requests_that_are_no_valid_input(kube: Kube) -> None:
 
 def test_a_classifier_takes_the_place_of_another(kube: Kube) -> None:
     """By a hot swap, in the same pods, and by a canary."""
-    names = ("digits-swapped", "digits-canary")
+    names = ("digits-quick", "digits-canary")
     for name in names:
         kube.wait_condition("modelservice", name, "Ready", "True", seconds=SECONDS)
         assert version(kube, name) == 1
-    pods = {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=digits-swapped")}
+    pods = {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=digits-quick")}
     kube.patch("modeltraining", "digits", {"runPolicy": {"run": 2}})
     kube.wait_condition("modelservice", "digits-canary", "Ready", "False", "AwaitingPromotion", seconds=SECONDS)
     assert version(kube, "digits-canary-next") == 2
@@ -194,8 +182,8 @@ def test_a_classifier_takes_the_place_of_another(kube: Kube) -> None:
         kube.wait("modelservice", name, lambda s: s["status"]["versions"]["stable"]["version"] == 2, 120, "replaced")
         kube.wait_condition("modelservice", name, "Ready", "True", seconds=120)
         assert version(kube, name) == 2
-    assert {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=digits-swapped")} == pods
-    assert kube.get("modelservice", "digits-swapped")["status"]["versions"]["stable"]["precision"]["questions"] >= 20
+    assert {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=digits-quick")} == pods
+    assert kube.get("modelservice", "digits-quick")["status"]["versions"]["stable"]["precision"]["questions"] >= 20
 
 
 def version(kube: Kube, name: str) -> int:
