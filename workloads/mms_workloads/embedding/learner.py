@@ -13,7 +13,7 @@ import torch
 from mms_workloads import memory
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import Corpus, monotonous
-from mms_workloads.embedding import evaluation, files, graph, report, training
+from mms_workloads.embedding import batched, evaluation, files, graph, report, training
 from mms_workloads.embedding.distribution import Distribution, distribution
 from mms_workloads.embedding.golden import golden
 from mms_workloads.embedding.native import LINE
@@ -21,6 +21,7 @@ from mms_workloads.embedding.parameters import initial_parameters, initial_rows,
 from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.sync.layout import Table
+from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.learner import Evaluation, Place, decayed
 
@@ -131,20 +132,18 @@ class EmbeddingLearner:
         optimizer = self.job.optimizer
         total = NOTHING
         begin = self._done(state)
+        parameters, touches = state.training(), state.touches.touches()
+        gpu = self._on_gpu() and batched.OnDevice(device.chosen(), parameters, touches, self.words, self.task)
         for s in slices:
             end = begin + place.members / (len(self.trained_on) * optimizer.epochs)
             initial = self._initial(state)
             rates = (decayed(initial, begin), decayed(initial, end))
             tokens = self.corpus.tokens(s.block)
-            done = training.train_block(
-                state.training(),
-                tokens,
-                self.words,
-                self.task,
-                rates=rates,
-                touches=state.touches.touches(),
-                **self._chance(s),
-            )
+            if gpu:
+                done = gpu.block(tokens, rates=rates, seed=self._seed(s))
+            else:
+                how: Any = {"rates": rates, "touches": touches, **self._chance(s)}
+                done = training.train_block(parameters, tokens, self.words, self.task, **how)
             pairs = total.weight + done.pairs
             loss = (total.loss * total.weight + done.loss * done.pairs) / pairs if pairs else 0.0
             total = Stats(total.samples + done.words, pairs, loss)
@@ -152,6 +151,8 @@ class EmbeddingLearner:
             words = int(end * optimizer.epochs * sum(self.vocabulary.counts))
             if done.pairs:
                 self.losses.append((words, done.loss))
+        if gpu:
+            gpu.back()
         return total
 
     def evaluate(self, state: State) -> Evaluation:
@@ -202,7 +203,7 @@ class EmbeddingLearner:
     def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
         if not slices:
             return {}
-        touched = [training.rows(self.corpus.tokens(s.block), self.words, self.task, **self._chance(s)) for s in slices]
+        touched = [self._rows(s) for s in slices]
         found = [np.unique(np.concatenate(of_table)) for of_table in zip(*touched, strict=True)]
         self.needed.append((len(slices), sum(map(len, found))))
         return dict(zip(("vectors", "contexts"), map(torch.from_numpy, found), strict=True))
@@ -214,10 +215,21 @@ class EmbeddingLearner:
     def _buckets(self) -> int:
         return self.task.subwords.buckets if self.task.subwords else 0
 
+    def _rows(self, s: Slice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        tokens = self.corpus.tokens(s.block)
+        if self._on_gpu():
+            return batched.rows(tokens, self.words, self.task, seed=self._seed(s))
+        return training.rows(tokens, self.words, self.task, **self._chance(s))
+
+    def _on_gpu(self) -> bool:
+        return device.chosen() != device.CPU and batched.does(self.task)
+
     def _chance(self, s: Slice) -> dict[str, int]:
-        """What chance decides depends on the seed, the data epoch, the block and the number of threads only."""
-        seed = (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
-        return {"seed": seed, "threads": torch.get_num_threads()}
+        """What chance decides depends on the seed and the number of threads only."""
+        return {"seed": self._seed(s), "threads": torch.get_num_threads()}
+
+    def _seed(self, s: Slice) -> int:
+        return (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
 
     def _initial(self, state: State) -> float:
         return self.job.optimizer.learningRate * state.agreement.progress.rate_factor
