@@ -49,9 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("load", help="bring images from archives to the cluster's nodes")
     command.add_argument("archive", nargs="+", type=Path, help="docker-archive or OCI archive, with names")
     command.set_defaults(run=_load)
-    command = commands.add_parser("add", help="install a component of others that tests use")
-    command.add_argument("extra", choices=sorted(extras.EXTRAS))
-    command.set_defaults(run=_add)
+    for verb, run, what in (("add", _add, "install a component of others"), ("remove", _remove, "take it away again")):
+        command = commands.add_parser(verb, help=what)
+        command.add_argument("extra", choices=sorted(extras.EXTRAS))
+        command.set_defaults(run=run)
     for verb, what in FAULTS.items():
         command = commands.add_parser(verb, help=what)
         command.add_argument("node", help="as `status` shows it, such as mms-node-1")
@@ -99,6 +100,11 @@ def _load(arguments: argparse.Namespace, report: Reporter) -> bool:
 
 def _add(arguments: argparse.Namespace, report: Reporter) -> bool:
     extras.EXTRAS[arguments.extra](provider.choose(report), report)
+    return True
+
+
+def _remove(arguments: argparse.Namespace, report: Reporter) -> bool:
+    extras.remove(provider.choose(report), arguments.extra)
     return True
 
 

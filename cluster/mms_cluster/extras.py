@@ -24,7 +24,7 @@ METRICS = "metrics-server"
 METRICS_API = "v1beta1.metrics.k8s.io"
 GATEWAY = "gateway"
 GATEWAY_NAMESPACE = "envoy-gateway-system"
-GATEWAY_CLASS = {
+GATEWAY_CLASS: dict[str, Any] = {
     "apiVersion": "gateway.networking.k8s.io/v1",
     "kind": "GatewayClass",
     "metadata": {"name": "envoy"},
@@ -95,6 +95,18 @@ def gateway_values(control: ImageRef, envoy: ImageRef) -> dict[str, Any]:
     }
 
 
+def remove(cluster: Provider, name: str) -> None:
+    """Take away what was added by this name; but the Gateway API's kinds, since others use them."""
+    if cluster.borrowed:
+        return
+    if name == "metrics":
+        _helm(cluster, "kube-system", "uninstall", METRICS, "--ignore-not-found", "--wait")
+    else:
+        _helm(cluster, GATEWAY_NAMESPACE, "uninstall", GATEWAY, "--ignore-not-found")
+        _kubectl(cluster, "delete", "gatewayclass", GATEWAY_CLASS["metadata"]["name"], "--ignore-not-found")
+        _kubectl(cluster, "delete", "namespace", GATEWAY_NAMESPACE, "--ignore-not-found", "--wait=false")
+
+
 def _image(program: Program, name: str, path: str, report: Reporter) -> ImageRef:
     """Of one static program. Its tag changes with all that changes the program."""
     built = gobuild.build(program, report)
@@ -107,10 +119,17 @@ def _chart(program: Program, name: str) -> Path:
 
 
 def _install(cluster: Provider, name: str, namespace: str, chart: Path, values: dict[str, Any], *more: str) -> None:
-    """Installs or upgrades the release, and waits for its pods."""
+    """Installs or upgrades the release, and waits for its pods; takes away what does not come up.
+
+    An API that nobody answers would hold up the deletion of every namespace.
+    """
+    command = ["upgrade", "--install", name, str(chart), "--create-namespace", "--atomic", "--timeout", "3m", *more]
+    _helm(cluster, namespace, *command, "--values", "-", text=json.dumps(values))
+
+
+def _helm(cluster: Provider, namespace: str, *arguments: str, text: str = "") -> None:
     helm = [str(cluster.tools() / "helm"), f"--kubeconfig={cluster.kubeconfig}", "--namespace", namespace]
-    command = [*helm, "upgrade", "--install", name, str(chart), "--create-namespace", "--wait", "--timeout", "3m"]
-    _run([*command, *more, "--values", "-"], json.dumps(values))
+    _run([*helm, *arguments], text)
 
 
 def _kubectl(

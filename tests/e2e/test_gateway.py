@@ -17,6 +17,8 @@ from mms_cluster import extras
 from mms_operator.cli.forward import port_forward
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mms_cluster.provider import Provider
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # Envoy Gateway takes minutes to build
@@ -25,7 +27,7 @@ SYSTEM = Kube("mms-system")
 PERCENT, COPIES = 20, 50
 RATE, SECONDS = 20.0, 12.0
 PORTS = {"http": 8000, "grpc": 8001}
-GATEWAY = {
+GATEWAY: dict[str, dict[str, Any]] = {
     "http": {"name": "front", "sectionName": "http"},
     "grpc": {"name": "front", "sectionName": "grpc"},
     "nextHeader": {"name": "x-version", "value": "next"},
@@ -39,7 +41,7 @@ HOW: dict[str, Any] = {
 
 
 @pytest.fixture
-def front(kube: Kube, installed: Provider) -> str:
+def front(kube: Kube, installed: Provider) -> Iterator[str]:
     """The address of a Gateway."""
     extras.gateway(installed)
     # The operator looks for the Gateway API when it starts.
@@ -51,7 +53,8 @@ def front(kube: Kube, installed: Provider) -> str:
         "spec": {"gatewayClassName": "envoy", "listeners": listeners},
     })  # fmt: skip
     found = kube.wait("gateway", "front", lambda it: condition(it, "Programmed").get("status") == "True", 120, "ready")
-    return str(found["status"]["addresses"][0]["value"])
+    yield str(found["status"]["addresses"][0]["value"])
+    extras.remove(installed, "gateway")
 
 
 def test_a_canary_behind_a_gateway(kube: Kube, artifacts: list[dict[str, str]], front: str) -> None:
