@@ -59,8 +59,12 @@ def load(
     reference: CheckpointRef,
     scratch: Path,
     window: Callable[[str], tuple[int, int]] | None = None,
+    into: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> Tables:
     """All parts put together: of each table all rows, or those of its window [start, stop), numbered in the whole.
+
+    into: tensors whose memory becomes the result's, where it is contiguous and on the CPU: memory that is new to the
+    process takes longer to get than to read a checkpoint into. What they hold is worthless when the call fails.
 
     Raises JobError ArtifactCorrupt when they are not what was written.
     """
@@ -69,7 +73,7 @@ def load(
     if not parts or [p[:2] for p in parts] != [(i, parts[0][1]) for i in range(parts[0][1])]:
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri} does not hold each part once: {sorted(entries)}")
     files = {name: stores.at(storage, f"{reference.uri}/{name}") for _, _, name in parts}
-    rooms = _rooms([_places(file, entries[name]) for name, file in files.items()], window)
+    rooms = _rooms([_places(file, entries[name]) for name, file in files.items()], window, into or {})
     for name, file in files.items():
         with stores.reading(file, scratch) as path, path.open("rb") as stream:
             source = checkpoints.Digested(stream)
@@ -108,7 +112,9 @@ class _Room:
 
 
 def _rooms(
-    parts: Sequence[Mapping[str, tensors.Place]], window: Callable[[str], tuple[int, int]] | None
+    parts: Sequence[Mapping[str, tensors.Place]],
+    window: Callable[[str], tuple[int, int]] | None,
+    into: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> dict[str, _Room]:
     shapes: dict[str, tuple[int, int]] = {}
     for places in parts:
@@ -117,10 +123,13 @@ def _rooms(
             shapes[key] = (shapes.get(key, (0, 0))[0] + rows, columns)
     rooms = {}
     for key, (rows, columns) in shapes.items():
-        start, stop = window(key.partition("/")[0]) if window else (0, rows)
+        table, _, slot = key.partition("/")
+        start, stop = window(table) if window else (0, rows)
         if stop > rows:
             raise JobError(Reason.ARTIFACT_CORRUPT, f"the checkpoint has {rows} rows of {key}, fewer than the model")
-        rooms[key] = _Room(np.empty((stop - start, columns), np.float32), start)
+        shape, given = (stop - start, columns), into.get(table, {}).get(slot)
+        fits = given is not None and given.shape == shape and given.is_contiguous() and given.device.type == "cpu"
+        rooms[key] = _Room(given.numpy() if given is not None and fits else np.empty(shape, np.float32), start)
     return rooms
 
 

@@ -289,8 +289,9 @@ class Worker:
         """Raises Superseded when the checkpoint is damaged: the master then takes the one before."""
         self.saver.forget()  # what is read takes its place
         try:
-            own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch))
+            own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, into=own.tables()))
         except JobError as error:
+            self.state = None  # it may be written in part
             if not checkpoints.damaged(error):
                 raise
             self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
