@@ -185,7 +185,7 @@ class Bench:
             self._uncached(Path(self.storage.uri.removeprefix("file://")))
         distributed.barrier()
         began = time.perf_counter()
-        self.state.adopt(checkpoint.load(self.storage, reference, self.scratch))
+        self.state.adopt(checkpoint.load(self.storage, reference, self.scratch, into=self.state.tables()))
         distributed.barrier()
         restored = time.perf_counter() - began
         _check(self.state.tables()["dense"], before)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.kube import Kube, training
+from tests.unit.tasks import datasets
 
 from mms_cluster import corpus, images, install, paths, provider
 from mms_operator.cli import cluster_store
@@ -69,11 +71,35 @@ def corpora(installed: provider.Provider, tmp_path_factory: pytest.TempPathFacto
     return Corpora("s3://corpora/sotu/*.txt", "s3://corpora/small/small.txt", text)
 
 
+@pytest.fixture(scope="session")
+def digits(installed: provider.Provider, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in folders by their labels, and s3://corpora/digits with the same."""
+    folder = tmp_path_factory.mktemp("tasks") / "digits"
+    datasets.image_folder(folder)
+    upload(folder)
+    return folder
+
+
+def upload(folder: Path) -> None:
+    """A data set, folder by folder, to the folder of its name in s3://corpora."""
+    place = {"namespace": install.NAMESPACE, "release": install.RELEASE}
+    for parent in sorted({file.parent for file in folder.rglob("*") if file.is_file()}):
+        files = sorted(file for file in parent.iterdir() if file.is_file())
+        cluster_store.put(files, f"s3://corpora/{parent.relative_to(folder.parent)}/", **place)
+
+
 @pytest.fixture
 def kube(installed: provider.Provider, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """A namespace of its own, under the restricted pod security standard; gone after the test."""
-    name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50].rstrip("-")
-    namespace = {
+    """A namespace of its own, gone after the test."""
+    with namespace(request.node.name) as found:
+        yield found
+
+
+@contextmanager
+def namespace(test: str) -> Iterator[Kube]:
+    """Under the restricted pod security standard."""
+    name = "t-" + re.sub(r"[^a-z0-9]+", "-", test.lower()).strip("-")[:50].rstrip("-")
+    made = {
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
@@ -82,7 +108,7 @@ def kube(installed: provider.Provider, request: pytest.FixtureRequest) -> Iterat
     subprocess.run(
         ["kubectl", "delete", "namespace", name, "--ignore-not-found"], check=True, stdout=subprocess.DEVNULL
     )
-    found.apply(namespace)
+    found.apply(made)
     yield found
     subprocess.run(["kubectl", "delete", "namespace", name, "--wait=false"], check=True, stdout=subprocess.DEVNULL)
     # Nobody is left who asks them anything: they need not wait for clients to leave.

@@ -100,14 +100,20 @@ class Kube:
         ]
 
 
+def installation_keys() -> dict[str, str]:
+    """Of the store that the chart brings, by the names that clients of S3 look for."""
+    keys = Kube("mms-system").get("secret", "mms-store")["data"]
+    return {name: base64.b64decode(keys[name]).decode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+
+
 @contextmanager
 def installation_store() -> Iterator[s3fs.S3FileSystem]:
     """The store that the chart brings, with its own keys."""
-    keys = Kube("mms-system").get("secret", "mms-store")["data"]
+    keys = installation_keys()
     with port_forward("mms-system", "svc/mms-store", 8333) as address:
         yield s3fs.S3FileSystem(
-            key=base64.b64decode(keys["AWS_ACCESS_KEY_ID"]).decode(),
-            secret=base64.b64decode(keys["AWS_SECRET_ACCESS_KEY"]).decode(),
+            key=keys["AWS_ACCESS_KEY_ID"],
+            secret=keys["AWS_SECRET_ACCESS_KEY"],
             client_kwargs={"endpoint_url": f"http://{address}"},
         )
 

@@ -23,12 +23,44 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "pretrained"
+SHOUTING = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        found = []
+        for request in requests:
+            text = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()
+            loud = np.array([[one[0].upper()] for one in text], np.object_)
+            found.append(pb_utils.InferenceResponse([pb_utils.Tensor("LOUD", loud)]))
+        return found
+"""
+CONFIG = """
+backend: "python"
+max_batch_size: 4
+input [{ name: "TEXT" data_type: TYPE_STRING dims: [1] }]
+output [{ name: "LOUD" data_type: TYPE_STRING dims: [1] }]
+"""
+
+
+def repository(folder: Path) -> Path:
+    """Of Triton, with a model that has nothing to do with ours."""
+    (folder / "shout" / "1").mkdir(parents=True)
+    (folder / "shout" / "config.pbtxt").write_text(CONFIG)
+    (folder / "shout" / "1" / "model.py").write_text(SHOUTING)
+    return folder
+
+
 MADE = {
     "efficientnet": folders.efficientnet,
     "nudenet": folders.nudenet,
     "rapidocr": folders.rapidocr,
     "minilm": folders.minilm,
     "silero": folders.silero,
+    "whisper": folders.whisper,
+    "repository": repository,
 }
 
 
@@ -37,7 +69,7 @@ def test_pretrained_models_are_served(kube: Kube, tmp_path: Path) -> None:
         for name, make in MADE.items():
             (tmp_path / name).mkdir()
             store.put(f"{make(tmp_path / name)}/", f"models/{name}/", recursive=True)
-    names = ("images", "detection", "reading", "sentences", "voice")
+    names = ("images", "detection", "reading", "sentences", "voice", "speech", "repository")
     manifests = [yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text()) for name in names]
     kube.apply(*manifests)
     for name in names:
@@ -55,6 +87,9 @@ def test_pretrained_models_are_served(kube: Kube, tmp_path: Path) -> None:
     assert "TEXT" in ask(kube, "reading", "recognise", "IMAGE", portrait)
     assert ask(kube, "sentences", "embed", "TEXT", tmp_path / "sentence.txt").count(",") == 383
     assert "COUNT [[1]]" in ask(kube, "voice", "activity", "AUDIO", sound)
+    heard = ask(kube, "speech", "transcribe", "AUDIO", sound).lower()
+    assert "conference" in heard, heard
+    assert "LOUD [[b'THE FILM WAS" in ask(kube, "repository", "shout", "TEXT", tmp_path / "sentence.txt")
 
     # Another file at the address: no pod serves it under a version that began with the one before.
     with installation_store() as store:

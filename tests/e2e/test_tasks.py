@@ -6,24 +6,29 @@ import itertools
 import subprocess
 import sys
 import tarfile
+import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import yaml
+from tests.e2e.conftest import namespace, upload
+from tests.e2e.kube import service
 from tests.unit.tasks import datasets
 from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from mms_cluster import install
-from mms_operator.cli import cluster_store
 from mms_operator.cli.forward import port_forward
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.conftest import Corpora
     from tests.e2e.kube import Kube
+
+    from mms_cluster import provider
 
 pytestmark = pytest.mark.e2e
 
@@ -58,27 +63,36 @@ NEAR_AND_FAR = b"a departure in Egypt", b"a call in Peru"
 
 
 @pytest.fixture(scope="module")
-def uploaded(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uploaded(digits: Path) -> Path:
     """The data sets, in the installation's store; the folder that they were made in."""
-    folder = tmp_path_factory.mktemp("tasks")
-    datasets.image_folder(folder / "digits")
+    folder = digits.parent
     datasets.tar_of(folder / "scenes", datasets.scenes(600))
     datasets.tar_of(folder / "moves", datasets.videos(240))
     datasets.opinions(folder / "opinions")
     datasets.sentences(folder / "names")
     datasets.paraphrases(folder / "paraphrases")
     datasets.melodies(folder / "speech")
-    place = {"namespace": install.NAMESPACE, "release": install.RELEASE}
-    for data in sorted(folder.iterdir()):
-        for parent in sorted({file.parent for file in data.rglob("*") if file.is_file()}):
-            files = sorted(file for file in parent.iterdir() if file.is_file())
-            cluster_store.put(files, f"s3://corpora/{parent.relative_to(folder)}/", **place)
+    for data in sorted(set(folder.iterdir()) - {digits}):
+        upload(data)
     return folder
 
 
+STEPS = [{"percent": 50, "seconds": 1, "approval": True}]
+CANARY = service("digits-canary", trainingRef={"name": "digits"})
+CANARY["spec"]["rollout"] = {"strategy": "Canary", "canary": {"steps": STEPS}}
+
+
+@pytest.fixture(scope="module")
+def kube(installed: provider.Provider, uploaded: Path) -> Iterator[Kube]:
+    """A namespace where all of them train."""
+    with namespace("tasks") as found:
+        for name in TASKS:
+            found.apply(*yaml.safe_load_all((EXAMPLES / f"{name}.yaml").read_text()))
+        found.apply(*yaml.safe_load_all((EXAMPLES.parent / "precision" / "service.yaml").read_text()), CANARY)
+        yield found
+
+
 def test_tasks(kube: Kube, uploaded: Path) -> None:
-    for name in TASKS:
-        kube.apply(*yaml.safe_load_all((EXAMPLES / f"{name}.yaml").read_text()))
     for expected in TASKS.values():
         done = kube.wait_phase(expected.name, "Complete", SECONDS)
         measured = float(done["status"]["artifact"]["metrics"][expected.metric])
@@ -121,6 +135,64 @@ def test_tasks(kube: Kube, uploaded: Path) -> None:
     assert right["moves"] >= 7
     assert right["opinions"]
     assert right["names"]
+
+
+@pytest.mark.parametrize("name", ["opinions-quick", "digits-quick"])
+def test_precision_is_chosen_by_what_the_pod_measures(kube: Kube, name: str) -> None:
+    kube.wait_condition("modelservice", name, "Ready", "True", seconds=SECONDS)
+    found = kube.get("modelservice", name)["status"]["versions"]["stable"]["precision"]
+    assert found["questions"] >= 20
+    assert float(found["speedUp"]) > 0
+    if found["chosen"] == "INT8":
+        assert float(found["loss"]) <= 0.05
+        assert float(found["speedUp"]) >= 1.1
+    else:
+        assert found["message"] in {"INT8 loses more than is allowed", "INT8 is hardly faster here"}
+
+
+def test_requests_that_are_no_valid_input(kube: Kube) -> None:
+    """An image that is nothing like the digits: refused by default, answered and counted where that is asked for."""
+    for name in ("digits", "digits-quick"):
+        kube.wait_condition("modelservice", name, "Ready", "True", seconds=SECONDS)
+    white = datasets.png(np.full((8, 8), 255, np.uint8))
+    with asked(kube, "digits") as ask, pytest.raises(InferenceServerException, match="row 0 is no valid input"):
+        ask("classify", IMAGE=white)
+    with asked(kube, "digits-quick") as ask:
+        for image in (white, white, datasets.png(datasets.digits()[0][0])):
+            assert ask("classify", IMAGE=image)["LABELS"].size
+    with port_forward(kube.namespace, "svc/digits-quick", 8002) as address:
+        lines = urllib.request.urlopen(f"http://{address}/metrics", timeout=30).read().decode().splitlines()
+    (counted,) = [line for line in lines if line.startswith("mms_anomalous_rows{")]
+    assert 'model="classify"' in counted
+    assert float(counted.rpartition(" ")[2]) == 2
+
+
+def test_a_classifier_takes_the_place_of_another(kube: Kube) -> None:
+    """By a hot swap, in the same pods, and by a canary."""
+    names = ("digits-quick", "digits-canary")
+    for name in names:
+        kube.wait_condition("modelservice", name, "Ready", "True", seconds=SECONDS)
+        assert version(kube, name) == 1
+    pods = {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=digits-quick")}
+    kube.patch("modeltraining", "digits", {"runPolicy": {"run": 2}})
+    kube.wait_condition("modelservice", "digits-canary", "Ready", "False", "AwaitingPromotion", seconds=SECONDS)
+    assert version(kube, "digits-canary-next") == 2
+    kube.run("annotate", "modelservice", "digits-canary", "mms.dev/rollout=promote")
+    for name in names:
+        kube.wait("modelservice", name, lambda s: s["status"]["versions"]["stable"]["version"] == 2, 120, "replaced")
+        kube.wait_condition("modelservice", name, "Ready", "True", seconds=120)
+        assert version(kube, name) == 2
+    assert {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=digits-quick")} == pods
+    assert kube.get("modelservice", "digits-quick")["status"]["versions"]["stable"]["precision"]["questions"] >= 20
+
+
+def version(kube: Kube, name: str) -> int:
+    """The run that made what answers; the answer is right."""
+    image, label = (found[0] for found in datasets.digits())
+    with asked(kube, name) as ask:
+        found = ask("classify", IMAGE=datasets.png(image))
+    assert found["LABELS"][0, 0] == label.encode()
+    return int(found["VERSION"].item())
 
 
 def told(kube: Kube, service: str, *given: str) -> str:

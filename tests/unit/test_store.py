@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import io
 import os
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -17,7 +19,6 @@ from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 def file_store(path: Path, name: str = "") -> Store:
@@ -226,6 +227,45 @@ def test_web(web: str, path: str) -> None:
     assert store.read_bytes(place, 3, 14) == b"34567890123"
     with store.open_read(place) as file:
         assert file.read() == Handler.BODY
+
+
+def test_a_folder_of_a_web_server(tmp_path: Path) -> None:
+    """By its page's links, but for those that sort it and those that lead elsewhere."""
+    (tmp_path / "m" / "sub").mkdir(parents=True)
+    (tmp_path / "m" / "a.txt").write_text("five!")
+    (tmp_path / "m" / "sub" / "b.bin").write_bytes(b"x")
+    (tmp_path / "other").write_text("no part of it")
+
+    class Pages(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given, directory=str(tmp_path))
+
+        def list_directory(self, path: Any) -> io.BytesIO:
+            listed = "".join(f'<a href="{p.name}{"/" * p.is_dir()}">' for p in Path(path).iterdir())
+            page = f'<a href="?C=N;O=D"><a href="../"><a href="/other">{listed}'.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            return io.BytesIO(page)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        place = f"http://127.0.0.1:{serving.server_port}/m"
+        try:
+            found = store.glob(Store(uri=f"{place}/"))
+            listed = store.list_folder(Store(uri=place))
+            with pytest.raises(JobError, match="no file matches"):
+                store.glob(Store(uri=f"{place}/none/"))
+        finally:
+            serving.shutdown()
+            thread.join()
+    assert [(one.uri, one.size) for one in found] == [(f"{place}/a.txt", 5), (f"{place}/sub/b.bin", 1)]
+    assert listed == [one.uri for one in found]
 
 
 @pytest.mark.parametrize(

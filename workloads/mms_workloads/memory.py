@@ -9,6 +9,7 @@ from pathlib import Path
 from mms_workloads.contract import Reason
 from mms_workloads.store import JobError
 
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of malloc.h
 RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
 CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
 
@@ -31,6 +32,17 @@ def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int | None:
     except (OSError, ValueError):
         pass
     return min(found, default=None)
+
+
+def give_back() -> None:
+    """From now on what is freed of a megabyte or more goes back to the system at once, and threads have no heaps of
+    their own, each of which would keep as much as it ever needed; where the C library is glibc. For programs that make
+    few such buffers: each costs its page faults anew.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 1 << 20)
+        library.mallopt(_ARENA_MAX, 1)
 
 
 def trim() -> None:

@@ -138,7 +138,8 @@ def at(store: Store, uri: str) -> Store:
 
 
 def glob(store: Store) -> list[Found]:
-    """The files that the store's URI names, sorted by URI: one file, a pattern with *, or a folder's files.
+    """The files that the store's URI names, sorted by URI: one file, a pattern with *, or a folder's files; a web
+    server's folder ends with /, and its page has a link to each file.
 
     Raises JobError: DataNotFound when there are none.
     """
@@ -146,11 +147,12 @@ def glob(store: Store) -> list[Found]:
         fs, path = filesystem(store)
         scheme = _scheme(store)
         # In a web address a ? starts the query.
-        if any(c in path for c in ("*" if scheme in _WEB else "*?[")):
+        if scheme in _WEB and ("*" in path or store.uri.endswith("/")):
+            names = fs.glob(path) if "*" in path else _linked(fs, path)
+            with ThreadPoolExecutor(AT_ONCE) as pool:  # a page of links says no sizes
+                infos = dict(zip(names, pool.map(fs.info, names), strict=True))
+        elif scheme not in _WEB and any(c in path for c in "*?["):
             infos = fs.glob(path, detail=True)
-            if scheme in _WEB:  # a page of links says no sizes
-                with ThreadPoolExecutor(AT_ONCE) as pool:
-                    infos = dict(zip(infos, pool.map(fs.info, infos), strict=True))
         else:
             info = fs.info(path)
             infos = {path: info} if info["type"] == "file" else fs.find(path, detail=True)
@@ -250,8 +252,17 @@ def list_folder(store: Store) -> list[str]:
         fs, path = filesystem(store)
         fs.invalidate_cache()
         scheme = _scheme(store)
+        if scheme in _WEB:
+            return sorted(_linked(fs, path))
         # Some S3 services list a folder that was emptied, or its placeholder, as an object.
         return sorted(_uri(scheme, name) for name in fs.find(path) if name.startswith(f"{path}/") and name[-1] != "/")
+
+
+def _linked(fs: Any, folder: str) -> list[str]:
+    """The addresses of the files that a web server's folder and those in it link to."""
+    fs.invalidate_cache()
+    base = f"{folder}/"
+    return [url for url in fs.find(base) if url.startswith(base) and not set(url[len(base) :]) & set("?#")]
 
 
 def remove_folder(store: Store) -> None:

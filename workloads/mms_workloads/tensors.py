@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -132,17 +132,38 @@ def read(
 
     Raises ValueError where it is no such file, or not so long.
     """
-    (at, found), tensors = _header(source, size), {}
+    tensors = {}
+
+    def rooms(place: Place) -> Iterator[memoryview]:
+        tensors[place.name] = room(place)
+        yield tensors[place.name].reshape(-1).view(np.uint8).data
+
+    fill(source, size, rooms)
+    return tensors
+
+
+def fill(source: Source, size: int, rooms: Callable[[Place], Iterable[memoryview]]) -> None:
+    """Reads a file of `size` bytes to its end; rooms: where the bytes of a tensor belong, piece by piece.
+
+    Raises ValueError where it is no such file, or not so long.
+    """
+    at, found = _header(source, size)
     for name, place in found.items():
         place.check()
         if place.begin != at:
             raise ValueError(f"tensor {name!r} does not follow what is before it")
-        tensors[name] = room(place)
-        _fill(source, tensors[name].reshape(-1).view(np.uint8).data)
+        for room in rooms(place):
+            _fill(source, room)
         at = place.end
     if at != size:
         raise ValueError(f"{size} bytes, and its tensors end at {at}")
-    return tensors
+
+
+def nowhere(size: int) -> Iterator[memoryview]:
+    """Room for so many bytes that nobody wants."""
+    room = memoryview(bytearray(min(size, PIECE_BYTES)))
+    for begin in range(0, size, PIECE_BYTES):
+        yield room[: size - begin]
 
 
 def _read(source: Source, count: int) -> bytes:

@@ -34,12 +34,9 @@ def put(files: list[Path], uri: str, *, namespace: str, release: str) -> list[tu
             client_kwargs={"endpoint_url": f"http://{address}"},
             config_kwargs={"s3": {"addressing_style": "path"}},
         )
-        written = []
-        for file in files:
-            target = f"{uri.rstrip('/')}/{file.name}"
-            store.put_file(str(file), target)
-            written.append((target, file.stat().st_size))
-        return written
+        targets = [f"{uri.rstrip('/')}/{file.name}" for file in files]
+        store.put([str(file) for file in files], targets)  # several at a time: folders of images are small files
+        return [(target, file.stat().st_size) for target, file in zip(targets, files, strict=True)]
 
 
 def _keys(namespace: str, secret: str) -> dict[str, str]:

@@ -179,10 +179,10 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def __init__(self, **options: Any) -> None:
             seen.append(options)
 
-        def put_file(self, source: str, target: str) -> None:
-            if "forbidden" in target:
+        def put(self, sources: list[str], targets: list[str]) -> None:
+            if any("forbidden" in target for target in targets):
                 raise PermissionError("Access Denied")
-            seen.append((source.rsplit("/", 1)[1], target))
+            seen.extend((source.rsplit("/", 1)[1], target) for source, target in zip(sources, targets, strict=True))
 
     monkeypatch.setattr(s3fs, "S3FileSystem", FileSystem)
     return seen

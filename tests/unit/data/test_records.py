@@ -254,7 +254,10 @@ BAD = {
     "another kind": ('{"text": "x", "label": 3}', "a label of kind integer"),
     "no label": ('{"text": "x"}', "no label"),
     "not finite": ('{"text": "x", "label": NaN}', "not finite"),
-    "damaged image": ('{"text": {"base64": "iVBORw0KGgo="}, "label": "a"}', "no intact image"),
+    "damaged image": (
+        '{"text": {"base64": "iVBORw0KGgo="}, "label": "a"}',
+        "8 bytes that are no image of a kind that is known",
+    ),
 }
 
 
@@ -301,7 +304,8 @@ def test_a_damaged_image_is_a_bad_record(tmp_path: Path) -> None:
         (tmp_path / "data" / "a" / f"{i}.png").write_bytes(png(i, 32, 32))
     (tmp_path / "data" / "a" / "3.png").write_bytes(png(3, 32, 32)[:900])
     found = corpus(described(tmp_path / "data"), tmp_path)
-    assert len(found.schema.bad) == 1
+    (bad,) = found.schema.bad
+    assert "900 bytes that are a damaged image (image file is truncated)" in bad.reason
     assert sorted(i for i, _ in by_blocks(found)) == sorted(png(i, 32, 32) for i in range(3))
 
 

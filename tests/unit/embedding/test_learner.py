@@ -75,6 +75,19 @@ def test_a_round_of_more_work_has_fewer_blocks(tmp_path: Path) -> None:
     assert module.work(WordEmbedding(objective="Softmax"), 10_000) > 100 * module.work(WordEmbedding(), 10_000)
 
 
+def test_a_round_has_no_more_blocks_than_there_is_memory_for(tmp_path: Path) -> None:
+    """Of rows that are pulled: one at first, then by what the last rounds needed, half of the memory at most."""
+    held = learner(tmp_path, 64, dimensions=16, subwords={"buckets": 1_000_000})
+    row = module.HELD * 16 * 4
+    assert held.fitting(None) == held.fitting(4 * row * 1_000_000) == module.LONGEST_ROUND
+    assert held.fitting(row * 1000) == 1
+    held.needed.append((1, 100))
+    assert held.fitting(row * (1000 - 100)) == 5
+    held.needed.append((5, 300))
+    assert held.fitting(row * (1000 - 300)) == 5
+    assert held.fitting(0) == 1
+
+
 def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A round of four blocks ends where the next one begins."""
     it = learner(tmp_path, 4)
@@ -108,6 +121,17 @@ def test_rows_are_those_that_are_touched(tmp_path: Path) -> None:
     assert torch.equal(told["contexts"], state.touches.contexts.nonzero().squeeze(1))
     assert [(t.name, t.rows) for t in it.tables()] == [("vectors", 1008), ("contexts", 8)]
     assert it.rows([]) == {}
+
+
+@pytest.mark.parametrize("least", [9, 8], ids=["few words", "many"])
+def test_a_graph_of_many_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int) -> None:
+    monkeypatch.setattr(module.graph, "LEAST_WORDS", least)
+    it = learner(tmp_path, 4)
+    state = it.start()
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    it.write(state, it.evaluate(state), folder)
+    assert (folder / "neighbours.usearch").exists() == (least <= len(WORDS))
 
 
 def test_what_is_written(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import lzma
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,3 +150,29 @@ def test_results_that_have_no_place_are_refused_before_the_work(tmp_path: Path, 
     with pytest.raises(NotADirectoryError, match="name a folder"):
         local.embed(settings(corpus), tmp_path / "out", tmp_path / "scratch", told.append)
     assert told == []
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from mms_workloads.contract import Store, WordEmbedding
+from mms_workloads.embedding import local
+task = WordEmbedding(dimensions=100, minCount=1)
+settings = local.Settings(Store(uri=sys.argv[1]), task, epochs=1, learning_rate=0.05, seed=1, threads=2)
+(scratch := Path(sys.argv[2]) / "scratch").mkdir()
+words = len(local.embed(settings, Path(sys.argv[2]) / "out", scratch, lambda _: None).words)
+print(words, Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    """The matrices, the vocabulary, and 100 MiB for all else, the interpreter among it."""
+    rng = np.random.default_rng(1)
+    numbers = np.minimum(rng.zipf(1.3, 5_000_000), 20_000)
+    (tmp_path / "corpus").write_text(" ".join(map(str, numbers.tolist())))
+    command = [sys.executable, "-c", PEAK, f"file://{tmp_path}/corpus", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    words, peak = map(int, said.stdout.split())
+    matrices, vocabulary = 2 * words * 112 * 4, 200 * words
+    assert peak * 1024 < matrices + vocabulary + (100 << 20), (words, peak)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from mms_workloads.embedding import graph
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -76,7 +78,16 @@ def golden_of(words: list[str], vectors: np.ndarray, rows: tuple[int, ...] = (0,
     }
 
 
-def build(folder: Path, size: int = 200, dimensions: int = 8, seed: int = 0, version: int = 3) -> Built:
+def build(
+    folder: Path,
+    size: int = 200,
+    dimensions: int = 8,
+    seed: int = 0,
+    version: int = 3,
+    *,
+    neighbours: bool = False,
+) -> Built:
+    """neighbours: with their graph."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors = np.random.default_rng(seed).normal(size=(size, dimensions)).astype(np.float32)
     words = words_of(size)
@@ -84,7 +95,11 @@ def build(folder: Path, size: int = 200, dimensions: int = 8, seed: int = 0, ver
     (folder / "vocabulary.txt").write_text("".join(f"{word}\t{size - row}\n" for row, word in enumerate(words)))
     (folder / "golden.json").write_text(json.dumps(golden_of(words, vectors)))
     (folder / "evaluation.json").write_text("{}")
-    return Built(folder, seal(folder, version=version), words, vectors)
+    names = FILES
+    if neighbours:
+        graph.build(vectors, folder / graph.FILE, threads=1)
+        names += (graph.FILE,)
+    return Built(folder, seal(folder, version=version, names=names), words, vectors)
 
 
 def seal(folder: Path, *, version: int = 3, names: Sequence[str] = FILES, **changes: Any) -> str:

@@ -65,7 +65,7 @@ def pictures(folder: Path, labels: tuple[str, ...] = ("red", "green", "blue"), v
 
 def test_images_are_served_batched_swapped_and_measured(tmp_path: Path) -> None:
     pod = ServingPod(tmp_path / "pod", triton_home(), built=pictures(tmp_path / "store", version=4))
-    pod.more = {"measure": {"limitSeconds": 2}, "anomalies": "Count"}
+    pod.more = {"measure": {"limitSeconds": 2}, "anomalies": "Count", "batching": {"instances": 2}}
     try:
         pod.start_all()
         wait(lambda: pod.readyz()[0] == 200)
@@ -81,9 +81,12 @@ def test_images_are_served_batched_swapped_and_measured(tmp_path: Path) -> None:
             assert [one.tolist() for one in answers] == [[[b"red"]], [[b"green"]]] * 20
         with pytest.raises(InferenceServerException, match=r"IMAGE\[0\]: 3 bytes that are no image"):
             ask(pod, "classify", IMAGE=request(b"abc"))
-        ask(pod, "classify", PIXELS=np.full((1, 3, 4, 4), 7, np.float32))
+        odd = np.full((1, 3, 4, 4), 7, np.float32)
+        with ThreadPoolExecutor(4) as clients:
+            list(clients.map(lambda _: ask(pod, "classify", PIXELS=odd), range(20)))
         with urllib.request.urlopen(f"http://127.0.0.1:{pod.ports[2]}/metrics") as answer:
-            assert 'mms_anomalous_rows{model="classify"} 1' in answer.read().decode()
+            counted = [line for line in answer.read().decode().splitlines() if line.startswith("mms_anomalous_rows{")]
+        assert counted == ['mms_anomalous_rows{model="classify"} 20'], "of both processes together"
 
         other = pictures(tmp_path / "other", ("rot", "grün", "blau"), version=5)
         pod.want(other)

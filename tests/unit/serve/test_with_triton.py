@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
 
 from mms_workloads.contract import Outcome
+from mms_workloads.embedding import graph
 from mms_workloads.serve import query
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ def test_a_wrong_golden_case_is_never_ready(pod: ServingPod) -> None:
 
 def test_another_artifact_in_the_running_models(pod: ServingPod) -> None:
     """Of other words and dimensions: no request fails, each answer is of one artifact, and back is quick."""
-    other = artifacts.build(pod.root / "other", size=1500, dimensions=20, seed=7, version=4)
+    other = artifacts.build(pod.root / "other", size=1500, dimensions=20, seed=7, version=4, neighbours=True)
     pod.start_all()
     wait(lambda: pod.readyz()[0] == 200)
     best = {
@@ -165,11 +167,19 @@ def test_another_artifact_in_the_running_models(pod: ServingPod) -> None:
         for one in asking:
             one.result()
     assert set(seen) == {(pod.digest, 3), (other.digest, 4)}
+    assert any(str(pod.root) in line for line in mapped(graph.FILE))
 
     pod.processes["triton"].send_signal(signal.SIGKILL)
     pod.processes["triton"].wait()
     pod.start_triton()
     wait(lambda: pod.readyz()[0] == 200 and query.neighbours(url, ["word5"], 4)[0].digest == other.digest)
+
+
+def mapped(name: str) -> Iterator[str]:
+    """Lines of the maps of all processes, of files with this name."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # of a process that has ended
+            yield from (line for line in maps.read_text().splitlines() if line.endswith(name))
 
 
 def test_what_is_measured_for_an_analysis(pod: ServingPod) -> None:

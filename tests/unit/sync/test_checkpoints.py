@@ -20,7 +20,7 @@ from mms_workloads.sync import checkpoints, startup
 from mms_workloads.sync.leases import Progress
 from mms_workloads.train import checkpoint
 from mms_workloads.train.learner import Place
-from mms_workloads.train.state import part
+from mms_workloads.train.state import part, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -260,6 +260,45 @@ def test_parts_are_put_together(storage: Store, scratch: Path, parts: int) -> No
         "vectors": {"parameters": (3, 2)},
         "contexts": {"parameters": (3, 2)},
     }
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize(("start", "stop"), [(0, 7), (0, 2), (2, 5), (6, 7), (3, 3)])
+def test_a_window_is_read_of_what_others_wrote(
+    storage: Store, scratch: Path, parts: int, start: int, stop: int
+) -> None:
+    rows = np.arange(14, dtype=np.float32).reshape(7, 2)
+    state = EmbeddingState.start(Parameters(rows, -rows))
+    entries = {}
+    for i in range(parts):
+        target = stores.child(storage, "checkpoints/step-0000000001-x")
+        entries |= checkpoint.write_part(target, part(state.tables(), i, parts), Place(i, parts), {}, scratch)
+    reference = checkpoints.commit(storage, "step-0000000001-x", entries, 1)
+    windows = {"vectors": (start, stop), "contexts": (0, 1)}
+    found = checkpoint.load(storage, reference, scratch, windows.__getitem__)
+    assert found["vectors"]["parameters"].tolist() == rows[start:stop].tolist()
+    assert found["contexts"]["parameters"].tolist() == (-rows[:1]).tolist()
+    with pytest.raises(JobError, match="7 rows of vectors/parameters, fewer than the model"):
+        checkpoint.load(storage, reference, scratch, lambda _: (0, 8))
+
+
+def test_it_is_read_into_memory_that_is_there(storage: Store, scratch: Path) -> None:
+    """Where that is contiguous and of its shape."""
+    reference = save(storage, scratch, 5)
+    room, apart = torch.zeros(3, 2), torch.zeros(3, 4)[:, :2]
+    into = {"vectors": {"parameters": room}, "contexts": {"parameters": apart}}
+    found = checkpoint.load(storage, reference, scratch, into=into)
+    assert found["vectors"]["parameters"].data_ptr() == room.data_ptr()
+    assert room.tolist() == [[5, 5]] * 3
+    assert found["contexts"]["parameters"].tolist() == [[-5, -5]] * 3
+    assert not apart.any()
+    take(into["vectors"] | into["contexts"], found["contexts"])
+    assert apart.tolist() == [[-5, -5]] * 3
+    other = checkpoint.load(storage, reference, scratch, into={"vectors": {"parameters": torch.zeros(4, 2)}})
+    assert other["vectors"]["parameters"].tolist() == room.tolist()
+    slots = {"parameters": torch.ones(1), "mean": torch.ones(1)}
+    take(slots, {"parameters": torch.full((1,), 3.0)})
+    assert slots == {"parameters": 3, "mean": 0}
 
 
 def test_a_checkpoint_without_one_of_its_parts(storage: Store, scratch: Path) -> None:

@@ -12,41 +12,36 @@ import pytest
 import torch
 from tests.unit.tasks import datasets
 from tests.unit.tasks.test_data_of_tasks import of_example
+from tests.unit.tasks.test_starting import bert
 from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, served_as_published
 from tests.unit.train.quick import QuickRun
 from torch import nn
 from torch.nn import functional
 
 from mms_workloads import privacy
-from mms_workloads.contract import Differential, ImageClassification, Optimizer
+from mms_workloads.contract import Adapter, Differential, ImageClassification, Optimizer, TextClassification
 from mms_workloads.data.schema import Schema
 from mms_workloads.media import images
 from mms_workloads.store import JobError
 from mms_workloads.sync.leases import Progress, Slice
-from mms_workloads.tasks import starting
+from mms_workloads.tasks import starting, texts
 from mms_workloads.tasks.image_classification import ImageClassifier
 from mms_workloads.tasks.learner import TaskLearner
 from mms_workloads.tasks.private import PrivateState
+from mms_workloads.tasks.starting import Start
+from mms_workloads.tasks.text_classification import TextClassifier
 from mms_workloads.train.learner import Place
 from mms_workloads.train.state import agree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GIVEN = Differential(epsilon=8, delta=1e-5, maxGradientNorm=0.5)
 ADAM = Optimizer(name="AdamW", learningRate=0.002)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("epsilon", "epochs"), [(8.0, 1), (8.0, 20), (1.0, 5)])
@@ -118,7 +113,7 @@ def state_of(task: ImageClassifier, multiplier: float) -> PrivateState:
     return PrivateState(task.build(1).train(), ADAM, GIVEN, multiplier)
 
 
-def loss_of(task: ImageClassifier) -> Any:
+def loss_of(task: ImageClassifier | TextClassifier) -> Any:
     return lambda network, batch: task.loss(network, batch, torch.Generator())
 
 
@@ -138,6 +133,36 @@ def test_each_record_is_clipped() -> None:
     state.reset()
     state.add({name: tensor[:1] for name, tensor in batch.items()}, loss_of(task), 1)
     assert state.gradient.norm() == pytest.approx(GIVEN.maxGradientNorm, rel=1e-3)
+
+
+def test_adapters_are_trained_privately(tmp_path: Path) -> None:
+    bert(tmp_path, [*datasets.GOOD, *datasets.BAD, *datasets.FILLING])
+    spec = TextClassification(architecture="Pretrained", maxLength=16)
+    start = Start(tmp_path, "u", None, "LoRA", Adapter(rank=2))
+    task = TextClassifier(spec, ["bad", "good"], start, texts.words({}, spec, start))
+    records = [
+        {"input": f"a film {w}", "label": label}
+        for label in task.classes
+        for w in (datasets.BAD, datasets.GOOD)[label == "good"]
+    ]
+    batch, network = task.prepare(records), task.build(1)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:  # zero at first: the gradients of the others would be, too
+            nn.init.normal_(parameter, std=0.1)
+    state = PrivateState(network.train(), ADAM, GIVEN, 1.0)
+    agree(state, 0, "1", Progress.none(1))
+    state.add({name: tensor[:1] for name, tensor in batch.items()}, loss_of(task), 1)
+    assert state.gradient.norm() == pytest.approx(GIVEN.maxGradientNorm, rel=1e-3)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    assert len(trained) > 4
+    assert all(p.grad is not None and p.grad.any() for p in trained)
+    assert len(state.gradient) == sum(p.numel() for p in trained) < sum(p.numel() for p in network.parameters()) / 4
+    losses = []
+    for _ in range(60):
+        state.reset()
+        losses.append(state.add(batch, loss_of(task), 1))
+        state.update(len(records), 0.005)
+    assert losses[-1] < losses[0] / 2, losses
 
 
 def test_a_record_that_is_not_finite_counts_for_nothing() -> None:

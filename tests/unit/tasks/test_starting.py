@@ -9,17 +9,29 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.unit.serve import transformers_folders
 from tests.unit.tasks import datasets
 from tests.unit.tasks.test_task_runs import PICTURE, artifact, job, metrics, run, served_as_published
 from tests.unit.train.quick import QuickRun
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from mms_workloads.contract import Adapter, ImageClassification, Pretrained, Store, TextClassification
+from mms_workloads.contract import (
+    Adapter,
+    ImageClassification,
+    ObjectDetection,
+    Pretrained,
+    SpeechRecognition,
+    Store,
+    TextClassification,
+)
 from mms_workloads.store import JobError
 from mms_workloads.tasks import starting, texts
+from mms_workloads.tasks.object_detection import ObjectDetector
+from mms_workloads.tasks.speech_recognition import SpeechRecogniser
 from mms_workloads.tasks.starting import Start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SPEC = ImageClassification(height=32, width=32, channels=3, architecture="timm/resnet10t")
@@ -124,6 +136,26 @@ def test_a_folder_of_transformers_is_trained_further(tmp_path: Path, method: str
     )
     assert metrics(run(tmp_path, training))["accuracy"] > (0.95 if method == "Full" else 0.8)
     served_as_published(tmp_path, "textClassification")
+
+
+MADE: dict[str, Callable[[Path], Any]] = {
+    "whisper": transformers_folders.whisper,
+    "wav2vec2": lambda folder: transformers_folders.wav2vec2(folder, "layer"),
+    "yolos": transformers_folders.yolos,
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("whisper", "speech"), ("wav2vec2", "speech"), ("yolos", "detection")])
+def test_folders_that_a_task_does_not_start_from(tmp_path: Path, name: str, kind: str) -> None:
+    MADE[name](tmp_path / "folder")
+    start = starting.fetch(Pretrained(store=Store(uri=f"file://{tmp_path}/folder")), tmp_path)
+    task = (
+        SpeechRecogniser(SpeechRecognition(), start)
+        if kind == "speech"
+        else ObjectDetector(ObjectDetection(), ["a"], start)
+    )
+    with pytest.raises(JobError, match=rf"pretrained file://.*{task.kind} alone: name a .* in pretrained\.trainingRef"):
+        task.build(1)
 
 
 def word_vectors(folder: Path) -> Start:

@@ -12,29 +12,20 @@ import pytest
 import torch
 from tests.unit.data.counted import counted, described
 from tests.unit.tasks import datasets
-from tests.unit.tasks.test_starting import word_vectors
+from tests.unit.tasks.test_starting import bert, word_vectors
 from tests.unit.tasks.test_task_runs import artifact, job, metrics, run, served_as_published
 
 from mms_workloads.contract import TextMatching
 from mms_workloads.serve.pipelines import RequestError
 from mms_workloads.store import JobError
-from mms_workloads.tasks import starting, text_matching, texts
+from mms_workloads.tasks import exporting, starting, text_matching, texts
+from mms_workloads.tasks.starting import Start
 from mms_workloads.tasks.text_matching import Goal, TextMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from mms_workloads.tasks.starting import Start
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def asked(*values: str) -> np.ndarray:
@@ -124,6 +115,19 @@ def test_word_vectors_are_the_input(tmp_path: Path) -> None:
     found, network = trained(matcher(Goal("Whether", ("0", "1")), {}, start, dimensions=16), records, steps=12)
     assert found > 0.85
     assert not network.encoder.words.weight.requires_grad  # type: ignore[union-attr]
+
+
+def test_a_folder_of_transformers_is_trained_further(tmp_path: Path) -> None:
+    datasets.paraphrases(tmp_path, 400)
+    pairs = [json.loads(line) for line in (tmp_path / "paraphrases.jsonl").read_text().splitlines()]
+    records = [{"input": (pair["sentence1"], pair["sentence2"]), "label": None} for pair in pairs]
+    (folder := tmp_path / "bert").mkdir()
+    bert(folder, sorted({word for pair in pairs for text in pair.values() for word in text.lower().split()}))
+    task = matcher(Goal("Matches"), {}, Start(folder, "u"), architecture="Pretrained", maxLength=16)
+    found, network = trained(task, records)
+    assert found > 0.8  # an eightieth by chance
+    module, example, varying = task.exported(network)
+    exporting.to_onnx(module, example, varying, task.outputs(), tmp_path / "model.onnx")
 
 
 def test_a_text_that_occurs_twice_in_a_batch_is_no_other() -> None:

@@ -62,6 +62,9 @@ class CountingLearner:
     def tables(self) -> Sequence[Table]:
         return [Table(TABLE, self.starts[-1])]
 
+    def initial(self, table: str, start: int, stop: int) -> Mapping[str, torch.Tensor]:
+        return {slot: rows[start:stop] for slot, rows in self.start().tables()[table].items()}
+
     def rows(self, _: Sequence[Slice]) -> Mapping[str, torch.Tensor]:
         return {}
 

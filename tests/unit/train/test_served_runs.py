@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +19,6 @@ from mms_workloads.contract import Desired, JobFile, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 LANGUAGE = {"languageModel": {"dimensions": 16, "layers": 1, "heads": 2, "contextLength": 16}}
 MODES = ["Synchronous", "BoundedStaleness", "Asynchronous"]
@@ -54,6 +56,31 @@ def test_word_vectors(tmp_path: Path, mode: str) -> None:
     outcome = runs.run_to_the_end(tmp_path, job(tmp_path, mode))
     runs.artifact(tmp_path, outcome)
     assert complete(outcome)["contextAUC"] > 0.8
+
+
+def test_more_rows_than_a_worker_has_memory_for(tmp_path: Path) -> None:
+    """Shards hold them, a worker those of a round; the one that writes the artifact has the rest in files."""
+    few, many = (most_memory(tmp_path / str(buckets), buckets) for buckets in (1000, 400_000))
+    table = 400_000 * 160 * 4
+    for worker in ("worker-0", "worker-1"):
+        assert many[worker] - few[worker] < table / 4, (few, many)
+
+
+def most_memory(folder: Path, buckets: int) -> dict[str, int]:
+    """Bytes of its own that each process had at most: without files that are mapped."""
+    task = {"wordEmbedding": {"dimensions": 160, "minCount": 1, "subwords": {"buckets": buckets}}}
+    most: dict[str, int] = {}
+    with QuickRun(folder / "run", job(folder, task=task, evaluation={"split": 0})) as run:
+        run.start()
+        while (report := run.status()) is None or report.outcome is None:
+            for name in ("worker-0", "worker-1"):
+                with contextlib.suppress(OSError):  # of a worker that has ended
+                    status = Path(f"/proc/{runs.child(run.processes[name].pid)}/status").read_text()
+                    found = int(status.partition("RssAnon:")[2].split()[0]) * 1024
+                    most[name] = max(most.get(name, 0), found)
+            time.sleep(0.02)
+        complete(run.outcome(SECONDS))
+    return most
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -188,12 +188,13 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
     (ring,) = Table(1).rings()
     for reason, expected in ((Reason.CREDENTIALS_INVALID, JobError), (Reason.ARTIFACT_CORRUPT, Superseded)):
 
-        def fail(*_: object, reason: Reason = reason) -> None:
+        def fail(*_: object, reason: Reason = reason, **__: object) -> None:
             raise JobError(reason, "no")
 
         monkeypatch.setattr(checkpoint, "load", fail)
         with pytest.raises(expected):
             made._agree(ring, begin(step=3, checkpoint=reference))
+        assert made.state is None, "it may hold a part of it"
 
 
 def test_another_plan_voids_what_was_learnt(made: worker.Worker) -> None:

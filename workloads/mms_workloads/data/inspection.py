@@ -8,7 +8,7 @@ import wave
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from mms_workloads.data.schema import NOTHING, PAIR, Bad, class_of
 from mms_workloads.media import images
@@ -179,6 +179,8 @@ def _pixels(given: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
                     for f, _ in zip(ImageSequence.Iterator(opened), range(MOST_FRAMES), strict=False)
                 ]
                 return np.stack(frames).reshape(len(frames), opened.height, opened.width, channels)
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise MediaError(f"{len(given)} bytes that are no image of a kind that is known") from error
     except MediaError:
         raise
     except Exception as error:  # what Pillow raises for damaged files is of many kinds

@@ -91,7 +91,8 @@ def read_manifest(store: Store, data_key: bytes) -> Manifest:
     if sealed.manifest_mac(data_key, dataset, text.encode()) != outer.get("mac"):
         raise JobError(
             Reason.CREDENTIALS_INVALID,
-            f"{file.uri} was made with another data key, or was altered: give the key that mms data encrypt was given",
+            f"{file.uri} was made with another data key, or was altered: give the key that mms data encrypt was given "
+            "(data.encryption.keySecretRef, --key-file)",
         )
     blocks = tuple(
         Found(stores.child(folder, block_name(i)).uri, size, digest) for i, (size, digest, _) in enumerate(entries)

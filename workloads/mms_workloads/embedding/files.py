@@ -27,9 +27,14 @@ REPORT = "report.html"
 ROWS_AT_ONCE = 4096
 
 
-def words_of(parameters: Parameters, words: Distribution) -> NDArray[np.float32]:
-    """The words' vectors [V, d]."""
-    return parameters.vectors if words.pieces is None else composed(parameters.vectors, words.pieces)
+def words_of(
+    parameters: Parameters, words: Distribution, matrix: Callable[[int, int], NDArray[np.float32]] | None = None
+) -> NDArray[np.float32]:
+    """The words' vectors [V, d]; matrix: makes room for them where they are made of n-grams."""
+    if words.pieces is None:
+        return parameters.vectors
+    room = matrix(len(words.keep), parameters.vectors.shape[1]) if matrix else None
+    return composed(parameters.vectors, words.pieces, room)
 
 
 def write(

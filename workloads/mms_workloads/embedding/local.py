@@ -67,6 +67,7 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
     """Writes the artifact's files, vectors.bin and report.html into `output`, a folder. Raises JobError, OSError."""
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file: name a folder for the results")
+    memory.give_back()
     clock = _Clock(tell)
     clock.enter("counting")
     plan = _plan(settings, scratch)

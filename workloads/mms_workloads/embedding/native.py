@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 LIBRARY = Path(__file__).with_name("libmms_embedding.so")
 OK = 0
 LINE = 16  # floats of a cache line
@@ -26,6 +26,8 @@ class Words(Structure):
     _fields_ = (
         ("vectors", c_void_p),
         ("contexts", c_void_p),
+        ("vector_places", c_void_p),
+        ("context_places", c_void_p),
         ("vector_touches", c_void_p),
         ("context_touches", c_void_p),
         ("subword_starts", c_void_p),

@@ -6,6 +6,8 @@ Rows of such a matrix begin on cache lines: it is a view [rows, d] of one whose 
 from __future__ import annotations
 
 import mmap
+import os
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from mms_workloads import memory
 from mms_workloads.embedding.native import LINE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 LARGE_PAGE = 2 << 20  # bytes
@@ -40,19 +44,35 @@ def buffer(size: int) -> NDArray[np.float32]:
     return found
 
 
+def on_disk(rows: int, columns: int, folder: Path) -> NDArray[np.float32]:
+    """Zeros [rows, columns] in a file without a name in `folder`. Raises OSError where there is no room for it."""
+    size = rows * columns * 4
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # or a disk that is full would kill the process that writes
+        return np.frombuffer(mmap.mmap(file.fileno(), size), np.float32).reshape(rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where matrices hold some of the rows only: row r is at [places[r]]. int32, of all rows."""
+
+    vectors: NDArray[np.int32]
+    contexts: NDArray[np.int32]
+
+
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The two matrices of the model."""
+    """The two matrices of the model: all rows, or with `places` some."""
 
     vectors: NDArray[np.float32]  # [V, d] of words as inputs: what is published; with subwords [V + buckets, d]
     contexts: NDArray[np.float32]  # [V, d] of words as outputs, or of the tree's inner nodes
+    places: Places | None = None
 
     def copy(self) -> Parameters:
         """Copies that can be trained."""
-        copies = [matrix(*one.shape) for one in (self.vectors, self.contexts)]
-        for copy, one in zip(copies, (self.vectors, self.contexts), strict=True):
-            copy[:] = one
-        return Parameters(*copies)
+        copies = Parameters(matrix(*self.vectors.shape), matrix(*self.contexts.shape))
+        copies.vectors[:], copies.contexts[:] = self.vectors, self.contexts
+        return copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +93,29 @@ class BlockStats:
 def initial_parameters(vocabulary: int, dimensions: int, seed: int, buckets: int = 0) -> Parameters:
     """word2vec's start: inputs uniform in +-0.5/d, outputs zero. They can be trained."""
     vectors = matrix(vocabulary + buckets, dimensions)
-    rng = np.random.default_rng(seed)
-    for first in range(0, len(vectors), ROWS_AT_ONCE):
-        part = vectors[first : first + ROWS_AT_ONCE]
-        part[:] = (rng.random(part.shape, np.float32) - 0.5) / dimensions
+    initial_rows(vectors, 0, seed)
     return Parameters(vectors, matrix(vocabulary, dimensions))
+
+
+def initial_rows(out: NDArray[np.float32], first: int, seed: int) -> None:
+    """Fills the rows [n, d] of inputs from `first` on, as they are at the start, whoever holds which."""
+    stop, dimensions = first + len(out), out.shape[1]
+    for chunk in range(first // ROWS_AT_ONCE, -(-stop // ROWS_AT_ONCE)):
+        begin = chunk * ROWS_AT_ONCE
+        low, high = max(first, begin), min(stop, begin + ROWS_AT_ONCE)
+        drawn = np.random.default_rng((seed, chunk)).random((high - begin, dimensions), np.float32)
+        out[low - first : high - first] = (drawn[low - begin :] - 0.5) / dimensions
 
 
 def need(vocabulary: int, dimensions: int, buckets: int = 0, *, copies: int = 1) -> None:
     """Raises JobError OutOfMemory where there is no room for so many copies of the parameters."""
-    size = (2 * vocabulary + buckets) * -(-dimensions // LINE) * LINE * 4
+    room(copies * (2 * vocabulary + buckets), dimensions, f"a model of {vocabulary} words")
+
+
+def room(rows: int, columns: int, what: str) -> None:
+    """Raises JobError OutOfMemory where there is none for a `matrix` [rows, columns]."""
     remedy = "lower dimensions, maxVocabulary or subwords.buckets, or raise the memory limit"
-    memory.need(copies * size, f"a model of {vocabulary} words", remedy)
+    memory.need(rows * -(-columns // LINE) * LINE * 4, what, remedy)
 
 
 def no_touches(vocabulary: int, buckets: int = 0) -> Touches:

@@ -47,7 +47,8 @@ def train_block(
 ) -> BlockStats:
     """Trains on a block in place. tokens: [n], below 0 ends a sentence; rates: learning rate at start and end.
 
-    A touch of a context is the part of an input's targets that the model gives it, and each time that it is one.
+    A touch of a context is the part of an input's targets that the model gives it, and each time that it is one. There
+    must be all contexts.
     """
     rng, pairs, loss = np.random.default_rng(seed), 0, 0.0
     with threadpool_limits(limits=threads, user_api="blas"):
@@ -64,8 +65,9 @@ def train_block(
 def step(parameters: Parameters, batch: Windows, rate: float, touches: Touches | None = None) -> float:
     """Takes a step against the summed gradient of the batch; returns its summed loss."""
     vectors, contexts = parameters.vectors, parameters.contexts
+    at = batch.words if parameters.places is None else parameters.places.vectors[batch.words]
     sizes = np.diff(batch.starts)
-    inputs = np.add.reduceat(vectors[batch.words], batch.starts[:-1]) / sizes[:, None].astype(np.float32)
+    inputs = np.add.reduceat(vectors[at], batch.starts[:-1]) / sizes[:, None].astype(np.float32)
     scores = inputs @ contexts.T
     targets = np.bincount(batch.owners, minlength=len(sizes)).astype(np.float32)
     of_targets = scores[batch.owners, batch.targets]
@@ -84,7 +86,7 @@ def step(parameters: Parameters, batch: Windows, rate: float, touches: Touches |
     change = scores @ contexts
     contexts -= scores.T @ inputs
     # Each word of a bag gets the whole of the mean's gradient, as in word2vec.c.
-    np.subtract.at(vectors, batch.words, np.repeat(change, sizes, axis=0))
+    np.subtract.at(vectors, at, np.repeat(change, sizes, axis=0))
     return loss
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from mms_workloads.embedding import native
@@ -14,6 +15,7 @@ from mms_workloads.train.state import Agreement
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from mms_workloads.sync.leases import Slice
@@ -69,6 +71,18 @@ class EmbeddingState:
         """Rows of vectors."""
         return self.base.vectors.shape[0]
 
+    def training(self) -> Parameters:
+        """What a round trains."""
+        return self.working.parameters()
+
+    def parameters(self) -> Parameters:
+        """What is agreed."""
+        return self.base.parameters()
+
+    def matrix(self, rows: int, columns: int) -> NDArray[np.float32]:
+        """Room for what is made of all rows."""
+        return np.empty((rows, columns), np.float32)
+
     def tables(self) -> Tables:
         return {"vectors": {"parameters": self.base.vectors}, "contexts": {"parameters": self.base.contexts}}
 
@@ -115,5 +129,4 @@ class EmbeddingState:
         self.touches.zero_()
 
     def next_round(self) -> None:
-        """The rows of the working copy that were changed are stale until they are pulled again."""
         self.touches.zero_()

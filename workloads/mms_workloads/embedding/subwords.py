@@ -41,10 +41,12 @@ def pieces(words: Sequence[str], settings: Subwords) -> Pieces:
     return Pieces(*text.ngrams(words, settings.minLength, settings.maxLength, settings.buckets))
 
 
-def composed(vectors: NDArray[np.float32], parts: Pieces) -> NDArray[np.float32]:
+def composed(
+    vectors: NDArray[np.float32], parts: Pieces, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """vectors: [V + buckets, d]. Of the words [V, d]."""
     size = len(parts.starts) - 1
-    out = np.empty((size, vectors.shape[1]), np.float32)
+    out = np.empty((size, vectors.shape[1]), np.float32) if out is None else out
     for first in range(0, size, ROWS_AT_ONCE):
         starts = parts.starts[first : first + ROWS_AT_ONCE + 1]
         rows = vectors[parts.rows[starts[0] : starts[-1]]]

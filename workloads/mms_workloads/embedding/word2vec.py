@@ -46,6 +46,8 @@ def train_block(
     model = _model(words, task, touches)
     model.stride = native.stride(parameters.vectors, parameters.contexts)
     model.vectors, model.contexts = at(parameters.vectors), at(parameters.contexts)
+    if parameters.places is not None:
+        model.vector_places, model.context_places = at(parameters.places.vectors), at(parameters.places.contexts)
     done = _run(model, _passes(tokens, rates, seed, threads))
     measured = sum(one.measured for one in done)
     loss = sum(one.loss for one in done) / measured if measured else 0.0

@@ -75,6 +75,9 @@ class LanguageLearner:
     def tables(self) -> Sequence[Table]:
         return [Table(TABLE, transformer.parameters(self.task))]
 
+    def initial(self, table: str, start: int, stop: int) -> Mapping[str, Tensor]:
+        return {slot: rows[start:stop] for slot, rows in self.start().tables()[table].items()}
+
     def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
         del slices
         return {}

@@ -47,8 +47,9 @@ def frames(video: bytes | NDArray[np.uint8], count: int, channels: int) -> list[
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, MediaError):
             raise
+        why = "no image of a kind that is known" if isinstance(error, UnidentifiedImageError) else str(error)
         raise MediaError(
-            f"{len(video)} bytes that are no video that can be read ({error}): send an animated GIF, WebP or PNG, or "
+            f"{len(video)} bytes that are no video that can be read ({why}): send an animated GIF, WebP or PNG, or "
             "frames as .npy"
         ) from error
 

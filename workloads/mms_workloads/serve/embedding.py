@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from mms_workloads.data.text import PAIR, Words
+from mms_workloads.embedding import graph
 from mms_workloads.embedding.subwords import buckets_of
 from mms_workloads.serve.vectors_file import Embedding, shown, unit_rows
 
@@ -139,6 +140,8 @@ def nearest(embedding: Embedding, searches: Sequence[Search | RequestError]) -> 
     targets = np.concatenate([search.targets for search in searches if isinstance(search, Search)])
     left_out = np.concatenate([search.left_out for search in searches if isinstance(search, Search)])
     chunk = max(1, SCORE_BYTES // (4 * len(embedding.words)))
+    if _in_graph(embedding, targets, left_out, places):
+        return answers
     for start in range(0, len(targets), chunk):
         part = slice(start, start + chunk)
         scores = targets[part] @ embedding.rows.T
@@ -150,6 +153,25 @@ def nearest(embedding: Embedding, searches: Sequence[Search | RequestError]) -> 
             answer.ids[i] = best
             answer.scores[i] = of_target[best]
     return answers
+
+
+def _in_graph(
+    embedding: Embedding,
+    targets: NDArray[np.float32],
+    left_out: NDArray[np.int64],
+    places: Sequence[tuple[Nearest, int]],
+) -> bool:
+    """Whether there is one in which all were found."""
+    most = max(answer.ids.shape[1] for answer, _ in places)
+    if embedding.graph is None or most > graph.MOST:
+        return False
+    found = graph.search(embedding.graph, embedding.rows, targets, left_out, most)
+    if any(len(ids) < most for ids, _ in found):
+        return False
+    for (ids, scores), (answer, i) in zip(found, places, strict=True):
+        k = answer.ids.shape[1]
+        answer.ids[i], answer.scores[i] = ids[:k], scores[:k]
+    return True
 
 
 def asked(embedding: Embedding, question: Question) -> Found:

@@ -16,6 +16,7 @@ import numpy as np
 
 from mms_workloads import tensors
 from mms_workloads.contract import WordEmbedding
+from mms_workloads.embedding import graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,6 +86,7 @@ class Embedding:
     unit: bool  # whether all vectors are of length 1 (or 0)
     task: WordEmbedding
     ngrams: NDArray[np.float32] | None  # [buckets, d], of a task with subwords
+    graph: Any | None = None  # of neighbours, where there are very many words
 
 
 def load(directory: Path, *, unit: bool) -> Embedding:
@@ -96,7 +98,11 @@ def load(directory: Path, *, unit: bool) -> Embedding:
     if len(rows) != len(words):
         raise ArtifactError(f"{VOCABULARY} has {len(words)} words, {WEIGHTS} has {len(rows)} vectors")
     task = read_task(directory / TASK)
-    return Embedding(words, rows, unit, task, _map_ngrams(directory, task, rows.shape[1]))
+    try:
+        neighbours = graph.load(directory / graph.FILE) if unit else None
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    return Embedding(words, rows, unit, task, _map_ngrams(directory, task, rows.shape[1]), neighbours)
 
 
 def mapped(path: Path) -> NDArray[Any]:

@@ -25,6 +25,7 @@ from mms_workloads.sync.shard_tables import PARAMETERS
 from mms_workloads.train import checkpoint, learner
 from mms_workloads.train.parameter_server import judge
 from mms_workloads.train.publisher import Held, Publisher
+from mms_workloads.train.state import take
 from mms_workloads.transport.channel import Fence, Listener, PeerLost, Refused, Security
 
 if TYPE_CHECKING:
@@ -185,19 +186,18 @@ class ShardPod:
             addresses = {i: _split(address) for i, address in enumerate(announcement.shards)}
             self.server.fetch(part, plan, addresses)
             return
-        tables = self._load(begin) if source == "load" else self._learner().start().tables()
-        for table in after.tables:
-            start, stop = after.bounds(table.name, shard)
-            room = self.server.shard.room(part, table.name, start, stop)
-            for slot, tensor in tables[table.name].items():
-                if slot in room:
-                    room[slot].copy_(tensor[start:stop])
-            self.server.shard.filled(part, table.name, start, stop)
+        bounds = {table.name: after.bounds(table.name, shard) for table in after.tables}
+        rooms = {name: self.server.shard.room(part, name, *rows) for name, rows in bounds.items()}
+        loaded = self._load(begin, bounds, rooms) if source == "load" else None
+        for name, rows in bounds.items():
+            take(rooms[name], loaded[name] if loaded else self._learner().initial(name, *rows))
+            self.server.shard.filled(part, name, *rows)
 
-    def _load(self, begin: dict[str, Any]) -> Tables:
+    def _load(self, begin: dict[str, Any], bounds: dict[str, tuple[int, int]], rooms: Tables) -> Tables:
+        """The shard's rows, in their room where it is contiguous."""
         reference = CheckpointRef.model_validate(begin["checkpoint"])
         try:
-            return checkpoint.load(self.pod.job.storage, reference, self.pod.scratch)
+            return checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, bounds.__getitem__, rooms)
         except JobError as error:
             if not checkpoints.damaged(error):
                 raise

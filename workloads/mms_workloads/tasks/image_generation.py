@@ -99,9 +99,7 @@ class ImageGenerator:
             network = Velocity(self.spec.channels, len(self.classes), self.spec.hidden)
         if self.start.folder is None:
             return network
-        if self.start.kind != self.kind:
-            raise self.start.refuse("imageGeneration starts from artifacts of imageGeneration")
-        starting.load(network, self.start)
+        starting.load_own(network, self.start, self.kind)
         return starting.trained_parts(network, network.leave, self.start, seed)
 
     @property

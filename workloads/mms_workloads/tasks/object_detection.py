@@ -103,9 +103,7 @@ class ObjectDetector:
             network = Detector(self.spec.channels, len(self.classes))
         if self.start.folder is None:
             return network
-        if self.start.kind != self.kind:
-            raise self.start.refuse("objectDetection starts from artifacts of objectDetection")
-        starting.load(network, self.start)
+        starting.load_own(network, self.start, self.kind)
         return starting.trained_parts(network, network.labels, self.start, seed)
 
     @property

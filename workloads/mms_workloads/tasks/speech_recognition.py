@@ -125,9 +125,7 @@ class SpeechRecogniser:
             network = Recogniser(self.spec, len(self.classes))
         if self.start.folder is None:
             return network
-        if self.start.kind != self.kind:
-            raise self.start.refuse("speechRecognition starts from artifacts of speechRecognition")
-        starting.load(network, self.start)
+        starting.load_own(network, self.start, self.kind)
         return starting.trained_parts(network, network.head, self.start, seed)
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:

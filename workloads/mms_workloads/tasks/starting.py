@@ -216,6 +216,18 @@ def load(network: nn.Module, start: Start) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
+def load_own(network: nn.Module, start: Start, kind: str) -> None:
+    """The weights of an artifact of the same task, of which no library has networks of ours. Raises JobError."""
+    if start.kind != kind:
+        given = f"an artifact of {start.kind}" if start.kind else "no artifact of a training"
+        raise start.refuse(
+            f"it is {given}, and {kind} starts from artifacts of {kind} alone: name a training of that task in "
+            "pretrained.trainingRef, or leave pretrained out. A folder of Transformers is served as it is by "
+            "model.pretrained of a ModelService"
+        )
+    load(network, start)
+
+
 def last_linear(network: nn.Module) -> nn.Module:
     """The layer that tells the labels: the last linear one."""
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]

@@ -77,9 +77,7 @@ class VideoLabeller:
             network = VideoClassifier(self.spec, len(self.classes))
         if self.start.folder is None:
             return network
-        if self.start.kind != self.kind:
-            raise self.start.refuse("videoUnderstanding starts from artifacts of videoUnderstanding")
-        starting.load(network, self.start)
+        starting.load_own(network, self.start, self.kind)
         return starting.trained_parts(network, network.head, self.start, seed)
 
     @property

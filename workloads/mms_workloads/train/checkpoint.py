@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,31 +54,36 @@ def progress_file(step: int, progress: Progress) -> bytes:
     return json.dumps({"step": step, **progress.document()}).encode()
 
 
-def load(storage: Store, reference: CheckpointRef, scratch: Path) -> Tables:
-    """All parts put together. Raises JobError ArtifactCorrupt when they are not what was written."""
+def load(
+    storage: Store,
+    reference: CheckpointRef,
+    scratch: Path,
+    window: Callable[[str], tuple[int, int]] | None = None,
+    into: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+) -> Tables:
+    """All parts put together: of each table all rows, or those of its window [start, stop), numbered in the whole.
+
+    into: tensors whose memory becomes the result's, where it is contiguous and on the CPU: memory that is new to the
+    process takes longer to get than to read a checkpoint into. What they hold is worthless when the call fails.
+
+    Raises JobError ArtifactCorrupt when they are not what was written.
+    """
     entries = checkpoints.entries(storage, reference)
     parts = sorted((int(m[1]), int(m[2]), m[0]) for name in entries if (m := _PART.fullmatch(name)))
     if not parts or [p[:2] for p in parts] != [(i, parts[0][1]) for i in range(parts[0][1])]:
         raise JobError(Reason.ARTIFACT_CORRUPT, f"{reference.uri} does not hold each part once: {sorted(entries)}")
     files = {name: stores.at(storage, f"{reference.uri}/{name}") for _, _, name in parts}
-    whole = _room([_places(file, entries[name]) for name, file in files.items()])
-    filled = dict.fromkeys(whole, 0)
-
-    def rows_of(place: tensors.Place) -> NDArray[np.float32]:
-        begin = filled[place.name]
-        filled[place.name] += place.shape[0]
-        return whole[place.name][begin : begin + place.shape[0]]
-
+    rooms = _rooms([_places(file, entries[name]) for name, file in files.items()], window, into or {})
     for name, file in files.items():
         with stores.reading(file, scratch) as path, path.open("rb") as stream:
             source = checkpoints.Digested(stream)
             with _told(file):
-                tensors.read(source, entries[name].size, rows_of)
+                tensors.fill(source, entries[name].size, lambda place: rooms[place.name].next(place.shape[0]))
             checkpoints.compare(file, source.file(), entries[name])
     tables: Tables = {}
-    for key, rows in whole.items():
+    for key, room in rooms.items():
         table, _, slot = key.partition("/")
-        tables.setdefault(table, {})[slot] = torch.from_numpy(rows)
+        tables.setdefault(table, {})[slot] = torch.from_numpy(room.rows)
     return tables
 
 
@@ -87,14 +93,44 @@ def _places(file: Store, entry: CheckpointFile) -> Mapping[str, tensors.Place]:
         return tensors.places(io.BytesIO(head), entry.size)
 
 
-def _room(parts: Sequence[Mapping[str, tensors.Place]]) -> dict[str, NDArray[np.float32]]:
-    """For the rows of all parts: each table is in memory once."""
+@dataclass(slots=True)
+class _Room:
+    """For rows [first, first + n) of a tensor, of which file after file has some: they are in memory once."""
+
+    rows: NDArray[np.float32]  # [n, columns]
+    first: int
+    passed: int = 0  # rows of the tensor that the files so far had
+
+    def next(self, count: int) -> Iterator[memoryview]:
+        """Where the bytes of as many more rows belong."""
+        begin, self.passed = self.passed, self.passed + count
+        size = self.rows.shape[1] * self.rows.itemsize
+        low, high = (min(max(at, begin), self.passed) for at in (self.first, self.first + len(self.rows)))
+        yield from tensors.nowhere((low - begin) * size)
+        yield self.rows[low - self.first : high - self.first].reshape(-1).view(np.uint8).data
+        yield from tensors.nowhere((self.passed - high) * size)
+
+
+def _rooms(
+    parts: Sequence[Mapping[str, tensors.Place]],
+    window: Callable[[str], tuple[int, int]] | None,
+    into: Mapping[str, Mapping[str, torch.Tensor]],
+) -> dict[str, _Room]:
     shapes: dict[str, tuple[int, int]] = {}
     for places in parts:
         for key, place in places.items():
             rows, columns = place.shape
             shapes[key] = (shapes.get(key, (0, 0))[0] + rows, columns)
-    return {key: np.empty(shape, np.float32) for key, shape in shapes.items()}
+    rooms = {}
+    for key, (rows, columns) in shapes.items():
+        table, _, slot = key.partition("/")
+        start, stop = window(table) if window else (0, rows)
+        if stop > rows:
+            raise JobError(Reason.ARTIFACT_CORRUPT, f"the checkpoint has {rows} rows of {key}, fewer than the model")
+        shape, given = (stop - start, columns), into.get(table, {}).get(slot)
+        fits = given is not None and given.shape == shape and given.is_contiguous() and given.device.type == "cpu"
+        rooms[key] = _Room(given.numpy() if given is not None and fits else np.empty(shape, np.float32), start)
+    return rooms
 
 
 @contextlib.contextmanager

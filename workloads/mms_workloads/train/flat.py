@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mms_workloads.sync import optimizers
-from mms_workloads.train.state import Agreement
+from mms_workloads.train.state import Agreement, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -54,10 +54,7 @@ class FlatState:
         return {TABLE: {name: tensor[:, None] for name, tensor in slots.items()}}
 
     def adopt(self, tables: Mapping[str, Mapping[str, Tensor]]) -> None:
-        given = tables[TABLE]
-        self.parameters.copy_(given[PARAMETERS].view(-1))
-        for name, slot in self.slots.items():
-            slot.copy_(given[name].view(-1)) if name in given else slot.zero_()
+        take(self.tables()[TABLE], tables[TABLE])
         self.reset()
 
     def reset(self) -> None:

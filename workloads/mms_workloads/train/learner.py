@@ -47,6 +47,9 @@ class Learner(Protocol):
     def tables(self) -> Sequence[Table]:
         """What parameter shards hold of the state."""
 
+    def initial(self, table: str, start: int, stop: int) -> Mapping[str, Tensor]:
+        """By slot, what a run begins with of the rows [start, stop): without the others, where there may be many."""
+
     def rows(self, slices: Sequence[Slice]) -> Mapping[str, Tensor]:
         """The rows of sparse tables that `compute` will read: by table, int64 [n], ascending. Raises store.JobError."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mms_workloads.embedding.state import EmbeddingState
+from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.sync import compression
 from mms_workloads.sync.leases import Slice
 from mms_workloads.sync.push import Delta, Push
@@ -22,6 +22,7 @@ from mms_workloads.train.guarding import Guarding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -64,27 +65,24 @@ class ParameterServer:
 
     def prepare(self, state: State, rows: Callable[[], Mapping[str, Tensor]]) -> None:
         """Pulls the rows that the round needs."""
-        if not isinstance(state, EmbeddingState):
+        if not isinstance(state, PulledState):
             return  # dense tables come with each answer
-        pairs = {
-            "vectors": (state.base.vectors, state.working.vectors),
-            "contexts": (state.base.contexts, state.working.contexts),
-        }
         for table, wanted in rows().items():
+            held = state.held[table]
+            held.hold(wanted)
             parts = self._layout.split(table, wanted)
             for client, window in zip(self._clients, parts, strict=True):
                 client.send_pull(table, wanted[window])
             for client, window in zip(self._clients, parts, strict=True):
                 _, values = client.receive_rows()
-                for tensor in pairs[table]:
-                    tensor[wanted[window]] = values
+                held.put(window, values)
 
     def exchange(
         self, state: State, mine: Contribution, rate: float, again: Callable[[], object]
     ) -> list[Contribution]:
         """A shard has each rank's gradient by itself and can leave one out: `again` is not needed."""
         del again
-        if isinstance(state, EmbeddingState):
+        if isinstance(state, PulledState):
             parts, squares = self._deltas(state)
             mine, samples = self._guard.stamp(mine, math.sqrt(squares)), 1.0 if mine.slices else 0.0
             if Flag.NOT_FINITE in mine.flags:
@@ -119,11 +117,28 @@ class ParameterServer:
         return contributions
 
     def share(self, state: State, source: int) -> None:
-        """All that the shards hold, in pieces of bounded size. `source` does not matter: it is on no member."""
+        """All that the shards hold. `source` does not matter: it is on no member."""
         del source
-        tables: Tables = {}
+        if isinstance(state, PulledState):
+            return  # rows come with the rounds that need them
+        tables: Tables = {t.name: {PARAMETERS: torch.empty(t.rows, t.columns)} for t in self._layout.tables}
+        self._fill(tables)
+        state.adopt(tables)
+
+    def gather(self, state: State, folder: Path) -> None:
+        """Gives this rank all that there is at the end, as files in `folder` where it has pulled parts only.
+
+        Raises PeerLost, OSError.
+        """
+        if isinstance(state, PulledState):
+            self._fill(state.gather(folder))
+        else:
+            self.share(state, 0)
+
+    def _fill(self, tables: Tables) -> None:
+        """In pieces of bounded size."""
         for table in self._layout.tables:
-            whole = torch.empty(table.rows, table.columns)
+            whole = tables[table.name][PARAMETERS]
             for shard, client in enumerate(self._clients):
                 start, stop = self._layout.bounds(table.name, shard)
                 rows = max(1, SHARE_ROWS_BYTES // (4 * table.columns))
@@ -132,8 +147,6 @@ class ParameterServer:
                     client.get(
                         "state", table.name, first, last, slots=[PARAMETERS], into={PARAMETERS: whole[first:last]}
                     )
-            tables[table.name] = {PARAMETERS: whole}
-        state.adopt(tables)
 
     def close(self) -> None:
         for client in self._clients:
@@ -152,7 +165,7 @@ class ParameterServer:
             parts.append({"gradients": {TABLE: compression.encode(gradient, self._wire, self._errors[shard])}})
         return parts
 
-    def _deltas(self, state: EmbeddingState) -> tuple[list[dict[str, Any]], float]:
+    def _deltas(self, state: PulledState) -> tuple[list[dict[str, Any]], float]:
         """For each shard its rows; the squared norm of the whole change."""
         parts: list[dict[str, Any]] = [{"deltas": {}} for _ in self._clients]
         touches = state.touched()

@@ -59,6 +59,15 @@ class State(Protocol):
         """The round went into the parameters elsewhere: forgets what this rank did in it."""
 
 
+def take(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Writes what is given into one's own slots; those that are not given start at zero."""
+    for name, slot in own.items():
+        if name not in given:
+            slot.zero_()
+        elif slot.data_ptr() != given[name].data_ptr():  # else it was read into its place
+            slot.copy_(given[name])
+
+
 def checksum(state: State) -> int:
     """Of all that is agreed, to the bit; of 48 bits, so that a float64 carries it. Reads the memory once."""
     digest = hashlib.sha256()

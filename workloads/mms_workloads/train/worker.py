@@ -13,6 +13,7 @@ from mms_workloads.contract import CheckpointRef, Outcome, Reason
 from mms_workloads.data import corpus, keyring, pages, readers, records, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.pages import Pages
+from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
@@ -153,8 +154,8 @@ class Worker:
             if begin is None or begin["epoch"] != self.epoch:
                 return
             left = self._train(announcement, place, begin)
-            if served and left is Left.FINISHED and self.communicator and self.state and place.position == 0:
-                self.communicator.share(self.state, 0)  # of word vectors it has pulled what its own blocks needed
+            if left is Left.FINISHED and place.position == 0 and isinstance(self.communicator, ParameterServer):
+                self._gather(self.communicator)
         except (Superseded, PeerLost, Refused, PartedError) as error:
             logs.logger().info("left the epoch", why=str(error))
             self._leave()
@@ -173,6 +174,16 @@ class Worker:
             self.saver.save_last(self.state, place)
         elif left is Left.FINISHED and place.position == 0:
             self._export(self.state, session)
+
+    def _gather(self, communicator: ParameterServer) -> None:
+        """What this worker exports. Raises PeerLost, JobError."""
+        assert self.state is not None  # noqa: S101 - made by _agree
+        try:
+            communicator.gather(self.state, self.pod.scratch)
+        except OSError as error:
+            raise JobError(
+                Reason.INTERNAL, f"there is no room for the artifact in this pod's scratch folder: {error.strerror}"
+            ) from error
 
     def _part(self, error: PartedError) -> None:
         """What this worker holds may be damaged. Raises JobError where that is certain."""
@@ -278,8 +289,9 @@ class Worker:
         """Raises Superseded when the checkpoint is damaged: the master then takes the one before."""
         self.saver.forget()  # what is read takes its place
         try:
-            own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch))
+            own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, into=own.tables()))
         except JobError as error:
+            self.state = None  # it may be written in part
             if not checkpoints.damaged(error):
                 raise
             self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
@@ -331,14 +343,11 @@ class Worker:
     def _published(self) -> Held | None:
         """In any thread."""
         found, own = self.learner, self._held()
-        if found is None or not isinstance(own, EmbeddingState):
+        if found is None or not isinstance(own, EmbeddingState | PulledState):
             return None
         learner_ = cast("EmbeddingLearner", found)
-        served = self.pod.job.parameterServer is not None
-        vectors = own.working.vectors[: len(learner_.vocabulary)]
-        return Held(
-            learner_, self.epoch, self.plan_digest, lambda: None if served else vectors, step=own.agreement.step
-        )
+        vectors = own.working.vectors[: len(learner_.vocabulary)] if isinstance(own, EmbeddingState) else None
+        return Held(learner_, self.epoch, self.plan_digest, lambda: vectors, step=own.agreement.step)
 
     def _anything_to_do(self, box: Inbox) -> bool:
         return bool(box.stopping or box.tasks or self._newer(self.epoch))

@@ -22,6 +22,9 @@ struct Column {
 struct Words {
   float* vectors;   // [words] rows of `stride` floats, of words as inputs; with subwords more
   float* contexts;  // of words as outputs; for hierarchical softmax of the tree's inner nodes
+  // Where the matrices hold some of the rows only: row r is at [places[r]]. Null: at [r].
+  const int32_t* vector_places;
+  const int32_t* context_places;
   // How often each row's gradient was added, or null.
   float* vector_touches;
   float* context_touches;
