@@ -158,16 +158,25 @@ def placed(look: Look, assignment: Assignment, restarts: int) -> TrainingStatus:
     job = look.job
     status = statuses.with_report(look.status, look.report, look.now) if look.report else look.status
     status = incidents.added(status, _incidents(look, assignment))
+    return begun(look, status, assignment).model_copy(
+        update={
+            "restarts": restarts,
+            "replicas": min(len(assignment.workers), job.spec.workers.replicas),
+            "shards": status.shards or ShardsStatus() if job.shards else None,
+        }
+    )
+
+
+def begun(look: Look, status: TrainingStatus, assignment: Assignment) -> TrainingStatus:
+    """What holds of any attempt whose places are assigned."""
+    job = look.job
     kept = slots.remember(look.known, assignment, (*look.pods, *look.others))
     return status.model_copy(
         update={
             "run": job.run,
             "attempt": job.attempt,
             "startTime": status.startTime or rfc3339(look.now),
-            "restarts": restarts,
             "attempts": attempts.begun(status, job.attempt, look.now),
-            "replicas": min(len(assignment.workers), job.spec.workers.replicas),
-            "shards": status.shards or ShardsStatus() if job.shards else None,
             "selector": objects.selector(job.name, Role.WORKER),
             "incarnations": slots.incarnations(kept),
         }

@@ -16,7 +16,6 @@ from mms_operator.api.names import Phase, Reason, Role
 from mms_operator.api.training_status import WorkersStatus
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.training import attempts, causes, ending, incidents, running, slots, suspension
-from mms_operator.plan.training import objects as common
 from mms_operator.plan.training import status as statuses
 from mms_operator.plan.training.custom import objects, places, standing
 from mms_operator.plan.training.draft import delete, draft
@@ -230,18 +229,10 @@ def _waves(look: Look, assignment: Assignment, *, make: bool) -> tuple[tuple[Obj
 
 
 def _placed(look: Look, assignment: Assignment) -> TrainingStatus:
-    job, status = look.job, look.status
     workers = assignment.workers
-    kept = slots.remember(look.known, assignment, (*look.pods, *look.others))
-    return status.model_copy(
+    return running.begun(look, look.status, assignment).model_copy(
         update={
-            "run": job.run,
-            "attempt": job.attempt,
-            "startTime": status.startTime or rfc3339(look.now),
-            "attempts": attempts.begun(status, job.attempt, look.now),
             "replicas": len(workers),
-            "workers": WorkersStatus(ready=sum(slot.runs for slot in workers), epoch=job.attempt),
-            "selector": common.selector(job.name, Role.WORKER),
-            "incarnations": slots.incarnations(kept),
+            "workers": WorkersStatus(ready=sum(slot.runs for slot in workers), epoch=look.job.attempt),
         }
     )
