@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mms_cluster.provider import Provider
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # metrics-server takes minutes to build
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "autoscaling" / "hpa.yaml"
 RATE = 40  # of each of three ways: some 170m of CPU together
