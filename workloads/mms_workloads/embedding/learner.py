@@ -58,6 +58,14 @@ def work(task: WordEmbedding, words: int) -> float:
     return task.dimensions * task.window * outputs[task.objective] * inputs / (100 * 5 * 6)
 
 
+def graphed(vectors: NDArray[np.float32], path: Path) -> Any | None:
+    """The graph of neighbours of a large vocabulary, made at `path`. vectors: [V, d]."""
+    if len(vectors) < graph.LEAST_WORDS:
+        return None
+    graph.build(vectors, path, torch.get_num_threads())
+    return graph.load(path)
+
+
 @dataclass(slots=True)
 class EmbeddingLearner:
     job: JobFile
@@ -157,7 +165,7 @@ class EmbeddingLearner:
 
     def evaluate(self, state: State) -> Evaluation:
         assert isinstance(state, EmbeddingState | PulledState)  # noqa: S101 - made by `start`
-        vectors = self._vectors(state)
+        vectors = files.words_of(state.parameters(), self.words, state.matrix)
         chosen = list(self.held_out or self.trained_on)[: evaluation.MAX_BLOCKS]
         tokens = (self.corpus.tokens(block) for block in chosen)
         metrics = evaluation.measured(
@@ -180,19 +188,13 @@ class EmbeddingLearner:
 
     def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
         assert isinstance(state, EmbeddingState | PulledState)  # noqa: S101 - made by `start`
-        parameters, vectors = state.parameters(), self._vectors(state)
+        parameters = state.parameters()
+        vectors = files.words_of(parameters, self.words, state.matrix)
         files.write(folder, parameters, vectors, self.vocabulary, self.task)
-        found = self._graph(vectors, folder / graph.FILE)
+        found = graphed(vectors, folder / graph.FILE)
         page = report.page(self.vocabulary, vectors, evaluation.metrics, self.losses, self.task)
         (folder / files.REPORT).write_text(page, encoding="utf-8")
         return golden(vectors, self.vocabulary.words, found)
-
-    def _graph(self, vectors: NDArray[np.float32], path: Path) -> Any | None:
-        """Of large vocabularies."""
-        if len(vectors) < graph.LEAST_WORDS:
-            return None
-        graph.build(vectors, path, torch.get_num_threads())
-        return graph.load(path)
 
     def tables(self) -> tuple[Table, Table]:
         words, columns = len(self.vocabulary), self.task.dimensions
@@ -207,10 +209,6 @@ class EmbeddingLearner:
         found = [np.unique(np.concatenate(of_table)) for of_table in zip(*touched, strict=True)]
         self.needed.append((len(slices), sum(map(len, found))))
         return dict(zip(("vectors", "contexts"), map(torch.from_numpy, found), strict=True))
-
-    def _vectors(self, state: EmbeddingState | PulledState) -> NDArray[np.float32]:
-        """The words' [V, d]."""
-        return files.words_of(state.parameters(), self.words, state.matrix)
 
     def _buckets(self) -> int:
         return self.task.subwords.buckets if self.task.subwords else 0
