@@ -1,17 +1,29 @@
-"""Fixtures that tests with a real API server share."""
+"""Fixtures that tests with a real API server share, and ports that no two processes of tests take."""
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mms_cluster import ports
 from mms_cluster.apionly import ApiOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+WORKERS = 8  # of xdist that have ports of their own
+
+
+def pytest_configure() -> None:
+    """A port is found free some time before the program that it is for takes it."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
+    size = len(ports.SPAN) // WORKERS
+    ports.SPAN = ports.SPAN[worker * size : (worker + 1) * size]
 
 
 @pytest.fixture(scope="session")

@@ -9,21 +9,21 @@ from pathlib import Path
 
 # Below the range that the kernel hands to outgoing connections, so that none of these takes a port between the moment
 # it is found free and the moment it is used.
-_FIRST, _LAST = 20_000, 32_000
+SPAN = range(20_000, 32_000)
 
 
 def free_ports(count: int) -> list[int]:
     """Ports free on the loopback address now. Another process can still be faster: be ready to ask again."""
     with contextlib.ExitStack() as held:
         found: list[int] = []
-        for port in random.sample(range(_FIRST, _LAST), _LAST - _FIRST):
+        for port in random.sample(SPAN, len(SPAN)):
             probe = held.enter_context(socket.socket())
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
                 found.append(port)
             if len(found) == count:
                 return found
-    raise OSError(f"fewer than {count} ports are free between {_FIRST} and {_LAST}")
+    raise OSError(f"fewer than {count} ports are free between {SPAN.start} and {SPAN.stop}")
 
 
 def holder(port: int) -> str:

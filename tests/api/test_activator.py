@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from tests.api.crds import Kind, Object, good
 from tests.unit.plan.scaled_world import ScaledWorld
 
+from mms_cluster.ports import free_ports
 from mms_operator import rbac
 from mms_operator.activator.doors import Doors
 from mms_operator.activator.feeds import feeds
@@ -83,12 +83,6 @@ async def until(doors: Doors, true: Callable[[], bool]) -> None:
             await doors.update()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
-        return port
-
-
 def part(namespace: str, *ready: bool) -> Object:
     """As the control plane writes them: with the Service's labels."""
     labels = {
@@ -109,7 +103,7 @@ def part(namespace: str, *ready: bool) -> Object:
 async def test_it_follows_services_and_their_pods(
     apiserver: ApiOnly, server: Server, services: Kind, namespace: str
 ) -> None:
-    key, port = f"{namespace}/words", free_port()
+    key, port = f"{namespace}/words", free_ports(1)[0]
     slices = BY_KIND["EndpointSlice"].path(namespace, "words-abc")
     good(services.create({"spec": {**SCALED, "model": {**SCALED["model"], "trainingRef": None}}}))
     async with following(server) as doors:

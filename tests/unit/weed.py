@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from mms_cluster import images_wheels
 from mms_cluster.paths import cache_folder
+from mms_cluster.ports import free_ports
 from mms_cluster.report import Reporter
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Weed:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        ports = _free_ports(8)
+        ports = free_ports(8)
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
         names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc")
         names += ("volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
@@ -90,14 +90,3 @@ def _program() -> Path:
         program.chmod(0o755)
         shutil.rmtree(partial)
     return program
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

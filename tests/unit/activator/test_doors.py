@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from tests.unit.activator.test_table import service
 
+from mms_cluster.ports import free_ports
 from mms_operator.activator import doors as module
 from mms_operator.activator.doors import Doors
 from mms_operator.activator.table import Table
@@ -24,12 +25,10 @@ HOST = "127.0.0.1"
 def free_pair() -> int:
     """A port that is free, and the next one."""
     while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind((HOST, 0))
-            port: int = one.getsockname()[1]
-            with contextlib.suppress(OSError):
-                other.bind((HOST, port + 1))
-                return port
+        (port,) = free_ports(1)
+        with socket.socket() as other, contextlib.suppress(OSError):
+            other.bind((HOST, port + 1))
+            return port
 
 
 def pod(port: int) -> dict[str, object]:

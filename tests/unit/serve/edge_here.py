@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.unit import nginx
-from tests.unit.serve.serving_pod import free_ports, wait
+from tests.unit.serve.serving_pod import wait
 
+from mms_cluster.ports import free_ports
 from mms_operator.api.traffic import Traffic
 from mms_operator.plan.service.edge_config import Ports, nginx_conf
 from mms_workloads.serve import edge

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.unit.serve import artifacts
 
+from mms_cluster.ports import free_ports
 from mms_workloads.contract import MASTER_PORT, ArtifactPin, ServeFile, Store, live_digest
 from mms_workloads.serve import query
 
@@ -121,14 +121,6 @@ class ServingPod:
             process.terminate()
         for process in self.processes.values():
             process.wait(40)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def wait(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from aiohttp import web
-from tests.unit.serve.serving_pod import free_ports
+
+from mms_cluster.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import aiohttp
 import pytest
 from tests.unit.serve import artifacts
 
+from mms_cluster.ports import free_ports
 from mms_workloads.contract import (
     ArtifactManifest,
     ArtifactPin,
@@ -194,9 +194,7 @@ async def test_a_triton_that_dies_while_loading_is_tried_again(agent: Agent, tri
 
 
 async def run_until(agent: Agent) -> tuple[asyncio.Task[JobError | None], str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     return asyncio.create_task(agents.run(agent, port)), f"http://127.0.0.1:{port}"
 
 

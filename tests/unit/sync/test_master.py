@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.unit.test_contract import JOB_FILE
 
+from mms_cluster.ports import free_ports
 from mms_workloads.contract import JobFile, Outcome, StatusReport
 from mms_workloads.pod import Pod
 from mms_workloads.sync import master, tls, wire
@@ -58,12 +58,6 @@ def authority(folder: Path) -> None:
         (folder / unit / "tls.key").write_bytes(pem)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
     """Of a master that runs."""
@@ -77,7 +71,7 @@ async def pod(tmp_path: Path) -> AsyncIterator[Pod]:
     }
     pod = Pod(
         "master", 0, 0, 1, "", JobFile.model_validate(fields), "sha256:0", tmp_path / "job" / "master", tmp_path,
-        tmp_path / "log", free_port(), free_port(),
+        tmp_path / "log", *free_ports(2),
     )  # fmt: skip
     running = asyncio.create_task(master.run(pod))
     async with aiohttp.ClientSession() as session:
@@ -210,7 +204,7 @@ async def test_an_early_failure_is_served_and_kept(tmp_path: Path) -> None:
     }
     pod = Pod(
         "master", 0, 0, 1, "", JobFile.model_validate(fields), "sha256:0", tmp_path, tmp_path, tmp_path / "log",
-        free_port(), free_port(),
+        *free_ports(2),
     )  # fmt: skip
     running = asyncio.create_task(master.run(pod, plain=True))
     async with aiohttp.ClientSession() as session:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests import faults
 
+from mms_cluster.ports import free_ports
 from mms_workloads.train import learner
 from mms_workloads.train.local import LocalRun
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
     from pathlib import Path
 
+    from mms_workloads.contract import JobFile
     from mms_workloads.train.local import Process
 
 LEARNER = "TEST_LEARNER"  # the module whose `make` takes the place of learner.make
@@ -28,6 +30,10 @@ _context.set_forkserver_preload(["mms_workloads.sync.master", "mms_workloads.tra
 
 
 class QuickRun(LocalRun):
+    def __init__(self, folder: Path, job: JobFile, *, attempt: int = 1) -> None:
+        super().__init__(folder, job, attempt=attempt)
+        self.master_port, self.health_port = free_ports(2)
+
     def _launch(self, module: str, environment: dict[str, str], log: Path) -> Process:
         process = _context.Process(target=_become, args=(module, environment, str(log)))
         process.start()
