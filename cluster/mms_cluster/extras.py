@@ -43,7 +43,7 @@ def metrics(cluster: Provider, report: Reporter | None = None) -> None:
             raise ClusterError(f"{cluster.description} has no metrics API: install metrics-server there.")
         return
     image = _image(gobuild.METRICS, METRICS, f"/{METRICS}", report)
-    cluster.load({**cluster.images, METRICS: image})
+    cluster.load({METRICS: image})
     with report.step("installing metrics-server"):
         _install(cluster, METRICS, "kube-system", _chart(gobuild.METRICS, METRICS), metrics_values(image))
         _kubectl(cluster, "wait", "--for=condition=Available", f"apiservice/{METRICS_API}", "--timeout=60s")
@@ -72,7 +72,7 @@ def gateway(cluster: Provider, report: Reporter | None = None) -> None:
         return
     control = _image(gobuild.GATEWAY, GATEWAY, "/usr/local/bin/envoy-gateway", report)
     envoy = images.build(("envoy",), report)["envoy"]
-    cluster.load({**cluster.images, GATEWAY: control, "envoy": envoy})
+    cluster.load({GATEWAY: control, "envoy": envoy})
     chart = _chart(gobuild.GATEWAY, "gateway-helm")
     with report.step("installing Envoy Gateway"):
         # The module has the chart's values as a template, in which only the images are left open.

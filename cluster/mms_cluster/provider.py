@@ -177,7 +177,7 @@ class Own:
             for archive in dict.fromkeys(image.archive for image in images.values()):
                 for node in settings.nodes(self._layout):
                     runtime.load(node, archive, self._report)
-        self.images = images
+        self.images = {**self.images, **images}
 
 
 # What each verb runs; {kubeconfig} and {archive} are filled in.
@@ -238,7 +238,7 @@ class Docker:
         for image in images.values():
             with self._report.step(f"loading {image.reference}"):
                 self._run("load", archive=str(image.archive))
-        self.images = images
+        self.images = {**self.images, **images}
 
     def _exists(self) -> bool:
         return NAME in (line.split()[0] for line in self._run("list").splitlines() if line.strip())
@@ -283,7 +283,7 @@ class Borrowed:
                 "The nodes of KUBECONFIG's cluster get images from a registry: set REGISTRY to one that this machine "
                 "can push to and they can pull from, such as REGISTRY=registry.example.com/team."
             )
-        self.images = images.push(images_, registry, self._report)
+        self.images = {**self.images, **images.push(images_, registry, self._report)}
 
 
 def in_archives(archives: Sequence[Path]) -> dict[str, ImageRef]:

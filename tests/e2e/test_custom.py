@@ -104,7 +104,7 @@ def test_pytorch_and_mxnet(kube: Kube, installed: provider.Provider) -> None:
 def test_tensorflow_and_keras(kube: Kube, installed: provider.Provider) -> None:
     """Both from PyPI, two workers each, in one image; then TensorFlow with a server and a chief."""
     made = images.build(("frameworks",))
-    installed.load({**installed.images, **made})
+    installed.load(made)
     image = made["frameworks"].reference
     tensorflow, keras = start(kube, "tensorflow", image), start(kube, "keras", image)
     for name in (tensorflow, keras):
