@@ -44,8 +44,10 @@ def test_docker(tool: str, calls: Path, tmp_path: Path, monkeypatch: pytest.Monk
     cluster.up()
     cluster.up()
     assert cluster.kubeconfig.read_text() == f"kubeconfig-of-{tool}\n"
-    cluster.load({"worker": IMAGE})
-    assert cluster.images == {"worker": IMAGE}
+    probe = ImageRef("mms-probe", "abc", IMAGE.archive.with_name("probe.tar"))
+    for one in ({"worker": IMAGE}, {"probe": probe}):
+        cluster.load(one)
+    assert cluster.images == {"worker": IMAGE, "probe": probe}
     assert cluster.status()
     monkeypatch.setattr(images_engine, "docker_runs", lambda: False)
     again = provider.choose(Reporter(io.StringIO()))
@@ -72,8 +74,9 @@ def test_borrowed(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pushed = ImageRef("reg.example/mms-worker", "abc", IMAGE.archive)
     monkeypatch.setenv("REGISTRY", "reg.example")
     monkeypatch.setattr(images, "push", lambda found, registry, _: {name: pushed for name in found if registry})
-    cluster.load({"worker": IMAGE})
-    assert cluster.images == {"worker": pushed}
+    for name in ("worker", "probe"):
+        cluster.load({name: IMAGE})
+    assert cluster.images == {"worker": pushed, "probe": pushed}
 
 
 def test_borrowed_that_does_not_answer(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
