@@ -114,6 +114,7 @@ def test_planned_changes(kube: Kube, corpora: Corpora, tmp_path: Path) -> None:
     assert [asked.failures(way) for way in ALL] == [0, 0, 0], asked.ways
 
 
+@pytest.mark.slow  # without an edge it is tested in test_rollout.py
 def test_hot_swap(kube: Kube, corpora: Corpora) -> None:
     """Another artifact into running pods behind their edges, and the edge itself put before running pods."""
     serve(kube, corpora, 2, {"edge": "None"}, rollout={"strategy": "HotSwap"})

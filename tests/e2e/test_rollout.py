@@ -145,7 +145,7 @@ def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     assert versions["stable"]["base"] == first["digest"]
 
 
-@pytest.mark.parametrize("strategy", ["Canary", "HotSwap"])
+@pytest.mark.parametrize("strategy", ["Canary", pytest.param("HotSwap", marks=pytest.mark.slow)])
 def test_analysis(kube: Kube, corpora: Corpora, strategy: str) -> None:
     """Without any client: the same vectors are promoted, others are not, and the status has the numbers."""
     kube.apply(training("words", corpora.small), training("other", corpora.small, optimizer={"epochs": 1}))

@@ -167,6 +167,7 @@ def test_requests_that_are_no_valid_input(kube: Kube) -> None:
     assert float(counted.rpartition(" ")[2]) == 2
 
 
+@pytest.mark.slow  # of word vectors it is tested in test_rollout.py
 def test_a_classifier_takes_the_place_of_another(kube: Kube) -> None:
     """By a hot swap, in the same pods, and by a canary."""
     names = ("digits-quick", "digits-canary")
