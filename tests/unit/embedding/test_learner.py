@@ -110,6 +110,22 @@ def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.Monke
     assert [words for words, _ in it.losses] == [1000, 2000, 3000, 4000]
 
 
+def test_where_there_is_a_gpu_it_trains_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stand-in is another name of the processor. The rows that it touches are those that were told."""
+    monkeypatch.setattr(module.device, "chosen", lambda: torch.device("cpu", 0))
+    monkeypatch.setattr(module.training, "train_block", None)
+    it = learner(tmp_path, 4)
+    state = it.start()
+    state.agreement.step, state.agreement.progress = 0, Progress.none(4)
+    slices = [Slice(0, 0, 0, 1, 1), Slice(0, 2, 0, 1, 1)]
+    told = it.rows(slices)
+    stats = it.compute(state, slices, Place(0, 1))
+    assert stats.samples > 0
+    assert torch.equal(told["vectors"], state.touches.vectors.nonzero().squeeze(1))
+    assert torch.equal(told["contexts"], state.touches.contexts.nonzero().squeeze(1))
+    assert not np.array_equal(state.training().vectors, it.start().training().vectors)
+
+
 def test_rows_are_those_that_are_touched(tmp_path: Path) -> None:
     it = learner(tmp_path, 4, subwords={"buckets": 1000})
     state = it.start()

@@ -141,7 +141,9 @@ class EmbeddingLearner:
         total = NOTHING
         begin = self._done(state)
         parameters, touches = state.training(), state.touches.touches()
-        gpu = self._on_gpu() and batched.OnDevice(device.chosen(), parameters, touches, self.words, self.task)
+        gpu = None
+        if self._on_gpu():
+            gpu = batched.OnDevice(device.chosen(), parameters, touches, self.words, self.task)
         for s in slices:
             end = begin + place.members / (len(self.trained_on) * optimizer.epochs)
             initial = self._initial(state)

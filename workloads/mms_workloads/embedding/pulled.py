@@ -31,7 +31,7 @@ SPARE = 0.25  # of the rows of a round, for a later one that needs more
 
 
 @dataclass(slots=True)
-class Held:
+class HeldRows:
     """Some rows of a table [rows, d]: as the shards have them, and as the round leaves them."""
 
     rows: int
@@ -42,7 +42,7 @@ class Held:
     working: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     @classmethod
-    def of(cls, rows: int, columns: int) -> Held:
+    def of(cls, rows: int, columns: int) -> HeldRows:
         none = torch.from_numpy(parameters.matrix(0, columns))
         return cls(rows, columns, torch.zeros(rows, dtype=torch.int32), base=none, working=none)
 
@@ -68,7 +68,7 @@ class Held:
 class PulledState:
     """working: the rows of a round, and what this rank did to them. whole: all rows, where they were gathered."""
 
-    held: dict[str, Held]
+    held: dict[str, HeldRows]
     touches: Pair  # [rows of the table] of `working`
     agreement: Agreement = field(default_factory=Agreement)
     whole: Parameters | None = None
@@ -77,7 +77,7 @@ class PulledState:
 
     @classmethod
     def of(cls, vectors: Table, contexts: Table) -> PulledState:
-        held = {table.name: Held.of(table.rows, table.columns) for table in (vectors, contexts)}
+        held = {table.name: HeldRows.of(table.rows, table.columns) for table in (vectors, contexts)}
         touches = parameters.no_touches(contexts.rows, vectors.rows - contexts.rows)
         return cls(held, Pair.of(touches))
 
@@ -129,7 +129,7 @@ class PulledState:
             squares += native.changes(held.base.numpy(), held.working.numpy(), at.numpy(), out[part].numpy())
         return out, squares
 
-    def _parts(self, rows: Tensor) -> Iterator[tuple[Held, Tensor, slice]]:
+    def _parts(self, rows: Tensor) -> Iterator[tuple[HeldRows, Tensor, slice]]:
         split = int(torch.searchsorted(rows, self.size))
         yield self.held["vectors"], rows[:split], slice(0, split)
         yield self.held["contexts"], rows[split:] - self.size, slice(split, rows.numel())
