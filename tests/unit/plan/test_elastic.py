@@ -7,7 +7,7 @@ from datetime import timedelta
 from tests.unit.plan.world import CHECKPOINT, SUSPENDED, World, cr, spec
 
 from mms_operator.api import names
-from mms_workloads.contract import Activity, Desired, Gone
+from mms_workloads.contract import Activity, Desired, Gone, Outcome
 
 # ---- workers that cannot run
 
@@ -266,3 +266,21 @@ def test_steps_that_are_trained_again_within_an_attempt_are_lost() -> None:
     found.says(step=12, epoch=4)
     found.settle()
     assert (found.status["attempts"][0]["steps"], found.status["attempts"][0]["lostSteps"]) == (12, 11)
+
+
+def test_a_name_is_used_once_though_the_run_failed_when_its_pod_was_first_seen() -> None:
+    """The plan that ends a run sees processes of which none before has heard; the next runs have fewer places."""
+    found = World(cr(**spec(workers={"replicas": 3})))
+    found.settle()
+    found.run()
+    found.end("words-worker-0-1", 1, Outcome(result="Failed", reason="DataEmpty", message="no data"))
+    found.settle()
+    assert found.status["phase"] == "Failed"
+    found.change(runPolicy={**found.cr["spec"]["runPolicy"], "run": 2}, workers={"replicas": 2})
+    for name in list(found.pods):
+        found.gone(name)
+    found.settle()
+    found.change(workers={"replicas": 3})
+    found.settle()
+    assert "words-worker-2-1" not in found.pods
+    assert "words-worker-2-2" in found.pods
