@@ -221,6 +221,14 @@ def test_threads_encode_with_the_same_words() -> None:
             assert found == [reference.encoded(content, "Words", known)] * 3
 
 
+def test_threads_that_are_the_first_to_read_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them makes the table of characters, one is kept: the others are there as long as they are read."""
+    monkeypatch.setattr(text, "_table", text._table.__wrapped__)
+    content = " ".join(f"w{i % 1_000}" for i in range(10_000))
+    assert counts(content, "Words") == dict.fromkeys((f"w{i}" for i in range(1_000)), 10)
+    assert encoded(content, "Words", ["w1", "w0"]) == [1, 0, -1] * 10
+
+
 SCALARS = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 
 

@@ -44,7 +44,13 @@ SIGMA, DOTTED = "\u03a3", "\u0130"
 
 
 class _Characters(Structure):
+    """Holds what it points to: threads that begin together each have a table of their own, and the cache keeps one."""
+
     _fields_ = (("page", c_void_p), ("entries", c_void_p))
+
+    def __init__(self, page: NDArray[np.uint16], entries: NDArray[np.uint32]) -> None:
+        super().__init__(page=_at(page), entries=_at(entries))
+        self._held = page, entries
 
 
 _lib = libraries.load(
@@ -104,7 +110,7 @@ class Words:
         pairs: also for each two that follow one another in a line, with a space between them.
         """
         data = _lowered(data, tokenizer)
-        table = ctypes.byref(_table().native)
+        table = ctypes.byref(_table())
         self._check(_lib.mms_text_count(self._words, table, TOKENIZERS[tokenizer], data, len(data), pairs))
 
     def merge(self, other: Words) -> None:
@@ -135,7 +141,7 @@ class Words:
         """
         data = _lowered(data, tokenizer)
         out = np.empty(len(data) + len(data) // SENTENCE_TOKENS + 2, np.int32)
-        table = ctypes.byref(_table().native)
+        table = ctypes.byref(_table())
         kind = TOKENIZERS[tokenizer]
         count = _lib.mms_text_encode(self._words, table, kind, data, len(data), SENTENCE_TOKENS, pairs, _at(out))
         if count < 0:
@@ -160,27 +166,20 @@ class Words:
             raise MemoryError
 
 
-class _Table:
-    """What each code point is, as this Python knows it."""
-
-    def __init__(self) -> None:
-        entries = np.zeros(CODE_POINTS, np.uint32)
-        code_points = np.delete(np.arange(CODE_POINTS, dtype="<u4"), SURROGATES)
-        letters = code_points.tobytes().decode("utf-32-le")
-        lower = letters.replace(SIGMA, " ").replace(DOTTED, " ").lower()  # these two are never looked up
-        entries[code_points] = (np.frombuffer(lower.encode("utf-32-le"), "<u4") - code_points) & LOWER
-        for pattern, bit in ((r"[^\W_]+", LETTER), (r"\s+", SPACE)):
-            for found in re.finditer(pattern, letters):
-                entries[code_points[found.start() : found.end()]] |= np.uint32(bit)
-        pages: dict[bytes, int] = {}
-        numbers = [pages.setdefault(page.tobytes(), len(pages)) for page in entries.reshape(-1, PAGE)]
-        self._page, self._entries = np.array(numbers, np.uint16), np.frombuffer(b"".join(pages), np.uint32)
-        self.native = _Characters(page=_at(self._page), entries=_at(self._entries))
-
-
 @cache
-def _table() -> _Table:
-    return _Table()
+def _table() -> _Characters:
+    """What each code point is, as this Python knows it."""
+    entries = np.zeros(CODE_POINTS, np.uint32)
+    code_points = np.delete(np.arange(CODE_POINTS, dtype="<u4"), SURROGATES)
+    letters = code_points.tobytes().decode("utf-32-le")
+    lower = letters.replace(SIGMA, " ").replace(DOTTED, " ").lower()  # these two are never looked up
+    entries[code_points] = (np.frombuffer(lower.encode("utf-32-le"), "<u4") - code_points) & LOWER
+    for pattern, bit in ((r"[^\W_]+", LETTER), (r"\s+", SPACE)):
+        for found in re.finditer(pattern, letters):
+            entries[code_points[found.start() : found.end()]] |= np.uint32(bit)
+    seen: dict[bytes, int] = {}
+    numbers = [seen.setdefault(page.tobytes(), len(seen)) for page in entries.reshape(-1, PAGE)]
+    return _Characters(np.array(numbers, np.uint16), np.frombuffer(b"".join(seen), np.uint32))
 
 
 def ngrams(
