@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     (tmp_path / "corpus").write_text(" ".join(map(str, numbers.tolist())))
     command = [sys.executable, "-c", PEAK, f"file://{tmp_path}/corpus", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     words, peak = map(int, said.stdout.split())
     matrices, vocabulary = 2 * words * 112 * 4, 200 * words
     assert peak * 1024 < matrices + vocabulary + (100 << 20), (words, peak)
