@@ -73,6 +73,12 @@ class Kube:
                 raise AssertionError(f"{kind}/{name} was not {what} within {seconds:.0f} s\n{status}\n{pods}")
             time.sleep(POLL_SECONDS)
 
+    def wait_none(self, kind: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while left := self.run("get", kind, "-o", "name").split():
+            assert time.monotonic() < deadline, f"{left} were not gone within {seconds:.0f} s"
+            time.sleep(POLL_SECONDS)
+
     def wait_phase(self, name: str, phase: str, seconds: float = 180) -> Object:
         def reached(training: Object) -> bool:
             found = training.get("status", {}).get("phase")
