@@ -71,7 +71,7 @@ def test_another_is_held_beside_it_and_then_serves(held: Shelf, tmp_path: Path, 
     held.refresh()
     assert held.view.pick(None).content == "a"
     assert loads.loaded == ["a", "b"], "each once"
-    (report,) = generations.read_reports(tmp_path / "generations.json", "m")
+    (report,) = generations.read_reports(tmp_path / "generations.json", "m", 1)
     assert (report.serving, report.held, report.refused) == ("a", ["a", "b"], {})
 
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_held_is_told_and_never_serves(held: Shelf, tmp_path: Pat
     tell(tmp_path, "bad", "bad", "a")
     held.refresh()
     assert held.view.pick(None).content == "a"
-    (report,) = generations.read_reports(tmp_path / "generations.json", "m")
+    (report,) = generations.read_reports(tmp_path / "generations.json", "m", 1)
     assert report.serving == "a"
     assert "it is bad" in report.refused["bad"]
 

@@ -34,7 +34,7 @@ from aiohttp import web
 
 from mms_workloads import contract, logs, pod
 from mms_workloads.contract import AgentReport, Comparison, Load, Measured, Outcome, Reason, SwapReport
-from mms_workloads.serve import following, generations
+from mms_workloads.serve import following, generations, versions
 from mms_workloads.serve.artifact import Artifact, read_artifact
 from mms_workloads.serve.asking import AnswerError
 from mms_workloads.serve.control import Triton, TritonGoneError
@@ -136,7 +136,10 @@ class Measure:
 
 
 class Agent:
-    """Holds the state; `supervise` is its life. `take` makes the pod serve what a file says: swap.swap."""
+    """Holds the state; `supervise` is its life.
+
+    take: makes the pod serve what a file says, swap.swap. settle: before the models are loaded, versions.settle.
+    """
 
     def __init__(
         self,
@@ -147,6 +150,7 @@ class Agent:
         measure: Measure | None = None,
         *,
         following: Following | None = None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.artifact = artifact
         self.triton = triton
@@ -155,6 +159,7 @@ class Agent:
         self._take = take
         self._measure = measure or Measure()
         self._following = following
+        self._settle = settle
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
         self._measured_at = float("-inf")
@@ -195,6 +200,7 @@ class Agent:
                 self._enter("WaitingForTriton", "Triton does not answer")
             return
         self._enter("Loading", f"loading {', '.join(self.triton.models)}")
+        await asyncio.to_thread(self._settle)
         await self.triton.load()
         self._enter("Verifying", "asking the golden cases")
         proof = await asyncio.to_thread(self._following.proof) if self._following else None
@@ -425,6 +431,7 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
             _survey(layout, triton, environment),
         ),
         following=Following(layout, environment),
+        settle=lambda: versions.settle(layout),
     )
     try:
         return await run(agent, layout.agent_port)

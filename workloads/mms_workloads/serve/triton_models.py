@@ -33,9 +33,8 @@ class Served:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once when the model is loaded. What it raises becomes the load's error."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        self.parameters = {name: value["string_value"] for name, value in parameters.items()}
-        self.shelf = Shelf(Path(self.parameters["generations"]), args["model_instance_name"], self.load)
+        path = Path(json.loads(args["model_config"])["parameters"]["generations"]["string_value"])
+        self.shelf = Shelf(path, args["model_instance_name"], self.load, int(args["model_version"]))
 
     def finalize(self) -> None:
         self.shelf.close()
