@@ -67,7 +67,7 @@ class Pod(ServingPod):
 def file_of(root: Path, letter: str) -> dict[str, Any]:
     place = {"uri": (root / letter).as_uri()}
     pin = {**place, "digest": f"sha256:{letter * 64}"}
-    pretrained = {"trusted": letter in "bcd"}
+    pretrained = {"trusted": letter in "bcdf"}
     return {"namespace": "d", "name": "n", "artifact": pin, "storage": place, "pretrained": pretrained}
 
 
@@ -161,11 +161,12 @@ def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
 
 
 def test_what_is_wrong_or_needs_new_pods_never_answers(pod: Pod) -> None:
-    """A process that answers otherwise than when it was fetched; a model with other tensors."""
-    python(pod.root / "d", 1)
-    with (pod.root / "d" / "ours.py").open("a") as file:
-        file.write('if "mms_workloads.serve.fetch" not in sys.orig_argv:\n    SIGN = -1\n')
+    """A process that answers otherwise than when it was fetched; other tensors; what is not wanted any more."""
     texts(pod.root / "e")
+    for letter, then in (("d", "SIGN = -1"), ("f", "import time; time.sleep(3)")):
+        python(pod.root / letter, 1)
+        with (pod.root / letter / "ours.py").open("a") as file:
+            file.write(f'if "mms_workloads.serve.fetch" not in sys.orig_argv:\n    {then}\n')
     pod.start_all()
     wait(lambda: pod.readyz()[0] == 200)
     clients = Clients(pod.ports[1])
@@ -177,6 +178,11 @@ def test_what_is_wrong_or_needs_new_pods_never_answers(pod: Pod) -> None:
             )
             assert pod.swap()["reason"] == reason, pod.swap()
             assert (pod.serves, pod.versions, pod.readyz()[0]) == ("a", ["1"], 200)
+        pod.wants("f")
+        wait(lambda: pod.versions == ["1", "2"])
+        pod.wants("a")
+        wait(lambda: pod.versions == ["1"] and not pod.swap())
+        assert (pod.serves, pod.readyz()[0]) == ("a", 200)
     finally:
         seen = clients.end()
     assert seen == {("a", "1", "red")}

@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from mms_workloads.contract import Reason
 from mms_workloads.serve import child, generations, taking, versions
 from mms_workloads.serve.artifact import read_artifact
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 HOLD_SECONDS = 120.0  # that the models have to map an artifact
 REPORT_SECONDS = 0.02  # between two looks at what they report
+
+log = structlog.get_logger()
 
 
 async def swap(
@@ -69,7 +73,7 @@ async def swap(
         if following.triton != serving.triton:
             await triton.verify(artifact.golden, digest)  # by whatever answers clients now
     except BaseException:
-        await _put_back(before, serving, layout, environment)
+        await _put_back(before, layout, triton, environment)
         raise
     await asyncio.to_thread(_tidy, layout, {following.folder, serving.folder} | compared)
     return artifact
@@ -85,26 +89,30 @@ def _following(artifact: Artifact, serving: Generation, layout: Layout) -> Gener
     return Generation(digest=artifact.digest, version=artifact.manifest.version, folder=str(folder), triton=triton)
 
 
-async def _stand(wanted: Generations, layout: Layout, environment: Mapping[str, str]) -> None:
+async def _stand(
+    wanted: Generations, layout: Layout, environment: Mapping[str, str], seconds: float = versions.LOAD_SECONDS
+) -> None:
     """Has Triton run the versions whose processes hold these, and no other. Raises JobError."""
     try:
         generations.write(layout.generations, wanted)
     except OSError as error:
         raise JobError(Reason.INTERNAL, f"cannot write {layout.generations}: {error}", retryable=True) from error
     if await asyncio.to_thread(versions.arrange, layout, {one.triton for one in wanted.held}):
-        await versions.load(layout, environment)
+        await versions.load(layout, environment, seconds)
 
 
-async def _put_back(
-    before: Generations, serving: Generation, layout: Layout, environment: Mapping[str, str]
-) -> None:  # fmt: skip
+async def _put_back(before: Generations, layout: Layout, triton: Triton, environment: Mapping[str, str]) -> None:
     """What was held, as far as Triton still runs its version. Raises TritonGoneError: all is to be loaded anew."""
-    kept = {serving.triton, *versions.there(layout)}
+    serving = before.of(before.serving)
+    kept = versions.there(layout) | ({serving.triton} if serving else set())
     held = [one for one in before.held if one.triton in kept]
     try:
-        await _stand(Generations(serving=before.serving, held=held), layout, environment)
+        await _stand(Generations(serving=before.serving, held=held), layout, environment, versions.UNLOAD_SECONDS)
     except JobError as error:
-        raise TritonGoneError(error.message) from error
+        # Behind a load that does not end Triton keeps the order; what served serves meanwhile.
+        if not all((await triton.ready()).values()):
+            raise TritonGoneError(error.message) from error
+        log.warning("not put back yet", why=error.message)
 
 
 async def _reported(layout: Layout, following: Generation, *, serving: bool) -> None:

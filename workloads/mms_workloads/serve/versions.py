@@ -1,11 +1,11 @@
 """Versions of a pod's models in Triton: folders beside each other, of which the highest that is ready answers.
 
-    python -m mms_workloads.serve.versions
+    python -m mms_workloads.serve.versions SECONDS
 
-has Triton load the models as their folders are now, over gRPC: a load over HTTP holds up every connection that its
-thread of the server has, for as long as it takes. A version that is there and has not changed is not loaded again; one
-whose folder is gone is unloaded in milliseconds, once it has answered what it was asked. Both have the same
-config.pbtxt: had they not, Triton would load both anew.
+has Triton load the models as their folders are now, within that time, over gRPC: a load over HTTP holds up every
+connection that its thread of the server has, for as long as it takes. A version that is there and has not changed is
+not loaded again; one whose folder is gone is unloaded in milliseconds, once it has answered what it was asked. Both
+have the same config.pbtxt: had they not, Triton would load both anew.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from mms_workloads.serve.layout import CONTROL_HEADER, read_layout, read_models
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mms_workloads.serve.layout import Layout
     from mms_workloads.serve.repository import Model
 
-LOAD_SECONDS = 300.0  # a model that ends its process while loading hangs the load
+LOAD_SECONDS = 300.0  # that a model may take; Triton itself has no limit
+UNLOAD_SECONDS = 30.0  # where nothing is to be loaded, unless a load before it has not ended
 
 
 def arrange(layout: Layout, wanted: set[int]) -> bool:
@@ -68,10 +69,13 @@ def settle(layout: Layout) -> None:
     arrange(layout, {serving.triton})
 
 
-async def load(layout: Layout, environment: Mapping[str, str]) -> None:
-    """Has Triton load the models as their folders are now. Raises JobError."""
+async def load(layout: Layout, environment: Mapping[str, str], seconds: float = LOAD_SECONDS) -> None:
+    """Has Triton load the models as their folders are now. Raises JobError.
+
+    One that is told so while another load goes on waits for it, and is carried out although nobody waits for it.
+    """
     ports = {"MMS_TRITON_GRPC_PORT": str(layout.grpc_port)}
-    await child.run(layout, {**environment, **ports}, "mms_workloads.serve.versions")
+    await child.run(layout, {**environment, **ports}, "mms_workloads.serve.versions", str(seconds))
 
 
 def write(folder: Path, model: Model) -> None:
@@ -105,18 +109,21 @@ def _versions(base: Path) -> dict[int, Path]:
     return {int(one.name): one for one in base.iterdir() if one.is_dir() and one.name.isdigit()}
 
 
-def main(environment: Mapping[str, str] = os.environ) -> int:
+def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
     import tritonclient.grpc as triton  # noqa: PLC0415 - the agent, which imports this module, does without
     from tritonclient.utils import InferenceServerException  # noqa: PLC0415
 
+    (seconds,) = map(float, arguments)
     layout = read_layout(environment)
     unlocked = {f"triton-grpc-protocol-{CONTROL_HEADER}": layout.control_key.read_text().strip()}
     with triton.InferenceServerClient(f"127.0.0.1:{layout.grpc_port}") as client:
         for name in read_models(layout.running).names:
             try:
-                client.load_model(name, headers=unlocked, client_timeout=LOAD_SECONDS)
+                client.load_model(name, headers=unlocked, client_timeout=seconds)
             except InferenceServerException as error:
-                outcome = _failed(name, str(error.message()), gone="UNAVAILABLE" in str(error.status()))
+                status, said = str(error.status()), str(error.message())
+                why = f"it did not within {seconds:g} s" if "DEADLINE_EXCEEDED" in status else said
+                outcome = _failed(name, why, gone="UNAVAILABLE" in status)
                 pod.write_outcome(pod.termination_log(environment), outcome)
                 return contract.EXIT_RETRY if outcome.retryable else contract.EXIT_PERMANENT
     return contract.EXIT_DONE
@@ -131,4 +138,4 @@ def _failed(model: str, why: str, *, gone: bool) -> Outcome:
 
 if __name__ == "__main__":
     logs.configure()
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
