@@ -128,10 +128,16 @@ def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
     """No request fails, what is wrong never answers, and the version before is back without being loaded."""
     python(pod.root / "b", 1)
     python(pod.root / "c", -1)
+    (pod.root / "g").mkdir()
+    networks.dense(pod.root / "g")
     pod.start_all()
     wait(lambda: pod.readyz()[0] == 200)
     clients = Clients(pod.ports[1])
     try:
+        for letter in "ga":
+            pod.wants(letter)
+            wait(lambda letter=letter: pod.serves == letter)
+            assert pod.versions == ["1"], "other labels and sizes are no other program"
         pod.wants("b")
         wait(lambda: pod.serves == "b")
         assert pod.versions == ["1", "2"], "the one before stays for the way back"
@@ -148,7 +154,9 @@ def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
         seen = clients.end()
     assert seen >= {("a", "1", "red"), ("b", "2", "red")}
     assert {one for one in seen if one[0] == "c"} <= {("c", "3", "green"), ("c", "3", "blue")}
-    assert {one[:2] for one in seen} <= {("a", "1"), ("b", "2"), ("c", "3")}, "each answer is of one artifact"
+    assert {one[:2] for one in seen} <= {("a", "1"), ("g", "1"), ("b", "2"), ("c", "3")}, (
+        "each answer is of one artifact"
+    )
     assert took < 3, "it was there"
 
     pod.processes["triton"].kill()
