@@ -97,7 +97,7 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
 
 
 class Clients:
-    """Ask without pause, over gRPC, and see what answers: (digest's letter, Triton's version, label of a red image)."""
+    """Ask all the time, over gRPC, and see what answers: (digest's letter, Triton's version, label of a red image)."""
 
     def __init__(self, port: int) -> None:
         self.seen: list[tuple[str, str, str]] = []
@@ -109,7 +109,7 @@ class Clients:
         red = triton.InferInput("IMAGE", [1, 1], "BYTES")
         red.set_data_from_numpy(request(of_one_colour((255, 0, 0))))
         with triton.InferenceServerClient(self._url) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(0.01):
                 found = client.infer(MODEL, [red])
                 label, digest = found.as_numpy("LABELS"), found.as_numpy("DIGEST")
                 version = found.get_response().model_version

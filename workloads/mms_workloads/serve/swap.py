@@ -63,12 +63,12 @@ async def swap(
     left = [serving] if serving.triton <= following.triton else []
     try:
         tell("Holding")
-        await _stand(Generations(serving=serving.digest, held=[serving, following]), layout, environment)
+        await _stand(Generations(serving=serving.digest, held=[serving, following]), layout, triton, environment)
         await _reported(layout, following, serving=False)
         tell("Proving")
         await triton.verify(artifact.golden, digest, following.triton)
         tell("Switching")
-        await _stand(Generations(serving=digest, held=[following, *left]), layout, environment)
+        await _stand(Generations(serving=digest, held=[following, *left]), layout, triton, environment)
         await _reported(layout, following, serving=True)
         if following.triton != serving.triton:
             await triton.verify(artifact.golden, digest)  # by whatever answers clients now
@@ -89,16 +89,21 @@ def _following(artifact: Artifact, serving: Generation, layout: Layout) -> Gener
     return Generation(digest=artifact.digest, version=artifact.manifest.version, folder=str(folder), triton=triton)
 
 
-async def _stand(
-    wanted: Generations, layout: Layout, environment: Mapping[str, str], seconds: float = versions.LOAD_SECONDS
-) -> None:
-    """Has Triton run the versions whose processes hold these, and no other. Raises JobError."""
+async def _stand(wanted: Generations, layout: Layout, triton: Triton, environment: Mapping[str, str]) -> None:
+    """Has Triton run the versions whose processes hold these, and no other. Raises JobError, TritonGoneError."""
+    loads = {one.triton for one in wanted.held} - versions.there(layout)
+    if await _arranged(wanted, layout):
+        # To let one go takes no longer than to begin a process that would say so.
+        await (versions.load(layout, environment) if loads else triton.load())
+
+
+async def _arranged(wanted: Generations, layout: Layout) -> bool:
+    """Whether Triton is to hear of it. Raises JobError."""
     try:
         generations.write(layout.generations, wanted)
     except OSError as error:
         raise JobError(Reason.INTERNAL, f"cannot write {layout.generations}: {error}", retryable=True) from error
-    if await asyncio.to_thread(versions.arrange, layout, {one.triton for one in wanted.held}):
-        await versions.load(layout, environment, seconds)
+    return await asyncio.to_thread(versions.arrange, layout, {one.triton for one in wanted.held})
 
 
 async def _put_back(before: Generations, layout: Layout, triton: Triton, environment: Mapping[str, str]) -> None:
@@ -107,7 +112,8 @@ async def _put_back(before: Generations, layout: Layout, triton: Triton, environ
     kept = versions.there(layout) | ({serving.triton} if serving else set())
     held = [one for one in before.held if one.triton in kept]
     try:
-        await _stand(Generations(serving=before.serving, held=held), layout, environment, versions.UNLOAD_SECONDS)
+        if await _arranged(Generations(serving=before.serving, held=held), layout):
+            await versions.load(layout, environment, versions.UNLOAD_SECONDS)
     except JobError as error:
         # Behind a load that does not end Triton keeps the order; what served serves meanwhile.
         if not all((await triton.ready()).values()):
