@@ -16,8 +16,6 @@ from tests.unit.serve.networks import of_one_colour, request
 from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
 
-from mms_workloads.serve.layout import Layout
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -102,14 +100,14 @@ class Clients:
     def __init__(self, port: int) -> None:
         self.seen: list[tuple[str, str, str]] = []
         self._stop, self._url = threading.Event(), f"127.0.0.1:{port}"
-        self._pool = ThreadPoolExecutor(4)
-        self._asking = [self._pool.submit(self._ask) for _ in range(4)]
+        self._pool = ThreadPoolExecutor(2)
+        self._asking = [self._pool.submit(self._ask) for _ in range(2)]
 
     def _ask(self) -> None:
         red = triton.InferInput("IMAGE", [1, 1], "BYTES")
         red.set_data_from_numpy(request(of_one_colour((255, 0, 0))))
         with triton.InferenceServerClient(self._url) as client:
-            while not self._stop.wait(0.01):
+            while not self._stop.wait(0.02):
                 found = client.infer(MODEL, [red])
                 label, digest = found.as_numpy("LABELS"), found.as_numpy("DIGEST")
                 version = found.get_response().model_version
@@ -134,38 +132,31 @@ def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
     wait(lambda: pod.readyz()[0] == 200)
     clients = Clients(pod.ports[1])
     try:
-        for letter in "ga":
-            pod.wants(letter)
-            wait(lambda letter=letter: pod.serves == letter)
-            assert pod.versions == ["1"], "other labels and sizes are no other program"
+        pod.wants("g")
+        wait(lambda: pod.serves == "g")
+        assert pod.versions == ["1"], "other labels and sizes are no other program"
         pod.wants("b")
         wait(lambda: pod.serves == "b")
+        loaded = pod.swap()["seconds"]
         assert pod.versions == ["1", "2"], "the one before stays for the way back"
-        pod.wants("a")
-        wait(lambda: pod.serves == "a")
-        took = pod.swap()["seconds"]
-        assert pod.versions == ["1"]
-        pod.wants("b")
-        wait(lambda: pod.serves == "b" and pod.swap()["phase"] == "Done")
         pod.wants("c")
         wait(lambda: pod.serves == "c")
         assert pod.versions == ["2", "3"]
+        pod.wants("b")
+        wait(lambda: pod.serves == "b")
+        took = pod.swap()["seconds"]
+        assert pod.versions == ["2"]
     finally:
         seen = clients.end()
-    assert seen >= {("a", "1", "red"), ("b", "2", "red")}
-    assert {one for one in seen if one[0] == "c"} <= {("c", "3", "green"), ("c", "3", "blue")}
-    assert {one[:2] for one in seen} <= {("a", "1"), ("g", "1"), ("b", "2"), ("c", "3")}, (
-        "each answer is of one artifact"
-    )
-    assert took < 3, "it was there"
+    assert {one[:2] for one in seen} == {("a", "1"), ("g", "1"), ("b", "2"), ("c", "3")}, "each is of one artifact"
+    assert {one for one in seen if one[0] in "abc"} == {("a", "1", "red"), ("b", "2", "red"), ("c", "3", "green")}
+    assert took < loaded / 3, "it was there"
 
     pod.processes["triton"].kill()
     pod.processes["triton"].wait()
     pod.start_triton()
     wait(lambda: pod.readyz()[0] == 200)
-    assert (pod.serves, pod.versions) == ("c", ["3"]), "a Triton that begins anew loads what serves"
-    layout = Layout(models=pod.root / "models")
-    assert len(list(layout.models.glob("held-*.3.json"))) == 1
+    assert (pod.serves, pod.versions) == ("b", ["2"]), "a Triton that begins anew loads what serves"
 
 
 def test_what_is_wrong_or_needs_new_pods_never_answers(pod: Pod) -> None:
