@@ -92,3 +92,11 @@ def test_the_load_is_read_from_the_metrics() -> None:
 
 def test_of_other_text_nothing_is_known() -> None:
     assert load.parse("<html>").models == {}
+
+
+def test_of_two_versions_of_a_model_the_slower_one_counts() -> None:
+    line = 'nv_inference_request_{}{{model="classify",version="{}"{}}} {}'
+    both = [line.format("success", version, "", 10) for version in (1, 2)]
+    both += [line.format("summary_us", version, ',quantile="0.99"', us) for version, us in ((1, 9000), (2, 3000))]
+    found = load.parse("\n".join(both)).models["classify"]
+    assert (found.requests, found.quantiles) == (20, {"0.99": 0.009})

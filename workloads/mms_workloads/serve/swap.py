@@ -85,6 +85,7 @@ def _following(artifact: Artifact, serving: Generation, layout: Layout) -> Gener
     found = taking.choose(read_models(Path(serving.folder) / MODELS_FILE), read_models(folder / MODELS_FILE))
     if found.way is Way.PODS:
         raise JobError(Reason.NEW_PODS_NEEDED, found.why)
+    log.info("way", way=found.way.value, why=found.why)
     triton = serving.triton + (found.way is Way.VERSION)
     return Generation(digest=artifact.digest, version=artifact.manifest.version, folder=str(folder), triton=triton)
 
