@@ -12,10 +12,10 @@ export MMS_RESULTS ?= benchmarks/results
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
-        bench-replay bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune bench-precision bench-tasks
+        bench-replay bench-replay-live bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune bench-precision bench-tasks
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make the virtual environment with all that the project needs
 	@PYTHON=$(PYTHON) scripts/setup
@@ -116,6 +116,9 @@ bench-checkpoint: setup ## What checkpoints cost a training, against torch.distr
 
 bench-replay: setup ## Replicas by the objective on two traces, against KPA, HPA, KEDA and static fleets
 	PYTHONPATH=operator:workloads $(PY) benchmarks/replay.py
+
+bench-replay-live: setup ## A compressed trace on the cluster: replicas by the objective, by the HPA, and static fleets
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/replay_live.py
 
 bench-hotswap: setup ## Another artifact into a running pod, under load; and new pods instead
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/hotswap.py

@@ -21,7 +21,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from benchmarks.on_cluster import CORPUS, NAMESPACE, RESULTS, apply, kubectl, prepare, until
+from benchmarks.on_cluster import CORPUS, NAMESPACE, RESULTS, apply, kubectl, listed, prepare, until
 
 ROUNDS = int(os.environ.get("MMS_BENCH_ROUNDS", "15"))
 FILE = RESULTS / "coldstart.json"
@@ -106,11 +106,6 @@ def start() -> str:
 def ready() -> str:
     found = json.loads(kubectl("get", "ms/words", "-o", "json")).get("status", {}).get("conditions", [])
     return json.dumps([one["type"] for one in found if one["status"] == "True"])
-
-
-def listed(kind: str, labels: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(kubectl("get", kind, "-l", labels, "-o", "json"))["items"]
-    return found
 
 
 def plain(deployment: dict[str, Any]) -> list[dict[str, Any]]:

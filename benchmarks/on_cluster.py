@@ -50,6 +50,11 @@ def apply(*manifests: dict[str, Any]) -> None:
     kubectl("apply", "-f", "-", text=yaml.safe_dump_all(manifests))
 
 
+def listed(kind: str, labels: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(kubectl("get", kind, "-l", labels, "-o", "json"))["items"]
+    return found
+
+
 def until(what: str, look: Callable[[], T | None], seconds: float = 180.0) -> T:
     deadline = time.monotonic() + seconds
     while not (found := look()):

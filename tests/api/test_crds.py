@@ -299,6 +299,7 @@ TRAINING_STATUS: Object = {
         "peerBytes": 40_000,
         "volumeBytes": 20_000,
         "keysGiven": 7,
+        "badKinds": [{"reason": "it has … cells, and the header … columns", "count": 1}],
         "bad": [{"uri": "s3://digits/a.csv", "offset": 1024, "reason": "it has 3 cells, and the header 4 columns"}],
     },
     "incidents": [{"time": NOON, "kind": "WorkerLost", "rank": 1, "step": 811, "action": "Replaced"}],

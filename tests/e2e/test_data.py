@@ -128,6 +128,7 @@ def test_bad_records(kube: Kube) -> None:
     reasons = sorted(one["reason"] for one in data["bad"])
     assert "8 bytes that are no image of a kind that is known" in reasons[-1]
     assert len(set(reasons)) == len(BAD), reasons
+    assert sum(one["count"] for one in data["badKinds"]) == len(BAD), data["badKinds"]
     failed = condition(kube.wait_phase("too-bad", "Failed", SECONDS), "Failed")
     assert failed["reason"] == "DataInvalid"
     assert "data.quality.maxBadRecords" in failed["message"]

@@ -10,7 +10,8 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, condition
+from tests.e2e.kube import Kube, condition, service, training
+from tests.e2e.test_autoscaling import slept
 from tests.e2e.test_rollout import mms, serve
 
 from mms_cluster import extras
@@ -18,6 +19,8 @@ from mms_operator.cli.forward import port_forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.e2e.conftest import Corpora
 
     from mms_cluster.provider import Provider
 
@@ -96,6 +99,24 @@ def test_a_canary_behind_a_gateway(kube: Kube, artifacts: list[dict[str, str]], 
         assert abs(share - PERCENT / 100) < 0.13, (way, found)  # five standard deviations
     copies = answered - sum(way["versions"].get("2", 0) for way in asked.ways.values())
     assert abs(copies / sent - COPIES / 100) < 0.1, (copies, sent)
+
+
+def test_from_zero_behind_a_gateway(kube: Kube, corpora: Corpora, front: str) -> None:
+    """Whoever asks while there are no pods is held by the activators, to which the route's Service leads."""
+    kube.apply(training("words", corpora.small))
+    kube.wait_phase("words", "Complete")
+    made = service("words")
+    made["spec"] |= {"autoscaling": {"mode": "External"}, "traffic": {"gateway": GATEWAY}}
+    kube.apply(made)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    taken(kube, "HTTPRoute", {"stable": 100})
+    kube.run("scale", "modelservice", "words", "--replicas=0")
+    slept(kube)
+    with asking(kube, "words", 2, front) as asked:
+        time.sleep(3)  # so that some are held
+        kube.run("scale", "modelservice", "words", "--replicas=1")
+        kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas"), 60, "awake")
+    assert {way: asked.failures(way) for way in asked.ways} == {"close": 0, "keep": 0, "grpc": 0}, asked.ways
 
 
 def taken(kube: Kube, kind: str, weights: dict[str, int]) -> None:

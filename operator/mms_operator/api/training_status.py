@@ -66,6 +66,13 @@ class BadRecordStatus(Model):
     reason: str = Field(max_length=256, description="What is wrong with it.")
 
 
+class BadKindStatus(Model):
+    """Records that are left out for the same reason."""
+
+    reason: str = Field(max_length=256, description="What is wrong with them, numbers and quoted words left out.")
+    count: int = Field(ge=1, description="How many there are.")
+
+
 class DataStatus(Model):
     """The data set, as the counting pass found it."""
 
@@ -83,6 +90,11 @@ class DataStatus(Model):
         ge=0,
         description="Keys of encrypted blocks that the present master has given to workers; its log has each with the "
         "worker and the block.",
+    )
+    badKinds: list[BadKindStatus] = Field(
+        default_factory=list,
+        description="How many for each reason, the most frequent first.",
+        json_schema_extra={"maxItems": 10},
     )
     bad: list[BadRecordStatus] = Field(
         default_factory=list, description="The first of them.", json_schema_extra={"maxItems": 10}

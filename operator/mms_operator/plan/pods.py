@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -176,6 +177,16 @@ def is_ready(pod: Object) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or ()
     ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
     return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def ready_seconds(pod: Object, now: datetime) -> float | None:
+    """Since when it is ready; None where it is not, infinity where that is not known."""
+    if not is_ready(pod):
+        return None
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "Ready" and condition.get("lastTransitionTime"):
+            return (now - datetime.fromisoformat(condition["lastTransitionTime"])).total_seconds()
+    return math.inf
 
 
 def _statuses(status: Object) -> Iterable[Object]:

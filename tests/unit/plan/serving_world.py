@@ -46,6 +46,7 @@ class Pod:
     orders: str | None = None  # another one
     live: LiveReport | None = None  # what its follower says
     serves: str = ""
+    silent: bool = False  # its agent does not answer
     failed: str = ""  # to take what it was told: the reason
     tries_again: bool = False
     counters: Counters = field(default_factory=Counters)
@@ -233,7 +234,7 @@ class ServingWorld:
         """Of the agents that the last plan wanted to hear of."""
         if self.plan is None or self.plan.agents is None:
             return {}
-        asked = [pod for pod in self.pods if pod.ready and pod.uid in self.plan.agents.hosts]
+        asked = [pod for pod in self.pods if pod.ready and not pod.silent and pod.uid in self.plan.agents.hosts]
         more = {"comparison": self.comparison, "files": self.files, "precision": self.precision}
         return {pod.uid: _report(pod).model_copy(update=more) for pod in asked}
 

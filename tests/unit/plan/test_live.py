@@ -134,6 +134,19 @@ def test_what_is_not_well_is_told_once(said: LiveReport, reason: str, word: str)
     assert [event.reason for event in w.events] == [reason, "Following"]
 
 
+def test_a_pod_that_says_nothing_is_not_known_to_follow() -> None:
+    w = following(3)
+    w.events.clear()
+    w.pods[1].silent = True
+    w.settle()
+    assert w.condition("Live") == ("False", "ParametersStale")
+    assert "1 of 3 pods do not say what they answer with" in live(w)["message"]
+    assert [(event.type, event.reason) for event in w.events] == [("Warning", "ParametersStale")]
+    w.pods[1].silent = False
+    w.settle()
+    assert w.condition("Live") == ("True", "Following")
+
+
 def test_pause_and_resume() -> None:
     w = following()
     w.say("pause")

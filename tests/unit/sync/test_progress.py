@@ -31,13 +31,17 @@ def test_the_counting_pass_says_what_it_has_read() -> None:
 
 
 def test_training_counts_the_bytes_of_its_blocks_over_all_epochs() -> None:
-    schema = Schema("CSV", "text", "string", {"a": 3, "b": 5}, 8, (Bad(0, 3, "damaged"),))
+    cells = [Bad(0, at, f"it has {at} cells, and the header 4 columns") for at in (5, 6)]
+    bad = (Bad(0, 3, "damaged"), *cells)
+    schema = Schema("CSV", "text", "string", {"a": 3, "b": 5}, 8, bad)
     plan = Plan((DataFile(uri="file:///a.csv", size=100),), 30, Vocabulary((), ()), schema)
     leases = Leases.start(DATA, 1, 2, [0, 1, 3], 4)
     trained = Trained(plan)
     first = trained.report(leases)
-    assert (first.bytes, first.records, first.classes, first.badRecords) == (100, 8, 2, 1)
+    assert (first.bytes, first.records, first.classes, first.badRecords) == (100, 8, 2, 3)
     assert first.bad[0].uri == "file:///a.csv"
+    kinds = [(kind.count, kind.reason) for kind in first.badKinds]
+    assert kinds == [(2, "it has … cells, and the header … columns"), (1, "damaged")]
     assert (first.doneBytes, first.doneRecords) == (0, 0)
     leases.commit([Slice(0, 0, 0, 4, 4), Slice(0, 3, 0, 1, 2)])
     assert trained.report(leases).doneBytes == 30 + 5

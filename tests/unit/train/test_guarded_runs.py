@@ -24,7 +24,8 @@ WRECKED = 3.0  # bits per byte of a model that an anomaly has spoilt: letters ar
 SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4, 5))]
 SERVED = {"syncMode": "ParameterServer", "parameterServer": {"shards": 2}}
 COPIED = {"syncMode": "ParameterServer", "parameterServer": {"shards": 2, "replicas": 2}}
-PLACE = {"from": 120, "to": 121}
+# In the first of these steps that the rank takes part in: on a busy machine it may be away for one.
+PLACE = {"from": 120, "to": 400, "once": True}
 
 
 def job(folder: Path, workers: int, seed: int = 1, **changes: Any) -> JobFile:
@@ -88,10 +89,10 @@ CASES = {
     "nan-shards": Case(2, SERVED, {"kind": "nan", "rank": 1, **PLACE}, "NonFinite"),
     "outlier-of-two": Case(2, {}, {"kind": "scale", "by": 1e4, "rank": 1, **PLACE}, "GradientOutlier"),
     "outlier-shards": Case(3, SERVED, {"kind": "scale", "by": 1e4, "rank": 1, **PLACE}, "GradientOutlier"),
-    "loss-ring": Case(2, {}, {"kind": "wreck", "once": True, **PLACE}, "LossSpike"),
-    "loss-shards": Case(2, SERVED, {"kind": "wreck", "once": True, **PLACE}, "LossSpike"),
+    "loss-ring": Case(2, {}, {"kind": "wreck", **PLACE}, "LossSpike"),
+    "loss-shards": Case(2, SERVED, {"kind": "wreck", **PLACE}, "LossSpike"),
     "flip-of-a-shard": Case(2, COPIED, {"kind": "flip-shard", "rank": 1, "from": 120}, "Corruption"),
-    "flip-of-two": Case(2, {}, {"kind": "flip", "rank": 1, "once": True, **PLACE}, "Corruption"),
+    "flip-of-two": Case(2, {}, {"kind": "flip", "rank": 1, **PLACE}, "Corruption"),
 }
 
 
@@ -111,7 +112,7 @@ def test_an_anomaly_is_corrected(
     "fault",
     [
         pytest.param({"kind": "nan", "rank": 1, **PLACE}, id="nan"),
-        pytest.param({"kind": "wreck", "once": True, **PLACE}, id="loss"),
+        pytest.param({"kind": "wreck", **PLACE}, id="loss"),
     ],
 )
 def test_without_a_guard_it_spoils_the_model(
@@ -130,7 +131,7 @@ def test_without_a_guard_it_spoils_the_model(
 def test_a_rank_with_flipped_bits_is_outvoted_and_replaced(
     tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    fault = {"kind": "flip", "rank": 1, "once": True, **PLACE}
+    fault = {"kind": "flip", "rank": 1, **PLACE}
     outcome, report, replaced = run(tmp_path, job(tmp_path, 3, seed), fault, patch=monkeypatch)
     assert "Corruption" in kinds(report)
     assert replaced == 1

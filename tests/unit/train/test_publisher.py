@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
@@ -23,7 +24,7 @@ from mms_workloads.pod import Pod
 from mms_workloads.serve import live_files
 from mms_workloads.serve.trainers import Source, UnreachableError
 from mms_workloads.sync.plan import Plan
-from mms_workloads.train import publisher
+from mms_workloads.train import publisher, secured
 from mms_workloads.train.publisher import Budget, Copies, Held, Publisher
 
 if TYPE_CHECKING:
@@ -121,6 +122,31 @@ def test_only_readers_of_this_job_are_answered(asked: Source, certificates: Path
     with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
         stranger._ask(asked._known.trainers[0], "parameters", "", "worker")  # type: ignore[union-attr]
     stranger.close()
+
+
+def test_who_comes_when_all_places_are_taken_is_turned_away(
+    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secured, "MOST_CONNECTIONS", 1)
+    pod = Pod("worker", 0, 2, 3, "127.0.0.1", held.learner.job, "", tmp_path, tmp_path, tmp_path / "log", 0, 0, 0)
+    host, _, port = Publisher(pod, lambda: held, plain=True).address.rpartition(":")
+
+    def task() -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("GET", "/v1/task", headers={"MMS-Job": "u/1"})
+        assert connection.getresponse().read()
+        return connection
+
+    first = task()
+    with pytest.raises(ConnectionError):
+        task()
+    first.close()
+    deadline = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(ConnectionError):
+            task().close()
+            break
+        assert time.monotonic() < deadline, "the place of a connection that has ended is free"
 
 
 def test_a_worker_of_an_older_epoch_is_not_believed(asked: Source) -> None:

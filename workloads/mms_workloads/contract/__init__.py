@@ -107,6 +107,7 @@ from mms_workloads.contract.pipeline import (
 )
 from mms_workloads.contract.report import (
     Activity,
+    BadKind,
     BadRecord,
     CheckpointRef,
     DataReport,
@@ -199,6 +200,7 @@ __all__ = [
     "ArtifactRef",
     "AudioInput",
     "Augmentation",
+    "BadKind",
     "BadRecord",
     "Batching",
     "Checkpoint",

@@ -105,6 +105,13 @@ class BadRecord(Contract):
     reason: str
 
 
+class BadKind(Contract):
+    """How many records are left out for a reason, its particulars left out."""
+
+    reason: str
+    count: NonNegativeInt
+
+
 class DataReport(Contract):
     """The data set as the counting pass found it, and how much of the work on it is done."""
 
@@ -114,6 +121,7 @@ class DataReport(Contract):
     records: NonNegativeInt | None = None  # good ones; None where the task reads running text
     badRecords: NonNegativeInt = 0
     bad: list[BadRecord] = []  # the first
+    badKinds: list[BadKind] = []  # the most frequent first
     classes: NonNegativeInt = 0  # different labels
     storeBytes: NonNegativeInt = 0  # that workers have read from the store, as stored, by what this master heard
     peerBytes: NonNegativeInt = 0  # from each other instead

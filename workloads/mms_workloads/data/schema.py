@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
+import re
 import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
@@ -40,6 +41,15 @@ class Bad:
     file: int
     offset: int
     reason: str
+
+
+# Quoted words, and numbers that are no part of a word: what differs from record to record in one reason.
+_PARTICULARS = re.compile(r"'[^']*'|(?<![\w.])-?\d[\d.]*(?:e[+-]?\d+)?(?!\w)")
+
+
+def kinds(bad: Iterable[Bad]) -> Counter[str]:
+    """How many records have each reason, its particulars left out."""
+    return Counter(_PARTICULARS.sub("…", one.reason) for one in bad)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mms_workloads.contract import MASTER_PORT, OU_MASTER, OU_SHARD, OU_WORKER, Trainers
-from mms_workloads.sync import tls
+from mms_workloads.sync import hosts, tls
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from mms_workloads.contract import LiveSource, Trainer
@@ -205,16 +206,26 @@ class Source:
     def _connect(self, host: str, port: int, unit: str, timeout: float) -> http.client.HTTPConnection:
         """Raises OSError, UnreachableError for a peer that is something else."""
         if self.tls_dir is None:
-            return http.client.HTTPConnection(host, port, timeout=timeout)
+            connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+            connection.connect()
+            _prepare(connection.sock, timeout)
+            return connection
         context = tls.client_context(self.tls_dir)
         context.check_hostname = False  # of the job's authority; the unit says what it is
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+        connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
         connection.connect()
         assert isinstance(connection.sock, ssl.SSLSocket)  # noqa: S101 - HTTPSConnection makes one
+        _prepare(connection.sock, timeout)
         if unit not in tls.organisational_units(connection.sock.getpeercert()):
             connection.close()
             raise UnreachableError(f"{host}:{port} shows a certificate that is for no {unit}")
         return connection
+
+
+def _prepare(connection: socket.socket, timeout: float) -> None:
+    """timeout: of a read, seconds, which a worker that is asked much needs; a host that is gone is noticed before."""
+    connection.settimeout(timeout)
+    hosts.watch(connection)
 
 
 def _read(answer: http.client.HTTPResponse) -> bytearray:

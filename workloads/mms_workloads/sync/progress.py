@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mms_workloads.contract import BadRecord, DataReport
+from mms_workloads.contract import BadKind, BadRecord, DataReport
+from mms_workloads.data import schema as schemas
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from mms_workloads.sync.leases import Leases
     from mms_workloads.sync.plan import Plan
 
-NAMED_BAD_RECORDS = 10
+NAMED_BAD_RECORDS, NAMED_BAD_KINDS = 10, 10
 
 
 def counted(counting: Counting) -> DataReport:
@@ -49,6 +50,9 @@ class Trained:
             badRecords=len(bad),
             bad=[
                 BadRecord(uri=plan.files[b.file].uri, offset=b.offset, reason=b.reason) for b in bad[:NAMED_BAD_RECORDS]
+            ],
+            badKinds=[
+                BadKind(reason=reason, count=count) for reason, count in schemas.kinds(bad).most_common(NAMED_BAD_KINDS)
             ],
             classes=len(schema.classes) if schema else 0,
         )

@@ -18,7 +18,7 @@ from mms_operator.api.rollout import LiveSync, Strategy
 from mms_operator.api.service_status import LiveStatus, ServedVersion
 from mms_operator.api.training import TrainingSpec
 from mms_operator.api.types import SecretReference
-from mms_operator.plan import conditions
+from mms_operator.plan import conditions, pods
 from mms_operator.plan.conditions import Condition
 from mms_operator.plan.training.job import Job, not_followed
 from mms_operator.plan.types import Event
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _TRAINS = frozenset({Activity.TRAINING, Activity.EXPORTING})  # workers have parameters
 _UNUSUAL = frozenset({Reason.PARAMETERS_STALE, Reason.PARAMETERS_WITHHELD, Reason.NOT_FOLLOWED})
 STARTING, STALE, ENDED = "Starting", "Stale", "Ended"  # phases of the status that are no pod's
+SILENT_SECONDS = 30.0  # after a pod's readiness: agents are asked every five
 DIGITS = 2  # of a number of milliseconds: the others change all the time and say nothing
 
 
@@ -116,7 +117,7 @@ def found(look: Look, stable: ServedVersion | None, training: Object | None) -> 
     bound = orders(look.serving.spec.rollout, look.status.live)
     status = _status(stable, look.status.live, reports, bound)
     ended = _ended(stable, training)
-    phase, reason, message = _standing(reports, bound, ended)
+    phase, reason, message = _standing(reports, _silent(look, stable), bound, ended)
     if not reports and not ended and look.status.live is not None:  # an operator that starts has not asked yet
         phase, message = look.status.live.phase, look.status.live.message
         reason = _reason(phase)
@@ -160,7 +161,19 @@ def _ended(stable: ServedVersion, training: Object | None) -> str | None:
     return None
 
 
-def _standing(reports: Sequence[LiveReport], bound: LiveOrders, ended: str | None) -> tuple[str, str, str]:
+def _silent(look: Look, stable: ServedVersion) -> list[str]:
+    """Names of the pods that answer clients, and whose agents have not said for long with what."""
+    return sorted(
+        pod["metadata"]["name"]
+        for pod in look.seen.began_with(stable.lineage)
+        if (pods.ready_seconds(pod, look.now) or 0.0) > SILENT_SECONDS
+        and pod["metadata"]["uid"] not in look.seen.agents
+    )
+
+
+def _standing(
+    reports: Sequence[LiveReport], silent: Sequence[str], bound: LiveOrders, ended: str | None
+) -> tuple[str, str, str]:
     """Phase, reason and words."""
     limit = bound.maxStalenessMilliseconds / 1000
     if ended is not None:
@@ -181,6 +194,9 @@ def _standing(reports: Sequence[LiveReport], bound: LiveOrders, ended: str | Non
             f"{len(late)} of {len(reports)} pods answer with parameters older than {bound.maxStalenessMilliseconds} "
             f"ms{why}"
         )
+        return STALE, _reason(STALE), said
+    if silent:
+        said = f"{len(silent)} of {len(silent) + len(reports)} pods do not say what they answer with: {silent[0]}"
         return STALE, _reason(STALE), said
     said = f"{len(reports)} pod{'s' * (len(reports) > 1)} follow{'s' * (len(reports) == 1)} the training"
     return LivePhase.FOLLOWING, _reason(LivePhase.FOLLOWING), said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mms_operator.api.autoscaling import Mode
@@ -11,7 +10,7 @@ from mms_operator.plan.service import objects
 
 if TYPE_CHECKING:
     from mms_operator.plan.service.course import Course, Look
-    from mms_operator.plan.types import Held, Object
+    from mms_operator.plan.types import Held
 
 KNOWN_SECONDS = 5.0  # after a pod's readiness, until which some node may not have heard of it: activators pass through
 LOOK_SECONDS = 30.0  # between two looks at a service whose agents are not asked: a schedule may begin
@@ -24,7 +23,7 @@ def awake(look: Look, course: Course) -> bool:
     if not look.replicas:
         return False
     asked = look.seen.began_with(course.route.lineage) if course.route else look.seen.pods
-    return any(_ready_seconds(pod, look.now) >= KNOWN_SECONDS for pod in asked)
+    return any((pods.ready_seconds(pod, look.now) or 0.0) >= KNOWN_SECONDS for pod in asked)
 
 
 def kept(look: Look, course: Course, held: Held | None) -> frozenset[tuple[str, str]]:
@@ -39,13 +38,3 @@ def requeue(look: Look, wanted: float | None) -> float | None:
     if look.scaled.status is None or look.seen.pods:
         return wanted
     return min(wanted, LOOK_SECONDS) if wanted is not None else LOOK_SECONDS
-
-
-def _ready_seconds(pod: Object, now: datetime) -> float:
-    """Since when it is ready; less than 0 where it is not."""
-    if not pods.is_ready(pod):
-        return -1.0
-    for condition in (pod.get("status") or {}).get("conditions") or ():
-        if condition["type"] == "Ready" and condition.get("lastTransitionTime"):
-            return (now - datetime.fromisoformat(condition["lastTransitionTime"])).total_seconds()
-    return KNOWN_SECONDS

@@ -9,6 +9,7 @@ from mms_operator.api.names import Condition as Kind
 from mms_operator.api.names import Phase, Reason
 from mms_operator.api.training_status import (
     ArtifactStatus,
+    BadKindStatus,
     BadRecordStatus,
     CheckpointStatus,
     DataStatus,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _WAITING = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.SUSPENDING})
 
-NAMED_BAD_RECORDS = 10
+NAMED_BAD_RECORDS, NAMED_BAD_KINDS = 10, 10
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def data(report: DataReport | None) -> DataStatus | None:
         peerBytes=report.peerBytes,
         volumeBytes=report.volumeBytes,
         keysGiven=report.keysGiven,
+        badKinds=[BadKindStatus(reason=one.reason[:256], count=one.count) for one in report.badKinds[:NAMED_BAD_KINDS]],
         bad=[
             BadRecordStatus(uri=one.uri[:1024], offset=one.offset, reason=one.reason[:256])
             for one in report.bad[:NAMED_BAD_RECORDS]
