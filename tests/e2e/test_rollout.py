@@ -199,8 +199,8 @@ def test_hot_swap_of_programs(kube: Kube) -> None:
     assert answered(kube, "classify") == (first["digest"], "1", b"red")
     assert pods() == before, "no pod was started"
     third = take("three")
-    assert answered(kube, "detect") == (third["digest"], "1", b"thing")
     kube.wait("modelservice", "colours", lambda _: not pods() & before, 120, "served by new pods alone")
+    assert answered(kube, "detect") == (third["digest"], "1", b"thing")
     said = [event["message"] for event in kube.events("colours")]
     assert any("by new pods" in one and "is for detect" in one for one in said), said
 
