@@ -15,7 +15,7 @@ from mms_operator.plan import pods
 from mms_workloads.contract import InputOrders, InputPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mms_operator.api.rollout import Analysis
     from mms_operator.plan.analysis.disagreement import Disagreement
@@ -90,7 +90,7 @@ def status(
     return LiveInputsStatus(compared=counted.compared, differing=counted.differing, message=message[:512])
 
 
-def _left_out(reports: dict[str, AgentReport], pair: Pair) -> str:
+def _left_out(reports: Mapping[str, AgentReport], pair: Pair) -> str:
     """What a pod says of inputs that are not compared."""
     mine = [one.inputs for one in reports.values() if one.inputs and one.digest in {pair.canary, pair.stable}]
     said = next((one.message for one in mine if one.message), "")
