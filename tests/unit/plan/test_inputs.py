@@ -9,6 +9,7 @@ import pytest
 from tests.unit.plan.serving_world import ServingWorld, digest
 from tests.unit.plan.world import NOW
 
+from mms_operator.api.service import ServiceSpec
 from mms_operator.plan.service import inputs
 from mms_operator.plan.service.inputs import Pair
 from mms_operator.plan.types import Interval
@@ -133,3 +134,26 @@ def test_without_the_field_nobody_is_told() -> None:
     assert not any(pod.inputs for pod in w.pods)
     volumes = w.objects[f"Deployment/words-{'b' * 12}"]["spec"]["template"]["spec"]["volumes"]
     assert "mms.dev/inputs" not in str(volumes)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ({"format": "TritonRepository", "trusted": True}, "requests to a Triton repository are not seen"),
+        ({"pipeline": {"task": "textEmbedding"}}, "answers of textEmbedding cannot be compared"),
+        ({"pipeline": {"task": "imageClassification", "labels": ["a", "b"]}}, None),
+        ({}, None),
+    ],
+    ids=["repository", "vectors", "labels", "not known yet"],
+)
+def test_what_can_never_be_compared_is_refused(model: dict[str, Any], why: str | None) -> None:
+    found = {"model": {"pretrained": {"uri": "s3://models/one", **model}}, "rollout": CANARY}
+    said = inputs.problem(ServiceSpec.model_validate(found))
+    assert said == (f"spec.rollout.analysis.liveInputs: {why}: leave it out" if why else None)
+
+
+def test_such_a_service_says_so() -> None:
+    w = ServingWorld({"replicas": 1, "rollout": CANARY})
+    w.cr["spec"]["model"] = {"pretrained": {"uri": "s3://models/one", "format": "TritonRepository", "trusted": True}}
+    w.look()
+    assert w.condition("Accepted") == ("False", "InvalidSpec")

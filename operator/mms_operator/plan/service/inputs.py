@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mms_operator.api import names
+from mms_operator.api.service import ModelFormat
 from mms_operator.api.service_status import LiveInputsStatus
 from mms_operator.plan import pods
 from mms_workloads.contract import InputOrders, InputPeer
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mms_operator.api.rollout import Analysis
+    from mms_operator.api.service import ServiceSpec
     from mms_operator.plan.analysis.disagreement import Disagreement
     from mms_operator.plan.service.course import Course, Look
     from mms_operator.plan.types import Interval, Object
     from mms_workloads.contract import AgentReport
 
+# Tasks whose answers are vectors and pictures: two versions' are never the same.
+INCOMPARABLE = frozenset({"textEmbedding", "imageGeneration"})
 SENDERS, TAKERS = 16, 8  # pods that sample, and that compare, at most: annotations stay small
 DIGITS = 3  # of a pod's part of a second
 
@@ -33,6 +37,21 @@ class Pair:
 
     canary: str
     stable: str
+
+
+def problem(spec: ServiceSpec) -> str | None:
+    """Why no inputs of clients could ever be compared, as far as the spec says it. The agents say the rest."""
+    analysis, model = spec.rollout.analysis, spec.model.pretrained
+    if analysis is None or analysis.liveInputs is None or model is None:
+        return None
+    task = (model.pipeline or {}).get("task")
+    if model.format is ModelFormat.TRITON_REPOSITORY:
+        why = "requests to a Triton repository are not seen"
+    elif task in INCOMPARABLE:
+        why = f"answers of {task} cannot be compared"
+    else:
+        return None
+    return f"spec.rollout.analysis.liveInputs: {why}: leave it out"
 
 
 def orders(look: Look, course: Course) -> dict[str, str]:
