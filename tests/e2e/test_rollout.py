@@ -163,7 +163,7 @@ def test_analysis(kube: Kube, corpora: Corpora, strategy: str) -> None:
         how["rollout"]["canary"] = {"steps": [{"percent": 50, "seconds": 1}]}
     serve(kube, first, replicas=2, **how)
     kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
-    with asking(kube, "words", rate=5):
+    with asking(kube, "words"):
         serve(kube, same, replicas=2, **how)
         kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=180)
     status = kube.get("modelservice", "words")["status"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mms_operator.api import names
-from mms_operator.api.service import ModelFormat
 from mms_operator.api.service_status import LiveInputsStatus
+from mms_operator.api.types import ModelFormat
 from mms_operator.plan import pods
 from mms_workloads.contract import InputOrders, InputPeer
 
