@@ -374,6 +374,7 @@ SERVICE_STATUS: Object = {
         "progressTime": NOON,
         "rollback": False,
         "paused": True,
+        "newPods": "the artifact wants other tensors of classify than those that run",
         "analysis": {
             "verdict": "Continue",
             "message": "errors: no requests yet",

@@ -7,7 +7,9 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, condition, installation_store, service, training
 from typer.testing import CliRunner
@@ -143,6 +145,79 @@ def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     versions = kube.get("modelservice", "words")["status"]["versions"]
     assert versions["stable"]["digest"] == second["digest"]
     assert versions["stable"]["base"] == first["digest"]
+
+
+IMAGE = {"height": 4, "width": 4}
+PROGRAMS = {
+    "one": ({"task": "imageClassification", "labels": ["red", "green"], "image": IMAGE}, '{"logits": means[:, :2]}'),
+    "two": ({"task": "imageClassification", "labels": ["red", "green"], "image": IMAGE}, '{"logits": -means[:, :2]}'),
+    "three": (
+        {"task": "objectDetection", "labels": ["thing"], "image": IMAGE},
+        '{"boxes": np.zeros((len(means), 1, 4)), "scores": np.ones((len(means), 1, 1))}',
+    ),
+}
+PROGRAM = """
+import numpy as np
+
+def load(folder):
+    def answer(feeds):
+        means = feeds["pixels"].mean(axis=(2, 3))
+        return %s
+    return answer
+"""
+
+
+def test_hot_swap_of_programs(kube: Kube) -> None:
+    """Another program is a version in Triton beside the one before, another task needs new pods."""
+    with installation_store() as store:
+        for name, (pipeline, answer) in PROGRAMS.items():
+            store.pipe_file(f"models/programs/{name}/pipeline.json", json.dumps(pipeline).encode())
+            store.pipe_file(f"models/programs/{name}/model.py", (PROGRAM % answer).encode())
+
+    def take(name: str) -> dict[str, Any]:
+        """What is stable then."""
+        made = service("colours", pretrained={"uri": f"s3://models/programs/{name}", "trusted": True})
+        kube.apply({**made, "spec": {**made["spec"], "replicas": 2, "rollout": {"strategy": "HotSwap"}}})
+        kube.wait_condition("modelservice", "colours", "Ready", "True", "Available", seconds=180)
+        found: dict[str, Any] = kube.get("modelservice", "colours")["status"]["versions"]["stable"]
+        assert found["uri"].endswith(name), found
+        return found
+
+    def pods() -> set[str]:
+        return {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=colours")}
+
+    first = take("one")
+    before = pods()
+    assert answered(kube, "classify") == (first["digest"], "1", b"red")
+    second = take("two")
+    assert answered(kube, "classify") == (second["digest"], "2", b"green")
+    mms("rollout", "rollback", "colours", "-n", kube.namespace)
+    kube.wait_condition("modelservice", "colours", "Ready", "False", "RolledBack", seconds=60)
+    kube.wait(
+        "modelservice", "colours", lambda s: "Not back yet" not in condition(s, "Ready")["message"], 60, "all are back"
+    )
+    assert answered(kube, "classify") == (first["digest"], "1", b"red")
+    assert pods() == before, "no pod was started"
+    third = take("three")
+    assert answered(kube, "detect") == (third["digest"], "1", b"thing")
+    kube.wait("modelservice", "colours", lambda _: not pods() & before, 120, "served by new pods alone")
+    said = [event["message"] for event in kube.events("colours")]
+    assert any("by new pods" in one and "is for detect" in one for one in said), said
+
+
+def answered(kube: Kube, model: str) -> tuple[str, str, bytes]:
+    """Of a red image: the artifact's digest, Triton's version of the model, and the likeliest label."""
+    pixels = np.zeros((1, 3, 4, 4), np.float32)
+    pixels[:, 0] = 1
+    red = triton.InferInput("PIXELS", list(pixels.shape), "FP32")
+    red.set_data_from_numpy(pixels)
+    with (
+        port_forward(kube.namespace, "svc/colours", 8001) as address,
+        triton.InferenceServerClient(address) as client,
+    ):
+        found = client.infer(model, [red])
+        digest, label = (found.as_numpy(name)[0, 0] for name in ("DIGEST", "LABELS"))
+        return digest.decode(), found.get_response().model_version, label
 
 
 @pytest.mark.parametrize("strategy", ["Canary", pytest.param("HotSwap", marks=pytest.mark.slow)])

@@ -197,6 +197,7 @@ REASONS: dict[str, str] = {
     Pods.GOLDEN_MISMATCH: "The model answers its golden questions wrongly, so it is not served.",
     Pods.PARAMETERS_UNREACHABLE: "A pod that is to follow a training gets no parameters from it.",
     Pods.MODEL_LOAD_FAILED: "Triton cannot load the model.",
+    Pods.NEW_PODS_NEEDED: "A running pod cannot take the version as it is: it is rolled out by new pods.",
     Pods.EDGE_INVALID: "The edge's nginx refuses what it is given, such as a certificate with another key.",
 }
 

@@ -12,6 +12,7 @@ from mms_operator.api.types import Conditions, Model, ModelFormat, PipelineField
 from mms_workloads.contract import LIVE
 
 HISTORY = 10
+MOST_WORDS = 1024  # characters of an explanation
 
 
 class PretrainedFiles(Model):
@@ -181,6 +182,11 @@ class RolloutStatus(Model):
     )
     rollback: bool = Field(default=False, description="Whether it goes back to a version that was served before.")
     paused: bool = Field(default=False, description="Whether a pause was asked for by the annotation.")
+    newPods: str | None = Field(
+        default=None,
+        max_length=MOST_WORDS,
+        description="With HotSwap, where running pods cannot take the version and new ones are made: why they cannot.",
+    )
     analysis: AnalysisStatus | None = Field(default=None, description="With spec.rollout.analysis.")
 
 

@@ -49,7 +49,7 @@ class Pod:
     compared: InputsReport | None = None  # inputs of clients, as its agent says
     live: LiveReport | None = None  # what its follower says
     serves: str = ""
-    failed: bool = False  # to take what it was told
+    failed: str = ""  # to take what it was told: the reason
     tries_again: bool = False
     counters: Counters = field(default_factory=Counters)
 
@@ -60,10 +60,14 @@ class Pod:
 
 @dataclass
 class ServingWorld:
-    """`serve` names the wanted artifact by a letter; those in `bad` never become ready."""
+    """`serve` names the wanted artifact by a letter; those in `bad` never become ready.
+
+    strange: those that no running pod takes for one that is not strange, and the other way round.
+    """
 
     spec: Object
     bad: frozenset[str] = frozenset()
+    strange: frozenset[str] = frozenset()
     now: Any = NOW
     cr: Object = field(default_factory=dict)
     deployments: dict[str, Object] = field(default_factory=dict)  # by digest
@@ -111,7 +115,7 @@ class ServingWorld:
         for wanted in self.plan.annotations:
             pod = next(one for one in self.pods if one.uid == wanted.uid)
             if names.ANNOTATION_SERVE in wanted.values:
-                pod.told, pod.failed = wanted.values[names.ANNOTATION_SERVE], False
+                pod.told, pod.failed = wanted.values[names.ANNOTATION_SERVE], ""
             pod.probe = wanted.values.get(names.ANNOTATION_PROBE, pod.probe)
             pod.inputs = wanted.values.get(names.ANNOTATION_INPUTS, pod.inputs)
             pod.orders = wanted.values.get(names.ANNOTATION_LIVE, pod.orders)
@@ -154,7 +158,9 @@ class ServingWorld:
     def take(self, most: int | None = None) -> None:
         """Agents take what their pods are told, at most so many."""
         for pod in [pod for pod in self.pods if pod.told and digest_in(pod.told) != pod.serves][:most]:
-            pod.failed = digest_in(pod.told or "") in self.bad
+            wanted = digest_in(pod.told or "")
+            unfit = (wanted in self.strange) != (pod.serves in self.strange)
+            pod.failed = "NewPodsNeeded" if unfit else "GoldenMismatch" if wanted in self.bad else ""
             if not pod.failed:
                 pod.serves = digest_in(pod.told or "")
 
@@ -266,7 +272,8 @@ def _report(pod: Pod) -> AgentReport:
             digest=told.artifact.digest,
             attempt=told.attempt,
             phase="Failed",
-            reason="GoldenMismatch",
+            reason=pod.failed,
+            message="the artifact wants other tensors" if pod.failed == "NewPodsNeeded" else "",
             retryable=pod.tries_again,
         )
     return AgentReport(
@@ -305,9 +312,10 @@ def _object(pod: Pod) -> Object:
     }
 
 
-def world(rollout: Object | None = None, replicas: int = 5, bad: str = "") -> ServingWorld:
+def world(rollout: Object | None = None, replicas: int = 5, bad: str = "", strange: str = "") -> ServingWorld:
     """A service that answers with a."""
-    found = ServingWorld({"replicas": replicas, "rollout": rollout or {}}, frozenset(digest(one) for one in bad))
+    of = [frozenset(digest(one) for one in letters) for letters in (bad, strange)]
+    found = ServingWorld({"replicas": replicas, "rollout": rollout or {}}, *of)
     found.serve("a")
     found.settle()
     assert found.answering() == {"a": replicas}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.plan.serving_world import BLUE_GREEN, HOT_SWAP, digest, world
+from tests.unit.plan.serving_world import BLUE_GREEN, HOT_SWAP, digest, digest_in, world
 
 
 def test_running_pods_take_the_next_version_one_by_one() -> None:
@@ -129,6 +129,48 @@ def test_what_a_running_pod_cannot_take_is_told_to_no_other() -> None:
     w.serve("c")
     w.settle()
     assert w.answering() == {"c": 3}
+
+
+def test_what_no_running_pod_can_take_comes_by_new_pods() -> None:
+    """The first one is alone, the others answer meanwhile; and so back, all together."""
+    w = world({**HOT_SWAP, "hotSwap": {"approval": True}}, replicas=3, strange="b")
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 2, "b": 1}
+    assert w.rollout["newPods"] == "the artifact wants other tensors"
+    ready = w.cr["status"]["conditions"][1]
+    assert ready["reason"] == "AwaitingPromotion"
+    assert "by new pods, since the running ones cannot take it (the artifact wants other tensors)" in ready["message"]
+    assert any("by new pods" in event.message and event.reason == "RolloutStep" for event in w.events)
+    assert {digest_in(pod.told)[-1] for pod in w.pods if pod.told} == {"a"}, "who was told b is told that it stays"
+    w.say("promote")
+    w.settle()
+    assert w.answering() == w.counts() == {"b": 3}
+    assert w.condition("Ready") == ("True", "Available")
+    assert "base" not in w.cr["status"]["versions"]["stable"]
+    w.say("rollback")
+    w.settle()
+    assert w.answering() == w.counts() == {"a": 3}
+    w.serve("c")
+    w.say(None)
+    w.settle()
+    w.say("promote")
+    pods = {pod.uid for pod in w.pods}
+    w.settle()
+    assert w.answering() == {"c": 3}
+    assert {pod.uid for pod in w.pods} == pods, "what comes after is taken by running pods"
+    assert "newPods" not in w.rollout
+
+
+def test_a_bad_version_that_came_by_new_pods_has_one() -> None:
+    w = world(HOT_SWAP, replicas=3, bad="b", strange="b")
+    w.serve("b")
+    w.settle()
+    assert w.answering() == {"a": 3}
+    assert w.counts() == {"a": 3, "b": 1}
+    w.say("abort")
+    w.settle()
+    assert w.answering() == w.counts() == {"a": 3}
 
 
 @pytest.mark.parametrize("command", ["abort", "rollback"])

@@ -95,6 +95,7 @@ def initialized(model: Any, folder: Path) -> Any:
             "model_config": json.dumps({"parameters": parameters}),
             "model_name": type(model).__name__,
             "model_instance_name": f"{type(model).__name__}_0",
+            "model_version": "1",
         }
     )
     return model
@@ -154,6 +155,7 @@ def test_a_request_may_name_the_artifact_that_is_to_answer(triton_models: Any, t
             "model_config": json.dumps({"parameters": parameters}),
             "model_name": "vectors",
             "model_instance_name": "vectors_0",
+            "model_version": "1",
         }
     )
     requests = asked(*[{"WORDS": words("word5")}] * 6)

@@ -140,7 +140,7 @@ def test_code_runs_where_it_is_trusted(pod: Pod, kind: str) -> None:
     assert "spec.model.pretrained.trusted" in outcome.message
     assert pod.run(trusted=True) is None
     assert pod.red(trusted=True) == b"red"
-    assert '"trusted" value { string_value: "True" }' in (pod.layout.repository / "classify/config.pbtxt").read_text()
+    assert read_models(pod.layout.running).models[0].parameters["trusted"] == "True"
     with pytest.raises(pipelines.NetworkError, match="not trusted"):
         pipelines.open(pod.folder)
 

@@ -23,6 +23,7 @@ output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
 output { name: "VERSION" data_type: TYPE_INT64 dims: [1] }
 instance_group { kind: KIND_CPU count: 1 }
 dynamic_batching { max_queue_delay_microseconds: 0 }
+version_policy { latest { num_versions: 2 } }
 parameters { key: "generations" value { string_value: "/models/generations.json" } }
 """
 
@@ -37,6 +38,7 @@ output { name: "DIGEST" data_type: TYPE_STRING dims: [1] }
 output { name: "VERSION" data_type: TYPE_INT64 dims: [1] }
 instance_group { kind: KIND_CPU count: 1 }
 dynamic_batching { max_queue_delay_microseconds: 0 }
+version_policy { latest { num_versions: 2 } }
 parameters { key: "generations" value { string_value: "/models/generations.json" } }
 """
 
@@ -57,7 +59,7 @@ output { name: "VERSION" data_type: TYPE_INT64 dims: [1] }
 
 @pytest.fixture
 def files() -> dict[str, str]:
-    return repository.render(Path("/models/generations.json"), Batching(), repository.word_models())
+    return repository.configs(Path("/models/generations.json"), Batching(), repository.word_models())
 
 
 @pytest.mark.parametrize(
@@ -67,15 +69,11 @@ def files() -> dict[str, str]:
         ("vectors/config.pbtxt", VECTORS),
         ("analogies/config.pbtxt", ANALOGIES),
         ("similarity/config.pbtxt", SIMILARITY),
-        ("neighbours/1/model.py", "from mms_workloads.serve.triton_models import Neighbours as TritonPythonModel\n"),
-        ("vectors/1/model.py", "from mms_workloads.serve.triton_models import Vectors as TritonPythonModel\n"),
-        ("analogies/1/model.py", "from mms_workloads.serve.triton_models import Analogies as TritonPythonModel\n"),
-        ("similarity/1/model.py", "from mms_workloads.serve.triton_models import Similarity as TritonPythonModel\n"),
     ],
     ids=lambda value: value.split("\n")[0] if isinstance(value, str) else None,
 )
 def test_files(files: dict[str, str], path: str, text: str) -> None:
-    assert len(files) == 8
+    assert len(files) == 4
     assert files[path] == text
 
 

@@ -71,7 +71,7 @@ def test_another_is_held_beside_it_and_then_serves(held: Shelf, tmp_path: Path, 
     held.refresh()
     assert held.view.pick(None).content == "a"
     assert loads.loaded == ["a", "b"], "each once"
-    (report,) = generations.read_reports(tmp_path / "generations.json", "m")
+    (report,) = generations.read_reports(tmp_path / "generations.json", "m", 1)
     assert (report.serving, report.held, report.refused) == ("a", ["a", "b"], {})
 
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_held_is_told_and_never_serves(held: Shelf, tmp_path: Pat
     tell(tmp_path, "bad", "bad", "a")
     held.refresh()
     assert held.view.pick(None).content == "a"
-    (report,) = generations.read_reports(tmp_path / "generations.json", "m")
+    (report,) = generations.read_reports(tmp_path / "generations.json", "m", 1)
     assert report.serving == "a"
     assert "it is bad" in report.refused["bad"]
 
@@ -133,3 +133,32 @@ def test_without_what_serves_a_model_does_not_begin(
 ) -> None:
     with pytest.raises(ValueError, match=r"is bad|not held"):
         Shelf(tell(tmp_path, serving, *held_), "m", loads)
+
+
+def test_a_version_holds_what_is_its_own(tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves is held by another version, whose processes go on; what is to follow answers here."""
+    monkeypatch.setattr(shelf, "WATCH_SECONDS", 3600)
+    path = tell(tmp_path, "a", "a", "b")
+    before, after = generations.read(path).held
+    first = Shelf(path, "m_0", loads)
+    generations.write(path, Generations(serving="a", held=[before, after.model_copy(update={"triton": 2})]))
+    second = Shelf(path, "m_0", loads, 2)
+    first.refresh()
+    assert (first.apart, second.apart) == (None, tmp_path / "b")
+    assert (first.view.pick(None).content, second.view.pick(None).content) == ("a", "b")
+    assert not generations.stands(path, "m", 1, "b", serving=True), "of the first version"
+    assert generations.stands(path, "m", 1, "b", serving=True, triton=2)
+    with pytest.raises(NotHeldError, match="a is not held"):
+        second.view.pick("a")
+    with pytest.raises(ValueError, match="nothing in version 3"):
+        Shelf(path, "m_0", loads, 3)
+
+    def full(folder: str, beside: list[str]) -> None:
+        assert (folder, beside) == (str(tmp_path / "b"), [str(tmp_path / "a")])
+        raise memory.NoRoomError("it needs 2 MiB")
+
+    monkeypatch.setattr(memory, "admit", full)
+    with pytest.raises(memory.NoRoomError):
+        Shelf(path, "m_0", loads, 2)
+    first.close()
+    second.close()

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     GOLDEN_MISMATCH = "GoldenMismatch"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
+    NEW_PODS_NEEDED = "NewPodsNeeded"  # a running pod cannot take the artifact: one that begins with it can
     EDGE_INVALID = "EdgeInvalid"  # nginx refuses the certificate or the configuration
     PARAMETERS_UNREACHABLE = "ParametersUnreachable"  # a serving pod gets none from the training that it is to follow
 

@@ -35,7 +35,7 @@ from aiohttp import web
 
 from mms_workloads import contract, logs, pod
 from mms_workloads.contract import AgentReport, Comparison, Load, Measured, Outcome, Reason, SwapReport
-from mms_workloads.serve import following, generations
+from mms_workloads.serve import following, generations, versions
 from mms_workloads.serve.artifact import Artifact, read_artifact
 from mms_workloads.serve.asking import AnswerError
 from mms_workloads.serve.control import Triton, TritonGoneError
@@ -138,7 +138,10 @@ class Measure:
 
 
 class Agent:
-    """Holds the state; `supervise` is its life. `take` makes the pod serve what a file says: swap.swap."""
+    """Holds the state; `supervise` is its life.
+
+    take: makes the pod serve what a file says, swap.swap. settle: before the models are loaded, versions.settle.
+    """
 
     def __init__(
         self,
@@ -150,6 +153,7 @@ class Agent:
         *,
         following: Following | None = None,
         inputs: Inputs | None = None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.artifact = artifact
         self.triton = triton
@@ -159,6 +163,7 @@ class Agent:
         self._measure = measure or Measure()
         self._following = following
         self.inputs = inputs
+        self._settle = settle
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
         self._measured_at = float("-inf")
@@ -199,6 +204,7 @@ class Agent:
                 self._enter("WaitingForTriton", "Triton does not answer")
             return
         self._enter("Loading", f"loading {', '.join(self.triton.models)}")
+        await asyncio.to_thread(self._settle)
         await self.triton.load()
         self._enter("Verifying", "asking the golden cases")
         proof = await asyncio.to_thread(self._following.proof) if self._following else None
@@ -443,6 +449,7 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         ),
         following=Following(layout, environment),
         inputs=Inputs(layout, triton, models.models, lambda: read_orders(environment)),
+        settle=lambda: versions.settle(layout),
     )
     try:
         return await run(agent, layout.agent_port)

@@ -70,10 +70,11 @@ class Triton:
             except AnswerError as error:
                 raise await self._failure(model, error) from error
 
-    async def verify(self, cases: Golden, digest: str) -> int:
+    async def verify(self, cases: Golden, digest: str, version: int | None = None) -> int:
         """Asks all golden cases of an artifact that the models hold, whichever serves; how many were right: all.
 
-        Raises JobError GoldenMismatch, TritonGoneError.
+        version: of the models in Triton; None: the one that answers clients. Raises JobError GoldenMismatch,
+        TritonGoneError.
         """
         if cases.asItIs:
             return 0
@@ -82,7 +83,7 @@ class Triton:
         for number, case in enumerate(cases.cases):
             label = f"golden case {number} ({case.model}, {_inputs(case)})"
             try:
-                found = await self.ask(case, digest)
+                found = await self.ask(case, digest, version)
                 wrong = _other_artifact(found, digest) or golden.difference(case, found, cases.absoluteTolerance)
             except golden.GoldenError as error:
                 wrong = str(error)
@@ -149,14 +150,14 @@ class Triton:
             differing += bool(differs)
         return Comparison(reference=reference.digest, compared=compared, differing=differing)
 
-    async def ask(self, case: GoldenCase, digest: str) -> dict[str, Tensor]:
+    async def ask(self, case: GoldenCase, digest: str, version: int | None = None) -> dict[str, Tensor]:
         """The outputs of a case, and DIGEST, as an artifact that is held answers. Raises AnswerError, GoldenError."""
         pin = {PIN: f"{self._key} {digest}"}
         question = asking.question(golden.inputs(case), [*case.outputs, "DIGEST"], pin)
         async with self._asking:
             failed = 1
             try:
-                answer = await self._http.ask(_path(case), question, INFER_SECONDS)
+                answer = await self._http.ask(_path(case, version), question, INFER_SECONDS)
                 failed = 0
             finally:
                 known = self._own
@@ -184,8 +185,9 @@ def _count(stats: dict[str, Any], kind: str) -> int:
     return int(stats.get(kind, {}).get("count", 0))
 
 
-def _path(case: GoldenCase) -> str:
-    return f"/v2/models/{case.model}/infer"
+def _path(case: GoldenCase, version: int | None = None) -> str:
+    of = "" if version is None else f"/versions/{version}"
+    return f"/v2/models/{case.model}{of}/infer"
 
 
 def _other_artifact(outputs: dict[str, Tensor], digest: str) -> str | None:

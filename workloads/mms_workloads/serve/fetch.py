@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import py_compile
 import re
 import secrets
 import shutil
@@ -40,7 +39,7 @@ from mms_workloads.contract import (
     ServeFile,
     Store,
 )
-from mms_workloads.serve import generations, live_fetch, repository, vectors_file
+from mms_workloads.serve import generations, live_fetch, repository, vectors_file, versions
 from mms_workloads.serve.artifact import PRECISION_FILE
 from mms_workloads.serve.generations import Generation, Generations
 from mms_workloads.serve.layout import MODELS_FILE, Layout, read_layout, read_models, read_serve_file
@@ -321,14 +320,10 @@ def _write_repository(layout: Layout, batching: Batching, models: Models, own: P
     for model in models.models:
         if model.code is None:
             shutil.copytree(own / model.name, part / model.name)
-    for name, text in repository.render(layout.generations, batching, models).items():
-        path = part / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        if path.suffix == ".py":
-            # Byte code that is there is not written by the server's process: its writing would change the folder's
-            # time, and the next load would load the model again.
-            py_compile.compile(str(path), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+        else:
+            versions.write(part / model.name / str(repository.MODEL_VERSION), model)
+    for name, text in repository.configs(layout.generations, batching, models).items():
+        (part / name).write_text(text, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
     generations.write(layout.running, models)

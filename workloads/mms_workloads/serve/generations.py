@@ -1,8 +1,10 @@
 """Which artifacts the models of a pod hold, and which one answers: a file that the agent writes and the models watch.
 
-A request names no artifact and is answered by the one that serves; or it names one that is held, by the request
-parameter PIN, and is answered by that one or refused. So the agent proves an artifact before it serves, in the very
-processes that will answer, and goes back to the one before by a write. Only the agent can, with the pod's key.
+Artifacts of the same program are held by the same processes, one of another by those of another version of the models
+in Triton (versions.py). A request names no artifact and is answered by the one that serves; or it names one that is
+held, by the request parameter PIN, and is answered by that one or refused. So the agent proves an artifact before it
+serves, in the very processes that will answer, and goes back to the one before by a write. Only the agent can, with the
+pod's key.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Generation(Contract):
     digest: str
     version: PositiveInt  # the run that made it
     folder: str
+    triton: PositiveInt = 1  # version of the models in Triton whose processes hold it
 
 
 class Report(Contract):
@@ -55,15 +58,15 @@ def read(path: Path) -> Generations:
     return Generations.model_validate_json(path.read_bytes())
 
 
-def report_of(path: Path, instance: str) -> Path:
-    """Where a model's process reports: Triton calls it as the model, with an underscore and numbers."""
-    return path.with_name(f"held-{instance}.json")
+def report_of(path: Path, instance: str, triton: int) -> Path:
+    """Where a process of a model's version in Triton reports; it is called as the model, an underscore and numbers."""
+    return path.with_name(f"held-{instance}.{triton}.json")
 
 
-def read_reports(path: Path, model: str) -> list[Report]:
-    """Of the model's processes, as far as they can be read."""
+def read_reports(path: Path, model: str, triton: int) -> list[Report]:
+    """Of the processes of a model's version, as far as they can be read."""
     found = []
-    for file in path.parent.glob(f"held-{model}_*.json"):
+    for file in path.parent.glob(f"held-{model}_*.{triton}.json"):
         try:
             found.append(Report.model_validate_json(file.read_bytes()))
         except (OSError, ValueError):
@@ -71,15 +74,15 @@ def read_reports(path: Path, model: str) -> list[Report]:
     return found
 
 
-def forget_reports(path: Path) -> None:
-    """Before the models are loaded: what processes said that have ended counts no more."""
-    for file in path.parent.glob("held-*.json"):
+def forget_reports(path: Path, triton: int | None = None) -> None:
+    """Before models are loaded, or after: what processes (of one version) said that have ended counts no more."""
+    for file in path.parent.glob(f"held-*.{'*' if triton is None else triton}.json"):
         file.unlink(missing_ok=True)
 
 
-def stands(path: Path, model: str, instances: int, digest: str, *, serving: bool) -> bool:
-    """Whether all of the model's processes hold an artifact, or serve it. Raises RefusedError."""
-    reports = read_reports(path, model)
+def stands(path: Path, model: str, instances: int, digest: str, *, serving: bool, triton: int = 1) -> bool:
+    """Whether all processes of the model's version hold an artifact, or serve it. Raises RefusedError."""
+    reports = read_reports(path, model, triton)
     for report in reports:
         if digest in report.refused:
             raise RefusedError(f"model {model} cannot hold artifact {digest}: {report.refused[digest]}")

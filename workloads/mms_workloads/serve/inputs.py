@@ -21,7 +21,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from mms_workloads.contract import ClientInput, InputOrders, InputsReport
-from mms_workloads.serve import comparing
+from mms_workloads.serve import comparing, generations
 from mms_workloads.serve.asking import NO_ANSWER, AnswerError
 from mms_workloads.serve.frames import FRAME_BYTES, SOCKET
 from mms_workloads.serve.golden import GoldenError
@@ -68,6 +68,7 @@ class Inputs:
     def __init__(
         self, layout: Layout, triton: Triton, models: Sequence[Model], orders: Callable[[], InputOrders | None]
     ) -> None:
+        self._generations = layout.generations
         self._triton, self._outputs, self._read = triton, compared(models), orders
         self._sampler = Sampler(layout.models / SOCKET, self._use, self._too_large)
         self._orders: InputOrders | None = None
@@ -132,7 +133,7 @@ class Inputs:
             return
         asked = case.model_copy(update={"outputs": {name: [] for name in outputs}})
         try:
-            found = await self._triton.ask(asked, orders.stable)
+            found = await self._triton.ask(asked, orders.stable, self._version(orders.stable))
         except AnswerError as error:
             self._say(f"the version before did not answer an input again: status {error.status}")
             return
@@ -219,7 +220,7 @@ class Inputs:
 
     async def _compare(self, case: GoldenCase, digest: str) -> None:
         try:
-            differs = comparing.differs(case, await self._triton.ask(case, digest))
+            differs = comparing.differs(case, await self._triton.ask(case, digest, self._version(digest)))
         except AnswerError as error:
             if error.late or error.status in {NO_ANSWER, UNAVAILABLE}:
                 self._say(f"the next version did not answer an input: status {error.status}")
@@ -233,6 +234,14 @@ class Inputs:
         self._told = known.model_copy(
             update={"compared": known.compared + 1, "differing": known.differing + differs, "message": ""}
         )
+
+    def _version(self, digest: str) -> int | None:
+        """Which of the models' versions in Triton holds it. None: nobody knows, so the one that answers clients."""
+        try:
+            found = generations.read(self._generations).of(digest)
+        except (OSError, ValueError):
+            return None
+        return found.triton if found else None
 
     def _say(self, message: str) -> None:
         if message and message != self._told.message:

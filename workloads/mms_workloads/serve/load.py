@@ -43,7 +43,8 @@ def parse(text: str) -> Load:
         elif name in _DONE:
             requests[model] = requests.get(model, 0) + int(value)
         elif name == _SUMMARY and labels.get("quantile") in QUANTILES:
-            quantiles.setdefault(model, {})[labels["quantile"]] = value / 1e6
+            known = quantiles.setdefault(model, {})  # of two versions of a model the slower one counts
+            known[labels["quantile"]] = max(value / 1e6, known.get(labels["quantile"], 0.0))
     models = {model: ModelLoad(requests=count, quantiles=quantiles.get(model, {})) for model, count in requests.items()}
     return Load(pending=pending, models=models)
 

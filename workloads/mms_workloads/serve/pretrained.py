@@ -127,7 +127,8 @@ def _adopt(serve: ServeFile, asked: PretrainedModel, kind: str, folder: Path) ->
     (folder / PIPELINE).write_text(pipeline.model_dump_json())
     served = pipelines.open(folder, anomalies="Off", trusted=asked.trusted)
     cases = [pipelines.golden_case(served, one) for one in samples(served)]
-    return pipeline_models.models_of(served.steps, serve), Golden(cases=cases, comparisons=cases), pipeline.task
+    models = pipeline_models.models_of(served.steps, serve, pipeline_models.program(pipeline, folder))
+    return models, Golden(cases=cases, comparisons=cases), pipeline.task
 
 
 def samples(served: Served) -> list[dict[str, NDArray[np.generic]]]:

@@ -11,8 +11,8 @@ that one request asks for n words, and Triton merges requests without delay into
 Artifacts of the other kinds have one model each, whose tensors its pipeline says (serve/pipelines). K is the same
 number in each row. All also answer DIGEST string [n, 1] and VERSION int64 [n, 1]: the artifact's digest, and the run
 that made it. (Triton 2.51 has no parameters in the responses of its python backend, and its own version of a model is
-the code's, MODEL_VERSION: weights change within a running model.) The models of word vectors map the same files, so the
-page cache holds one copy of the weights.
+the program's: weights change within a running model, see taking.py.) The models of word vectors map the same files, so
+the page cache holds one copy of the weights.
 
 Triton: model_configuration.md of the server's documentation, triton-inference-server/python_backend README.
 """
@@ -34,7 +34,8 @@ ANALOGIES = "analogies"
 SIMILARITY = "similarity"
 MODELS = (VECTORS, NEIGHBOURS, ANALOGIES, SIMILARITY)  # of word vectors
 
-MODEL_VERSION = 1  # of the code and the tensors' names and types
+MODEL_VERSION = 1  # in Triton, of a pod's first artifact
+HELD_VERSIONS = 2
 
 # Rows in one execution: bounds how long others wait behind it, 50 ms at 30,000 words on a core. A longer request is
 # refused by Triton, which names the limit.
@@ -54,10 +55,16 @@ class Tensor(Contract):
 
 
 class Model(Contract):
-    """A model of the repository. code: module and class; none: its files are the artifact's own."""
+    """A model of the repository.
+
+    code: module and class; none: its files are the artifact's own. program: what runs in its processes beside our code,
+    and is not to run where another does: the network's runtime and, of files that are programs, their digest.
+    parameters: those of the artifact, which the model reads when it maps it.
+    """
 
     name: str
     code: tuple[str, str] | None
+    program: str = ""
     inputs: list[Tensor] = []  # noqa: RUF012 - pydantic copies it
     outputs: list[Tensor] = []  # noqa: RUF012
     rows: int = MAX_BATCH_SIZE
@@ -98,17 +105,8 @@ def _word_model(name: str) -> Model:
     )
 
 
-def render(generations: Path, batching: Batching, models: Models) -> dict[str, str]:
-    """The files of the repository by their path in it. `generations`: the file that says which artifacts are held."""
-    files = configs(generations, batching, models)
-    for model in models.models:
-        if model.code is not None:
-            files[f"{model.name}/{MODEL_VERSION}/model.py"] = code(model)
-    return files
-
-
 def configs(generations: Path, batching: Batching, models: Models) -> dict[str, str]:
-    """What changes with the way of batching, by path."""
+    """The models' configurations by path. `generations`: the file that says which artifacts are held."""
     ours = [model for model in models.models if model.code is not None]
     return {f"{model.name}/config.pbtxt": config(model, generations, batching) for model in ours}
 
@@ -118,7 +116,6 @@ def config(model: Model, generations: Path, batching: Batching) -> str:
     size = min(batching.preferredBatchSize, model.rows)
     preferred = f"preferred_batch_size: [{size}] " if size else ""
     about = [Tensor(name="DIGEST", datatype="BYTES", shape=[1]), Tensor(name="VERSION", datatype="INT64", shape=[1])]
-    parameters = {"generations": str(generations), **model.parameters}
     return "\n".join(
         [
             f"name: {_quoted(model.name)}",
@@ -128,10 +125,9 @@ def config(model: Model, generations: Path, batching: Batching) -> str:
             *(f"output {{ {_tensor(tensor)} }}" for tensor in [*model.outputs, *about]),
             f"instance_group {{ kind: KIND_CPU count: {batching.instances} }}",
             f"dynamic_batching {{ {preferred}max_queue_delay_microseconds: {batching.maxQueueDelayMicroseconds} }}",
-            *(
-                f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
-                for key, value in parameters.items()
-            ),
+            # A version beside the one that answers; of both the configuration is the same.
+            f"version_policy {{ latest {{ num_versions: {HELD_VERSIONS} }} }}",
+            f'parameters {{ key: "generations" value {{ string_value: {_quoted(str(generations))} }} }}',
             "",
         ]
     )
@@ -142,22 +138,6 @@ def code(model: Model) -> str:
     assert model.code is not None  # noqa: S101 - of those that are rendered
     module, name = model.code
     return f"from {module} import {name} as TritonPythonModel\n"
-
-
-def misfit(runs: Models, wanted: Models) -> str | None:
-    """Why the models that run cannot take an artifact that wants these; None: they can, with their own parameters."""
-    if any(one.code is None for one in (*runs.models, *wanted.models)):
-        return "a Triton repository is served as it is from the pod's start"
-    if _tensors(runs) == _tensors(wanted):
-        return None
-    mine, others = ", ".join(runs.names), ", ".join(wanted.names)
-    if mine != others:
-        return f"the pod runs {mine}, and the artifact is for {others}"
-    return f"the artifact wants other tensors of {mine} than those that run"
-
-
-def _tensors(models: Models) -> list[Model]:
-    return [one.model_copy(update={"parameters": {}}) for one in models.models]
 
 
 def _tensor(tensor: Tensor) -> str:

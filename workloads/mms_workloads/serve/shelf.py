@@ -17,7 +17,7 @@ from mms_workloads.serve.generations import Report
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mms_workloads.serve.generations import Generation
+    from mms_workloads.serve.generations import Generation, Generations
 
 WATCH_SECONDS = 0.02  # between two looks at the file: a stat, 2 us
 
@@ -53,21 +53,27 @@ class View:
 
 
 class Shelf:
-    """`load` maps an artifact's folder; `instance` is who reports.
+    """`load` maps an artifact's folder; `instance` is who reports. triton: the version of the model that this is.
 
-    Raises what `load` raises, and OSError, ValueError, if what serves cannot be held.
+    What serves in another version is not held here: `apart` is the folder of what answers here then, as soon as Triton
+    has this version. Raises what `load` raises, and NoRoomError, OSError, ValueError, if that cannot be held.
     """
 
-    def __init__(self, path: Path, instance: str, load: Callable[[Path], Any]) -> None:
+    def __init__(self, path: Path, instance: str, load: Callable[[Path], Any], triton: int = 1) -> None:
         self.key = (path.parent / "control-key").read_text().strip()
-        self._path = path
-        self._report = generations.report_of(path, instance)
+        self._path, self._triton = path, triton
+        self._report = generations.report_of(path, instance, triton)
         self._load = load
         self._seen: tuple[int, int] | None = None
         wanted = generations.read(path)
-        first = wanted.of(wanted.serving)
-        if first is None:
-            raise ValueError(f"{path}: {wanted.serving} serves and is not held")
+        serving, mine = wanted.of(wanted.serving), self._mine(wanted)
+        if serving is None or not mine:
+            raise ValueError(f"{path}: {wanted.serving} serves and is not held, or nothing in version {triton}")
+        first = serving if serving in mine else mine[0]
+        self.apart: Path | None = None
+        if first is not serving:
+            self.apart = Path(first.folder)
+            memory.admit(first.folder, [one.folder for one in wanted.held if one.triton != triton])
         self.view = View(self._hold(first))
         self.refresh()
         self._stop = threading.Event()
@@ -89,25 +95,30 @@ class Shelf:
             return  # what is held serves on; the agent sees by its questions that nothing has changed
         self._seen = (found.st_ino, found.st_mtime_ns)
         before = self.view
-        held = {one.digest: before.held[one.digest] for one in wanted.held if one.digest in before.held}
+        mine = self._mine(wanted)
+        held = {one.digest: before.held[one.digest] for one in mine if one.digest in before.held}
         held.setdefault(before.serving.digest, before.serving)
         refused: dict[str, str] = {}
-        for one in wanted.held:
+        for one in mine:
             if one.digest in held:
                 continue
             try:
-                memory.admit(one.folder, [kept.folder for kept in wanted.held if kept.digest in held])
+                there = [kept.folder for kept in wanted.held if kept.digest in held or kept not in mine]
+                memory.admit(one.folder, there)
                 held[one.digest] = self._hold(one)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, what serves goes on
                 refused[one.digest] = f"{type(error).__name__}: {error}"
         serving = held.get(wanted.serving, before.serving)
-        wants = {one.digest for one in wanted.held} | {serving.digest}
+        wants = {one.digest for one in mine} | {serving.digest}
         self.view = View(serving, {digest: one for digest, one in held.items() if digest in wants}, refused)
         report = Report(serving=serving.digest, held=sorted(self.view.held), refused=refused)
         try:
             generations.write(self._report, report, durable=False)
         except OSError as error:  # the agent waits for the report and says that none came
             print(f"{self._report}: {error}", flush=True)  # noqa: T201 - Triton's log
+
+    def _mine(self, wanted: Generations) -> list[Generation]:
+        return [one for one in wanted.held if one.triton == self._triton]
 
     def _hold(self, one: Generation) -> Held:
         return Held(one.digest, one.version, self._load(Path(one.folder)))

@@ -1,27 +1,27 @@
 """Another artifact in a running pod: fetched, held beside the one that serves, proved, and made to serve.
 
-The processes that answer go on answering all the while; what is not proved never serves. The one before stays held, so
-that going back takes two writes.
+The processes that answer map it, where only weights are others (taking.py); where its program is another one, it gets
+processes of its own, a version of the models in Triton beside theirs (versions.py). Those that answer go on answering
+all the while; what is not proved never serves. The one before stays held, so that going back takes two writes, or one
+and the end of a version.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+import structlog
 
-from mms_workloads import contract
-from mms_workloads.contract import Outcome, Reason
-from mms_workloads.serve import generations, repository
+from mms_workloads.contract import Reason
+from mms_workloads.serve import child, generations, taking, versions
 from mms_workloads.serve.artifact import read_artifact
+from mms_workloads.serve.control import TritonGoneError
 from mms_workloads.serve.generations import Generation, Generations
 from mms_workloads.serve.layout import MODELS_FILE, read_batching, read_models
+from mms_workloads.serve.taking import Way
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 HOLD_SECONDS = 120.0  # that the models have to map an artifact
 REPORT_SECONDS = 0.02  # between two looks at what they report
 
+log = structlog.get_logger()
+
 
 async def swap(
     serve: ServeFile, layout: Layout, triton: Triton, environment: Mapping[str, str], tell: Callable[[str], None]
@@ -45,51 +47,82 @@ async def swap(
     """
     digest = serve.artifact.digest
     before = generations.read(layout.generations)
+    serving = before.of(before.serving)
+    assert serving is not None  # noqa: S101 - fetch and this function write no other file
     compared = {str(layout.artifact(serve.reference.artifact.digest))} if serve.reference else set()
     if before.of(digest) is None:
         # What an attempt that failed has left takes room.
         await asyncio.to_thread(_tidy, layout, {one.folder for one in before.held} | compared)
         tell("Fetching")
-        await _fetch(serve, layout, environment)
+        await child.run(
+            layout, environment, "mms_workloads.serve.fetch", "--artifact", file=serve.model_dump_json()
+        )  # fmt: skip
     artifact = read_artifact(layout, digest)
-    wanted = read_models(layout.artifact(digest) / MODELS_FILE)
-    if why := repository.misfit(read_models(layout.running), wanted):
-        message = f"{why}: pods take it anew: set spec.rollout.strategy to another one than HotSwap"
-        raise JobError(Reason.MODEL_LOAD_FAILED, message)
-    following = Generation(digest=digest, version=artifact.manifest.version, folder=str(layout.artifact(digest)))
-    serving = before.of(before.serving)
-    assert serving is not None  # noqa: S101 - fetch and this function write no other file
+    following = before.of(digest) or _following(artifact, serving, layout)
+    # A version that is not the newest in Triton cannot answer clients: who goes back to it leaves the newer one.
+    left = [serving] if serving.triton <= following.triton else []
     try:
         tell("Holding")
-        _write(layout, Generations(serving=serving.digest, held=[serving, following]))
-        await _reported(layout, digest, serving=False)
+        await _stand(Generations(serving=serving.digest, held=[serving, following]), layout, environment)
+        await _reported(layout, following, serving=False)
         tell("Proving")
-        await triton.verify(artifact.golden, digest)
+        await triton.verify(artifact.golden, digest, following.triton)
         tell("Switching")
-        _write(layout, Generations(serving=digest, held=[following, serving]))
-        await _reported(layout, digest, serving=True)
+        await _stand(Generations(serving=digest, held=[following, *left]), layout, environment)
+        await _reported(layout, following, serving=True)
+        if following.triton != serving.triton:
+            await triton.verify(artifact.golden, digest)  # by whatever answers clients now
     except BaseException:
-        _write(layout, before)
+        await _put_back(before, layout, triton, environment)
         raise
     await asyncio.to_thread(_tidy, layout, {following.folder, serving.folder} | compared)
     return artifact
 
 
-def _write(layout: Layout, wanted: Generations) -> None:
+def _following(artifact: Artifact, serving: Generation, layout: Layout) -> Generation:
+    """What the models are to hold. Raises JobError NewPodsNeeded where they cannot."""
+    folder = layout.artifact(artifact.digest)
+    found = taking.choose(read_models(Path(serving.folder) / MODELS_FILE), read_models(folder / MODELS_FILE))
+    if found.way is Way.PODS:
+        raise JobError(Reason.NEW_PODS_NEEDED, found.why)
+    triton = serving.triton + (found.way is Way.VERSION)
+    return Generation(digest=artifact.digest, version=artifact.manifest.version, folder=str(folder), triton=triton)
+
+
+async def _stand(
+    wanted: Generations, layout: Layout, environment: Mapping[str, str], seconds: float = versions.LOAD_SECONDS
+) -> None:
+    """Has Triton run the versions whose processes hold these, and no other. Raises JobError."""
     try:
         generations.write(layout.generations, wanted)
     except OSError as error:
         raise JobError(Reason.INTERNAL, f"cannot write {layout.generations}: {error}", retryable=True) from error
+    if await asyncio.to_thread(versions.arrange, layout, {one.triton for one in wanted.held}):
+        await versions.load(layout, environment, seconds)
 
 
-async def _reported(layout: Layout, digest: str, *, serving: bool) -> None:
+async def _put_back(before: Generations, layout: Layout, triton: Triton, environment: Mapping[str, str]) -> None:
+    """What was held, as far as Triton still runs its version. Raises TritonGoneError: all is to be loaded anew."""
+    serving = before.of(before.serving)
+    kept = versions.there(layout) | ({serving.triton} if serving else set())
+    held = [one for one in before.held if one.triton in kept]
+    try:
+        await _stand(Generations(serving=before.serving, held=held), layout, environment, versions.UNLOAD_SECONDS)
+    except JobError as error:
+        # Behind a load that does not end Triton keeps the order; what served serves meanwhile.
+        if not all((await triton.ready()).values()):
+            raise TritonGoneError(error.message) from error
+        log.warning("not put back yet", why=error.message)
+
+
+async def _reported(layout: Layout, following: Generation, *, serving: bool) -> None:
     """Returns when each model holds the artifact, or serves it. Raises JobError."""
-    instances = read_batching(layout).instances
+    instances, path, digest = read_batching(layout).instances, layout.generations, following.digest
     try:
         async with asyncio.timeout(HOLD_SECONDS):
             for model in read_models(layout.running).names:
                 while True:
-                    if generations.stands(layout.generations, model, instances, digest, serving=serving):
+                    if generations.stands(path, model, instances, digest, serving=serving, triton=following.triton):
                         break
                     await asyncio.sleep(REPORT_SECONDS)
     except generations.RefusedError as error:
@@ -97,33 +130,6 @@ async def _reported(layout: Layout, digest: str, *, serving: bool) -> None:
     except TimeoutError:
         message = f"the models did not take artifact {digest} within {HOLD_SECONDS:.0f} s"
         raise JobError(Reason.MODEL_LOAD_FAILED, message, retryable=True) from None
-
-
-async def _fetch(serve: ServeFile, layout: Layout, environment: Mapping[str, str]) -> None:
-    """In a process of its own, whose memory is gone afterwards: the agent stays small. Raises JobError."""
-    with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
-        job, said = Path(folder, "serve.json"), Path(folder, "outcome")
-        job.write_text(serve.model_dump_json())  # noqa: ASYNC240 - a few hundred bytes
-        own = {"MMS_SERVE_FILE": str(job), "MMS_TERMINATION_LOG": str(said), "MMS_MODELS_DIR": str(layout.models)}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mms_workloads.serve.fetch", "--artifact", env={**os.environ, **environment, **own}
-        )
-        try:
-            code = await process.wait()
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
-        if code != contract.EXIT_DONE:
-            raise _failure(said, code)
-
-
-def _failure(said: Path, code: int) -> JobError:
-    try:
-        outcome = Outcome.model_validate_json(said.read_bytes())
-    except (OSError, ValidationError):
-        return JobError(Reason.INTERNAL, f"the process that fetches ended with status {code}", retryable=True)
-    return JobError(Reason(outcome.reason), outcome.message, retryable=outcome.retryable)
 
 
 def _tidy(layout: Layout, kept: set[str]) -> None:

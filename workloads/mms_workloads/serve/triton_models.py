@@ -36,13 +36,11 @@ class Served:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once when the model is loaded. What it raises becomes the load's error."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        self.parameters = {name: value["string_value"] for name, value in parameters.items()}
-        generations = Path(self.parameters["generations"])
-        self.shelf = Shelf(generations, args["model_instance_name"], self.load)
-        outputs = json.loads(args["model_config"]).get("output", ())
-        if comparing.comparable({one["name"]: one["data_type"] for one in outputs}):
-            self.tap = Tap(generations.with_name(SOCKET), args["model_name"])
+        config = json.loads(args["model_config"])
+        path = Path(config["parameters"]["generations"]["string_value"])
+        self.shelf = Shelf(path, args["model_instance_name"], self.load, int(args["model_version"]))
+        if comparing.comparable({one["name"]: one["data_type"] for one in config.get("output", ())}):
+            self.tap = Tap(path.with_name(SOCKET), args["model_name"])
 
     def finalize(self) -> None:
         if self.tap is not None:

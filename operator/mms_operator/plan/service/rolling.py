@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Reason
 from mms_operator.api.rollout import BlueGreen, Strategy
-from mms_operator.api.service_status import Outcome, RolloutPhase, RolloutStatus, Versions
+from mms_operator.api.service_status import MOST_WORDS, Outcome, RolloutPhase, RolloutStatus, Versions
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.service import history, inputs, judging, rollout, saying, swapping, trouble
 from mms_operator.plan.service.course import Course
 from mms_operator.plan.service.judging import Judgement
 from mms_operator.plan.service.rollout import Route
 from mms_operator.plan.service.saying import State
+from mms_workloads import contract
 
 if TYPE_CHECKING:
     from mms_operator.api.service_status import ServedVersion
@@ -85,7 +87,9 @@ def can_swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> bool:
     same = serving.location(chosen).secret == serving.location(stable).secret
     # A training is followed with its own certificate, which pods have from their beginning.
     reads = not chosen.live or chosen.training == stable.training
-    return asked and same and reads and stable.lineage in look.seen.deployments
+    begun = under_way(look, chosen)
+    refused = begun is not None and begun.newPods is not None
+    return asked and same and reads and not refused and stable.lineage in look.seen.deployments
 
 
 def swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
@@ -103,6 +107,8 @@ def swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
     found = swapping.advance(how, begun, swapping.running(look.seen, stable.lineage), goal, look.now)
     if found.failed:
         pod, report = found.failed
+        if report.reason == contract.Reason.NEW_PODS_NEEDED:
+            return _by_new_pods(look, chosen, stable, begun, report.message)
         return _given_up(look, chosen, stable, found.status, saying.refused_by(pod.name, chosen, report))
     if found.done:
         past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
@@ -121,6 +127,18 @@ def swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
         status, said, ((stable, replicas),), stable, found.requeue,
         tell=found.tell, take=chosen, attempt=begun.startTime, swaps=True,
     )  # fmt: skip
+
+
+def _by_new_pods(
+    look: Look, chosen: ServedVersion, stable: ServedVersion, begun: RolloutStatus, why: str
+) -> Course:  # fmt: skip
+    """Running pods have said that they cannot take the version: new ones begin with it."""
+    started = rollout.begin(look.serving.spec.rollout, look.replicas, look.now, rollback=begun.rollback)
+    started = started.model_copy(update={"newPods": why[:MOST_WORDS], "paused": begun.paused})
+    status = look.status_with(versions=Versions(stable=stable, next=chosen), rollout=started)
+    own = chosen.model_copy(update={"base": None})
+    replaced = in_place if own.lineage == stable.lineage else roll_out
+    return replaced(replace(look, status=status), own, stable)
 
 
 def _progressed(before: RolloutStatus, after: RolloutStatus, now: datetime) -> RolloutStatus:

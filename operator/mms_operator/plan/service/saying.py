@@ -93,7 +93,9 @@ def rolling(chosen: ServedVersion, stable: ServedVersion | None, state: RolloutS
     if state.percent == 0:
         answers = f"{called(stable)} answers meanwhile"
     does = "is fetched, loaded and checked" if not chosen.replicas else f"is on {chosen.replicas} pods"
-    about = f"{called(chosen)} {'comes back' if state.rollback else 'is rolled out'}, {where}: it {does}; {answers}"
+    how = f" by new pods, since the running ones cannot take it ({state.newPods})" if state.newPods else ""
+    does_what = "comes back" if state.rollback else "is rolled out"
+    about = f"{called(chosen)} {does_what}{how}, {where}: it {does}; {answers}"
     match state.phase:
         case RolloutPhase.PAUSED:
             remedy = "it stays so until `mms rollout resume`, or spec.rollout.paused is taken back"
@@ -144,7 +146,7 @@ def told(cr: Object, status: ServiceStatus, state: State) -> tuple[Event, ...]:
 
 
 def _place(rollout: Object | None) -> tuple[object, ...]:
-    return (rollout.get("startTime"), rollout.get("step")) if rollout else ()
+    return (rollout.get("startTime"), rollout.get("step"), rollout.get("newPods")) if rollout else ()
 
 
 def called(version: ServedVersion) -> str:

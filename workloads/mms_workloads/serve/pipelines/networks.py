@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 CODE = {"TorchScript", "TorchExport", "Python"}  # runtimes whose files are programs
+LOAD = "load"  # the function of a Python model
 
 
 class NetworkError(ValueError):
@@ -50,6 +52,8 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: 
 
             return ByteModel(found, pipeline.text.maxLength)
         return found
+    if pipeline.runtime == "Python":
+        return Code(folder / pipeline.network, steps)
     from mms_workloads.serve.pipelines import torch_networks  # noqa: PLC0415 - only who needs PyTorch waits for it
 
     return torch_networks.load(pipeline, folder, steps, threads, half=half)
@@ -82,6 +86,23 @@ class Onnx:
         }
         found = self._session.run([there for _, there in self._results], given)
         return {ours: array for (ours, _), array in zip(self._results, found, strict=True)}
+
+
+class Code:
+    """A Python model: `load(folder)` of its file gives what takes and gives arrays by name."""
+
+    def __init__(self, path: Path, steps: Steps) -> None:
+        defined = runpy.run_path(str(path))
+        if LOAD not in defined:
+            raise NetworkError(f"{path.name}: it defines no function {LOAD}(folder)")
+        self._answer, self._steps, self._name = defined[LOAD](path.parent), steps, path.name
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        found = self._answer(dict(feeds))
+        if not isinstance(found, dict) or (missing := [name for name in self._steps.results if name not in found]):
+            wanted = ", ".join(missing if isinstance(found, dict) else self._steps.results)
+            raise NetworkError(f"{self._name}: its answer has no {wanted}")
+        return {name: np.asarray(found[name]) for name in self._steps.results}
 
 
 class SileroSequence:

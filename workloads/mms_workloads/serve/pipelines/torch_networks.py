@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from mms_workloads.serve.pipelines.networks import Network
     from mms_workloads.serve.pipelines.tensors import Arrays, Steps
 
-CODE = "load"  # the function of a Python model
-
 
 def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: bool = False) -> Network:
     """Raises NetworkError."""
@@ -31,8 +28,6 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: 
         from mms_workloads.serve.pipelines import transformers_networks  # noqa: PLC0415 - it takes seconds
 
         return transformers_networks.load(pipeline, path, half=half)
-    if pipeline.runtime == "Python":
-        return Code(path, steps)
     if pipeline.runtime == "TorchScript":
         return Module(torch.jit.load(str(path), map_location="cpu").eval(), steps)  # type: ignore[no-untyped-call]
     return Module(torch.export.load(str(path)).module(), steps)
@@ -48,23 +43,6 @@ class Module:
         with torch.inference_mode():
             found = self._module(*(torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in self._steps.feeds))
         return results(found, self._steps)
-
-
-class Code:
-    """A Python model: `load(folder)` of its file gives what takes and gives arrays by name."""
-
-    def __init__(self, path: Path, steps: Steps) -> None:
-        defined = runpy.run_path(str(path))
-        if CODE not in defined:
-            raise NetworkError(f"{path.name}: it defines no function {CODE}(folder)")
-        self._answer, self._steps, self._name = defined[CODE](path.parent), steps, path.name
-
-    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        found = self._answer(dict(feeds))
-        if not isinstance(found, dict) or (missing := [name for name in self._steps.results if name not in found]):
-            wanted = ", ".join(missing if isinstance(found, dict) else self._steps.results)
-            raise NetworkError(f"{self._name}: its answer has no {wanted}")
-        return {name: np.asarray(found[name]) for name in self._steps.results}
 
 
 def results(found: Any, steps: Steps) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,202 @@
+"""A model whose program is another one, in a running pod with a real Triton: a version beside the one that answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from ctypes.util import find_library
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tritonclient.grpc as triton
+from tests.unit.serve import networks
+from tests.unit.serve.networks import of_one_colour, request
+from tests.unit.serve.serving_pod import ServingPod, wait
+from tests.unit.serve.triton_home import triton_home
+
+from mms_workloads.contract import InputOrders
+from mms_workloads.serve.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("python3.11") is None or find_library("python3.11") is None,
+        reason="the backend's stub embeds Python 3.11",
+    ),
+]
+CODE = """
+import pathlib, sys
+import numpy as np
+
+def load(folder):
+    sys.path.insert(0, str(folder))
+    import ours
+    def answer(feeds):
+        return {"logits": ours.SIGN * 10 * feeds["pixels"].mean(axis=(2, 3))}
+    return answer
+"""
+MODEL = "classify"
+
+
+class Pod(ServingPod):
+    """Its models were not trained here: each is a folder, by a digest that is one letter."""
+
+    def wants(self, letter: str, **more: Any) -> None:
+        part = self.root / "part"
+        part.write_text(json.dumps({**file_of(self.root, letter), **more}))
+        part.replace(self.root / "wanted")
+
+    @property
+    def serves(self) -> str:
+        return str(self.served()["digest"][-1])
+
+    @property
+    def versions(self) -> list[str]:
+        folders = (self.root / "models" / "repository" / MODEL).iterdir()
+        return sorted(one.name for one in folders if one.is_dir())
+
+    def swap(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.served().get("swap") or {}
+        return found
+
+
+def file_of(root: Path, letter: str) -> dict[str, Any]:
+    place = {"uri": (root / letter).as_uri()}
+    pin = {**place, "digest": f"sha256:{letter * 64}"}
+    pretrained = {"trusted": letter in "bcdf"}
+    return {"namespace": "d", "name": "n", "artifact": pin, "storage": place, "pretrained": pretrained}
+
+
+def python(folder: Path, sign: int) -> None:
+    """The helper module has the same name in each: a process imports it once."""
+    folder.mkdir()
+    asked = {"task": "imageClassification", "labels": ["red", "green", "blue"], "image": {"height": 4, "width": 4}}
+    (folder / "pipeline.json").write_text(json.dumps(asked))
+    (folder / "model.py").write_text(CODE)
+    (folder / "ours.py").write_text(f"import sys\nSIGN = {sign}\n")
+
+
+def texts(folder: Path) -> None:
+    folder.mkdir()
+    networks.words(folder)
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    """Serves an ONNX network."""
+    made = Pod(tmp_path / "pod", triton_home())
+    (made.root / "a").mkdir()
+    networks.colours(made.root / "a")
+    made.more = file_of(made.root, "a")
+    yield made
+    made.stop()
+
+
+class Clients:
+    """Ask without pause, over gRPC, and see what answers: (digest's letter, Triton's version, label of a red image)."""
+
+    def __init__(self, port: int) -> None:
+        self.seen: list[tuple[str, str, str]] = []
+        self._stop, self._url = threading.Event(), f"127.0.0.1:{port}"
+        self._pool = ThreadPoolExecutor(4)
+        self._asking = [self._pool.submit(self._ask) for _ in range(4)]
+
+    def _ask(self) -> None:
+        red = triton.InferInput("IMAGE", [1, 1], "BYTES")
+        red.set_data_from_numpy(request(of_one_colour((255, 0, 0))))
+        with triton.InferenceServerClient(self._url) as client:
+            while not self._stop.is_set():
+                found = client.infer(MODEL, [red])
+                label, digest = found.as_numpy("LABELS"), found.as_numpy("DIGEST")
+                version = found.get_response().model_version
+                self.seen.append((digest[0, 0].decode()[-1], version, label[0, 0].decode()))
+
+    def end(self) -> set[tuple[str, str, str]]:
+        """What was seen. Raises what a request that failed has raised."""
+        self._stop.set()
+        self._pool.shutdown()
+        for one in self._asking:
+            one.result()
+        return set(self.seen)
+
+
+def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
+    """No request fails, what is wrong never answers, and the version before is back without being loaded."""
+    python(pod.root / "b", 1)
+    python(pod.root / "c", -1)
+    (pod.root / "g").mkdir()
+    networks.dense(pod.root / "g")
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200)
+    clients = Clients(pod.ports[1])
+    try:
+        for letter in "ga":
+            pod.wants(letter)
+            wait(lambda letter=letter: pod.serves == letter)
+            assert pod.versions == ["1"], "other labels and sizes are no other program"
+        pod.wants("b")
+        wait(lambda: pod.serves == "b")
+        assert pod.versions == ["1", "2"], "the one before stays for the way back"
+        pod.wants("a")
+        wait(lambda: pod.serves == "a")
+        took = pod.swap()["seconds"]
+        assert pod.versions == ["1"]
+        pod.wants("b")
+        wait(lambda: pod.serves == "b" and pod.swap()["phase"] == "Done")
+        pod.wants("c")
+        wait(lambda: pod.serves == "c")
+        assert pod.versions == ["2", "3"]
+        stable, following = (file_of(pod.root, letter)["artifact"]["digest"] for letter in "bc")
+        pod.order(InputOrders(stable=stable, next=following, perSecond=20, both=True))
+        wait(lambda: pod.served().get("inputs", {}).get("compared", 0) >= 3)
+        found = pod.served()["inputs"]
+        assert found["differing"] == found["compared"], "each answered by its own version"
+    finally:
+        seen = clients.end()
+    assert seen >= {("a", "1", "red"), ("b", "2", "red")}
+    assert {one for one in seen if one[0] == "c"} <= {("c", "3", "green"), ("c", "3", "blue")}
+    assert {one[:2] for one in seen} <= {("a", "1"), ("g", "1"), ("b", "2"), ("c", "3")}, (
+        "each answer is of one artifact"
+    )
+    assert took < 3, "it was there"
+
+    pod.processes["triton"].kill()
+    pod.processes["triton"].wait()
+    pod.start_triton()
+    wait(lambda: pod.readyz()[0] == 200)
+    assert (pod.serves, pod.versions) == ("c", ["3"]), "a Triton that begins anew loads what serves"
+    layout = Layout(models=pod.root / "models")
+    assert len(list(layout.models.glob("held-*.3.json"))) == 1
+
+
+def test_what_is_wrong_or_needs_new_pods_never_answers(pod: Pod) -> None:
+    """A process that answers otherwise than when it was fetched; other tensors; what is not wanted any more."""
+    texts(pod.root / "e")
+    for letter, then in (("d", "SIGN = -1"), ("f", "import time; time.sleep(3)")):
+        python(pod.root / letter, 1)
+        with (pod.root / letter / "ours.py").open("a") as file:
+            file.write(f'if "mms_workloads.serve.fetch" not in sys.orig_argv:\n    {then}\n')
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200)
+    clients = Clients(pod.ports[1])
+    try:
+        for letter, reason in (("d", "GoldenMismatch"), ("e", "NewPodsNeeded")):
+            pod.wants(letter)
+            wait(
+                lambda letter=letter: pod.swap().get("digest", "").endswith(letter) and pod.swap()["phase"] == "Failed"
+            )
+            assert pod.swap()["reason"] == reason, pod.swap()
+            assert (pod.serves, pod.versions, pod.readyz()[0]) == ("a", ["1"], 200)
+        pod.wants("f")
+        wait(lambda: pod.versions == ["1", "2"])
+        pod.wants("a")
+        wait(lambda: pod.versions == ["1"] and not pod.swap())
+        assert (pod.serves, pod.readyz()[0]) == ("a", 200)
+    finally:
+        seen = clients.end()
+    assert seen == {("a", "1", "red")}
