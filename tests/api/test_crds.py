@@ -394,6 +394,7 @@ SERVICE_STATUS: Object = {
             "startTime": NOON,
             "sampledTime": "2026-01-01T12:00:00.5+00:00",
             "compared": True,
+            "liveInputs": {"compared": 40, "differing": 1, "message": "2 were too large to be taken"},
             "memory": "{}",
         },
     },

@@ -290,6 +290,7 @@ BARE = {
     "probesPerSecond": 5,
 }  # fmt: skip
 ANALYSIS = {**BARE, "errorMargin": "0.01"}
+LIVE = {**BARE, "disagreementLimit": "0.1", "liveInputs": {"perSecond": 2}}
 
 SEALED: Object = {"spec": {"data": {"encryption": {"keySecretRef": {"name": "key"}}}}}
 
@@ -770,6 +771,34 @@ CASES = [
             for bound in ("errorMargin", "latencyMargin", "disagreementLimit")
         },
         bad={"none": {"spec": {"rollout": {"strategy": "Canary", "analysis": {}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "live-inputs",
+        "liveInputs is judged by disagreementLimit",
+        good={
+            "limit": {
+                "spec": {
+                    "rollout": {
+                        "strategy": "Canary",
+                        "analysis": {**BARE, "disagreementLimit": "0.1", "liveInputs": {"perSecond": 5}},
+                    }
+                }
+            }
+        },
+        bad={
+            "no-limit": {"spec": {"rollout": {"strategy": "Canary", "analysis": {**ANALYSIS, "liveInputs": {}}}}},
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "live-inputs-in-one-pod",
+        "with HotSwap both versions answer live inputs in the same pod",
+        good={
+            "no-latency": {"spec": {"rollout": {"strategy": "HotSwap", "analysis": LIVE}}},
+            "own-pods": {"spec": {"rollout": {"strategy": "BlueGreen", "analysis": {**LIVE, "latencyMargin": "0.2"}}}},
+        },
+        bad={"latency": {"spec": {"rollout": {"strategy": "HotSwap", "analysis": {**LIVE, "latencyMargin": "0.2"}}}}},
         plural=SERVICES,
     ),
     *created(

@@ -46,6 +46,7 @@ ANNOTATION_ANOMALIES = f"{GROUP}/anomalies"  # of a serving pod: what becomes of
 ANNOTATION_PRECISION = f"{GROUP}/precision"  # of a serving pod: in which precision its network is to run
 ANNOTATION_BATCHING = f"{GROUP}/batching"  # of a serving pod: how its models run, so that another way makes other pods
 ANNOTATION_CAPACITY = f"{GROUP}/capacity"  # of a serving pod: tells those apart that may do more or less
+ANNOTATION_INPUTS = f"{GROUP}/inputs"  # of a serving pod: what it does with inputs of clients
 ANNOTATION_LIVE = f"{GROUP}/live"  # of a serving pod: how it is to follow a running training
 ANNOTATION_PROBE = f"{GROUP}/probe"  # of a serving pod: golden questions a second
 ANNOTATION_SERVE = f"{GROUP}/serve"  # of a serving pod: the artifact that it is to take in place of its first one

@@ -96,6 +96,14 @@ class AtEnd(StrEnum):
     ROLLBACK = "Rollback"
 
 
+class LiveInputs(Model):
+    """Some of the inputs that clients send are answered by both versions. They are kept in memory, and nowhere else."""
+
+    perSecond: int = Field(
+        default=2, ge=1, le=20, description="Inputs that are compared, at most, of all pods together."
+    )
+
+
 class Analysis(Model):
     """What the next version is compared with the one before by, while it is rolled out.
 
@@ -107,7 +115,11 @@ class Analysis(Model):
             (
                 "has(self.errorMargin) || has(self.latencyMargin) || has(self.disagreementLimit)",
                 "analysis needs at least one of errorMargin, latencyMargin and disagreementLimit",
-            )
+            ),
+            (
+                "!has(self.liveInputs) || has(self.disagreementLimit)",
+                "liveInputs is judged by disagreementLimit: set it, or leave liveInputs out",
+            ),
         )
     )
 
@@ -124,6 +136,11 @@ class Analysis(Model):
         FRACTION_PATTERN,
         default=None,
     )
+    liveInputs: LiveInputs | None = Field(
+        default=None,
+        description="Inputs of clients that the next version answers, too. disagreementLimit is for them as well, and "
+        "nothing is promoted without them. Absent: none. Setting or removing it replaces the pods.",
+    )
     falseRollback: str = decimal(
         "The probability that a version is given up although it keeps all bounds.", FRACTION_PATTERN, default="0.05"
     )
@@ -134,7 +151,8 @@ class Analysis(Model):
         default=1,
         ge=1,
         le=1000,
-        description="How many requests fail together, as those of a client that retries: they count as one.",
+        description="How many requests fail together, as those of a client that retries, or live inputs are alike: "
+        "they count as one.",
     )
     probesPerSecond: int = Field(
         default=5,
@@ -169,6 +187,16 @@ class Rollout(Model):
             (
                 "!has(self.analysis) || (self.strategy != 'RollingUpdate' && self.strategy != 'LiveSync')",
                 "analysis needs a step to decide in: set strategy to Canary, BlueGreen or HotSwap",
+            ),
+            (
+                (
+                    "!has(self.analysis) || !has(self.analysis.liveInputs) || !has(self.analysis.latencyMargin) || "
+                    "self.strategy != 'HotSwap'"
+                ),
+                (
+                    "with HotSwap both versions answer live inputs in the same pod, whose times cannot be told apart: "
+                    "leave out analysis.latencyMargin or analysis.liveInputs"
+                ),
             ),
             (
                 "!has(self.blueGreen) || self.strategy == 'BlueGreen'",

@@ -129,6 +129,14 @@ class Finding(Model):
     message: str = Field(max_length=512, description="The same for people.")
 
 
+class LiveInputsStatus(Model):
+    """What has come of inputs of clients. None of them is kept."""
+
+    compared: int = Field(default=0, ge=0, description="Those that both versions have answered.")
+    differing: int = Field(default=0, ge=0, description="Of these, those that they have answered otherwise.")
+    message: str = Field(default="", max_length=512, description="Why some or all are left out.")
+
+
 class AnalysisStatus(Model):
     """How the next version compares with the one before."""
 
@@ -147,6 +155,7 @@ class AnalysisStatus(Model):
         default=None, max_length=1024, description="About what it takes, by the requests of the first interval."
     )
     compared: bool = Field(default=False, description="Whether the comparisons have been counted.")
+    liveInputs: LiveInputsStatus | None = Field(default=None, description="With rollout.analysis.liveInputs.")
     memory: str = Field(default="", max_length=8192, description="What was learnt so far; for the operator only.")
 
 

@@ -148,4 +148,4 @@ class Agents:
 
 def _facts(report: AgentReport) -> AgentReport:
     """Without what changes all the time."""
-    return report.model_copy(update={"counters": None, "own": Counters(), "live": None, "load": None})
+    return report.model_copy(update={"counters": None, "own": Counters(), "live": None, "load": None, "inputs": None})

@@ -38,6 +38,7 @@ RUNS, LOOKS, FEWER = 10_000, 60, 40
 ERRORS = Spec(latency_margin=None, disagreement_limit=None, warmup_intervals=0)
 LATENCY = Spec(error_margin=None, disagreement_limit=None, warmup_intervals=0)
 DISAGREEMENT = Spec(error_margin=None, latency_margin=None)
+LIVE = Spec(error_margin=None, latency_margin=None, disagreement_limit=None, live_limit=0.05)
 ALPHA = 0.05
 MARGIN, BOUND = 0.01, math.log(1.2)
 TIME = np.arange(LOOKS)
@@ -151,6 +152,16 @@ def disagreement(rate: float, inputs: int) -> Outcome:
     return outcome
 
 
+def live(rate: float, inputs: int, *, spec: Spec = LIVE, together: int = 1) -> Outcome:
+    """Inputs of clients, of which so many are always answered alike."""
+    differing = together * np.random.default_rng(4).binomial(inputs // together, rate, (RUNS, LOOKS))
+    outcome = run_disagreement(spec, [inputs] * LOOKS, differing, spec.live_limit, spec.dependence)
+    for run in some(outcome):
+        samples = (Sample(live_compared=inputs, live_differing=k) for k in differing[run].tolist())
+        assert agrees(spec, Metric.LIVE_INPUTS, samples, outcome, run)
+    return outcome
+
+
 @dataclass(frozen=True)
 class Boundary:
     """A canary that is exactly as bad as is allowed: both verdicts are false then, and both are to be rare."""
@@ -189,6 +200,12 @@ BOUNDARIES = [
     Boundary("latency, correlation 0.3", partial(latency, 1.2, lasting(0.2, 0.3)), 0.15),
     Boundary("disagreement, 5 inputs", partial(disagreement, 0.05, 5)),
     Boundary("disagreement, 50 inputs", partial(disagreement, 0.05, 50)),
+    Boundary("live inputs, 10 an interval", partial(live, 0.05, 10)),
+    Boundary("live inputs, two are alike", partial(live, 0.05, 4, together=2), 0.25),
+    Boundary(
+        "live inputs, five are alike, dependence 5",
+        partial(live, 0.05, 10, together=5, spec=replace(LIVE, dependence=5.0)),
+    ),
 ]
 
 
@@ -245,6 +262,14 @@ KNOWN = [
     Known("disagreement, a fifth beyond", partial(disagreement, 0.06, 10), BAD, ALPHA, 0.02, 10_000),
     Known("disagreement, 10 %", partial(disagreement, 0.1, 10), BAD, 0.002, 0.95, 20),
     Known("disagreement, 30 %", partial(disagreement, 0.3, 10), BAD, 0.001, 1.0, 3),
+    Known(
+        "live inputs, none, dependence 2",
+        partial(live, 0.0, 10, spec=replace(LIVE, dependence=2.0)),
+        GOOD,
+        0.001,
+        1,
+        14,
+    ),
 ]
 
 

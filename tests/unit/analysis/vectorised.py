@@ -117,9 +117,15 @@ def run_latency(
     return _judged(spec, *found, _enough(spec, canary))
 
 
-def run_disagreement(spec: Spec, compared: Sequence[int], differing: NDArray[np.int64]) -> Outcome:
-    """compared: inputs in each interval. differing: of shape (runs, intervals)."""
-    limit = spec.disagreement_limit or 0.0
+def run_disagreement(
+    spec: Spec,
+    compared: Sequence[int],
+    differing: NDArray[np.int64],
+    limit: float | None = None,
+    dependence: float = 1.0,
+) -> Outcome:
+    """compared: inputs in each interval. differing: of shape (runs, intervals). dependence: inputs that are as one."""
+    limit = limit or spec.disagreement_limit or 0.0
     total, differ = np.cumsum(compared), np.cumsum(differing, axis=1)[:, :, None]
     found = []
     for bets, parts in (
@@ -128,7 +134,7 @@ def run_disagreement(spec: Spec, compared: Sequence[int], differing: NDArray[np.
     ):
         rates = np.array(bets)
         ratios = differ * np.log(rates / limit) + (total[:, None] - differ) * np.log((1 - rates) / (1 - limit))
-        found.append(np.logaddexp.reduce(ratios + np.log(parts), axis=2))
+        found.append(np.logaddexp.reduce(ratios / dependence + np.log(parts), axis=2))
     return _judged(spec, *found, total >= spec.least_inputs)
 
 

@@ -16,6 +16,7 @@ from mms_workloads.contract import (
     AgentReport,
     Comparison,
     Counters,
+    InputsReport,
     LiveReport,
     PrecisionReport,
     ServeFile,
@@ -44,6 +45,8 @@ class Pod:
     told: str | None = None  # its annotation
     probe: str | None = None  # another one
     orders: str | None = None  # another one
+    inputs: str | None = None  # another one
+    compared: InputsReport | None = None  # inputs of clients, as its agent says
     live: LiveReport | None = None  # what its follower says
     serves: str = ""
     silent: bool = False  # its agent does not answer
@@ -115,6 +118,7 @@ class ServingWorld:
             if names.ANNOTATION_SERVE in wanted.values:
                 pod.told, pod.failed = wanted.values[names.ANNOTATION_SERVE], ""
             pod.probe = wanted.values.get(names.ANNOTATION_PROBE, pod.probe)
+            pod.inputs = wanted.values.get(names.ANNOTATION_INPUTS, pod.inputs)
             pod.orders = wanted.values.get(names.ANNOTATION_LIVE, pod.orders)
         planned = {f"{obj['kind']}/{obj['metadata']['name']}": obj for wave in self.plan.waves for obj in wave}
         kept = {f"{kind}/{name}" for kind, name in self.plan.kept}
@@ -283,12 +287,14 @@ def _report(pod: Pod) -> AgentReport:
         swap=swap,
         counters=pod.counters,
         live=pod.live,
+        inputs=pod.compared,
     )
 
 
 def _object(pod: Pod) -> Object:
     annotations = {
         names.ANNOTATION_SERVE: pod.told, names.ANNOTATION_PROBE: pod.probe, names.ANNOTATION_LIVE: pod.orders,
+        names.ANNOTATION_INPUTS: pod.inputs,
     }  # fmt: skip
     return {
         "metadata": {

@@ -11,7 +11,7 @@ from tests.unit.plan.world import NOW
 
 from mms_operator.plan.analysis.types import Side
 from mms_operator.plan.service import judging
-from mms_operator.plan.service.judging import Pair
+from mms_operator.plan.service.inputs import Pair
 from mms_operator.plan.types import Interval
 from mms_workloads.contract import AgentReport, Comparison, Counters
 

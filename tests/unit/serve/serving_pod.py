@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.unit.serve.triton_home import TritonHome
 
-    from mms_workloads.contract import LiveSource
+    from mms_workloads.contract import InputOrders, LiveSource
 
 
 class ServingPod:
@@ -62,6 +62,7 @@ class ServingPod:
             "MMS_EXIT_TIMEOUT_SECONDS": "3",
             "MMS_SUMMARIES": "true",
             "MMS_WANTED_FILE": str(self.root / "wanted"),
+            "MMS_INPUTS_FILE": str(self.root / "inputs"),
             "MMS_PROBE_FILE": str(self.root / "probe"),
         }
         names = ("TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS", "AGENT")
@@ -100,6 +101,12 @@ class ServingPod:
                 json.dumps({**json.loads(part.read_text()), "reference": {"artifact": pin, "storage": storage}})
             )
         part.replace(self.root / "wanted")
+
+    def order(self, orders: InputOrders | None) -> None:
+        """As the kubelet does it: what the pod does with inputs of clients."""
+        part = self.root / "inputs.part"
+        part.write_text(orders.model_dump_json() if orders else "")
+        part.replace(self.root / "inputs")
 
     def served(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[3]}/v1/served", timeout=5) as response:

@@ -37,6 +37,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool | None]] = {
 }
 
 
+OUTPUTS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "words": ({"WORDS": "BYTES", "SCORES": "FP32", "DIGEST": "BYTES", "VERSION": "INT64"}, ["WORDS"]),
+    "as a configuration says it": ({"LABELS": "TYPE_STRING", "SCORES": "TYPE_FP32"}, ["LABELS"]),
+    "boxes": ({"BOXES": "FP32", "LABELS": "BYTES", "COUNT": "INT32"}, ["LABELS", "COUNT"]),
+    "a vector": ({"VECTORS": "FP32", "DIGEST": "TYPE_STRING"}, []),
+    "an image": ({"IMAGE": "BYTES", "PIXELS": "FP32", "SEED": "INT64"}, []),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_what_can_be_compared(case: str) -> None:
+    outputs, wanted = OUTPUTS[case]
+    assert comparing.comparable(outputs) == wanted
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_differs(case: str) -> None:
     expected, found, wanted = CASES[case]

@@ -17,7 +17,7 @@ from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
 from tritonclient.utils import InferenceServerException
 
-from mms_workloads.contract import Statistics
+from mms_workloads.contract import InputOrders, Statistics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +92,17 @@ def test_images_are_served_batched_swapped_and_measured(tmp_path: Path) -> None:
         pod.want(other)
         wait(lambda: pod.served()["digest"] == other.digest)
         assert ask(pod, "classify", IMAGE=request(GREEN))["LABELS"].tolist() == [["grün".encode()]]
+
+        pod.order(InputOrders(stable=pod.digest, next=other.digest, perSecond=20, both=True))
+        wait(lambda: "inputs" in pod.served())
+
+        def compared() -> bool:
+            ask(pod, "classify", IMAGE=request(RED, GREEN), K=np.full((2, 1), 2, np.int32))
+            return bool(pod.served()["inputs"]["compared"] >= 2)
+
+        wait(compared)
+        assert pod.served()["inputs"]["differing"] == pod.served()["inputs"]["compared"], "of other labels"
+        pod.order(None)
 
         (tmp_path / "texts").mkdir()
         networks.words(tmp_path / "texts")

@@ -16,6 +16,8 @@ from tests.unit.serve.networks import of_one_colour, request
 from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
 
+from mms_workloads.contract import InputOrders
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -142,6 +144,11 @@ def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
         pod.wants("c")
         wait(lambda: pod.serves == "c")
         assert pod.versions == ["2", "3"]
+        stable, following = (file_of(pod.root, letter)["artifact"]["digest"] for letter in "bc")
+        pod.order(InputOrders(stable=stable, next=following, perSecond=20, both=True))
+        wait(lambda: pod.served().get("inputs", {}).get("compared", 0) >= 3)
+        found = pod.served()["inputs"]
+        assert found["differing"] == found["compared"], "each answered by its own version"
         pod.wants("b")
         wait(lambda: pod.serves == "b")
         took = pod.swap()["seconds"]

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mms_workloads.contract.artifact import ArtifactPin
-from mms_workloads.contract.base import CONTRACT_VERSION, Contract, NonNegativeInt, PositiveInt, Store
+from mms_workloads.contract.artifact import ArtifactPin, GoldenCase
+from mms_workloads.contract.base import AGENT_PORT, CONTRACT_VERSION, Contract, NonNegativeInt, PositiveInt, Store
 
 
 class SwapReport(Contract):
@@ -38,6 +38,50 @@ class Comparison(Contract):
     reference: str  # the other's digest
     compared: NonNegativeInt
     differing: NonNegativeInt
+
+
+class InputPeer(Contract):
+    """A pod of the next version, which compares what it is sent."""
+
+    host: str
+    port: PositiveInt = AGENT_PORT
+    key: str  # its agent's public key, as InputsReport has it
+
+
+class InputOrders(Contract):
+    """What a pod does with inputs of clients while a rollout is analysed: its annotation mms.dev/inputs.
+
+    One that serves `stable` samples some and sends them to `to`; one that serves `next` compares what `senders` send.
+    both: the pods hold both versions, so that each one that serves `next` samples and compares its own.
+    """
+
+    stable: str  # digests
+    next: str
+    perSecond: Annotated[float, Field(gt=0)]  # inputs that this pod samples, or takes, at most
+    to: list[InputPeer] = []
+    senders: list[str] = []  # public keys
+    both: bool = False
+
+
+class InputsReport(Contract):
+    """What a pod has done with inputs of clients since it was told to. None of them is in it."""
+
+    key: str = ""  # X25519, base64: made in the agent's memory, gone with it
+    reference: str = ""  # the digest of what answered first
+    compared: NonNegativeInt = 0
+    differing: NonNegativeInt = 0
+    large: NonNegativeInt = 0  # that were too large to be taken
+    message: str = ""  # why none are compared
+
+
+class ClientInput(Contract):
+    """An input of a client and its answer, sealed from one pod to another."""
+
+    id: str
+    time: float  # seconds since 1970
+    stable: str  # digests
+    next: str
+    case: GoldenCase
 
 
 class ModelLoad(Contract):
@@ -146,6 +190,7 @@ class AgentReport(Contract):
     counters: Counters | None = None  # None: Triton did not say
     own: Counters = Counters()  # what the agent itself has asked, which is in `counters`, too; its times are not known
     comparison: Comparison | None = None
+    inputs: InputsReport | None = None  # of a pod that is told to sample or compare inputs of clients
     load: Load | None = None  # None: Triton did not say
     measured: Measured | None = None
     live: LiveReport | None = None  # of a pod that follows a training

@@ -6,6 +6,7 @@
     GET /healthz    200 while the process lives
     GET /v1/served  what is served, and when it was verified
     GET /metrics    for Prometheus
+    POST /v1/inputs an input of a client and another version's answer, sealed: inputs.py
 
 A pod that is told so (`measure` in its file) finds out what it can do before it is ready for the first time.
 Models that cannot be loaded or answer wrongly end the process: the reason is in the termination log and the kubelet
@@ -40,6 +41,7 @@ from mms_workloads.serve.asking import AnswerError
 from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.following import Following
 from mms_workloads.serve.golden import GoldenError
+from mms_workloads.serve.inputs import BOX_BYTES, Inputs, read_orders
 from mms_workloads.serve.layout import Layout, read_layout, read_models, read_probe, read_serve_file, read_wanted
 from mms_workloads.serve.load import Metrics
 from mms_workloads.serve.surveying import survey
@@ -150,6 +152,7 @@ class Agent:
         measure: Measure | None = None,
         *,
         following: Following | None = None,
+        inputs: Inputs | None = None,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.artifact = artifact
@@ -159,6 +162,7 @@ class Agent:
         self._take = take
         self._measure = measure or Measure()
         self._following = following
+        self.inputs = inputs
         self._settle = settle
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
@@ -247,6 +251,12 @@ class Agent:
                 with contextlib.suppress(AnswerError, GoldenError):  # it counts as failed
                     await self.triton.ask(cases[case % len(cases)], self.artifact.digest)
 
+    async def sample(self) -> None:
+        """Inputs of clients, while the pod is told to: what the agent itself asks is none."""
+        while self.inputs is not None:
+            await self.inputs.keep(self.artifact.digest if self.state.phase == "Verified" else None)
+            await asyncio.sleep(WATCH_SECONDS)
+
     def _next(self) -> ServeFile | None:
         """What is wanted and does not serve, unless it has failed for good, or just now."""
         serve = self._wanted() if self._take else None
@@ -314,6 +324,8 @@ class Agent:
     async def end(self) -> None:
         """Leaves no process behind."""
         await self._follow(on=False)
+        if self.inputs is not None:
+            await self.inputs.end()
 
     def _enter(self, phase: Phase, message: str) -> None:
         self.state = replace(self.state, phase=phase, message=message, golden_right=0)
@@ -350,6 +362,7 @@ class Agent:
             comparison=self.state.comparison,
             load=load,
             measured=self.state.measured,
+            inputs=self.inputs.report() if self.inputs else None,
             live=self._following.report(self.artifact.digest) if self._following else None,
         )
         return web.json_response(text=report.model_dump_json(exclude_none=True))
@@ -369,7 +382,7 @@ async def run(agent: Agent, port: int) -> JobError | None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    app = web.Application()
+    app = web.Application(client_max_size=BOX_BYTES)
     app.add_routes(
         [
             web.get("/readyz", agent.readyz),
@@ -378,11 +391,13 @@ async def run(agent: Agent, port: int) -> JobError | None:
             web.get("/metrics", agent.metricsz),
         ]
     )
+    if agent.inputs is not None:
+        app.add_routes([web.post("/v1/inputs", agent.inputs.take)])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
     supervisor = asyncio.create_task(agent.supervise())
-    probing = asyncio.create_task(agent.probe())
+    others = [asyncio.create_task(agent.probe()), asyncio.create_task(agent.sample())]
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({supervisor, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -399,7 +414,9 @@ async def run(agent: Agent, port: int) -> JobError | None:
         return None
     finally:
         stopping.cancel()
-        probing.cancel()
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         await agent.end()
         await runner.cleanup()
         await agent.triton.close()
@@ -411,12 +428,12 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         serving = _serving(layout)
         artifact = read_artifact(layout, contract.live_run(serving) or serving)
         key = layout.control_key.read_text().strip()
-        models = read_models(layout.running).names
+        models = read_models(layout.running)
     except JobError as error:
         return error
     except OSError as error:
         return JobError(Reason.MODEL_LOAD_FAILED, f"{error}: the fetch container must run first, on the same volume")
-    triton = Triton(f"http://127.0.0.1:{layout.http_port}", key, models)
+    triton = Triton(f"http://127.0.0.1:{layout.http_port}", key, models.names)
     metrics = Metrics(f"http://127.0.0.1:{layout.metrics_port}")
     agent = Agent(
         artifact,
@@ -431,6 +448,7 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
             _survey(layout, triton, environment),
         ),
         following=Following(layout, environment),
+        inputs=Inputs(layout, triton, models.models, lambda: read_orders(environment)),
         settle=lambda: versions.settle(layout),
     )
     try:

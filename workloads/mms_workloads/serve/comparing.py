@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from mms_workloads.serve.golden import Tensor
 
 SAME_PART = 0.5
+_WHOLE = {
+    "BYTES",
+    "INT64",
+    "INT32",
+    "TYPE_STRING",
+    "TYPE_INT64",
+    "TYPE_INT32",
+}  # in the protocol, and in configurations
+# The first three are files, of which the tensors beside them say the same; the others are not what was found.
+_NO_ANSWER = {"IMAGE", "VIDEO", "AUDIO", "SEED", "DIGEST", "VERSION"}
+
+
+def comparable(outputs: Mapping[str, str]) -> list[str]:
+    """Those of a model that can be compared. outputs: their datatypes by name."""
+    return [name for name, datatype in outputs.items() if datatype in _WHOLE and name not in _NO_ANSWER]
 
 
 def differs(case: GoldenCase, outputs: Mapping[str, Tensor]) -> bool | None:

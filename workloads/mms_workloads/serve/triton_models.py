@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from mms_workloads.serve import embedding, vectors_file
+from mms_workloads.serve import comparing, embedding, vectors_file
 from mms_workloads.serve.embedding import Question, UnknownWordError
+from mms_workloads.serve.frames import SOCKET
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.shelf import NotHeldError, Shelf
+from mms_workloads.serve.tap import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,13 +32,19 @@ class Served:
 
     answer: Callable[[Any, list[Any]], list[Any]]  # of what an artifact holds, and questions; a ValueError refuses one
     shelf: Shelf
+    tap: Tap | None = None  # where answers can be compared
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once when the model is loaded. What it raises becomes the load's error."""
-        path = Path(json.loads(args["model_config"])["parameters"]["generations"]["string_value"])
+        config = json.loads(args["model_config"])
+        path = Path(config["parameters"]["generations"]["string_value"])
         self.shelf = Shelf(path, args["model_instance_name"], self.load, int(args["model_version"]))
+        if comparing.comparable({one["name"]: one["data_type"] for one in config.get("output", ())}):
+            self.tap = Tap(path.with_name(SOCKET), args["model_name"])
 
     def finalize(self) -> None:
+        if self.tap is not None:
+            self.tap.close()
         self.shelf.close()
 
     def load(self, folder: Path) -> Any:
@@ -49,12 +57,23 @@ class Served:
         """The whole batch sees one state of the shelf; requests that name an artifact are answered apart."""
         view = self.shelf.view
         responses: list[Any] = [None] * len(requests)
+        answered: list[int] = []
         for held, places in _by_artifact(view, self.shelf.key, requests, responses):
             answers = self.answer(held.content, [self.question(requests[place]) for place in places])
             for place, one in zip(places, answers, strict=True):
                 refused = isinstance(one, ValueError)
+                answered += [] if refused else [place]
                 responses[place] = _refusal(one) if refused else _response(self.outputs(one, held.content), held)
+        if self.tap is not None and self.tap.wanted:
+            self._offer(self.tap, [requests[place] for place in answered])
         return responses
+
+    def _offer(self, tap: Tap, answered: list[Any]) -> None:
+        """An input of a client. What the agent asks names an artifact."""
+        for request in answered:
+            if _pin(request, self.shelf.key) is None:
+                tap.offer({one.name(): one.as_numpy() for one in request.inputs()})
+                return
 
     def outputs(self, answer: Any, held: Any) -> dict[str, Any]:
         raise NotImplementedError

@@ -4,6 +4,9 @@ Of inputs that are drawn from all those which clients might send, each once, the
 binomial. Bettors bet on rates below the limit or above it; a capital is multiplied by the likelihood ratio of that rate
 and the limit, which is fair for each rate on the other side of the limit (Wald, 1945). So the counts are all that must
 be carried from interval to interval, in whatever portions they came.
+
+Inputs that clients have sent may come in groups that are answered alike. With groups of `dependence` inputs at most the
+capital's root of that degree is what one input of each would have brought at most, so that the bets stay fair.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ BAD_PARTS = parts([1] * EXCESSES)
 @dataclass(frozen=True, slots=True)
 class Disagreement:
     limit: float
-    compared: int = 0
+    compared: int = 0  # inputs
     differing: int = 0
 
 
@@ -32,15 +35,16 @@ def fold(disagreement: Disagreement, compared: int, differing: int) -> Disagreem
     )
 
 
-def held(disagreement: Disagreement) -> float:
-    """Logarithm of the evidence that the rate is below the limit."""
-    return evidence(GOOD_PARTS, [_ratio(disagreement, rate) for rate in good_rates(disagreement.limit)])
+def held(disagreement: Disagreement, dependence: float = 1.0) -> float:
+    """Logarithm of the evidence that the rate is below the limit. dependence: inputs that count for one."""
+    rates = good_rates(disagreement.limit)
+    return evidence(GOOD_PARTS, [_ratio(disagreement, rate) / dependence for rate in rates])
 
 
-def broken(disagreement: Disagreement) -> float:
+def broken(disagreement: Disagreement, dependence: float = 1.0) -> float:
     """Logarithm of the evidence that it is above it."""
     rates = bad_rates(disagreement.limit)
-    return evidence(BAD_PARTS, [_ratio(disagreement, rate) for rate in rates])
+    return evidence(BAD_PARTS, [_ratio(disagreement, rate) / dependence for rate in rates])
 
 
 def good_rates(limit: float) -> list[float]:

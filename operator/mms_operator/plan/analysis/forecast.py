@@ -39,6 +39,7 @@ class Traffic:
     inputs: float = 0.0  # evaluation inputs that both answer
     failure_rate: float = 0.0  # of the stable version
     variation: float = 1.0  # standard deviation of a request's time over its mean, in the stable version
+    live_inputs: float = 0.0  # inputs of clients that both answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def forecast(spec: Spec, traffic: Traffic) -> tuple[Forecast, ...]:
         Metric.ERRORS: (_errors, requests),
         Metric.LATENCY: (_latency, requests),
         Metric.DISAGREEMENT: (_disagreement, traffic.inputs),
+        Metric.LIVE_INPUTS: (_live, traffic.live_inputs),
     }
     found = []
     for metric in spec.metrics:
@@ -112,13 +114,21 @@ def _times(spec: Spec, traffic: Traffic, beyond: float) -> Bets:
 
 
 def _disagreement(spec: Spec, traffic: Traffic) -> tuple[Effort | None, Effort | None]:
-    limit = spec.disagreement_limit or 0.0
+    return _answers(spec, spec.disagreement_limit or 0.0, traffic.inputs)
+
+
+def _live(spec: Spec, traffic: Traffic) -> tuple[Effort | None, Effort | None]:
+    return _answers(spec, spec.live_limit or 0.0, traffic.live_inputs, spec.dependence)
+
+
+def _answers(spec: Spec, limit: float, inputs: float, dependence: float = 1.0) -> tuple[Effort | None, Effort | None]:
+    """inputs: in an interval."""
     good = zip(disagreement.GOOD_PARTS, disagreement.good_rates(limit), strict=True)
     bad = zip(disagreement.BAD_PARTS, disagreement.bad_rates(limit), strict=True)
     worse = min(TWICE * limit, CERTAIN)
     return (
-        _inputs(spec, traffic, spec.alpha_promote, ((part, _likelihood(limit, bet, 0.0)) for part, bet in good)),
-        _inputs(spec, traffic, spec.alpha_bad, ((part, _likelihood(limit, bet, worse)) for part, bet in bad)),
+        _inputs(spec, inputs, spec.alpha_promote, ((p, _likelihood(limit, bet, 0.0) / dependence) for p, bet in good)),
+        _inputs(spec, inputs, spec.alpha_bad, ((p, _likelihood(limit, bet, worse) / dependence) for p, bet in bad)),
     )
 
 
@@ -136,12 +146,12 @@ def _requests(spec: Spec, traffic: Traffic, alpha: float, bets: Bets) -> Effort 
     return Effort(intervals, math.ceil(intervals * traffic.canary_requests))
 
 
-def _inputs(spec: Spec, traffic: Traffic, alpha: float, bets: Bets) -> Effort | None:
+def _inputs(spec: Spec, per_interval: float, alpha: float, bets: Bets) -> Effort | None:
     inputs = _least(bets, alpha)
     if inputs is None:
         return None
     inputs = max(inputs, spec.least_inputs)
-    return Effort(math.ceil(inputs / traffic.inputs), inputs)
+    return Effort(math.ceil(inputs / per_interval), inputs)
 
 
 def _least(bets: Bets, alpha: float) -> int | None:
@@ -165,7 +175,7 @@ def _intervals(spec: Spec, traffic: Traffic) -> int:
 
 
 def _worded(metric: Metric, promote: Effort | None, rollback: Effort | None) -> Forecast:
-    what = "inputs" if metric is Metric.DISAGREEMENT else "requests to the canary"
+    what = "inputs" if metric in {Metric.DISAGREEMENT, Metric.LIVE_INPUTS} else "requests to the canary"
     good, bad = _effort(promote, what), _effort(rollback, what)
     message = f"{metric}: {good} if the canary is like the stable version, {bad} if it is twice as bad as is allowed"
     return Forecast(metric, promote, rollback, message)

@@ -37,7 +37,7 @@ def worded(spec: Spec, finding: Finding) -> Finding:
                 f"typically {finding.estimate:.3g} times as long"
             )
             kept, exceeded = f"at most {finding.bound:g} times", f"more than {finding.bound:g} times"
-        case Metric.DISAGREEMENT:
+        case Metric.DISAGREEMENT | Metric.LIVE_INPUTS:
             numbers = f"{finding.estimate:.2%} of {finding.canary_requests:,} answers differ"
             kept, exceeded = f"at most {_share(finding.bound)}", f"more than {_share(finding.bound)}"
     return replace(finding, message=f"{numbers}: {_sure(spec, finding, kept, exceeded)}")
@@ -77,7 +77,7 @@ def _sure(spec: Spec, finding: Finding, kept: str, exceeded: str) -> str:
 
 
 def _least(spec: Spec, finding: Finding) -> str:
-    if finding.metric is Metric.DISAGREEMENT:
+    if finding.metric in {Metric.DISAGREEMENT, Metric.LIVE_INPUTS}:
         return f"{spec.least_inputs} inputs are the least"
     return f"{spec.least_requests} requests in {spec.least_blocks} blocks of {spec.block_requests} are the least"
 

@@ -36,6 +36,7 @@ class Memory:
     errors: Errors | None = None
     latency: Latency | None = None
     disagreement: Disagreement | None = None
+    live: Disagreement | None = None  # of inputs that clients have sent
 
 
 ADAPTER = TypeAdapter(Memory)
@@ -64,6 +65,9 @@ def fold(spec: Spec, memory: Memory, sample: Sample) -> Memory:
     if memory.disagreement:
         found = disagreement.fold(memory.disagreement, sample.compared, sample.differing)
         memory = replace(memory, disagreement=found)
+    if memory.live:
+        found = disagreement.fold(memory.live, sample.live_compared, sample.live_differing)
+        memory = replace(memory, live=found)
     if memory.warmed < spec.warmup_intervals:
         # Requests fill caches: an interval without any warms nothing.
         warms = sample.canary.requests or sample.canary.timed
@@ -78,7 +82,12 @@ def fold(spec: Spec, memory: Memory, sample: Sample) -> Memory:
 def judge(spec: Spec, memory: Memory, *, over: bool = False) -> Decision:
     """The verdict on what is known."""
     memory = _asked(spec, memory)
-    found = [_errors(spec, memory.errors), _latency(spec, memory.latency), _disagreement(spec, memory.disagreement)]
+    found = [
+        _errors(spec, memory.errors),
+        _latency(spec, memory.latency),
+        _disagreement(spec, memory.disagreement),
+        _disagreement(spec, memory.live, Metric.LIVE_INPUTS, spec.dependence),
+    ]
     findings = tuple(finding for finding in found if finding)
     verdicts = {finding.verdict for finding in findings}
     if Verdict.ROLLBACK in verdicts:
@@ -95,7 +104,7 @@ def judge(spec: Spec, memory: Memory, *, over: bool = False) -> Decision:
 
 def _asked(spec: Spec, memory: Memory) -> Memory:
     """What of it answers what is asked now: a metric whose bound was edited begins anew."""
-    error, late, differ = memory.errors, memory.latency, memory.disagreement
+    error, late = memory.errors, memory.latency
     if (margin := spec.error_margin) is None:
         error = None
     elif error is None or error.margin != margin:
@@ -104,11 +113,19 @@ def _asked(spec: Spec, memory: Memory) -> Memory:
         late = None
     elif late is None or late.margin != margin:
         late = Latency(margin)
-    if (limit := spec.disagreement_limit) is None:
-        differ = None
-    elif differ is None or differ.limit != limit:
-        differ = Disagreement(limit)
-    return replace(memory, errors=error, latency=late, disagreement=differ)
+    return replace(
+        memory,
+        errors=error,
+        latency=late,
+        disagreement=_compared(memory.disagreement, spec.disagreement_limit),
+        live=_compared(memory.live, spec.live_limit),
+    )
+
+
+def _compared(known: Disagreement | None, limit: float | None) -> Disagreement | None:
+    if limit is None:
+        return None
+    return known if known is not None and known.limit == limit else Disagreement(limit)
 
 
 def _errors(spec: Spec, known: Errors | None) -> Finding | None:
@@ -161,16 +178,18 @@ def _latency(spec: Spec, known: Latency | None) -> Finding | None:
     )
 
 
-def _disagreement(spec: Spec, known: Disagreement | None) -> Finding | None:
+def _disagreement(
+    spec: Spec, known: Disagreement | None, metric: Metric = Metric.DISAGREEMENT, dependence: float = 1.0
+) -> Finding | None:
     if known is None:
         return None
     rate = known.differing / known.compared if known.compared else None
-    good, bad = disagreement.held(known), disagreement.broken(known)
+    good, bad = disagreement.held(known, dependence), disagreement.broken(known, dependence)
     enough = known.compared >= spec.least_inputs
     return saying.worded(
         spec,
         Finding(
-            Metric.DISAGREEMENT,
+            metric,
             _verdict(spec, good, bad, enough=enough),
             enough,
             None,

@@ -23,6 +23,7 @@ class Metric(StrEnum):
     ERRORS = "errors"
     LATENCY = "latency"
     DISAGREEMENT = "disagreement"
+    LIVE_INPUTS = "liveInputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Spec:
     error_margin: float | None = 0.01  # by which the failure rate may be above the stable version's
     latency_margin: float | None = 0.2  # by which a request may take longer: 0.2 is 1.2 times as long
     disagreement_limit: float | None = 0.05  # of the answers that may differ from the stable version's
+    live_limit: float | None = None  # the same, of the answers to inputs that clients have sent
     alpha_rollback: float = 0.05
     alpha_promote: float = 0.05
     warmup_intervals: int = 1  # with requests to the canary, that are not counted at first
@@ -43,7 +45,7 @@ class Spec:
     least_blocks: int = 3  # before requests decide; none counts for more than its part of these
     least_requests: int = 50  # to the canary, before they decide
     least_inputs: int = 20  # answered by both, before disagreement decides
-    dependence: float = 1.0  # requests that fail together count for one: evidence of requests is worth so much less
+    dependence: float = 1.0  # requests that go together count for one: what clients do is worth so much less
     at_end: Verdict = Verdict.PAUSE  # when the time is over and nothing is decided
 
     def __post_init__(self) -> None:
@@ -51,6 +53,7 @@ class Spec:
             ("error_margin", self.error_margin, LARGEST_ERROR_MARGIN),
             ("latency_margin", self.latency_margin, LARGEST_LATENCY_MARGIN),
             ("disagreement_limit", self.disagreement_limit, LARGEST_LIMIT),
+            ("live_limit", self.live_limit, LARGEST_LIMIT),
             ("alpha_rollback", self.alpha_rollback, LARGEST_ALPHA),
             ("alpha_promote", self.alpha_promote, LARGEST_ALPHA),
         ):
@@ -80,6 +83,7 @@ class Spec:
             (Metric.ERRORS, self.error_margin),
             (Metric.LATENCY, self.latency_margin),
             (Metric.DISAGREEMENT, self.disagreement_limit),
+            (Metric.LIVE_INPUTS, self.live_limit),
         )
         return tuple(metric for metric, bound in bounds if bound is not None)
 
@@ -118,10 +122,16 @@ class Sample:
     stable: Side = field(default_factory=Side)
     compared: int = 0  # evaluation inputs that both answered
     differing: int = 0  # of these, those that they answered differently
+    live_compared: int = 0  # inputs of clients that both answered
+    live_differing: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.differing <= self.compared:
-            raise ValueError(f"{self.differing} of {self.compared} answers can't differ")
+        for differing, compared in (
+            (self.differing, self.compared),
+            (self.live_differing, self.live_compared),
+        ):
+            if not 0 <= differing <= compared:
+                raise ValueError(f"{differing} of {compared} answers can't differ")
 
 
 @dataclass(frozen=True, slots=True)

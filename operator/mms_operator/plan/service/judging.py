@@ -12,6 +12,7 @@ from mms_operator.plan.analysis.forecast import Traffic
 from mms_operator.plan.analysis.sequential import Memory
 from mms_operator.plan.analysis.types import Metric, Sample, Side, Spec, Verdict
 from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.service import inputs
 from mms_operator.plan.service.rollout import Gate
 from mms_workloads.contract import Counters
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CLIENTS = 3  # requests of an interval that are clients', and no chance of when the counters were read
 DIGITS = 4  # of the numbers in the status
+MESSAGE = 2048  # characters of one in the status
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,6 @@ class Judgement:
     status: AnalysisStatus | None
     gate: Gate = Gate.OPEN
     give_up: str | None = None  # why
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The two versions that are compared, by their digests."""
-
-    canary: str
-    stable: str
 
 
 def spec_of(analysis: Analysis) -> Spec:
@@ -55,6 +49,7 @@ def spec_of(analysis: Analysis) -> Spec:
         error_margin=number(analysis.errorMargin),
         latency_margin=number(analysis.latencyMargin),
         disagreement_limit=number(analysis.disagreementLimit),
+        live_limit=number(analysis.disagreementLimit) if analysis.liveInputs else None,
         alpha_rollback=float(analysis.falseRollback),
         alpha_promote=float(analysis.falsePromote),
         at_end=Verdict(analysis.atEnd),
@@ -62,7 +57,9 @@ def spec_of(analysis: Analysis) -> Spec:
     )
 
 
-def judge(analysis: Analysis, state: RolloutStatus, pair: Pair, interval: Interval | None, now: datetime) -> Judgement:
+def judge(
+    analysis: Analysis, state: RolloutStatus, pair: inputs.Pair, interval: Interval | None, now: datetime
+) -> Judgement:
     """Counts the interval, if it is another one than the last, and says what follows."""
     spec, known = spec_of(analysis), state.analysis
     memory = _memory(known)
@@ -79,19 +76,22 @@ def judge(analysis: Analysis, state: RolloutStatus, pair: Pair, interval: Interv
         began = rfc3339(now)
     over = began is not None and now >= datetime.fromisoformat(began) + timedelta(seconds=analysis.limitSeconds)
     decision = sequential.judge(spec, memory, over=over)
+    live = inputs.status(analysis, memory.live, interval, pair, known.liveInputs if known else None)
+    message = f"{decision.message}. Live inputs: {live.message}" if live and live.message else decision.message
     status = AnalysisStatus(
         verdict=decision.verdict,
-        message=decision.message,
+        message=message[:MESSAGE],
         findings=[_finding(one) for one in decision.findings],
         forecast=expected,
         startTime=began,
         sampledTime=sampled,
         compared=compared,
+        liveInputs=live,
         memory=sequential.dump(memory),
     )
     match decision.verdict:
         case Verdict.ROLLBACK:
-            return Judgement(status, Gate.CLOSED, decision.message)
+            return Judgement(status, Gate.CLOSED, status.message)
         case Verdict.CONTINUE:
             return Judgement(status, Gate.CLOSED)
         case Verdict.PAUSE:
@@ -106,11 +106,12 @@ def _expected(spec: Spec, found: Sample) -> str | None:
     if not canary or not stable:
         return None
     traffic = Traffic(canary, stable, failure_rate=found.stable.failed / stable)
-    told = [one.message for one in forecast.forecast(spec, traffic) if one.metric is not Metric.DISAGREEMENT]
+    of_requests = {Metric.ERRORS, Metric.LATENCY}
+    told = [one.message for one in forecast.forecast(spec, traffic) if one.metric in of_requests]
     return "; ".join(told) or None
 
 
-def sample(interval: Interval, pair: Pair, *, compared: bool) -> tuple[Sample, bool]:
+def sample(interval: Interval, pair: inputs.Pair, *, compared: bool) -> tuple[Sample, bool]:
     """What both versions did in the interval, and whether the comparisons are in it; they count once in a rollout."""
     sides = {pair.canary: Side(), pair.stable: Side()}
     for uid, after in interval.after.items():
@@ -120,10 +121,11 @@ def sample(interval: Interval, pair: Pair, *, compared: bool) -> tuple[Sample, b
             sides[after.digest] = _more(sides[after.digest], before, after)
     comparison = None if compared else _comparison(interval.after, pair)
     told = (comparison.compared, comparison.differing) if comparison else (0, 0)
-    return Sample(sides[pair.canary], sides[pair.stable], *told), comparison is not None
+    found = Sample(sides[pair.canary], sides[pair.stable], *told, *inputs.compared(interval, pair))
+    return found, comparison is not None
 
 
-def _comparison(reports: Mapping[str, AgentReport], pair: Pair) -> Comparison | None:
+def _comparison(reports: Mapping[str, AgentReport], pair: inputs.Pair) -> Comparison | None:
     for report in reports.values():
         found = report.comparison
         if report.digest == pair.canary and found and found.reference == pair.stable:

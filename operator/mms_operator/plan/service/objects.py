@@ -41,16 +41,8 @@ _TRITON = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 _AGENT = {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "2Gi"}}
 # It takes parameters a few times a second, each time while clients wait for the same processors.
 _FOLLOWING_AGENT = {"requests": {"cpu": "200m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
-# The kubelet writes the annotation into the file as soon as the pod is changed.
-_WANTED = {
-    "downwardAPI": {
-        "items": [
-            {"path": "wanted", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_SERVE}']"}},
-            {"path": "probe", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_PROBE}']"}},
-            {"path": "live", "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_LIVE}']"}},
-        ]
-    }
-}
+# The kubelet writes an annotation into its file as soon as the pod is changed.
+_TOLD = {"wanted": names.ANNOTATION_SERVE, "probe": names.ANNOTATION_PROBE, "live": names.ANNOTATION_LIVE}
 _FETCH = {"requests": {"cpu": "50m", "memory": "128Mi"}}
 
 
@@ -298,7 +290,7 @@ def _pod_metadata(serving: Serving, version: ServedVersion) -> Object:
 def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
     spec = objects.pod_spec(serving.settings)
     where = serving.location(version)
-    sources = [objects.config_source(serving.config_map(version), SERVE_FILE), _WANTED]
+    sources = [objects.config_source(serving.config_map(version), SERVE_FILE), _told(serving)]
     if where.secret:
         sources.append(objects.credentials_source(where.secret, CREDENTIALS))
     follows = live.uses_reader(serving.spec.rollout, version)
@@ -335,6 +327,17 @@ def _pod_spec(serving: Serving, version: ServedVersion) -> Object:
             "volumes": [*spec["volumes"], *edge.volumes(serving.spec.traffic)],
         }
     return spec
+
+
+def _told(serving: Serving) -> Object:
+    """What a running pod hears."""
+    analysis = serving.spec.rollout.analysis
+    sampled = {"inputs": names.ANNOTATION_INPUTS} if analysis and analysis.liveInputs else {}
+    items = [
+        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
+        for path, annotation in (_TOLD | sampled).items()
+    ]
+    return {"downwardAPI": {"items": items}}
 
 
 def _fetch(serving: Serving) -> Object:

@@ -21,6 +21,7 @@ from mms_operator.plan.service import (
     edge,
     gateway,
     history,
+    inputs,
     judging,
     live,
     objects,
@@ -103,6 +104,7 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
 def _senseless(spec: ServiceSpec) -> str | None:
     """What cannot be done although the API server took it, and why."""
     found = schedule.problem(spec.autoscaling.schedules) or pretrained.problem(spec.model.pretrained)
+    found = found or inputs.problem(spec)
     if found:
         return found
     try:

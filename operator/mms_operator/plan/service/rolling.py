@@ -10,7 +10,7 @@ from mms_operator.api.names import Reason
 from mms_operator.api.rollout import BlueGreen, Strategy
 from mms_operator.api.service_status import MOST_WORDS, Outcome, RolloutPhase, RolloutStatus, Versions
 from mms_operator.plan.conditions import rfc3339
-from mms_operator.plan.service import history, judging, rollout, saying, swapping, trouble
+from mms_operator.plan.service import history, inputs, judging, rollout, saying, swapping, trouble
 from mms_operator.plan.service.course import Course
 from mms_operator.plan.service.judging import Judgement
 from mms_operator.plan.service.rollout import Route
@@ -170,7 +170,7 @@ def _judged(look: Look, chosen: ServedVersion, stable: ServedVersion, state: Rol
         return Judgement(None)
     if state.steps and state.step > state.steps:
         return Judgement(state.analysis)
-    return judging.judge(analysis, state, judging.Pair(chosen.digest, stable.digest), look.interval, look.now)
+    return judging.judge(analysis, state, inputs.Pair(chosen.digest, stable.digest), look.interval, look.now)
 
 
 def _given_up(look: Look, chosen: ServedVersion, stable: ServedVersion, state: RolloutStatus, why: str) -> Course:

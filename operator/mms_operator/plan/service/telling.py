@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api import names
 from mms_operator.api.rollout import Strategy
-from mms_operator.plan.service import live, objects, precision, pretrained, swapping
+from mms_operator.plan.service import inputs, live, objects, precision, pretrained, swapping
 from mms_operator.plan.types import AgentCalls, Annotation
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def told(look: Look, course: Course) -> tuple[Annotation, ...]:
         said = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_PROBE)
         if said != probes and "deletionTimestamp" not in pod["metadata"] and (probes or said not in {None, "0"}):
             values.setdefault(pod["metadata"]["uid"], {})[names.ANNOTATION_PROBE] = probes or "0"
+    orders = inputs.orders(look, course) if _is_analysed(course) else {}
+    for pod in look.seen.pods:
+        order = orders.get(pod["metadata"]["uid"], "")
+        if inputs.said(pod) != order and "deletionTimestamp" not in pod["metadata"]:
+            values.setdefault(pod["metadata"]["uid"], {})[names.ANNOTATION_INPUTS] = order
     _tell_followers(look, course, values)
     called = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in look.seen.pods}
     return tuple(Annotation(look.serving.namespace, called[uid], uid, found) for uid, found in values.items())
