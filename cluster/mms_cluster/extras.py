@@ -9,12 +9,15 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from mms_cluster import gobuild, images, up
 from mms_cluster.errors import ClusterError
 from mms_cluster.images_plan import ImageRef, image_name
 from mms_cluster.report import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mms_cluster.gobuild import Program
@@ -30,6 +33,14 @@ GATEWAY_CLASS = {
     "metadata": {"name": "envoy"},
     "spec": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
 }
+
+
+KEDA, KEDA_ADAPTER = "keda", "keda-adapter"  # the first is its namespace, too
+KEDA_API = "v1beta1.external.metrics.k8s.io"
+# Of the webhook there is the configuration alone, which the operator writes its authority into: it is ignored.
+KEDA_FOLDERS = ("crd/bases", "general", "service_account", "rbac", "manager", "metrics-server", "webhooks")
+KEDA_LEFT_OUT = frozenset({"kustomization.yaml", "webhooks.yaml"})
+KINDS_FIRST = frozenset({"CustomResourceDefinition", "Namespace"})
 
 
 def metrics(cluster: Provider, report: Reporter | None = None) -> None:
@@ -95,12 +106,53 @@ def gateway_values(control: ImageRef, envoy: ImageRef) -> dict[str, Any]:
     }
 
 
+def keda(cluster: Provider, report: Reporter | None = None) -> None:
+    """KEDA, without its admission webhook. On a cluster of the user's: raises ClusterError where it is not there."""
+    report = report or Reporter()
+    if cluster.borrowed:
+        if _kubectl(cluster, "get", "crd", "scaledobjects.keda.sh", check=False).returncode:
+            raise ClusterError(f"{cluster.description} has no ScaledObject: install KEDA there.")
+        return
+    found = {
+        KEDA: _image(gobuild.KEDA, KEDA, "/keda", report),
+        KEDA_ADAPTER: _image(gobuild.KEDA_ADAPTER, KEDA_ADAPTER, "/usr/local/bin/keda-adapter", report),
+    }
+    cluster.load(found)
+    with report.step("installing KEDA"):
+        objects = keda_objects(gobuild.module(gobuild.KEDA) / "config", found)
+        for kind in (True, False):  # the kinds first
+            text = yaml.safe_dump_all([one for one in objects if (one["kind"] in KINDS_FIRST) is kind])
+            _kubectl(cluster, "apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
+        for name in ("keda-operator", "keda-metrics-apiserver"):
+            _kubectl(cluster, "rollout", "status", f"deployment/{name}", "--namespace", KEDA, "--timeout=3m")
+        _kubectl(cluster, "wait", "--for=condition=Available", f"apiservice/{KEDA_API}", "--timeout=2m")
+
+
+def keda_objects(config: Path, found: Mapping[str, ImageRef]) -> list[dict[str, Any]]:
+    """What the module's own configuration installs, with these images, and probes that do not wait for nothing."""
+    files = [path for folder in KEDA_FOLDERS for path in sorted((config / folder).glob("*.yaml"))]
+    files = [path for path in files if path.name not in KEDA_LEFT_OUT]
+    documents = [one for path in files for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one]
+    for one in documents:
+        if one["kind"] == "Deployment":
+            (container,) = one["spec"]["template"]["spec"]["containers"]
+            name = KEDA if container["name"] == "keda-operator" else KEDA_ADAPTER
+            if name in found:  # what is taken away needs none
+                container |= {"image": found[name].reference, "imagePullPolicy": "IfNotPresent"}
+            container["resources"] = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+            container["readinessProbe"] |= {"initialDelaySeconds": 0, "periodSeconds": 2, "failureThreshold": 30}
+    return documents
+
+
 def remove(cluster: Provider, name: str) -> None:
     """Take away what was added by this name; but the Gateway API's kinds, which the operator watches, and the class."""
     if cluster.borrowed:
         return
     if name == "metrics":
         _helm(cluster, "kube-system", "uninstall", METRICS, "--ignore-not-found", "--wait")
+    elif name == KEDA:
+        objects = keda_objects(gobuild.module(gobuild.KEDA) / "config", {})
+        _kubectl(cluster, "delete", "--ignore-not-found", "-f", "-", text=yaml.safe_dump_all(objects))
     else:
         _helm(cluster, GATEWAY_NAMESPACE, "uninstall", GATEWAY, "--ignore-not-found")
         # Envoy would wait minutes for clients to leave, and meanwhile the namespace could not be used again.
@@ -147,4 +199,4 @@ def _run(command: list[str], text: str, *, check: bool = True) -> subprocess.Com
     return done
 
 
-EXTRAS = {"gateway": gateway, "metrics": metrics}
+EXTRAS = {"gateway": gateway, "keda": keda, "metrics": metrics}

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,11 @@ class Program:
     ldflags: str = ""
     tags: str = ""
     takes: str = "seconds"
+    beside: str = field(default="", repr=False)  # the name of the program in whose module it is; else it has its own
+
+    @property
+    def folder(self) -> Path:
+        return MODULES / (self.beside or self.name)
 
 
 KUBE = Program(
@@ -74,6 +79,21 @@ GATEWAY = Program(
     package="github.com/envoyproxy/gateway/cmd/envoy-gateway",
     takes="some minutes",
 )
+KEDA = Program(
+    name="keda",
+    title="KEDA",
+    requirement="github.com/kedacore/keda/v2",
+    package="github.com/kedacore/keda/v2/cmd/operator",
+    takes="some minutes",
+)
+KEDA_ADAPTER = Program(
+    name="keda-adapter",
+    title="KEDA's metrics server",
+    requirement=KEDA.requirement,
+    package="github.com/kedacore/keda/v2/cmd/adapter",
+    takes="a minute",
+    beside=KEDA.name,
+)
 PAUSE = Program(name="pause", title="the pause program")
 PROBE = Program(name="probe", title="the tests' probe")
 
@@ -82,11 +102,11 @@ def version(program: Program) -> str:
     """The version of what `program` is built from, such as 1.35.4: as go.mod requires it."""
     if not program.requirement:
         return ""
-    text = (MODULES / program.name / "go.mod").read_text()
+    text = (program.folder / "go.mod").read_text()
     found = re.search(rf"^\s*(?:require\s+)?{re.escape(program.requirement)} v(\S+)", text, re.MULTILINE)
     if not found:
         raise ClusterError(
-            f"cluster/go/{program.name}/go.mod does not require {program.requirement}: restore the file."
+            f"cluster/go/{program.folder.name}/go.mod does not require {program.requirement}: restore the file."
         )
     return found[1]
 
@@ -108,7 +128,7 @@ def cache_key(sources: dict[str, bytes], go_version: str, program: Program) -> s
 
 def build(program: Program, report: Reporter) -> Path:
     """The path of `program`, built if this machine has not built it before."""
-    folder = MODULES / program.name
+    folder = program.folder
     go, go_version = _compiler()
     sources = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in {".go", ".mod", ".sum"}}
     cache = cache_folder() / "go"
@@ -131,7 +151,7 @@ def module(program: Program) -> Path:
     go, _ = _compiler()
     result = subprocess.run(
         [go, "mod", "download", "-json", program.requirement],
-        cwd=MODULES / program.name, env={**os.environ, "GOWORK": "off"}, capture_output=True, text=True, check=False,
+        cwd=program.folder, env={**os.environ, "GOWORK": "off"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if result.returncode != 0:
         raise ClusterError(

@@ -44,6 +44,7 @@ class Users:
     [
         pytest.param(extras.metrics, "has no metrics API: install metrics-server", id="metrics"),
         pytest.param(extras.gateway, "has no GatewayClass envoy: install Envoy Gateway", id="gateway"),
+        pytest.param(extras.keda, "has no ScaledObject: install KEDA", id="keda"),
     ],
 )
 def test_nothing_is_installed_on_a_cluster_of_the_users(
@@ -62,3 +63,29 @@ def test_charts_are_told_our_images(tmp_path: Path) -> None:
     named = extras.gateway_values(control, envoy)["global"]["images"]
     assert named["envoyGateway"]["image"] == "localhost/control:7"
     assert named["envoyProxy"]["image"] == "localhost/envoy:7"
+
+
+DEPLOYMENT = """
+kind: Deployment
+spec:
+  template:
+    spec:
+      containers:
+        - name: {name}
+          image: theirs
+          readinessProbe: {{httpGet: {{path: /readyz}}, initialDelaySeconds: 20}}
+---
+"""
+
+
+def test_objects_of_keda_have_our_images(tmp_path: Path) -> None:
+    for folder, name in (("manager", "keda-operator"), ("metrics-server", "keda-metrics-apiserver")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "deployment.yaml").write_text(DEPLOYMENT.format(name=name))
+        (tmp_path / folder / "kustomization.yaml").write_text("kind: Kustomization")
+    found = {name: ImageRef(f"localhost/{name}", "7", tmp_path) for name in (extras.KEDA, extras.KEDA_ADAPTER)}
+    objects = extras.keda_objects(tmp_path, found)
+    assert [one["kind"] for one in objects] == ["Deployment", "Deployment"]
+    containers = [one["spec"]["template"]["spec"]["containers"][0] for one in objects]
+    assert [one["image"] for one in containers] == ["localhost/keda:7", "localhost/keda-adapter:7"]
+    assert all(one["readinessProbe"]["initialDelaySeconds"] == 0 for one in containers)
