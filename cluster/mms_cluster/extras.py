@@ -40,6 +40,7 @@ KEDA_API = "v1beta1.external.metrics.k8s.io"
 # Of the webhook there is the configuration alone, which the operator writes its authority into: it is ignored.
 KEDA_FOLDERS = ("crd/bases", "general", "service_account", "rbac", "manager", "metrics-server", "webhooks")
 KEDA_LEFT_OUT = frozenset({"kustomization.yaml", "webhooks.yaml"})
+USER = 65532
 KINDS_FIRST = frozenset({"CustomResourceDefinition", "Namespace"})
 
 
@@ -119,13 +120,20 @@ def keda(cluster: Provider, report: Reporter | None = None) -> None:
     }
     cluster.load(found)
     with report.step("installing KEDA"):
-        objects = keda_objects(gobuild.module(gobuild.KEDA) / "config", found)
-        for kind in (True, False):  # the kinds first
-            text = yaml.safe_dump_all([one for one in objects if (one["kind"] in KINDS_FIRST) is kind])
-            _kubectl(cluster, "apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
-        for name in ("keda-operator", "keda-metrics-apiserver"):
-            _kubectl(cluster, "rollout", "status", f"deployment/{name}", "--namespace", KEDA, "--timeout=3m")
-        _kubectl(cluster, "wait", "--for=condition=Available", f"apiservice/{KEDA_API}", "--timeout=2m")
+        try:
+            _install_keda(cluster, keda_objects(gobuild.module(gobuild.KEDA) / "config", found))
+        except ClusterError:
+            remove(cluster, KEDA)  # an API that nobody answers would hold up the deletion of every namespace
+            raise
+
+
+def _install_keda(cluster: Provider, objects: list[dict[str, Any]]) -> None:
+    for kind in (True, False):  # the kinds first
+        text = yaml.safe_dump_all([one for one in objects if (one["kind"] in KINDS_FIRST) is kind])
+        _kubectl(cluster, "apply", "--server-side", "--force-conflicts", "-f", "-", text=text)
+    for name in ("keda-operator", "keda-metrics-apiserver"):
+        _kubectl(cluster, "rollout", "status", f"deployment/{name}", "--namespace", KEDA, "--timeout=3m")
+    _kubectl(cluster, "wait", "--for=condition=Available", f"apiservice/{KEDA_API}", "--timeout=2m")
 
 
 def keda_objects(config: Path, found: Mapping[str, ImageRef]) -> list[dict[str, Any]]:
@@ -135,7 +143,9 @@ def keda_objects(config: Path, found: Mapping[str, ImageRef]) -> list[dict[str, 
     documents = [one for path in files for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one]
     for one in documents:
         if one["kind"] == "Deployment":
-            (container,) = one["spec"]["template"]["spec"]["containers"]
+            pod = one["spec"]["template"]["spec"]
+            pod["securityContext"]["runAsUser"] = USER  # their images say it themselves
+            (container,) = pod["containers"]
             name = KEDA if container["name"] == "keda-operator" else KEDA_ADAPTER
             if name in found:  # what is taken away needs none
                 container |= {"image": found[name].reference, "imagePullPolicy": "IfNotPresent"}

@@ -70,6 +70,7 @@ kind: Deployment
 spec:
   template:
     spec:
+      securityContext: {{runAsNonRoot: true}}
       containers:
         - name: {name}
           image: theirs
@@ -88,4 +89,5 @@ def test_objects_of_keda_have_our_images(tmp_path: Path) -> None:
     assert [one["kind"] for one in objects] == ["Deployment", "Deployment"]
     containers = [one["spec"]["template"]["spec"]["containers"][0] for one in objects]
     assert [one["image"] for one in containers] == ["localhost/keda:7", "localhost/keda-adapter:7"]
+    assert all(one["spec"]["template"]["spec"]["securityContext"]["runAsUser"] for one in objects)
     assert all(one["readinessProbe"]["initialDelaySeconds"] == 0 for one in containers)
