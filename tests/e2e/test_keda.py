@@ -37,7 +37,7 @@ def scaled_object(*, now: bool) -> dict[str, Any]:
     """Wants PODS for all but a minute of today, or for an hour that is half a day away."""
     hour = (datetime.now(UTC).hour + 12) % 24
     times = ("0 0 * * *", "59 23 * * *") if now else (f"0 {hour} * * *", f"59 {hour} * * *")
-    window = {"timezone": "Etc/UTC", "start": times[0], "end": times[1], "desiredReplicas": str(PODS)}
+    window = {"timezone": "UTC", "start": times[0], "end": times[1], "desiredReplicas": str(PODS)}
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
