@@ -21,7 +21,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from benchmarks.on_cluster import CORPUS, NAMESPACE, RESULTS, apply, kubectl, listed, prepare, until
+from benchmarks.on_cluster import NAMESPACE, RESULTS, apply, kubectl, listed, prepare, until, words
 
 ROUNDS = int(os.environ.get("MMS_BENCH_ROUNDS", "15"))
 FILE = RESULTS / "coldstart.json"
@@ -75,11 +75,6 @@ def report(ours: list[float], theirs: list[float], phases: list[dict[str, float]
 
 def start() -> str:
     """A trained artifact, a service that is scaled, a Deployment by hand, and a client; the image of the servers."""
-    training = {
-        "apiVersion": "mms.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": "words"},
-        "spec": {"task": {"wordEmbedding": {"dimensions": 100}}, "data": {"uri": CORPUS}, "optimizer": {"epochs": 1},
-                 "workers": {"replicas": 1}},
-    }  # fmt: skip
     service = {
         "apiVersion": "mms.dev/v1alpha1", "kind": "ModelService", "metadata": {"name": "words"},
         "spec": {
@@ -88,7 +83,7 @@ def start() -> str:
             "autoscaling": {"mode": "Objective", "scaleToZeroAfterSeconds": 10},
         },
     }  # fmt: skip
-    apply(training, service)
+    apply(words(), service)
     until("an answer", lambda: '"Ready"' in ready(), 300)
     (deployment,) = listed("deployments", "mms.dev/service=words")
     apply(*plain(deployment))

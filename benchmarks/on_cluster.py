@@ -94,6 +94,15 @@ def machine(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "mms_cluster", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
+def words() -> dict[str, Any]:
+    """A quick training whose artifact is served."""
+    return {
+        "apiVersion": "mms.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": "words"},
+        "spec": {"task": {"wordEmbedding": {"dimensions": 100}}, "data": {"uri": CORPUS}, "optimizer": {"epochs": 1},
+                 "workers": {"replicas": 1}},
+    }  # fmt: skip
+
+
 def train(name: str, standby: int = 0, **spec: Any) -> None:
     """Starts it and waits until it steps, and until those that stand by do."""
     apply({

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.on_cluster import CORPUS, NAMESPACE, RESULTS, apply, kubectl, listed, prepare, until
+from benchmarks.on_cluster import NAMESPACE, RESULTS, apply, kubectl, listed, prepare, until, words
 from benchmarks.replay import TRACES
 
 from mms_cluster import extras, provider
@@ -89,17 +89,12 @@ def service(autoscaling: dict[str, Any], replicas: int | None = None) -> dict[st
 
 def start() -> float:
     """A trained artifact and the times; requests a second of a pod, as the first one has measured."""
-    training = {
-        "apiVersion": "mms.dev/v1alpha1", "kind": "ModelTraining", "metadata": {"name": "words"},
-        "spec": {"task": {"wordEmbedding": {"dimensions": 100}}, "data": {"uri": CORPUS}, "optimizer": {"epochs": 1},
-                 "workers": {"replicas": 1}},
-    }  # fmt: skip
     arrivals = np.asarray(trace.read(TRACES / "AzureLLMInferenceTrace_conv.csv"))
     whole = arrivals[-1] - arrivals[0]
     times = np.quantile(arrivals - arrivals[0], np.linspace(0, 1, QUANTILES)) / whole * SECONDS * 1000
     files = {CLIENT.name: CLIENT.read_text(), "times.json": json.dumps(times.round(1).tolist())}
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "client"}, "data": files}
-    apply(training, service({"mode": "Objective", "minReplicas": 1, "maxReplicas": MOST}), config)
+    apply(words(), service({"mode": "Objective", "minReplicas": 1, "maxReplicas": MOST}), config)
     (capacity,) = until("a measured pod", lambda: status().get("autoscaling", {}).get("capacity"), 600)
     deployment = listed("deployments", "mms.dev/service=words")[0]
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]

@@ -33,14 +33,12 @@ GATEWAY_CLASS = {
     "metadata": {"name": "envoy"},
     "spec": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
 }
-
-
 KEDA, KEDA_ADAPTER = "keda", "keda-adapter"  # the first is its namespace, too
 KEDA_API = "v1beta1.external.metrics.k8s.io"
 # Of the webhook there is the configuration alone, which the operator writes its authority into: it is ignored.
 KEDA_FOLDERS = ("crd/bases", "general", "service_account", "rbac", "manager", "metrics-server", "webhooks")
 KEDA_LEFT_OUT = frozenset({"kustomization.yaml", "webhooks.yaml"})
-USER = 65532
+KEDA_USER = 65532  # any but root
 KINDS_FIRST = frozenset({"CustomResourceDefinition", "Namespace"})
 
 
@@ -144,7 +142,7 @@ def keda_objects(config: Path, found: Mapping[str, ImageRef]) -> list[dict[str, 
     for one in documents:
         if one["kind"] == "Deployment":
             pod = one["spec"]["template"]["spec"]
-            pod["securityContext"]["runAsUser"] = USER  # their images say it themselves
+            pod["securityContext"]["runAsUser"] = KEDA_USER  # their images say it themselves
             (container,) = pod["containers"]
             name = KEDA if container["name"] == "keda-operator" else KEDA_ADAPTER
             if name in found:  # what is taken away needs none

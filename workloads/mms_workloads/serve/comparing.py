@@ -16,14 +16,8 @@ if TYPE_CHECKING:
     from mms_workloads.serve.golden import Tensor
 
 SAME_PART = 0.5
-_WHOLE = {
-    "BYTES",
-    "INT64",
-    "INT32",
-    "TYPE_STRING",
-    "TYPE_INT64",
-    "TYPE_INT32",
-}  # in the protocol, and in configurations
+# Datatypes as the protocol names them, and as configurations do.
+_WHOLE = {"BYTES", "INT64", "INT32", "TYPE_STRING", "TYPE_INT64", "TYPE_INT32"}
 # The first three are files, of which the tensors beside them say the same; the others are not what was found.
 _NO_ANSWER = {"IMAGE", "VIDEO", "AUDIO", "SEED", "DIGEST", "VERSION"}
 

@@ -1,0 +1,1 @@
+"""One file for each claim; what several share is here, too."""

@@ -1,0 +1,21 @@
+"""Benchmarks find each other's parts, whatever packages of that name others have installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_package_is_ours() -> None:
+    """As the Makefile runs them: Python looks there before where it installs."""
+    folders = (ROOT / "cluster", ROOT / "operator", ROOT / "workloads", ROOT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    said = subprocess.run(
+        [sys.executable, "-c", "from benchmarks import on_cluster; print(on_cluster.__file__)"],
+        cwd=ROOT / "tests", env=environment, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    assert Path(said.stdout.strip()) == ROOT / "benchmarks" / "on_cluster.py"
