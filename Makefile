@@ -40,7 +40,7 @@ test-full: setup ## The long campaigns too
 	$(PY) -m pytest
 
 lint: setup ## Style, types and the direction of imports
-	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff check --no-cache . # its cache does not know that a folder became a package
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	PYTHONPATH=operator:workloads $(VENV)/bin/lint-imports

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from others import Others, quiet, words
 
 from mms_workloads.data import augmentation, dealing
-from others import Others, quiet, words
 
 from torchvision.transforms import v2  # isort: skip
 

@@ -18,13 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.unit.serve.serving_pod import ServingPod, wait
-from tests.unit.serve.triton_home import triton_home
-
 from mms_workloads.contract import Batching, Golden, Measured
 from mms_workloads.serve import surveying, tuning
 from mms_workloads.serve.control import Triton
 from mms_workloads.serve.layout import Layout
+from tests.unit.serve.serving_pod import ServingPod, wait
+from tests.unit.serve.triton_home import triton_home
 
 ROUNDS = int(os.environ.get("MMS_BENCH_ROUNDS", "5"))
 OBJECTIVE = 0.05  # seconds, of 99 in 100

@@ -35,11 +35,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.unit import weed
+from others import at_rest, enough, quiet, words
 
 from mms_workloads.contract import Desired, JobFile, StatusReport
 from mms_workloads.train.local import LocalRun
-from others import at_rest, enough, quiet, words
+from tests.unit import weed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as peer
+from others import at_rest, enough
 from torch import distributed
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
 
@@ -45,7 +46,6 @@ from mms_workloads.train.ring import Ring
 from mms_workloads.train.state import agree
 from mms_workloads.transport.channel import Abort, Fence, Listener, Security
 from mms_workloads.transport.ring import RingTransport
-from others import at_rest, enough
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from others import Others, quiet, words
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Data, DataFile, Store, WordEmbedding
@@ -29,7 +30,6 @@ from mms_workloads.data.records import RecordCorpus
 from mms_workloads.data.schema import Schema
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.sync.plan import Plan
-from others import Others, quiet, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable

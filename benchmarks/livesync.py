@@ -25,9 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from tests.unit.serve import artifacts
-from tests.unit.serve.serving_pod import ServingPod, wait
-from tests.unit.serve.triton_home import triton_home
 
 from mms_cluster import corpus, paths
 from mms_workloads import tensors
@@ -36,6 +33,9 @@ from mms_workloads.serve import live_files
 from mms_workloads.serve.ages import Ages
 from mms_workloads.serve.follow import source_of
 from mms_workloads.train.local import LocalRun
+from tests.unit.serve import artifacts
+from tests.unit.serve.serving_pod import ServingPod, wait
+from tests.unit.serve.triton_home import triton_home
 
 if TYPE_CHECKING:
     from mms_workloads.serve.trainers import Got

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from benchmarks import on_cluster
 from benchmarks.on_cluster import RESULTS, apply, kubectl, until
 

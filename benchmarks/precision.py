@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tests.unit.models import folders
-from tests.unit.models.test_real_networks import views
 
 from mms_workloads.contract import PretrainedModel
 from mms_workloads.serve import adopting, pipelines, precision
 from mms_workloads.serve.pipelines.served import VARIANT, Variant
+from tests.unit.models import folders
+from tests.unit.models.test_real_networks import views
 
 QUESTIONS = 200
 SUBJECTS = ("The film", "Her new book", "A small dog", "The weather in Paris", "Our oldest server", "The red car",

@@ -52,7 +52,6 @@ from benchmarks.on_cluster import (
     train,
     until,
 )
-
 from mms_cluster import install
 
 Samples = dict[str, list[float]]

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from benchmarks.on_cluster import NAMESPACE, RESULTS, apply, kubectl, listed, prepare, until, words
 from benchmarks.replay import TRACES
-
 from mms_cluster import extras, provider
 from mms_operator.lab import trace
 

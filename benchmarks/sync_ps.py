@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from sync_ps_ways import SERVE, WORKER, Scenario
 
 from mms_operator.engine.certificates import secrets
 from mms_operator.plan.types import Certificates
-from sync_ps_ways import SERVE, WORKER, Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.unit.tasks import datasets, plain
 
 from mms_workloads.contract import Activity, JobFile
 from mms_workloads.train.local import LocalRun
+from tests.unit.tasks import datasets, plain
 
 PAIRS = int(os.environ.get("MMS_BENCH_PAIRS", "3"))
 WORKERS = [int(one) for one in os.environ.get("MMS_BENCH_WORKERS", "1,2").split(",")]

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from others import Others, enough
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
+from train_step_models import workload
 
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.train.communicator import Contribution, Stats
@@ -32,14 +34,13 @@ from mms_workloads.train.ring import Ring
 from mms_workloads.train.state import agree
 from mms_workloads.transport.channel import Abort, Fence, Listener, Security
 from mms_workloads.transport.ring import RingTransport
-from others import Others, enough
-from train_step_models import workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mms_workloads.train.ring import Wire
     from train_step_models import Workload
+
+    from mms_workloads.train.ring import Wire
 
 HOST = "127.0.0.1"
 LIMIT = timedelta(minutes=5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.api.crds import BASE, CRDS, Kind, Object, eventually
 
 from mms_operator.api.names import GROUP, SERVICES, TRAININGS, VERSION
+from tests.api.crds import BASE, CRDS, Kind, Object, eventually
 
 if TYPE_CHECKING:
     from mms_cluster.apionly import ApiOnly

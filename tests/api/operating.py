@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from tests.trivial import PLANNERS
 
 from mms_operator import main, rbac
 from mms_operator.api import names
@@ -20,6 +19,7 @@ from mms_operator.engine import health, kubeapi
 from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.resources import BY_KIND, WATCHED
 from mms_operator.plan.types import Images, Settings
+from tests.trivial import PLANNERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.api.crds import Kind, Object, good
-from tests.unit.plan.scaled_world import ScaledWorld
 
 from mms_cluster.ports import free_ports
 from mms_operator import rbac
@@ -18,6 +16,8 @@ from mms_operator.activator.feeds import feeds
 from mms_operator.activator.kube import Server, follow
 from mms_operator.activator.table import Table
 from mms_operator.engine.resources import BY_KIND
+from tests.api.crds import Kind, Object, good
+from tests.unit.plan.scaled_world import ScaledWorld
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

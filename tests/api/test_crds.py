@@ -6,13 +6,13 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.api.crds import ARTIFACT, BASE, CRDS, DIGEST, NOON, STRICT, Kind, Object, eventually, good, merged
 
 from mms_cluster import gobuild
 from mms_cluster.report import Reporter
 from mms_operator.api.names import GROUP, SERVICES, TRAININGS, VERSION, Phase
 from mms_operator.api.service import ModelService
 from mms_operator.api.training import ModelTraining
+from tests.api.crds import ARTIFACT, BASE, CRDS, DIGEST, NOON, STRICT, Kind, Object, eventually, good, merged
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from tests.api.crds import Object, eventually
-from tests.unit.plan.serving_world import CANARY
-from tests.unit.plan.test_gateway import world
 
 from mms_operator.engine import kubeapi
 from mms_operator.engine.resources import BY_KIND, GRPC_ROUTE, HTTP_ROUTE, ROUTES, Resource
+from tests.api.crds import Object, eventually
+from tests.unit.plan.serving_world import CANARY
+from tests.unit.plan.test_gateway import world
 
 if TYPE_CHECKING:
     from mms_cluster.apionly import ApiOnly

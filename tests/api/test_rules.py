@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.api.crds import ARTIFACT, CRDS, NOON, Kind, Object, good, merged, refusal
 
 from mms_operator.api.names import SERVICES, TRAININGS, Phase
 from mms_workloads.contract import METRICS, metrics_of
+from tests.api.crds import ARTIFACT, CRDS, NOON, Kind, Object, good, merged, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from aiohttp import web
-from tests.api.operating import SECONDS, Cluster, Object, Replica, until
 
 from mms_cluster.ports import free_ports
 from mms_operator import main
@@ -21,6 +20,7 @@ from mms_operator.api import names
 from mms_operator.engine.polls import Polls
 from mms_workloads.contract import Activity, CheckpointRef, Desired, Gone, Outcome, StatusReport
 from mms_workloads.sync import tls
+from tests.api.operating import SECONDS, Cluster, Object, Replica, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

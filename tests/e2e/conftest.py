@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube, training
-from tests.unit.tasks import datasets
 
 from mms_cluster import corpus, images, install, paths, provider
 from mms_operator.cli import cluster_store
+from tests.e2e.kube import Kube, training
+from tests.unit.tasks import datasets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

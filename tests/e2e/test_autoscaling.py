@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.e2e.kube import Kube, RefusedError, condition, own_storage, service, training
 
 if TYPE_CHECKING:

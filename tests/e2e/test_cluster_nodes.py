@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.test_cluster import POD, PROBE, Machine, bare_machine
 
 from mms_cluster import gobuild, nodenet, process, settings, up
 from mms_cluster.report import Reporter
+from tests.e2e.test_cluster import POD, PROBE, Machine, bare_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, RefusedError, service, training
 

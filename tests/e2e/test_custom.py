@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.e2e.kube import condition, own_storage
 
 from mms_cluster import images, install
+from tests.e2e.kube import condition, own_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.e2e.kube import Kube, Object
-
     from mms_cluster import provider
+    from tests.e2e.kube import Kube, Object
 
 pytestmark = pytest.mark.e2e
 

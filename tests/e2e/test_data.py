@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.e2e.conftest import namespace
-from tests.e2e.kube import condition, installation_keys, installation_store
 from typer.testing import CliRunner
 
 from mms_cluster import install
 from mms_operator.cli import app
 from mms_operator.cli.forward import port_forward
 from mms_workloads.contract import DATA_KEY_FILE
+from tests.e2e.conftest import namespace
+from tests.e2e.kube import condition, installation_keys, installation_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.kube import Kube, Object
-
     from mms_cluster import provider
+    from tests.e2e.kube import Kube, Object
 
 pytestmark = pytest.mark.e2e
 

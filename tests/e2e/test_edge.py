@@ -16,10 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, service, training
-from tests.e2e.test_contract import PLANNED, ready
-from tests.unit.serve.authority import Authority
 from typer.testing import CliRunner
 
 from mms_operator.cli import app
@@ -27,6 +23,10 @@ from mms_operator.cli.forward import port_forward
 from mms_workloads.contract import BEHIND_EDGE_GRPC_PORT, BEHIND_EDGE_HTTP_PORT, EDGE_PORT
 from mms_workloads.serve import query
 from mms_workloads.serve.access import Access
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, service, training
+from tests.e2e.test_contract import PLANNED, ready
+from tests.unit.serve.authority import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
+
+from mms_cluster import extras
+from mms_operator.cli.forward import port_forward
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, condition, service, training
 from tests.e2e.test_autoscaling import slept
 from tests.e2e.test_rollout import mms, serve
 
-from mms_cluster import extras
-from mms_operator.cli.forward import port_forward
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.conftest import Corpora
-
     from mms_cluster.provider import Provider
+    from tests.e2e.conftest import Corpora
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # Envoy Gateway takes minutes to build
 

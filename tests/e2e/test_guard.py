@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests import faults
 from tests.e2e.test_training import pod_of, steps
 from tests.e2e.test_training_plane import incidents, language

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, condition, training
 
 from mms_cluster import extras
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, condition, training
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.conftest import Corpora
-
     from mms_cluster.provider import Provider
+    from tests.e2e.conftest import Corpora
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # metrics-server takes minutes to build
 

@@ -6,19 +6,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from mms_cluster import extras
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
 from tests.e2e.test_autoscaling import slept
 from tests.e2e.test_hpa import owners, watched
 
-from mms_cluster import extras
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.conftest import Corpora
-
     from mms_cluster.provider import Provider
+    from tests.e2e.conftest import Corpora
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # KEDA takes minutes to build
 

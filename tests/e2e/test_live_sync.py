@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, condition, service, training
-from tests.e2e.test_rollout import mms
 
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, condition, service, training
+from tests.e2e.test_rollout import mms
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora

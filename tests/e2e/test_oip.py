@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube, installation_store, service, training
-from tests.oip import kit, rest_http, words
-from tests.oip.deviations import TRITON
 
 from mms_cluster import packages
 from mms_operator.cli.forward import port_forward
+from tests.e2e.kube import Kube, installation_store, service, training
+from tests.oip import kit, rest_http, words
+from tests.oip.deviations import TRITON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from mms_operator.cli.forward import port_forward
 from tests.e2e.kube import condition, installation_store
 from tests.unit.models import folders
 from tests.unit.models.home import importable
-
-from mms_operator.cli.forward import port_forward
 
 if TYPE_CHECKING:
     from tests.e2e.kube import Kube

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, condition, installation_store, service, training
 from typer.testing import CliRunner
 
 from mms_operator.cli import app
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
+from tests.e2e.clients import asking
+from tests.e2e.kube import Kube, condition, installation_store, service, training
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora

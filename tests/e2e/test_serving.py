@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube, condition, installation_store, service, training
 
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
+from tests.e2e.kube import Kube, condition, installation_store, service, training
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora

@@ -6,17 +6,16 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+
+from mms_cluster import faults, images
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
 from tests.e2e.test_contract import ready
 from tests.e2e.test_training_nodes import AWAY, HOME, kubectl, nodes, without
 
-from mms_cluster import faults, images
-
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Corpora
-
     from mms_cluster.provider import Own
+    from tests.e2e.conftest import Corpora
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # Kubernetes takes most of a minute to give a node up
 __all__ = ("nodes",)  # of its module, for this one

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import yaml
-from tests.e2e.kube import Kube, condition
 
 from mms_cluster import install
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
+from tests.e2e.kube import Kube, condition
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora

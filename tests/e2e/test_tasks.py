@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import yaml
-from tests.e2e.conftest import namespace, upload
-from tests.e2e.kube import service
-from tests.unit.tasks import datasets
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from mms_cluster import install
 from mms_operator.cli.forward import port_forward
+from tests.e2e.conftest import namespace, upload
+from tests.e2e.kube import service
+from tests.unit.tasks import datasets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.kube import Kube
-
     from mms_cluster import provider
+    from tests.e2e.kube import Kube
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,9 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.kube import Kube, Object, condition, give_up_storage, own_storage, training
 
 from mms_cluster import install
+from tests.e2e.kube import Kube, Object, condition, give_up_storage, own_storage, training
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora

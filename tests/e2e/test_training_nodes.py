@@ -10,19 +10,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.test_training import is_training, steps
-from tests.e2e.test_training_plane import epoch, incidents, language, served, steps_on
 
 from mms_cluster import faults, images
 from mms_cluster.provider import Own, Provider
+from tests.e2e.test_training import is_training, steps
+from tests.e2e.test_training_plane import epoch, incidents, language, served, steps_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mms_cluster.faults import Fault
     from tests.e2e.conftest import Corpora
     from tests.e2e.kube import Kube, Object
-
-    from mms_cluster.faults import Fault
 
 pytestmark = pytest.mark.e2e
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
 from tests.e2e.kube import Kube, Object, training
 from tests.e2e.test_slice import EXAMPLES
 from tests.e2e.test_training import is_training, pod_of, steps

@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mms_cluster import paths
 from tests.oip import model as tensors
 from tests.oip.checks import check
-
-from mms_cluster import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

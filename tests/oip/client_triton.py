@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tritonclient import grpc as over_grpc
+from tritonclient import http as over_http
+from tritonclient.utils import InferenceServerException
+
 from tests.oip import model as tensors
 from tests.oip.checks import ProblemError, check
 from tests.oip.rest_infer import has_refusals
 from tests.oip.rest_metadata import NO_MODEL, NO_VERSION
-from tritonclient import grpc as over_grpc
-from tritonclient import http as over_http
-from tritonclient.utils import InferenceServerException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

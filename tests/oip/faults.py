@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
 from tests.oip import model as tensors
 from tests.oip import reference, reference_rest, rest
 from tests.oip.reference_rest import LENGTH, Got, Reply

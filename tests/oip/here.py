@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.numpy import load_file
+
+from mms_workloads.embedding.golden import golden
 from tests.oip import words
 from tests.unit.serve import artifacts
 from tests.unit.serve.artifacts import Built
 from tests.unit.serve.edge_here import EdgeHere
 from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
-
-from mms_workloads.embedding.golden import golden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped]
+
 from tests.oip import model as tensors
 from tests.oip import reference
 from tests.oip.model import DTYPES, BadTensorError, Tensor

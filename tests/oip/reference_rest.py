@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 from aiohttp import web
+
 from tests.oip import model as tensors
 from tests.oip import reference
 from tests.oip.model import DTYPES, BadTensorError, Tensor

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import aiohttp
 import requests
+
 from tests.oip import model as tensors
 from tests.oip.checks import ProblemError
 from tests.oip.model import BadTensorError, Tensor

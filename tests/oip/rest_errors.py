@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from tests.oip import model as tensors
 from tests.oip import rest
 from tests.oip.checks import BINARY_MD, REST_MD, always, check

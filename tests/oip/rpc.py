@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
 from tests.oip import model as tensors
 from tests.oip.checks import ProblemError
 from tests.oip.model import BadTensorError, Tensor
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

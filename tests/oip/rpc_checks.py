@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped]
+
 from tests.oip import model as tensors
 from tests.oip import rest, rpc
 from tests.oip.checks import GRPC_MD, check

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc  # type: ignore[import-untyped]
+
 from tests.oip import model as tensors
 from tests.oip import rpc
 from tests.oip.checks import GRPC_MD, always, check

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load_file
-from tests.oip.model import BINARY, Example, Model, Refusal, Spec, Target, Tensor
 
 from mms_workloads.serve.repository import MODEL_VERSION
+from tests.oip.model import BINARY, Example, Model, Refusal, Spec, Target, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

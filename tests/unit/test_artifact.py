@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tests.unit.test_contract import JOB_FILE
 
 from mms_workloads import artifact
 from mms_workloads import store as stores
@@ -33,6 +32,7 @@ from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
 from mms_workloads.sync.plan import Plan
 from mms_workloads.train.learner import Evaluation
+from tests.unit.test_contract import JOB_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path

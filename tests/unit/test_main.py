@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from tests.trivial import PLANNERS
 
 from mms_cluster.ports import free_ports
 from mms_operator import main, rbac
 from mms_operator.engine import health, lease
 from mms_operator.engine.resources import WATCHED
 from mms_operator.plan.types import DefaultStore, Images, PodPolicy, Settings
+from tests.trivial import PLANNERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,12 +7,12 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.test_contract import ARTIFACT, CHECKPOINT, JOB_FILE
 
 from mms_workloads import contract
 from mms_workloads.contract import ArtifactRef, CheckpointRef, Outcome, Reason
 from mms_workloads.pod import TERMINATION_LOG_BYTES, failed, read_pod, write_outcome
 from mms_workloads.store import JobError
+from tests.unit.test_contract import ARTIFACT, CHECKPOINT, JOB_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path

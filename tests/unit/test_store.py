@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from tests.unit import weed
 
 from mms_workloads import store
 from mms_workloads.contract import Reason, Store
 from mms_workloads.store import JobError
+from tests.unit import weed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,9 +12,9 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.api.operating import Cluster, Replica, install
 
 from mms_operator import main
+from tests.api.operating import Cluster, Replica, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

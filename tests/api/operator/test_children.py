@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.api.operating import SECONDS, Cluster, Object, Replica, until
-from tests.trivial import OPTIONAL, PLANNERS
 
 from mms_operator import main
 from mms_operator.api import names
 from mms_operator.engine.cache import Cache
 from mms_operator.engine.kubeapi import Call
 from mms_operator.plan.types import Plan
+from tests.api.operating import SECONDS, Cluster, Object, Replica, until
+from tests.trivial import OPTIONAL, PLANNERS
 
 pytestmark = pytest.mark.api
 

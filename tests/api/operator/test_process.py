@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from tests.api.operating import ROOT, Cluster, Object, Replica, beyond_the_rules, install, until
 
 from mms_cluster import process
 from mms_cluster.apionly import ApiOnly
@@ -24,6 +23,7 @@ from mms_cluster.ports import free_ports
 from mms_operator import main
 from mms_operator.api import names
 from mms_operator.engine.kubeapi import Call
+from tests.api.operating import ROOT, Cluster, Object, Replica, beyond_the_rules, install, until
 
 pytestmark = pytest.mark.api
 

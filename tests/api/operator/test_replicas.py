@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.api.operating import Cluster, Replica, until
-from tests.trivial import PLANNERS
 
 from mms_operator import main, uninstall
 from mms_operator.api import names
 from mms_operator.engine import kubeapi
 from mms_operator.engine.lease import Lease
+from tests.api.operating import Cluster, Replica, until
+from tests.trivial import PLANNERS
 
 if TYPE_CHECKING:
     from tests.api.operator.conftest import Proxy

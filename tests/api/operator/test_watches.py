@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.api.operating import Cluster, Object, Replica, until
 
 from mms_operator import main
 from mms_operator.api import names
 from mms_operator.engine.intake import Intake
 from mms_operator.engine.sweep import Sweeper
+from tests.api.operating import Cluster, Object, Replica, until
 
 if TYPE_CHECKING:
-    from tests.api.operator.conftest import Proxy
-
     from mms_cluster.apionly import ApiOnly
     from mms_operator.engine.resources import Resource
+    from tests.api.operator.conftest import Proxy
 
 pytestmark = pytest.mark.api
 

@@ -9,12 +9,12 @@ import socket
 from typing import TYPE_CHECKING, Self
 
 import pytest
-from tests.unit.activator.test_table import service
 
 from mms_cluster.ports import free_ports
 from mms_operator.activator import doors as module
 from mms_operator.activator.doors import Doors
 from mms_operator.activator.table import Table
+from tests.unit.activator.test_table import service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

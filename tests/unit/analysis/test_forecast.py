@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.analysis.vectorised import run_disagreement, run_errors, run_latency
 
 from mms_operator.plan.analysis.forecast import Effort, Traffic, forecast
 from mms_operator.plan.analysis.types import Metric, Spec, Verdict
+from tests.unit.analysis.vectorised import run_disagreement, run_errors, run_latency
 
 SPEC = Spec()
 TRAFFIC = Traffic(canary_requests=50, stable_requests=450, inputs=10, failure_rate=0.001)

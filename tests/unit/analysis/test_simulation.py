@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+from mms_operator.plan.analysis.sequential import Memory, decide
+from mms_operator.plan.analysis.types import Metric, Sample, Side, Spec, Verdict
 from tests.unit.analysis.vectorised import (
     LETTERS,
     Outcome,
@@ -23,9 +26,6 @@ from tests.unit.analysis.vectorised import (
     run_errors,
     run_latency,
 )
-
-from mms_operator.plan.analysis.sequential import Memory, decide
-from mms_operator.plan.analysis.types import Metric, Sample, Side, Spec, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

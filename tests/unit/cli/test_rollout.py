@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.plan.serving_world import ServingWorld
 from typer.testing import CliRunner
 
 from mms_operator.cli import app
+from tests.unit.plan.serving_world import ServingWorld
 
 if TYPE_CHECKING:
     from pathlib import Path

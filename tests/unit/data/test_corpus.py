@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.unit.data import reference
 
 from mms_workloads.contract import DataFile, Store, WordEmbedding
 from mms_workloads.data import corpus, reader
@@ -19,6 +18,7 @@ from mms_workloads.data.corpus import Cache, Corpus
 from mms_workloads.data.reader import Reader
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.sync.plan import Plan
+from tests.unit.data import reference
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.unit.data import reference
 
 from mms_workloads.contract import DataFile, Reason, Store
 from mms_workloads.data import blocks, reader
@@ -21,6 +20,7 @@ from mms_workloads.data.blocks import COUNTING_BYTES, Segment
 from mms_workloads.data.reader import Reader
 from mms_workloads.data.text import Words
 from mms_workloads.store import JobError
+from tests.unit.data import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable

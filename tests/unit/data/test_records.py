@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.data.counted import by_blocks, corpus, counted, described, png, tar, wav
 
 from mms_workloads.contract import Reason
 from mms_workloads.data import formats
 from mms_workloads.store import JobError
+from tests.unit.data.counted import by_blocks, corpus, counted, described, png, tar, wav
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.data.counted import by_blocks, corpus, described
-from tests.unit.data.test_records import FORMATS, as_dealt
 
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason, Store, WordEmbedding
@@ -23,6 +21,8 @@ from mms_workloads.store import JobError
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.counting import Counting
 from mms_workloads.sync.plan import Plan
+from tests.unit.data.counted import by_blocks, corpus, described
+from tests.unit.data.test_records import FORMATS, as_dealt
 
 if TYPE_CHECKING:
     from pathlib import Path

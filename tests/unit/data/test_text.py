@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.unit.data import reference
-from tests.unit.data.test_reader import PIECES
 
 from mms_workloads.data import text, vocabulary
 from mms_workloads.data.text import Words
+from tests.unit.data import reference
+from tests.unit.data.test_reader import PIECES
 
 if TYPE_CHECKING:
     from mms_workloads.data.text import Tokenizer

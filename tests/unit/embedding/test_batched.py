@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.embedding.test_pulled import hold, pulled
-from tests.unit.embedding.test_word2vec import TOPICS, WORDS_OF_TOPIC, corpus, loss_by_definition, noise_of
 
 from mms_workloads.contract import WordEmbedding
 from mms_workloads.embedding import batched, evaluation
 from mms_workloads.embedding.batched import OnDevice
 from mms_workloads.embedding.distribution import Distribution, distribution
 from mms_workloads.embedding.parameters import BlockStats, Parameters, initial_parameters, no_touches
+from tests.unit.embedding.test_pulled import hold, pulled
+from tests.unit.embedding.test_word2vec import TOPICS, WORDS_OF_TOPIC, corpus, loss_by_definition, noise_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

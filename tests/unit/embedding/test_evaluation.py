@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.unit.embedding.test_word2vec import TOPICS, WORDS_OF_TOPIC, corpus, train
 
 from mms_workloads.contract import WordEmbedding
 from mms_workloads.embedding import evaluation
 from mms_workloads.embedding.distribution import distribution
 from mms_workloads.embedding.parameters import initial_parameters
+from tests.unit.embedding.test_word2vec import TOPICS, WORDS_OF_TOPIC, corpus, train
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

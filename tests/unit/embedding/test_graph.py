@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.unit.serve import artifacts
 
 from mms_workloads.embedding import graph
 from mms_workloads.embedding.golden import golden
 from mms_workloads.serve import embedding, vectors_file
 from mms_workloads.serve.embedding import Nearest, Question
 from mms_workloads.serve.vectors_file import ArtifactError
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from pathlib import Path

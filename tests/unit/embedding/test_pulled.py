@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.embedding.test_word2vec import corpus
 
 from mms_workloads import memory
 from mms_workloads.contract import WordEmbedding
@@ -19,6 +18,7 @@ from mms_workloads.embedding.parameters import initial_parameters, initial_rows,
 from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
+from tests.unit.embedding.test_word2vec import corpus
 
 if TYPE_CHECKING:
     from mms_workloads.embedding.parameters import Parameters

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.engine.fake_api import FakeApi, training
 
 from mms_operator.api import names
 from mms_operator.engine.apply import Applier, owned
@@ -15,6 +14,7 @@ from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.problems import ReconcileError
 from mms_operator.engine.resources import Key
 from mms_operator.plan.types import Annotation, Certificates, Deletion, Event, Plan
+from tests.unit.engine.fake_api import FakeApi, training
 
 Object = dict[str, Any]
 WORDS = Key(names.TRAINING, "ns", "words")

@@ -14,7 +14,6 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
-from tests.unit.engine.fake_api import training
 
 from mms_operator.api import names
 from mms_operator.engine.certificates import CLOCK_SKEW, secret_names, secrets
@@ -22,6 +21,7 @@ from mms_operator.engine.polls import client_context
 from mms_operator.plan.types import Certificates
 from mms_workloads.contract import OU_MASTER, OU_OPERATOR, OU_SHARD, OU_WORKER
 from mms_workloads.sync import tls
+from tests.unit.engine.fake_api import training
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.engine.fake_api import FakeApi
 
 from mms_operator.engine import lease as module
 from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.lease import Lease, LeaseLostError
 from mms_operator.engine.resources import LEASE
+from tests.unit.engine.fake_api import FakeApi
 
 Object = dict[str, Any]
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from tests.unit.engine.fake_api import FakeApi, training
 
 from mms_cluster.ports import free_ports
 from mms_operator.api import names
@@ -24,6 +23,7 @@ from mms_operator.engine.resources import Key
 from mms_operator.plan.types import Certificates, MasterCall, Plan
 from mms_workloads.contract import OU_OPERATOR, Activity, CheckpointRef, Desired, Gone, Incident, Outcome, StatusReport
 from mms_workloads.sync import tls
+from tests.unit.engine.fake_api import FakeApi, training
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from tests.unit.engine.fake_api import training
 
 from mms_operator.engine import events
 from mms_operator.engine.problems import MESSAGE_LIMIT, Problem, ReconcileError, with_problem
 from mms_operator.plan.types import Event
+from tests.unit.engine.fake_api import training
 
 NOW, THEN = "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"
 PROBLEM = Problem("ApplyFailed", "the API server refused it")

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.engine.fake_api import FakeApi, training
 
 from mms_operator.api import names
 from mms_operator.engine import reconcile as module
@@ -20,6 +19,7 @@ from mms_operator.engine.resources import POD, SECRET, TRAINING, Key
 from mms_operator.engine.sweep import Sweeper
 from mms_operator.plan.types import Event, Held, Images, MasterCall, ObservedService, ObservedTraining, Plan, Settings
 from mms_workloads.contract import AgentReport, Desired
+from tests.unit.engine.fake_api import FakeApi, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 import torch
-from tests.unit.models import ctranslate2
-from tests.unit.models.home import importable
 
 from mms_cluster.paths import cache_folder, locked
+from tests.unit.models import ctranslate2
+from tests.unit.models.home import importable
 
 if TYPE_CHECKING:
     from pathlib import Path

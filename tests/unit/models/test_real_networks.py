@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
+
+from mms_workloads.media import audio
 from tests.unit.models import folders
 from tests.unit.models.home import importable
 from tests.unit.serve.networks import request
 from tests.unit.serve.test_transformers_folders import adopted
-
-from mms_workloads.media import audio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

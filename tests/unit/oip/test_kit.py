@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+
+from mms_cluster.images_wheels import ROOT
 from tests.oip import (
     checks,
     client_kserve,
@@ -28,8 +30,6 @@ from tests.oip import (
 )
 from tests.oip.checks import Check, Deviation, judge
 from tests.oip.model import BINARY, Target
-
-from mms_cluster.images_wheels import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

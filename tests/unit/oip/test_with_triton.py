@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.oip import here, kit
 from tests.oip.deviations import BEHIND_EDGE, TRITON
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.plan.serving_world import Pod, ServingWorld
-
 from mms_operator.api import names
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.types import Held, Interval, ObservedService, Plan
 from mms_workloads.contract import AgentReport, Batching, Counters, Load, Measured, MeasuredPoint, ModelLoad
+from tests.unit.plan.serving_world import Pod, ServingWorld
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object

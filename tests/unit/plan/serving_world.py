@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.plan.world import NOW, SETTINGS, cr
-
 from mms_operator.api import names
 from mms_operator.plan import service
 from mms_operator.plan.types import Event, Interval, ObservedService, Plan
@@ -23,6 +21,7 @@ from mms_workloads.contract import (
     SwapReport,
     short,
 )
+from tests.unit.plan.world import NOW, SETTINGS, cr
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object

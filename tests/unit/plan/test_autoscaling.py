@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.unit.plan.scaled_world import ScaledWorld
 
 from mms_operator.api.autoscaling import Schedule
 from mms_operator.plan.scaling import schedule
 from mms_workloads.contract import Batching
+from tests.unit.plan.scaled_world import ScaledWorld
 
 
 def world(replicas: int = 1, **scaling: Any) -> ScaledWorld:

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.unit.plan.world import World, cr, plan_service, role_of
 
 from mms_operator.api import names
 from mms_operator.plan import pods as reading
 from mms_operator.plan.training import references
 from mms_operator.plan.types import ObservedService, ReferencedSecret
+from tests.unit.plan.world import World, cr, plan_service, role_of
 
 IMAGE = "registry/mine:1"
 LOCAL = "mine-pods.d.svc.cluster.local"

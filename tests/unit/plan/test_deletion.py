@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.unit.plan.world import COMPLETE, SUSPENDED, World, cr, spec
 
 from mms_operator.plan.training import deletion
 from mms_workloads.contract import Activity
+from tests.unit.plan.world import COMPLETE, SUSPENDED, World, cr, spec
 
 
 def world(**parts: object) -> World:

@@ -7,8 +7,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit import nginx
-from tests.unit.plan.test_service import condition, following, objects_of, plan_service, trained
 
 from mms_operator.api.traffic import Traffic
 from mms_operator.plan import pod_template, service
@@ -16,6 +14,8 @@ from mms_operator.plan.service import objects
 from mms_operator.plan.service.edge import TRITON_LIVES
 from mms_operator.plan.service.edge_config import nginx_conf
 from mms_operator.plan.types import ObservedService, PodPolicy, ReferencedSecret
+from tests.unit import nginx
+from tests.unit.plan.test_service import condition, following, objects_of, plan_service, trained
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.unit.plan.world import CHECKPOINT, SUSPENDED, World, cr, spec
-
 from mms_operator.api import names
 from mms_workloads.contract import Activity, Desired, Gone, Outcome
+from tests.unit.plan.world import CHECKPOINT, SUSPENDED, World, cr, spec
 
 # ---- workers that cannot run
 

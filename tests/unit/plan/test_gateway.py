@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.unit.plan.serving_world import BLUE_GREEN, CANARY, HOT_SWAP, ServingWorld
 
 if TYPE_CHECKING:

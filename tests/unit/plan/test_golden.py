@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.unit.plan.world import NOW, SETTINGS
 
 from mms_operator.api import names
 from mms_operator.plan import service, training
 from mms_operator.plan.types import ObservedService, ObservedTraining, Plan, ReferencedSecret
 from mms_workloads.contract import Desired, StatusReport
+from tests.unit.plan.world import NOW, SETTINGS
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object

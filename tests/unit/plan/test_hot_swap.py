@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tests.unit.plan.serving_world import BLUE_GREEN, HOT_SWAP, digest, digest_in, world
 
 

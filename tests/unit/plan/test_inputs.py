@@ -6,14 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.unit.plan.serving_world import ServingWorld, digest
-from tests.unit.plan.world import NOW
 
 from mms_operator.api.service import ServiceSpec
 from mms_operator.plan.service import inputs
 from mms_operator.plan.service.inputs import Pair
 from mms_operator.plan.types import Interval
 from mms_workloads.contract import AgentReport, InputOrders, InputsReport
+from tests.unit.plan.serving_world import ServingWorld, digest
+from tests.unit.plan.world import NOW
 
 PAIR = Pair("b", "a")
 ANALYSIS = {"disagreementLimit": "0.2", "liveInputs": {"perSecond": 6}, "limitSeconds": 600}

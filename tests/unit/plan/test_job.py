@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.plan.world import STORE, World, cr, spec
 
 from mms_workloads.contract import EvaluationSpec, Gate, JobFile, LanguageModel
+from tests.unit.plan.world import STORE, World, cr, spec
 
 
 def world(**parts: object) -> World:

@@ -6,14 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.unit.plan.serving_world import ServingWorld, digest
-from tests.unit.plan.world import NOW
 
 from mms_operator.plan.analysis.types import Side
 from mms_operator.plan.service import judging
 from mms_operator.plan.service.inputs import Pair
 from mms_operator.plan.types import Interval
 from mms_workloads.contract import AgentReport, Comparison, Counters
+from tests.unit.plan.serving_world import ServingWorld, digest
+from tests.unit.plan.world import NOW
 
 PAIR = Pair("b", "a")
 ANALYSIS = {"errorMargin": "0.05", "latencyMargin": "0.5", "limitSeconds": 600}

@@ -6,11 +6,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.plan.serving_world import HOT_SWAP, ServingWorld, digest
-from tests.unit.plan.world import cr, spec
 
 from mms_operator.api import names
 from mms_workloads.contract import LiveReport, live_digest
+from tests.unit.plan.serving_world import HOT_SWAP, ServingWorld, digest
+from tests.unit.plan.world import cr, spec
 
 if TYPE_CHECKING:
     from mms_operator.plan.types import Object

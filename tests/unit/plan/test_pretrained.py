@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.plan.serving_world import ServingWorld, digest, file_in
 
 from mms_workloads.contract import PrecisionReport
+from tests.unit.plan.serving_world import ServingWorld, digest, file_in
 
 FILES = digest("f")
 

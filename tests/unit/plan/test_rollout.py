@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.unit.plan.serving_world import BLUE_GREEN, CANARY, HOT_SWAP, ServingWorld, digest, world
 
 

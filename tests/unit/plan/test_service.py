@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import pytest
-from tests.unit.plan.world import ARTIFACT, cr, plan_service, spec
 
 from mms_operator.api import names
 from mms_operator.plan import service
@@ -14,6 +13,7 @@ from mms_operator.plan.service import planner
 from mms_operator.plan.types import ObservedService, ReferencedSecret
 from mms_workloads.contract import Outcome, ServeFile
 from mms_workloads.serve.triton import CHANNEL_SECONDS
+from tests.unit.plan.world import ARTIFACT, cr, plan_service, spec
 
 KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
 FOLLOWING = {"model": {"trainingRef": {"name": "words"}}}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.plan.world import SUSPENDED, World, cr, spec
 
 from mms_workloads.contract import Activity, Desired, JobFile
+from tests.unit.plan.world import SUSPENDED, World, cr, spec
 
 
 def sharded(shards: int = 2, replicas: int = 1, workers: int = 2) -> World:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.unit.plan.world import World, cr, spec
-
 from mms_operator.plan.training import planner
 from mms_operator.plan.types import Object, ReferencedSecret
 from mms_workloads.contract import JobFile
+from tests.unit.plan.world import World, cr, spec
 
 DIGEST = "sha256:" + "1" * 64
 KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.unit.plan.world import CHECKPOINT, COMPLETE, SETTINGS, STORE, SUSPENDED, World, cr, spec
 
 from mms_operator.engine.problems import Problem, with_problem
 from mms_operator.plan.training import draft, ending, planner, running, storage_place
 from mms_operator.plan.types import ReferencedSecret
 from mms_workloads.contract import Activity, Incident, JobFile, Outcome
+from tests.unit.plan.world import CHECKPOINT, COMPLETE, SETTINGS, STORE, SUSPENDED, World, cr, spec
 
 
 def world(**parts: object) -> World:

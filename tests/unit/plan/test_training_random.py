@@ -7,11 +7,11 @@ from datetime import timedelta
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.unit.plan.world import COMPLETE, SUSPENDED, World, cr, role_of, spec
 
 from mms_operator.plan.training import incidents
 from mms_operator.plan.types import Plan, ReferencedSecret
 from mms_workloads.contract import Activity, Outcome
+from tests.unit.plan.world import COMPLETE, SUSPENDED, World, cr, role_of, spec
 
 KEYS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
 CRASH = Outcome(result="Failed", reason="WorkerCrashed", message="it crashed", retryable=True)

@@ -12,13 +12,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.unit import nginx
-from tests.unit.serve.serving_pod import wait
-
 from mms_cluster.ports import free_ports
 from mms_operator.api.traffic import Traffic
 from mms_operator.plan.service.edge_config import Ports, nginx_conf
 from mms_workloads.serve import edge
+from tests.unit import nginx
+from tests.unit.serve.serving_pod import wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tests.unit.serve import artifacts
 
 from mms_workloads.contract import Golden
 from mms_workloads.serve import pipelines
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,18 +11,16 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.serve import artifacts
-
 from mms_cluster.ports import free_ports
 from mms_workloads.contract import MASTER_PORT, ArtifactPin, ServeFile, Store, live_digest
 from mms_workloads.serve import query
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.unit.serve.triton_home import TritonHome
-
     from mms_workloads.contract import InputOrders, LiveSource
+    from tests.unit.serve.triton_home import TritonHome
 
 
 class ServingPod:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from tests.unit.serve import artifacts
 
 from mms_cluster.ports import free_ports
 from mms_workloads.contract import (
@@ -35,6 +34,7 @@ from mms_workloads.serve.artifact import Artifact
 from mms_workloads.serve.control import TritonGoneError
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.serve.artifacts import tensors
 
 from mms_workloads.contract import GoldenCase
 from mms_workloads.serve import comparing
+from tests.unit.serve.artifacts import tensors
 
 WORDS = {"WORDS": ["a", "b", "c", "d"]}
 

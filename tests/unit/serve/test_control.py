@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from tests.unit.serve import artifacts
 
 from mms_workloads.contract import Counters, Golden
 from mms_workloads.serve import control
@@ -16,6 +15,7 @@ from mms_workloads.serve.control import Triton, TritonGoneError
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.store import JobError
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

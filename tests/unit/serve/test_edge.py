@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import grpc
 import pytest
+from yarl import URL
+
 from tests.unit.serve.authority import Authority
 from tests.unit.serve.edge_here import EdgeHere
 from tests.unit.serve.stand_in import StandIn, standing_in
-from yarl import URL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,15 +9,15 @@ from ctypes.util import find_library
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.serve import artifacts
-from tests.unit.serve.edge_here import EdgeHere
-from tests.unit.serve.serving_pod import ServingPod, wait
-from tests.unit.serve.triton_home import triton_home
 
 from mms_operator.plan.service.edge import TRITON_FLAGS, TRITON_LIVES
 from mms_workloads import contract
 from mms_workloads.serve import query
 from mms_workloads.serve.access import Access
+from tests.unit.serve import artifacts
+from tests.unit.serve.edge_here import EdgeHere
+from tests.unit.serve.serving_pod import ServingPod, wait
+from tests.unit.serve.triton_home import triton_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

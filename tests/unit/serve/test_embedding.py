@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.unit.serve import artifacts
 
 from mms_workloads.contract import Phrases, Subwords, WordEmbedding
 from mms_workloads.embedding.subwords import buckets_of
 from mms_workloads.serve import embedding, vectors_file
 from mms_workloads.serve.embedding import Nearest, Question, RequestError, UnknownWordError
 from mms_workloads.serve.vectors_file import ArtifactError, Embedding
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.unit.serve import artifacts
 
 from mms_workloads.contract import Outcome
 from mms_workloads.serve import fetch
 from mms_workloads.serve.repository import MODELS
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

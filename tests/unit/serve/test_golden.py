@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.serve.artifacts import tensors
 
 from mms_workloads.contract import GoldenCase
 from mms_workloads.serve import golden
+from tests.unit.serve.artifacts import tensors
 
 
 def case(outputs: dict[str, Any], **inputs: Any) -> GoldenCase:

@@ -9,12 +9,12 @@ from ctypes.util import find_library
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.serve import artifacts
-from tests.unit.serve.serving_pod import ServingPod, wait
-from tests.unit.serve.triton_home import triton_home
 
 from mms_workloads.contract import InputOrders, InputPeer
 from mms_workloads.serve import query
+from tests.unit.serve import artifacts
+from tests.unit.serve.serving_pod import ServingPod, wait
+from tests.unit.serve.triton_home import triton_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.unit.serve import artifacts
 
 from mms_workloads.contract import ArtifactManifest, Golden, JobIdentity, WordEmbedding
 from mms_workloads.serve import embedding, golden, live_files, vectors_file
 from mms_workloads.serve.embedding import Question
 from mms_workloads.serve.live_files import Sample, UnfitError
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,14 +12,14 @@ from ctypes.util import find_library
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+
+from mms_workloads.contract import LiveOrders, LiveSource, live_digest
+from mms_workloads.serve import query
 from tests.unit.serve import artifacts
 from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
 from tests.unit.train import runs
 from tests.unit.train.quick import QuickRun
-
-from mms_workloads.contract import LiveOrders, LiveSource, live_digest
-from mms_workloads.serve import query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

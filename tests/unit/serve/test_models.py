@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.unit.serve import artifacts
 
 from mms_workloads.serve import embedding, generations, vectors_file
 from mms_workloads.serve.generations import Generation, Generations
+from tests.unit.serve import artifacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 import pytest
-from tests.unit.serve import networks
-from tests.unit.serve.networks import of_one_colour, request
 
 from mms_workloads.contract import ImageInput, Statistics
 from mms_workloads.serve import pipelines
 from mms_workloads.serve.pipelines import RequestError
 from mms_workloads.serve.pipelines.detecting import overlaps, suppressed
+from tests.unit.serve import networks
+from tests.unit.serve.networks import of_one_colour, request
 
 
 def test_an_image_file_and_its_pixels_get_the_same_answer(tmp_path):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from mms_workloads.contract import InputOrders, Statistics
 from tests.unit.serve import networks, pipeline_artifacts
 from tests.unit.serve.networks import of_one_colour, request
 from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
-from tritonclient.utils import InferenceServerException
-
-from mms_workloads.contract import InputOrders, Statistics
 
 if TYPE_CHECKING:
     from pathlib import Path

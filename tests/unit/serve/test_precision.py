@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.unit.serve import networks, pipeline_artifacts
 
 from mms_workloads.contract import Golden, PrecisionOrder
 from mms_workloads.serve import golden, pipelines, precision
 from mms_workloads.store import JobError
+from tests.unit.serve import networks, pipeline_artifacts
 
 if TYPE_CHECKING:
     from pathlib import Path

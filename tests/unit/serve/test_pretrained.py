@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.unit.serve import networks
-from tests.unit.serve.networks import of_one_colour, request
 
 from mms_workloads.contract import Outcome
 from mms_workloads.serve import fetch, pipelines
 from mms_workloads.serve.artifact import read_artifact
 from mms_workloads.serve.layout import Layout, read_models
+from tests.unit.serve import networks
+from tests.unit.serve.networks import of_one_colour, request
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.serve import transformers_folders as folders
-from tests.unit.serve.networks import png, request, wav
 
 from mms_workloads.contract import PretrainedModel
 from mms_workloads.serve import adopting, pipelines
+from tests.unit.serve import transformers_folders as folders
+from tests.unit.serve.networks import png, request, wav
 
 import transformers  # isort: skip
 

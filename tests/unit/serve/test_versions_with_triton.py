@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tritonclient.grpc as triton
+
+from mms_workloads.contract import InputOrders
 from tests.unit.serve import networks
 from tests.unit.serve.networks import of_one_colour, request
 from tests.unit.serve.serving_pod import ServingPod, wait
 from tests.unit.serve.triton_home import triton_home
-
-from mms_workloads.contract import InputOrders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.unit.serve import artifacts
-from tests.unit.serve.serving_pod import ServingPod, wait
-from tests.unit.serve.triton_home import triton_home
 
 from mms_workloads.contract import Outcome
 from mms_workloads.embedding import graph
 from mms_workloads.serve import query
+from tests.unit.serve import artifacts
+from tests.unit.serve.serving_pod import ServingPod, wait
+from tests.unit.serve.triton_home import triton_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

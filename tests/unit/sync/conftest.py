@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.sync.masters import Clock, Master
 
 from mms_workloads.sync import coordinator
+from tests.unit.sync.masters import Clock, Master
 
 if TYPE_CHECKING:
     from pathlib import Path

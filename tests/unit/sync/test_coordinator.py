@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, document, reference, settled
 
 from mms_workloads.contract import Activity, Desired
 from mms_workloads.data.vocabulary import pack_counts
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import wire
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS
+from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, document, reference, settled
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, document, round_of
 
 from mms_workloads.contract import Desired
 from mms_workloads.sync import wire
@@ -13,6 +12,7 @@ from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
 from mms_workloads.sync.membership import HEARTBEAT_DEADLINE_SECONDS
 from mms_workloads.sync.shard_forming import HeldShard
 from mms_workloads.sync.wire import Message
+from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, document, round_of
 
 if TYPE_CHECKING:
     from pathlib import Path

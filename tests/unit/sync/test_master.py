@@ -15,13 +15,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tests.unit.test_contract import JOB_FILE
 
 from mms_cluster.ports import free_ports
 from mms_workloads.contract import JobFile, Outcome, StatusReport
 from mms_workloads.pod import Pod
 from mms_workloads.sync import master, tls, wire
 from mms_workloads.sync.wire import Message
+from tests.unit.test_contract import JOB_FILE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -6,11 +6,10 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
-from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, reference, round_of, settled
-
 from mms_workloads.contract import Desired, Guard, Reason
 from mms_workloads.sync import checkpoints, startup, wire
 from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
+from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, reference, round_of, settled
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.unit.sync.masters import Clock, Master, Peer, checkpointed, document, reference, settled
-
 from mms_workloads.contract import Reason
 from mms_workloads.sync import startup, wire
+from tests.unit.sync.masters import Clock, Master, Peer, checkpointed, document, reference, settled
 
 if TYPE_CHECKING:
     from pathlib import Path

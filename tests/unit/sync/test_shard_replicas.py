@@ -7,7 +7,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import pytest
 import torch
-from tests.unit.sync.shards import MIXED, SECONDS, Pods, Worker, die, gradient, mode, pods, round_of, same
 
 from mms_workloads.contract import Optimizer
 from mms_workloads.sync import shard_server
@@ -19,6 +18,7 @@ from mms_workloads.sync.shard_client import ShardClient
 from mms_workloads.sync.shard_messages import write_update
 from mms_workloads.sync.shard_state import Update
 from mms_workloads.transport.channel import Abort, Fence, PeerLost
+from tests.unit.sync.shards import MIXED, SECONDS, Pods, Worker, die, gradient, mode, pods, round_of, same
 
 # ---------------------------------------------------------------------- replicas
 

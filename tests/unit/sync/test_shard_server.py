@@ -8,6 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+
+from mms_workloads.sync.cursors import cursor
+from mms_workloads.sync.leases import Progress, Slice
+from mms_workloads.sync.push import Delta, Push
+from mms_workloads.sync.shard_client import ShardClient
+from mms_workloads.transport.channel import Abort, Fence, Greeting, PeerLost, Refused, Security, connect
 from tests.unit.sync.shards import (
     HOST,
     MIXED,
@@ -22,12 +28,6 @@ from tests.unit.sync.shards import (
     same,
     together,
 )
-
-from mms_workloads.sync.cursors import cursor
-from mms_workloads.sync.leases import Progress, Slice
-from mms_workloads.sync.push import Delta, Push
-from mms_workloads.sync.shard_client import ShardClient
-from mms_workloads.transport.channel import Abort, Fence, Greeting, PeerLost, Refused, Security, connect
 
 # ---------------------------------------------------------------------- who is let in
 

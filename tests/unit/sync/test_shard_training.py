@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 import torch
-from tests.unit.sync.shards import Pods, Worker, together
 
 from mms_workloads.contract import Optimizer, ParameterServer
 from mms_workloads.sync import compression
 from mms_workloads.sync.layout import Table
 from mms_workloads.sync.push import Delta, Push
 from mms_workloads.train.merge import merge_scale
+from tests.unit.sync.shards import Pods, Worker, together
 
 FEATURES, SAMPLES, BATCH, STEPS = 40, 400, 24, 40
 OPTIMIZERS = {

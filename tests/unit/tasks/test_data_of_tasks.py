@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.unit.plan.world import World, cr
-from tests.unit.tasks import datasets
-from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, metrics, run, served_as_published
-from tests.unit.train.quick import QuickRun
 
 from mms_operator.plan.types import ReferencedSecret
 from mms_workloads.contract import Encryption, JobFile, Store
 from mms_workloads.data import encrypting
 from mms_workloads.media import images as media
+from tests.unit.plan.world import World, cr
+from tests.unit.tasks import datasets
+from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, metrics, run, served_as_published
+from tests.unit.train.quick import QuickRun
 
 KEY = b"k" * 32
 TASK = {"imageClassification": PICTURE}

@@ -8,6 +8,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.unit.tasks import datasets, plain, recorded
 from tests.unit.tasks.test_task_runs import PICTURE, PS, job, metrics, run
 from tests.unit.train import quick

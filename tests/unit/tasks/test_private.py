@@ -10,11 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.unit.tasks import datasets
-from tests.unit.tasks.test_data_of_tasks import of_example
-from tests.unit.tasks.test_starting import bert
-from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, served_as_published
-from tests.unit.train.quick import QuickRun
 from torch import nn
 from torch.nn import functional
 
@@ -32,6 +27,11 @@ from mms_workloads.tasks.starting import Start
 from mms_workloads.tasks.text_classification import TextClassifier
 from mms_workloads.train.learner import Place
 from mms_workloads.train.state import agree
+from tests.unit.tasks import datasets
+from tests.unit.tasks.test_data_of_tasks import of_example
+from tests.unit.tasks.test_starting import bert
+from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, served_as_published
+from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
     from pathlib import Path

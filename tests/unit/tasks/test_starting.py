@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.unit.serve import transformers_folders
-from tests.unit.tasks import datasets
-from tests.unit.tasks.test_task_runs import PICTURE, artifact, job, metrics, run, served_as_published
-from tests.unit.train.quick import QuickRun
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from mms_workloads.contract import (
@@ -29,6 +25,10 @@ from mms_workloads.tasks import starting, texts
 from mms_workloads.tasks.object_detection import ObjectDetector
 from mms_workloads.tasks.speech_recognition import SpeechRecogniser
 from mms_workloads.tasks.starting import Start
+from tests.unit.serve import transformers_folders
+from tests.unit.tasks import datasets
+from tests.unit.tasks.test_task_runs import PICTURE, artifact, job, metrics, run, served_as_published
+from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable

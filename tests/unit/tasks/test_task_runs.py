@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.unit.tasks import datasets
-from tests.unit.train.quick import QuickRun
 
 from mms_workloads.contract import METRICS, ArtifactManifest, Golden, JobFile, Outcome, metrics_of
 from mms_workloads.serve import pipelines
+from tests.unit.tasks import datasets
+from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
     from pathlib import Path

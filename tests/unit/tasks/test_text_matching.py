@@ -10,10 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.unit.data.counted import counted, described
-from tests.unit.tasks import datasets
-from tests.unit.tasks.test_starting import bert, word_vectors
-from tests.unit.tasks.test_task_runs import artifact, job, metrics, run, served_as_published
 
 from mms_workloads.contract import TextMatching
 from mms_workloads.serve.pipelines import RequestError
@@ -21,6 +17,10 @@ from mms_workloads.store import JobError
 from mms_workloads.tasks import exporting, starting, text_matching, texts
 from mms_workloads.tasks.starting import Start
 from mms_workloads.tasks.text_matching import Goal, TextMatcher
+from tests.unit.data.counted import counted, described
+from tests.unit.tasks import datasets
+from tests.unit.tasks.test_starting import bert, word_vectors
+from tests.unit.tasks.test_task_runs import artifact, job, metrics, run, served_as_published
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.test_contract import JOB_FILE
 
 from mms_workloads.contract import JobFile
 from mms_workloads.pod import Pod
+from tests.unit.test_contract import JOB_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path

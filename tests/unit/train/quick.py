@@ -10,11 +10,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from tests import faults
-
 from mms_cluster.ports import free_ports
 from mms_workloads.train import learner
 from mms_workloads.train.local import LocalRun
+from tests import faults
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
-from tests.unit.train.quick import QuickRun
 
 from mms_workloads.contract import ArtifactManifest, EvaluationSpec, Golden, JobFile
 from mms_workloads.data import blocks
+from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,11 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.train import runs
-from tests.unit.train.quick import QuickRun
 
 from mms_workloads.contract import Reason, Store
 from mms_workloads.data import encrypting
+from tests.unit.train import runs
+from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.train.table import Table, at_once, nothing
 from torch import nn
 
 from mms_workloads.contract import Guard, Optimizer
@@ -18,6 +17,7 @@ from mms_workloads.train.flat import FlatState
 from mms_workloads.train.guarding import Comparisons, Guarding, PartedError
 from mms_workloads.train.ring import Ring, Wire
 from mms_workloads.train.state import agree, checksum
+from tests.unit.train.table import Table, at_once, nothing
 
 SAMPLES, FEATURES = 24, 5
 RATE = 0.05

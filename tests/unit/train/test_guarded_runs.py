@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests import faults
 from tests.unit.train import runs
 from tests.unit.train.quick import QuickRun

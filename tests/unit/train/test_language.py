@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.unit.train import runs
-from tests.unit.train.quick import QuickRun
-from tests.unit.train.runs import SECONDS, until_step
 
 from mms_workloads.contract import DataFile, Desired, Golden, JobFile, LanguageModel, Outcome
 from mms_workloads.data.vocabulary import Vocabulary
@@ -27,6 +24,9 @@ from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
 from mms_workloads.train.learner import Place, share
 from mms_workloads.train.state import agree
+from tests.unit.train import runs
+from tests.unit.train.quick import QuickRun
+from tests.unit.train.runs import SECONDS, until_step
 
 if TYPE_CHECKING:
     from pathlib import Path

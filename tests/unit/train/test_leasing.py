@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.test_contract import JOB_FILE
-from tests.unit.train.deaf import Deaf
 
 from mms_workloads.contract import JobFile
 from mms_workloads.sync import wire
@@ -17,6 +15,8 @@ from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.wire import Message
 from mms_workloads.train.leasing import Leaser
 from mms_workloads.train.state import Agreement
+from tests.unit.test_contract import JOB_FILE
+from tests.unit.train.deaf import Deaf
 
 if TYPE_CHECKING:
     from mms_workloads.pod import Pod

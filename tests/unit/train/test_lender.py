@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.transport.peers import folders
 
 from mms_workloads.train.lender import Lender
+from tests.unit.transport.peers import folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

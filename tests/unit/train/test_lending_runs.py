@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.unit.train import runs
 from tests.unit.train.quick import QuickRun
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.unit.train import runs
-from tests.unit.train.quick import QuickRun
 
 from mms_workloads.contract import (
     ArtifactPin,
@@ -30,6 +28,8 @@ from mms_workloads.serve.layout import Layout
 from mms_workloads.serve.repository import MODELS
 from mms_workloads.serve.shelf import Shelf
 from mms_workloads.store import JobError
+from tests.unit.train import runs
+from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

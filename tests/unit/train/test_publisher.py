@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.sync.test_master import authority
-from tests.unit.train import runs
 
 from mms_workloads.contract import LiveSource, Trainer, Trainers
 from mms_workloads.data.vocabulary import Vocabulary
@@ -26,6 +24,8 @@ from mms_workloads.serve.trainers import Source, UnreachableError
 from mms_workloads.sync.plan import Plan
 from mms_workloads.train import publisher, secured
 from mms_workloads.train.publisher import Budget, Copies, Held, Publisher
+from tests.unit.sync.test_master import authority
+from tests.unit.train import runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

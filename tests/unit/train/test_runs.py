@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.unit.train import quick, runs
-from tests.unit.train.quick import QuickRun
-from tests.unit.train.runs import SECONDS, kinds, rounds, until_step
 
 from mms_workloads.contract import Desired, Outcome
 from mms_workloads.train.local import POLL_SECONDS, LocalRun
+from tests.unit.train import quick, runs
+from tests.unit.train.quick import QuickRun
+from tests.unit.train.runs import SECONDS, kinds, rounds, until_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

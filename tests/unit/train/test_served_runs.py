@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from mms_workloads.contract import Desired, JobFile, Outcome
 from tests.unit.train import runs
 from tests.unit.train.quick import QuickRun
 from tests.unit.train.runs import SECONDS, kinds, until_step
-
-from mms_workloads.contract import Desired, JobFile, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.train import quick
 
 from mms_workloads.contract import Outcome
 from mms_workloads.train import cpu, process, supervisor
 from mms_workloads.train.pulse import LEARNED, Pulse
+from tests.unit.train import quick
 
 
 @pytest.mark.parametrize(

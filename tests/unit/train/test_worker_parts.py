@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.unit.train.deaf import Deaf
-from tests.unit.train.table import Table, at_once, nothing
 
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Guard, Reason, Store, Task, WordEmbedding
@@ -34,6 +32,8 @@ from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.pulse import Pulse
 from mms_workloads.train.state import agree
 from mms_workloads.transport.channel import PeerLost
+from tests.unit.train.deaf import Deaf
+from tests.unit.train.table import Table, at_once, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

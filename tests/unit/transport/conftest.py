@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.transport.peers import folders
 
 from mms_workloads.transport.channel import Security
+from tests.unit.transport.peers import folders
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,11 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tests.unit.engine.fake_api import training
-
 from mms_operator.engine.certificates import secrets
 from mms_operator.plan.types import Certificates
 from mms_workloads.transport.channel import Abort, Channel, Fence, Greeting, Listener, Security, connect
 from mms_workloads.transport.ring import RingTransport
+from tests.unit.engine.fake_api import training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.transport.peers import FENCE, GREETING, HOST, SECONDS, Beside, pair
 
 from mms_workloads.transport import channel as public
 from mms_workloads.transport import stream
@@ -29,6 +28,7 @@ from mms_workloads.transport.channel import (
     Spec,
     connect,
 )
+from tests.unit.transport.peers import FENCE, GREETING, HOST, SECONDS, Beside, pair
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int8, torch.bool]
 LARGE = 24 << 20  # bytes: more than the sockets hold

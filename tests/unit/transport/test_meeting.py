@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.unit.transport.peers import FENCE, GREETING, HOST, SECONDS, Beside, folders, long_ago
 
 from mms_workloads.transport import meeting
 from mms_workloads.transport.channel import (
@@ -23,6 +22,7 @@ from mms_workloads.transport.channel import (
     Security,
     connect,
 )
+from tests.unit.transport.peers import FENCE, GREETING, HOST, SECONDS, Beside, folders, long_ago
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hatch_build
 import pytest
 
+import hatch_build
 from mms_workloads.transport import native
 
 ROOT = Path(__file__).parents[3]

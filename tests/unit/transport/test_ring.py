@@ -18,11 +18,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.transport.peers import FENCE, GREETING, HOST, SECONDS, Beside, form, ring
 
 from mms_workloads.transport import native
 from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
 from mms_workloads.transport.ring import RingTransport, Wire
+from tests.unit.transport.peers import FENCE, GREETING, HOST, SECONDS, Beside, form, ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
