@@ -6,10 +6,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 import yaml
 
 from mms_cluster import images, install
+from mms_operator.cli.forward import port_forward
 from tests.e2e.kube import condition, own_storage
 
 if TYPE_CHECKING:
@@ -94,6 +97,19 @@ def test_pytorch_and_mxnet(kube: Kube, installed: provider.Provider) -> None:
     assert left["begin"] >= 50, "it goes on from its checkpoint"
     assert left["parameters"] == right["parameters"]
     assert max(left["loss"], right["loss"]) < 0.02
+
+    # What it has left in the store is served, by the network's own tensors.
+    served = yaml.safe_load((EXAMPLES / "served.yaml").read_text())
+    storage = kube.get("modeltraining", torch)["spec"]["storage"]
+    served["spec"]["model"]["pretrained"] |= {**storage, "uri": f"{storage['uri']}/runs/1/model"}
+    kube.apply(served)
+    kube.wait_condition("modelservice", "curve", "Ready", "True", seconds=120)
+    x = np.linspace(-3, 3, 40, dtype=np.float32)[:, None]
+    with port_forward(kube.namespace, "svc/curve", 8001) as address, triton.InferenceServerClient(address) as client:
+        asked = triton.InferInput("x", x.shape, "FP32")
+        asked.set_data_from_numpy(x)
+        y = client.infer("predict", [asked]).as_numpy("y")
+    assert np.mean((y - np.sin(2 * x)) ** 2) < 0.02
 
     gone(kube, f"mms.dev/training={mxnet}")
     assert condition(kube.get("modeltraining", mxnet), "Finished")["status"] == "True"

@@ -113,7 +113,8 @@ PipelineFields = Annotated[
             "type": "object",
             "x-kubernetes-preserve-unknown-fields": True,
             "description": "What the model is for and what its tensors are, as in pipeline.json: task, labels, image, "
-            "text, audio, tensors, scores, boxes and more (docs/serving.md). It goes before what the files say.",
+            "text, audio, tensors, inputs, outputs, scores, boxes and more (docs/serving.md). It goes before what the "
+            "files say. {task: tensors} serves a network's own tensors.",
         }
     ),
 ]

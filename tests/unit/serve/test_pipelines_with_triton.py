@@ -101,7 +101,8 @@ def test_images_are_served_batched_swapped_and_measured(tmp_path: Path) -> None:
             return bool(pod.served()["inputs"]["compared"] >= 2)
 
         wait(compared)
-        assert pod.served()["inputs"]["differing"] == pod.served()["inputs"]["compared"], "of other labels"
+        told = pod.served()["inputs"]
+        assert told["differing"] == told["compared"], "of other labels"
         pod.order(None)
 
         (tmp_path / "texts").mkdir()

@@ -33,16 +33,21 @@ class Pod:
         self.layout = Layout(models=root / "models")
 
     def run(self, uri: str = "", **asked: Any) -> Outcome | None:
-        log = self.root / "termination-log"
-        log.unlink(missing_ok=True)
         uri = uri or self.source.as_uri()
         file = self.root / "serve.json"
         pin = {"uri": uri, "digest": DIGEST}
         file.write_text(
             json.dumps({"namespace": "d", "name": "n", "artifact": pin, "storage": {"uri": uri}, "pretrained": asked})
         )
+        return self.again()
+
+    def again(self) -> Outcome | None:
+        """Of the file as it is."""
+        log = self.root / "termination-log"
+        log.unlink(missing_ok=True)
         environment = {
-            "MMS_SERVE_FILE": str(file), "MMS_MODELS_DIR": str(self.layout.models), "MMS_TERMINATION_LOG": str(log),
+            "MMS_SERVE_FILE": str(self.root / "serve.json"), "MMS_MODELS_DIR": str(self.layout.models),
+            "MMS_TERMINATION_LOG": str(log),
         }  # fmt: skip
         code = fetch.main(environment)
         outcome = Outcome.model_validate_json(log.read_bytes()) if log.exists() else None

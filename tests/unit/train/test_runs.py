@@ -352,10 +352,10 @@ def die_at_random(run: LocalRun, rng: random.Random, times: int) -> None:
             else:
                 run.start_worker(int(victim[-1]))
         report = run.until(lambda r: r.outcome or r.epoch, SECONDS)
-        step = report.step
-        run.until(lambda r, step=step: r.outcome or r.step > step, SECONDS)  # type: ignore[misc]
+        if not report.outcome:
+            report = run.until(lambda r, step=report.step: r.outcome or r.step > step, SECONDS)  # type: ignore[misc]
         if report.outcome:
-            break
+            return  # a master whose outcome was read says nothing more
     for rank in range(3):
         if run.processes[f"worker-{rank}"].poll() not in {None, 0}:
             run.start_worker(rank)

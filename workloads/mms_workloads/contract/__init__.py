@@ -103,6 +103,7 @@ from mms_workloads.contract.pipeline import (
     ModelTask,
     Pipeline,
     Statistics,
+    TensorSpec,
     TextInput,
 )
 from mms_workloads.contract.report import (
@@ -278,6 +279,7 @@ __all__ = [
     "Subwords",
     "SwapReport",
     "Task",
+    "TensorSpec",
     "Text",
     "TextClassification",
     "TextInput",

@@ -14,6 +14,7 @@ The tensors of each task, by the names that the network gives them. n: the batch
     voiceActivity        audio float32 [n, S] -> probability float32 [n, S / chunk]
     textRecognition      pixels float32 [n, C, H, W] -> logits float32 [n, T, labels]: CTC as above
     languageModel        tokens int64 [n, L], bytes -> logits float32 [n, L, 256]
+    tensors              whatever `inputs` and `outputs` say, [n, ...] each
 
 boxes: left, top, right, bottom, as parts of the width and height. mask: 1 for a token, 0 for what fills the batch up.
 """
@@ -43,6 +44,7 @@ ModelTask = Literal[
     "voiceActivity",
     "textRecognition",
     "languageModel",
+    "tensors",
 ]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -118,6 +120,20 @@ class Match(Contract):
     texts: str | None = None  # a file: a JSON list of the N texts
 
 
+class TensorSpec(Contract):
+    """A tensor of a network of any kind. Of ONNX the file says datatype and shape where this does not.
+
+    FP32 stands for numbers with a fraction of any width, INT64 and INT32 for whole ones and truth values, BYTES for
+    strings in UTF-8.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    datatype: Literal["FP32", "INT64", "INT32", "BYTES"] | None = None
+    shape: list[Annotated[int, Field(ge=-1)]] | None = None  # without the rows; -1: any
+    least: float | None = None  # of an input: a row with a value below is no valid input
+    most: float | None = None
+
+
 class Pipeline(Contract):
     """One of image, text and audio is set; none for a network that takes tensors only."""
 
@@ -140,3 +156,6 @@ class Pipeline(Contract):
     boxes: Literal["Parts", "YOLO"] = "Parts"  # YOLO: one output [n, 4 + labels, q], centres and sizes in pixels
     scores: Literal["Logits", "Probabilities"] = "Logits"  # what logits are, where softmax has been applied
     statistics: Statistics | None = None
+    inputs: list[TensorSpec] = []  # of task tensors
+    outputs: list[TensorSpec] = []
+    rows: Annotated[int, Field(ge=1, le=256)] | None = None  # of task tensors: that the network takes at once, at most

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import PIPELINE, TOKENIZER, Pipeline
+from mms_workloads.serve import own_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 CODE = {"TorchScript", "TorchExport", "Python", "TritonRepository"}  # formats whose files are programs
 FOLDER = "files"  # of the artifact, with what was fetched
+TENSORS = "tensors"  # the task whose tensors are the network's own
 
 _SUFFIXES = {".onnx": "ONNX", ".pt2": "TorchExport", ".pt": "TorchScript", ".ts": "TorchScript", ".jit": "TorchScript"}
 _ARCHITECTURES = {
@@ -25,6 +27,7 @@ _ARCHITECTURES = {
     "ForCTC": "speechRecognition",
     "WhisperForConditionalGeneration": "speechRecognition",
 }
+_OWN = {"inputs", "outputs", "rows"}  # fields of that task alone
 _SHIFT = 1e-4  # of 1 / 255
 
 
@@ -69,12 +72,20 @@ def pipeline_of(asked: PretrainedModel, kind: str, folder: Path) -> Pipeline:
     said |= asked.pipeline or {}
     if "task" not in said:
         raise AdoptError(
-            "nothing says what the model is for: add pipeline.json to its folder, or set spec.model.pretrained.pipeline"
+            "nothing says what the model is for: add pipeline.json to its folder, or set "
+            "spec.model.pretrained.pipeline; {task: tensors} serves the network's own tensors"
         )
     said["runtime"] = kind
     said["network"] = FOLDER if kind == "Transformers" else f"{FOLDER}/{said.get('network') or _network(kind, folder)}"
     if text := said.get("text"):
         said["text"] = {**text, "tokenizer": f"{FOLDER}/{text.get('tokenizer', TOKENIZER)}"}
+    if said["task"] == TENSORS:
+        if kind == "Transformers":
+            raise AdoptError("task tensors is not for a folder of Transformers: export the network as ONNX")
+        if kind == "ONNX":
+            said |= own_tensors.of_onnx(folder.parent / said["network"], said)
+    elif strange := sorted(name for name in _OWN if said.get(name)):
+        raise AdoptError(f"pipeline.json: {strange[0]} belongs to task {TENSORS}, and this one's is {said['task']}")
     return Pipeline.model_validate(said)
 
 

@@ -7,6 +7,7 @@ The golden set proves that Triton answers as the pipeline does, which is what a 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shutil
 from datetime import UTC, datetime
@@ -26,20 +27,22 @@ from mms_workloads.contract import (
     ServeFile,
 )
 from mms_workloads.serve import adopting, pipeline_models, pipelines
+from mms_workloads.serve.pipelines.predicting import Predict
 from mms_workloads.serve.repository import Model, Models
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from mms_workloads.contract import Store
+    from mms_workloads.contract import GoldenCase, Store
     from mms_workloads.serve.pipelines import Signature
     from mms_workloads.serve.pipelines.served import Served
 
 MOST_FILES = 2000
+ABSOLUTE, RELATIVE = 1e-4, 1e-5  # between two answers to the same question
 FILES = "files.sha256"  # of the artifact: a line for each file, as sha256sum writes it
 
 _PART = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9._+@=-]{0,199}")
@@ -122,13 +125,27 @@ def _repository(files: Path) -> tuple[Models, Golden, str]:
     return models, Golden(cases=[], asItIs=True), "tritonRepository"
 
 
-def _adopt(serve: ServeFile, asked: PretrainedModel, kind: str, folder: Path) -> tuple[Models, Golden, str]:
-    pipeline = adopting.pipeline_of(asked, kind, folder / adopting.FOLDER)
+def _adopt(serve: ServeFile, given: PretrainedModel, kind: str, folder: Path) -> tuple[Models, Golden, str]:
+    pipeline = adopting.pipeline_of(given, kind, folder / adopting.FOLDER)
     (folder / PIPELINE).write_text(pipeline.model_dump_json())
-    served = pipelines.open(folder, anomalies="Off", trusted=asked.trusted)
-    cases = [pipelines.golden_case(served, one) for one in samples(served)]
+    served = pipelines.open(folder, anomalies="Off", trusted=given.trusted)
+    asked = served.steps.samples() if isinstance(served.steps, Predict) else samples(served)
+    cases = [pipelines.golden_case(served, one) for one in asked]
     models = pipeline_models.models_of(served.steps, serve, pipeline_models.program(pipeline, folder))
-    return models, Golden(cases=cases, comparisons=cases), pipeline.task
+    return models, Golden(cases=cases, comparisons=cases, absoluteTolerance=_tolerance(cases)), pipeline.task
+
+
+def _tolerance(cases: Sequence[GoldenCase]) -> float:
+    """Of the largest number a part, as sums of FP32 in another order differ. Raises AdoptError."""
+    numbers = [
+        abs(one) for case in cases for values in case.outputs.values() for one in values if isinstance(one, float)
+    ]
+    if not all(map(math.isfinite, numbers)):
+        raise adopting.AdoptError(
+            "it answers inputs that were made up with NaN or infinity, so that nothing proves it: say in which range "
+            "its inputs are, by least and most of pipeline.json's inputs"
+        )
+    return max([ABSOLUTE, *(RELATIVE * one for one in numbers)])
 
 
 def samples(served: Served) -> list[dict[str, NDArray[np.generic]]]:

@@ -39,7 +39,7 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: 
     Raises NetworkError, and what the runtime raises for a file that it cannot read.
     """
     if pipeline.runtime == "ONNX":
-        session = _session(folder / pipeline.network, threads)
+        session = open_session(folder / pipeline.network, threads)
         if pipeline.task == "voiceActivity" and {one.name for one in session.get_inputs()} == _SILERO:
             return SileroSequence(pipeline, session)
         if pipeline.flow is not None:
@@ -59,7 +59,8 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: 
     return torch_networks.load(pipeline, folder, steps, threads, half=half)
 
 
-def _session(path: Path, threads: int) -> InferenceSession:
+def open_session(path: Path, threads: int) -> InferenceSession:
+    """Of ONNX Runtime, on processors. Raises what the runtime raises for a file that it cannot read."""
     import onnxruntime  # noqa: PLC0415 - word vectors do without
 
     options = onnxruntime.SessionOptions()
@@ -131,11 +132,15 @@ class SileroSequence:
 
 
 _SILERO = {"input", "h", "c"}
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(double)": np.float64,
+    "tensor(bool)": np.bool_,
+    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16)},
+    **{f"tensor(uint{bits})": np.dtype(f"uint{bits}") for bits in (32, 64)},
 }
 
 

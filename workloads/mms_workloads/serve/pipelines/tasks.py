@@ -11,6 +11,7 @@ from mms_workloads.serve.pipelines.embedding import Embed
 from mms_workloads.serve.pipelines.generating import Generate
 from mms_workloads.serve.pipelines.listening import Activity, Transcribe
 from mms_workloads.serve.pipelines.matching import Match
+from mms_workloads.serve.pipelines.predicting import Predict
 from mms_workloads.serve.pipelines.reading import Recognise
 from mms_workloads.serve.pipelines.tagging import Tag
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from mms_workloads.contract import ModelTask, Pipeline
     from mms_workloads.serve.pipelines.tensors import Steps
 
-    Kind = type[Classify | Complete | Detect | Embed | Generate | Activity | Transcribe | Recognise | Tag | Match]
+    Kind = type[
+        Classify | Complete | Detect | Embed | Generate | Activity | Transcribe | Recognise | Tag | Match | Predict
+    ]
 
 _STEPS: Mapping[ModelTask, Kind] = {
     "imageClassification": Classify,
@@ -36,6 +39,7 @@ _STEPS: Mapping[ModelTask, Kind] = {
     "voiceActivity": Activity,
     "textRecognition": Recognise,
     "languageModel": Complete,
+    "tensors": Predict,
 }
 
 

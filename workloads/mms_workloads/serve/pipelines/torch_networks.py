@@ -54,4 +54,9 @@ def results(found: Any, steps: Steps) -> dict[str, NDArray[Any]]:
         values = list(found) if isinstance(found, tuple | list) else [found]
     if len(values) < len(steps.results) or any(value is None for value in values[: len(steps.results)]):
         raise NetworkError(f"the network gives {len(values)} results, and the task has {', '.join(steps.results)}")
-    return {name: value.detach().float().numpy() for name, value in zip(steps.results, values, strict=False)}
+    return {name: _array(value) for name, value in zip(steps.results, values, strict=False)}
+
+
+def _array(value: torch.Tensor) -> NDArray[Any]:
+    found: NDArray[Any] = (value.float() if value.is_floating_point() else value).detach().numpy()
+    return found
