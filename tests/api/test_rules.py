@@ -160,6 +160,9 @@ def starting(**block: Any) -> Object:
     return merged(learning("textClassification"), {"spec": {"pretrained": block}})
 
 
+START: Object = {"spec": {"pretrained": {"uri": "s3://models/a"}}}
+
+
 def words(**block: Any) -> Object:
     return {"spec": {"task": {"wordEmbedding": block}}}
 
@@ -458,6 +461,18 @@ CASES = [
         bad={
             "words": {"spec": {"pretrained": {"uri": "s3://models/a"}}},
             "language": language(pretrained={"uri": "s3://models/a"}),
+        },
+    ),
+    *created(
+        "pretrained-architecture",
+        "a task's architecture Pretrained needs pretrained",
+        good={
+            "uri": merged(learning("speechRecognition", architecture="Pretrained"), START),
+            "small": learning("textMatching", architecture="Small"),
+        },
+        bad={
+            name: learning(name, architecture="Pretrained")
+            for name in ("textClassification", "tokenClassification", "textMatching", "speechRecognition")
         },
     ),
     *fixed_within_run(

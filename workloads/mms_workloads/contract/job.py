@@ -117,8 +117,12 @@ class TextMatching(Text):
 
 
 class SpeechRecognition(Contract):
-    """What is said, letter by letter: connectionist temporal classification (Graves et al., 2006)."""
+    """What is said, letter by letter: connectionist temporal classification (Graves et al., 2006).
 
+    architecture Small: a transformer encoder over the energies of sound; Pretrained: a CTC network of Transformers.
+    """
+
+    architecture: Literal["Small", "Pretrained"] = "Small"
     sampleRate: PositiveInt = 16_000
     maxSeconds: Annotated[float, Field(gt=0)] = 10.0  # longer records are left out
     alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"  # of transcripts, which are lower-cased; others are left out
