@@ -456,11 +456,20 @@ CASES = [
     ),
     *created(
         "pretrained-task",
-        "pretrained does not apply to task.wordEmbedding and languageModel",
+        "pretrained does not apply to task.wordEmbedding",
         good={"texts": starting(uri="s3://models/a")},
+        bad={"words": START},
+    ),
+    *created(
+        "pretrained-language",
+        "pretrained with task.languageModel needs its architecture Pretrained",
+        good={
+            "full": language({"architecture": "Pretrained"}, pretrained={"uri": "s3://models/a"}),
+            "lora": language({"architecture": "Pretrained"}, pretrained={"uri": "s3://models/a", "method": "LoRA"}),
+        },
         bad={
-            "words": {"spec": {"pretrained": {"uri": "s3://models/a"}}},
-            "language": language(pretrained={"uri": "s3://models/a"}),
+            "small": language(pretrained={"uri": "s3://models/a"}),
+            "head": language({"architecture": "Pretrained"}, pretrained={"uri": "s3://models/a", "method": "Head"}),
         },
     ),
     *created(
@@ -472,7 +481,13 @@ CASES = [
         },
         bad={
             name: learning(name, architecture="Pretrained")
-            for name in ("textClassification", "tokenClassification", "textMatching", "speechRecognition")
+            for name in (
+                "languageModel",
+                "textClassification",
+                "tokenClassification",
+                "textMatching",
+                "speechRecognition",
+            )
         },
     ),
     *fixed_within_run(

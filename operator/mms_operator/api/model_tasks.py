@@ -141,7 +141,7 @@ class LoRA(Model):
     alpha: int = Field(default=16, ge=1, le=4096, description="How much they count, over rank.")
 
 
-WITH_FOLDERS = ("textClassification", "tokenClassification", "textMatching", "speechRecognition")
+WITH_FOLDERS = ("languageModel", "textClassification", "tokenClassification", "textMatching", "speechRecognition")
 
 
 def pretrained_fits() -> list[tuple[str, str]]:
@@ -151,8 +151,18 @@ def pretrained_fits() -> list[tuple[str, str]]:
     )
     return [
         (
-            "!has(self.pretrained) || !(has(self.task.wordEmbedding) || has(self.task.languageModel))",
-            "pretrained does not apply to task.wordEmbedding and languageModel: leave it out",
+            "!has(self.pretrained) || !has(self.task.wordEmbedding)",
+            "pretrained does not apply to task.wordEmbedding: leave it out",
+        ),
+        (
+            (
+                "!has(self.pretrained) || !has(self.task.languageModel) || "
+                "(self.task.languageModel.architecture == 'Pretrained' && self.pretrained.method != 'Head')"
+            ),
+            (
+                "pretrained with task.languageModel needs its architecture Pretrained, and method Full or LoRA, since "
+                "its last layer is no new one: set these, or leave pretrained out"
+            ),
         ),
         (
             f"has(self.pretrained) || !({pretrained})",

@@ -66,6 +66,6 @@ def write_config(network: nn.Module, folder: Path) -> None:
     """config.json of the network of Transformers that is part of another; nothing where there is none."""
     for module in network.modules():
         config = getattr(module, "config", None)
-        if hasattr(config, "to_json_file"):
+        if config is not None and hasattr(config, "to_json_file"):
             config.to_json_file(folder / starting.CONFIG)
             return
