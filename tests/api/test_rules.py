@@ -160,6 +160,9 @@ def starting(**block: Any) -> Object:
     return merged(learning("textClassification"), {"spec": {"pretrained": block}})
 
 
+START: Object = {"spec": {"pretrained": {"uri": "s3://models/a"}}}
+
+
 def words(**block: Any) -> Object:
     return {"spec": {"task": {"wordEmbedding": block}}}
 
@@ -453,11 +456,38 @@ CASES = [
     ),
     *created(
         "pretrained-task",
-        "pretrained does not apply to task.wordEmbedding and languageModel",
+        "pretrained does not apply to task.wordEmbedding",
         good={"texts": starting(uri="s3://models/a")},
+        bad={"words": START},
+    ),
+    *created(
+        "pretrained-language",
+        "pretrained with task.languageModel needs its architecture Pretrained",
+        good={
+            "full": language({"architecture": "Pretrained"}, pretrained={"uri": "s3://models/a"}),
+            "lora": language({"architecture": "Pretrained"}, pretrained={"uri": "s3://models/a", "method": "LoRA"}),
+        },
         bad={
-            "words": {"spec": {"pretrained": {"uri": "s3://models/a"}}},
-            "language": language(pretrained={"uri": "s3://models/a"}),
+            "small": language(pretrained={"uri": "s3://models/a"}),
+            "head": language({"architecture": "Pretrained"}, pretrained={"uri": "s3://models/a", "method": "Head"}),
+        },
+    ),
+    *created(
+        "pretrained-architecture",
+        "a task's architecture Pretrained needs pretrained",
+        good={
+            "uri": merged(learning("speechRecognition", architecture="Pretrained"), START),
+            "small": learning("textMatching", architecture="Small"),
+        },
+        bad={
+            name: learning(name, architecture="Pretrained")
+            for name in (
+                "languageModel",
+                "textClassification",
+                "tokenClassification",
+                "textMatching",
+                "speechRecognition",
+            )
         },
     ),
     *fixed_within_run(

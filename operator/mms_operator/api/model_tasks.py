@@ -112,18 +112,26 @@ class SpeechRecognition(Model):
 
     model_config = ConfigDict(json_schema_extra=rules(divided("speechRecognition")))
 
+    architecture: Literal["Small", "Pretrained"] = Field(
+        default="Small",
+        description="Small: a transformer encoder over the energies of the sound. Pretrained: that of pretrained, a "
+        "folder of Transformers with a CTC network, such as wav2vec2 or HuBERT. Of the characters those that it knows "
+        "keep what it has learnt of them.",
+    )
     alphabet: str = Field(
         default=" 'abcdefghijklmnopqrstuvwxyz",
         min_length=1,
         max_length=20_000,
         description="The characters of transcripts, which are lower-cased; others are left out of them.",
     )
-    sampleRate: int = Field(default=16_000, ge=4000, le=48_000, description="Samples a second of the sound.")
+    sampleRate: int = Field(
+        default=16_000, ge=4000, le=48_000, description="Samples a second of the sound. Pretrained: the folder's own."
+    )
     maxSeconds: str = decimal("Records that are longer are left out.", default="10")
-    dimensions: int = Field(default=144, ge=8, le=4096, description="Width of the layers.")
-    layers: int = Field(default=4, ge=1, le=48, description="Transformer blocks.")
-    heads: int = Field(default=4, ge=1, le=64, description="Attention heads of each layer; they divide dimensions.")
-    dropout: str = decimal("Part of the values left out while it learns.", FRACTION_PATTERN, default="0.1")
+    dimensions: int = Field(default=144, ge=8, le=4096, description="Small: width of the layers.")
+    layers: int = Field(default=4, ge=1, le=48, description="Small: transformer blocks.")
+    heads: int = Field(default=4, ge=1, le=64, description="Small: attention heads; they divide dimensions.")
+    dropout: str = decimal("Small: part of the values left out while it learns.", FRACTION_PATTERN, default="0.1")
 
 
 class LoRA(Model):
@@ -131,6 +139,36 @@ class LoRA(Model):
 
     rank: int = Field(default=8, ge=1, le=1024, description="Of the changes: more can express more.")
     alpha: int = Field(default=16, ge=1, le=4096, description="How much they count, over rank.")
+
+
+WITH_FOLDERS = ("languageModel", "textClassification", "tokenClassification", "textMatching", "speechRecognition")
+
+
+def pretrained_fits() -> list[tuple[str, str]]:
+    """Rules (CEL) of a training's spec."""
+    pretrained = " || ".join(
+        f"(has(self.task.{t}) && self.task.{t}.architecture == 'Pretrained')" for t in WITH_FOLDERS
+    )
+    return [
+        (
+            "!has(self.pretrained) || !has(self.task.wordEmbedding)",
+            "pretrained does not apply to task.wordEmbedding: leave it out",
+        ),
+        (
+            (
+                "!has(self.pretrained) || !has(self.task.languageModel) || "
+                "(self.task.languageModel.architecture == 'Pretrained' && self.pretrained.method != 'Head')"
+            ),
+            (
+                "pretrained with task.languageModel needs its architecture Pretrained, and method Full or LoRA, since "
+                "its last layer is no new one: set these, or leave pretrained out"
+            ),
+        ),
+        (
+            f"has(self.pretrained) || !({pretrained})",
+            "a task's architecture Pretrained needs pretrained: set it, or take architecture Small",
+        ),
+    ]
 
 
 class PretrainedTraining(Model):

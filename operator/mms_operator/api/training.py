@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from mms_operator.api import names
 from mms_operator.api.custom_task import left_to_the_program
 from mms_operator.api.data import Data, transforms_fit
-from mms_operator.api.model_tasks import Pretrained  # noqa: TC001 - pydantic evaluates annotations
+from mms_operator.api.model_tasks import Pretrained, pretrained_fits
 from mms_operator.api.privacy import Privacy, privacy_fits
 from mms_operator.api.training_status import TrainingStatus  # noqa: TC001 - pydantic evaluates annotations
 from mms_operator.api.training_task import BATCH_SIZE, Evaluation, Optimizer, Task, gates_fit
@@ -321,10 +321,7 @@ class TrainingSpec(Model):
                     "task.wordEmbedding, whose workers take a block of the text each: leave them out"
                 ),
             ),
-            (
-                "!has(self.pretrained) || !(has(self.task.wordEmbedding) || has(self.task.languageModel))",
-                "pretrained does not apply to task.wordEmbedding and languageModel: leave it out",
-            ),
+            *pretrained_fits(),
             (
                 "!has(self.task.wordEmbedding) || self.sync.compression != 'Int8'",
                 (

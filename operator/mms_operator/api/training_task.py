@@ -122,14 +122,23 @@ class WordEmbedding(Model):
 
 
 class LanguageModel(Model):
-    """A decoder-only transformer (Vaswani et al., 2017; pre-norm as in GPT-2) over the bytes of a text."""
+    """What comes next in a text."""
 
     model_config = ConfigDict(json_schema_extra=rules(divided("languageModel")))
-    dimensions: int = Field(default=128, ge=8, le=8192, description="Width of the layers.")
-    layers: int = Field(default=4, ge=1, le=128, description="How many transformer blocks there are.")
-    heads: int = Field(default=4, ge=1, le=128, description="Attention heads of each layer; they divide dimensions.")
+    architecture: Literal["Small", "Pretrained"] = Field(
+        default="Small",
+        description="Small: a decoder-only transformer (Vaswani et al., 2017; pre-norm as in GPT-2) over the bytes of "
+        "a text. Pretrained: that of pretrained, a folder of Transformers with a causal network, such as GPT-2 or "
+        "Llama, over the tokens of its tokenizer.json.",
+    )
+    dimensions: int = Field(default=128, ge=8, le=8192, description="Small: width of the layers.")
+    layers: int = Field(default=4, ge=1, le=128, description="Small: transformer blocks.")
+    heads: int = Field(default=4, ge=1, le=128, description="Small: attention heads; they divide dimensions.")
     contextLength: int = Field(
-        default=128, ge=8, le=16_384, description="How many bytes a prediction looks back at, at most."
+        default=128,
+        ge=8,
+        le=16_384,
+        description="How many bytes a prediction looks back at, at most. Pretrained: tokens.",
     )
 
 
@@ -161,7 +170,7 @@ class Task(Model):
     )
     wordEmbedding: WordEmbedding | None = Field(default=None, description="Word vectors from a text corpus.")
     languageModel: LanguageModel | None = Field(
-        default=None, description="A language model that predicts the next byte of a text."
+        default=None, description="A language model, which predicts how a text goes on."
     )
     imageClassification: ImageClassification | None = Field(default=None, description="What an image shows, by labels.")
     objectDetection: ObjectDetection | None = Field(default=None, description="Where in an image which objects are.")

@@ -16,22 +16,19 @@ from mms_workloads.contract import (
     ImageClassification,
     ObjectDetection,
     Pretrained,
-    SpeechRecognition,
     Store,
     TextClassification,
 )
 from mms_workloads.store import JobError
-from mms_workloads.tasks import starting, texts
+from mms_workloads.tasks import library, starting, texts
 from mms_workloads.tasks.object_detection import ObjectDetector
-from mms_workloads.tasks.speech_recognition import SpeechRecogniser
 from mms_workloads.tasks.starting import Start
 from tests.unit.serve import transformers_folders
-from tests.unit.tasks import datasets
+from tests.unit.tasks import datasets, taught
 from tests.unit.tasks.test_task_runs import PICTURE, artifact, job, metrics, run, served_as_published
 from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 SPEC = ImageClassification(height=32, width=32, channels=3, architecture="timm/resnet10t")
@@ -138,22 +135,10 @@ def test_a_folder_of_transformers_is_trained_further(tmp_path: Path, method: str
     served_as_published(tmp_path, "textClassification")
 
 
-MADE: dict[str, Callable[[Path], Any]] = {
-    "whisper": transformers_folders.whisper,
-    "wav2vec2": lambda folder: transformers_folders.wav2vec2(folder, "layer"),
-    "yolos": transformers_folders.yolos,
-}
-
-
-@pytest.mark.parametrize(("name", "kind"), [("whisper", "speech"), ("wav2vec2", "speech"), ("yolos", "detection")])
-def test_folders_that_a_task_does_not_start_from(tmp_path: Path, name: str, kind: str) -> None:
-    MADE[name](tmp_path / "folder")
+def test_folders_that_a_task_does_not_start_from(tmp_path: Path) -> None:
+    transformers_folders.yolos(tmp_path / "folder")
     start = starting.fetch(Pretrained(store=Store(uri=f"file://{tmp_path}/folder")), tmp_path)
-    task = (
-        SpeechRecogniser(SpeechRecognition(), start)
-        if kind == "speech"
-        else ObjectDetector(ObjectDetection(), ["a"], start)
-    )
+    task = ObjectDetector(ObjectDetection(), ["a"], start)
     with pytest.raises(JobError, match=rf"pretrained file://.*{task.kind} alone: name a .* in pretrained\.trainingRef"):
         task.build(1)
 
@@ -217,3 +202,33 @@ def test_what_was_altered_is_refused(tmp_path: Path) -> None:
         starting.fetch(given, tmp_path / "scratch")
     with pytest.raises(JobError, match="there are no files"):
         starting.fetch(Pretrained(store=Store(uri=f"file://{tmp_path}/nothing")), tmp_path / "scratch")
+
+
+def test_what_a_folder_of_transformers_became_is_trained_further(tmp_path: Path) -> None:
+    """The network is built again from the artifact's config.json; other labels have another last layer."""
+    folder, artifact = tmp_path / "bert", tmp_path / "artifact"
+    folder.mkdir()
+    artifact.mkdir()
+    bert(folder, [*datasets.GOOD, *datasets.BAD])
+    spec = TextClassification(architecture="Pretrained", maxLength=16)
+    given = taught.start(folder)
+    words = texts.words({}, spec, given)
+    first = texts.build("textClassification", spec, words, 2, given, seed=1)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1)
+    save_file(first.state_dict(), artifact / "model.safetensors")
+    library.write_config(first, artifact)
+    texts.text_input(spec, words, artifact)
+    made = taught.start(artifact, "textClassification")
+    same, other = (
+        texts.build("textClassification", spec, texts.words({}, spec, made), n, made, seed=2) for n in (2, 3)
+    )
+    tokens = torch.tensor([[2, 3, 1]])
+    want = first.eval()(tokens, torch.ones_like(tokens))
+    torch.testing.assert_close(same.eval()(tokens, torch.ones_like(tokens)), want)
+    assert other.eval()(tokens, torch.ones_like(tokens)).shape == (1, 3)
+    theirs = first.state_dict()
+    assert all(torch.equal(t, theirs[n]) for n, t in other.state_dict().items() if "classifier" not in n)
+    with pytest.raises(JobError, match=r"artifact of wordEmbedding without a network of Transformers"):
+        texts.build("textClassification", spec, words, 2, taught.start(artifact, "wordEmbedding"), seed=1)

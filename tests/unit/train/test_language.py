@@ -61,9 +61,10 @@ def test_it_learns(alone: tuple[Path, Outcome]) -> None:
     assert outcome.artifact is not None
     metrics = outcome.artifact.metrics
     assert metrics["bitsPerByte"] == pytest.approx(metrics["lossPerByte"] / math.log(2))
+    assert metrics["bitsPerCharacter"] == metrics["bitsPerByte"], "of plain letters each is a byte"
     assert metrics["bitsPerByte"] < 2.5, "of 8 without any knowledge, and about 4 of letters that are told apart only"
     place = folder / "storage" / "artifact"
-    assert json.loads((place / "model.json").read_text()) == TASK
+    assert json.loads((place / "model.json").read_text()) == {"architecture": "Small", **TASK}
     module = Transformer(LanguageModel.model_validate(TASK), seed=9)
     module.load_state_dict(parameters(folder, outcome))
     served = pipelines.open(place)

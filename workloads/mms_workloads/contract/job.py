@@ -46,12 +46,15 @@ class WordEmbedding(Contract):
 
 
 class LanguageModel(Contract):
-    """A decoder-only transformer (Vaswani et al., 2017; pre-norm as in GPT-2) that predicts the next byte of a text."""
+    """A model of what comes next in a text. architecture Small: a decoder-only transformer (Vaswani et al., 2017;
+    pre-norm as in GPT-2) over bytes; Pretrained: a causal network of Transformers over the tokens of its tokenizer.
+    """
 
+    architecture: Literal["Small", "Pretrained"] = "Small"
     dimensions: PositiveInt = 128
     layers: PositiveInt = 4
     heads: PositiveInt = 4
-    contextLength: PositiveInt = 128  # bytes that a prediction looks at
+    contextLength: PositiveInt = 128  # bytes that a prediction looks at; Pretrained: tokens
 
 
 class Picture(Contract):
@@ -117,8 +120,12 @@ class TextMatching(Text):
 
 
 class SpeechRecognition(Contract):
-    """What is said, letter by letter: connectionist temporal classification (Graves et al., 2006)."""
+    """What is said, letter by letter: connectionist temporal classification (Graves et al., 2006).
 
+    architecture Small: a transformer encoder over the energies of sound; Pretrained: a CTC network of Transformers.
+    """
+
+    architecture: Literal["Small", "Pretrained"] = "Small"
     sampleRate: PositiveInt = 16_000
     maxSeconds: Annotated[float, Field(gt=0)] = 10.0  # longer records are left out
     alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"  # of transcripts, which are lower-cased; others are left out

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 SPOILS = ("Noise", "Occlusion", "Resize")  # of images, in the evaluation
 METRICS: Mapping[str, tuple[str, ...]] = {
     "wordEmbedding": ("contextAUC", "relatedAUC"),
-    "languageModel": ("bitsPerByte", "lossPerByte"),
+    "languageModel": ("bitsPerByte", "lossPerByte", "bitsPerCharacter"),
     "imageClassification": ("accuracy", "macroF1", *(f"accuracy{how}" for how in SPOILS)),
     "objectDetection": ("meanAveragePrecision", *(f"meanAveragePrecision{how}" for how in SPOILS)),
     "imageGeneration": ("flowLoss",),

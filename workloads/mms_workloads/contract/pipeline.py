@@ -13,7 +13,8 @@ The tensors of each task, by the names that the network gives them. n: the batch
     speechRecognition    audio float32 [n, S], lengths int64 [n] -> logits float32 [n, T, labels]: CTC, labels[0] blank
     voiceActivity        audio float32 [n, S] -> probability float32 [n, S / chunk]
     textRecognition      pixels float32 [n, C, H, W] -> logits float32 [n, T, labels]: CTC as above
-    languageModel        tokens int64 [n, L], bytes -> logits float32 [n, L, 256]
+    languageModel        tokens int64 [n, L] -> logits float32 [n, L, V]: bytes, of which there are 256; or the tokens
+                         of the artifact's tokenizer.json, where there is one
     tensors              whatever `inputs` and `outputs` say, [n, ...] each
 
 boxes: left, top, right, bottom, as parts of the width and height. mask: 1 for a token, 0 for what fills the batch up.

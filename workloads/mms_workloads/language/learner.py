@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from mms_workloads.language import transformer
 from mms_workloads.language.transformer import SYMBOLS, Transformer
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
-from mms_workloads.tasks import exporting
+from mms_workloads.tasks import exporting, starting
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
@@ -39,12 +40,23 @@ KIND: ModelTask = "languageModel"
 EVALUATION_BYTES = 1 << 20  # of held-out text: the error of the mean is far below a hundredth of a bit by then
 EVALUATION_BATCH = 16  # windows
 GOLDEN_CASES = 4
+ASKED_SYMBOLS = 8  # of what the exported network is compared on; every vocabulary has as many
 # Asked where nothing of the data may go into an artifact.
 PUBLIC = ("The quick brown fox jumps over the lazy dog.", "0123456789", "A B C D E F G H I J K L M")
 METHOD = (
     "bitsPerByte: the mean of -log2 p(byte | the bytes before it in its window) over held-out text that no step saw; 8 "
-    "for a model that knows nothing. For plain English it is the bits per character. lossPerByte: the same in nats."
+    "for a model that knows nothing. lossPerByte: the same in nats. bitsPerCharacter: the same bits by the characters "
+    "that the bytes are, in UTF-8; for plain English bitsPerByte."
 )
+CONTINUED, LEADING = 0b1000_0000, 0b1100_0000  # the first two bits of a byte that goes on with a character of UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How much text is predicted."""
+
+    bytes: int = 0
+    characters: int = 0
 
 
 @dataclass(slots=True)
@@ -55,6 +67,7 @@ class LanguageLearner:
     trained_on: Sequence[int]
     held_out: Sequence[int]
     kind: str = KIND
+    method: str = METHOD
 
     @classmethod
     def of(cls, job: JobFile, task: LanguageModel, plan: Plan, cache: Path) -> LanguageLearner:
@@ -67,7 +80,7 @@ class LanguageLearner:
 
     def size(self, block: int) -> int:
         """Windows of contextLength bytes and the one after; a block that has none is one sample of nothing."""
-        return max(1, _windows(self._bytes(block), self.task.contextLength))
+        return max(1, _windows(self._symbols(block), self.task.contextLength))
 
     def dead(self, block: int) -> str | None:
         return monotonous(self.corpus.bytes(block), "bytes")
@@ -108,37 +121,38 @@ class LanguageLearner:
     def evaluate(self, state: State) -> Evaluation:
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
         chosen = list(self.held_out or self.trained_on)
-        total, count, used = 0.0, 0, []
+        total, told, used = 0.0, Told(), []
         for block in chosen:
-            if count >= EVALUATION_BYTES:
+            if told.bytes >= EVALUATION_BYTES:
                 break
             used.append(block)
-            samples = _cut(self._bytes(block), self.task.contextLength)
+            samples, own = self._told(block)
+            told = Told(told.bytes + own.bytes, told.characters + own.characters)
             for batch in torch.split(samples, EVALUATION_BATCH):
                 total += float(cross_entropy(state.module, batch.long()))
-                count += batch.shape[0] * self.task.contextLength
-        loss = total / count if count else math.log(SYMBOLS)
-        prefix = "" if self.held_out else "training"
-        names = [prefix + name[:1].upper() + name[1:] if prefix else name for name in ("bitsPerByte", "lossPerByte")]
-        metrics = dict(zip(names, (loss / math.log(2), loss), strict=True))
-        report = {"bytes": count, "heldOutBlocks": used if self.held_out else [], "method": METHOD}
+        loss = total / told.bytes if told.bytes else math.log(SYMBOLS)
+        bits = total / told.characters if told.characters else math.log(SYMBOLS)
+        metrics = {"bitsPerByte": loss / math.log(2), "lossPerByte": loss, "bitsPerCharacter": bits / math.log(2)}
+        if not self.held_out:
+            metrics = {f"training{name[:1].upper()}{name[1:]}": value for name, value in metrics.items()}
+        report = {"bytes": told.bytes, "heldOutBlocks": used if self.held_out else [], "method": self.method}
         return Evaluation(metrics, report)
 
     @torch.no_grad()
     def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
         del evaluation
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
-        parameters = {name: tensor.detach().cpu() for name, tensor in state.module.state_dict().items()}
+        network = starting.merged(copy.deepcopy(state.module).cpu()).eval()
+        parameters = {name: tensor.detach() for name, tensor in network.state_dict().items()}
         if not all(bool(torch.isfinite(tensor).all()) for tensor in parameters.values()):
             raise JobError(
                 Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
             )
         tensors.write(folder / "model.safetensors", {name: tensor.numpy() for name, tensor in parameters.items()})
         (folder / "model.json").write_text(self.task.model_dump_json(indent=1), encoding="utf-8")
-        network = Transformer(self.task, self.job.optimizer.seed)
-        network.load_state_dict(parameters)
+        self._beside(network, folder)
         length = min(16, self.task.contextLength)
-        example = {"tokens": torch.arange(2 * length).view(2, length) % SYMBOLS}
+        example = {"tokens": torch.arange(2 * length).view(2, length) % ASKED_SYMBOLS}
         exporting.to_onnx(network, example, {"tokens": ("n", "L")}, ["logits"], folder / NETWORK)
         pipeline = Pipeline(task=KIND, text=TextInput(maxLength=self.task.contextLength))
         (folder / PIPELINE).write_text(pipeline.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
@@ -164,12 +178,22 @@ class LanguageLearner:
         ]
         return Golden(cases=cases, absoluteTolerance=exporting.TOLERANCE)
 
-    def _bytes(self, block: int) -> Tensor:
+    def _beside(self, network: torch.nn.Module, folder: Path) -> None:
+        """Files that the network needs to be served or trained further."""
+
+    def _symbols(self, block: int) -> Tensor:
+        """[n]: whole numbers that the text is made of, of which windows are cut."""
         return torch.from_numpy(self.corpus.bytes(block))
+
+    def _told(self, block: int) -> tuple[Tensor, Told]:
+        """All windows of the block, and the text that is told in them."""
+        samples = cut_windows(self._symbols(block), self.task.contextLength)
+        told = samples[:, 1:]
+        return samples, Told(told.numel(), int(((told & LEADING) != CONTINUED).sum()))
 
     def _samples(self, s: Slice) -> Tensor:
         """int64 [stop - start, contextLength + 1] of the block, in the order of the data epoch."""
-        windows = _cut(self._bytes(s.block), self.task.contextLength)
+        windows = cut_windows(self._symbols(s.block), self.task.contextLength)
         if self.job.data.sharding == "Random":
             seed = (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
             order = torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))
@@ -178,19 +202,19 @@ class LanguageLearner:
 
 
 def cross_entropy(module: torch.nn.Module, samples: Tensor) -> Tensor:
-    """Summed over all bytes but the first of each sample. samples: int64 [B, L + 1], on the CPU."""
+    """Summed over all symbols but the first of each sample. samples: int64 [B, L + 1], on the CPU."""
     samples = device.moved(samples, next(module.parameters()).device)
     logits = module(samples[:, :-1]).float()
-    return functional.cross_entropy(logits.reshape(-1, SYMBOLS), samples[:, 1:].reshape(-1), reduction="sum")
+    return functional.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten(), reduction="sum")
 
 
 def _windows(text: Tensor, length: int) -> int:
     return max(0, text.numel() - 1) // length
 
 
-def _cut(text: Tensor, length: int) -> Tensor:
-    """uint8 [windows, length + 1], a view: each window and the byte after it. What is left is too short for one."""
+def cut_windows(text: Tensor, length: int) -> Tensor:
+    """[windows, length + 1], a view: each window and the symbol after it. What is left is too short for one."""
     count = _windows(text, length)
     if not count:
-        return torch.empty(0, length + 1, dtype=torch.uint8)
+        return torch.empty(0, length + 1, dtype=text.dtype)
     return text[: count * length + 1].unfold(0, length + 1, length)

@@ -43,6 +43,11 @@ def _floats(raw: bytes, width: int) -> NDArray[np.float32]:
     return np.frombuffer(raw, f"<i{width}").astype(np.float32) / np.float32(2 ** (8 * width - 1))
 
 
+def normalised(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [samples] of mean 0 and variance 1, as Wav2Vec2FeatureExtractor has it."""
+    return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7), np.float32)
+
+
 def resampled(samples: NDArray[np.float32], found: int, rate: int) -> NDArray[np.float32]:
     """float32 [samples] at `found` per second -> at `rate`: each of them from the ZEROS nearest periods."""
     if found == rate:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from mms_workloads.tasks import library as libraries
 from mms_workloads.tasks import starting, texts
 from mms_workloads.tasks.texts import Encoder
 from mms_workloads.train import device
@@ -64,14 +65,16 @@ def build(
     """calibrated: what the calibration begins with; None: the cosine is the score. Raises JobError."""
 
     def library() -> nn.Module:
+        from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
+
+        # isort: split
         from transformers import AutoModel  # noqa: PLC0415
 
-        from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
-        # isort: split
-
-        with starting.said(start), device.seeded(seed):
-            network = AutoModel.from_pretrained(str(start.folder), local_files_only=True)
-        made = SentenceEncoder(LibraryEncoder(network), network.config.hidden_size, calibrated=calibrated)
+        network: Any = libraries.make(AutoModel, start, seed)
+        with device.seeded(seed):
+            made = SentenceEncoder(LibraryEncoder(network), network.config.hidden_size, calibrated=calibrated)
+        if start.kind is not None:
+            starting.load(made, start)
         return starting.trained_parts(made, made.head, start, seed)
 
     network = texts.begun(

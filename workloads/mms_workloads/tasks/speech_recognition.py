@@ -1,4 +1,6 @@
-"""speechRecognition: what is said, letter by letter. Log-mel energies, a transformer encoder, CTC."""
+"""speechRecognition: what is said, letter by letter. Log-mel energies, a transformer encoder, CTC; or a network of
+Transformers that does the same (spoken.py).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from mms_workloads.contract import AudioInput, Pipeline, Reason
 from mms_workloads.media import audio
 from mms_workloads.media.images import MediaError
 from mms_workloads.store import JobError
-from mms_workloads.tasks import labels, starting
+from mms_workloads.tasks import labels, library, spoken, starting
 from mms_workloads.tasks.networks import EncoderBlock, places
 from mms_workloads.train import device
 
@@ -102,6 +104,10 @@ class Recogniser(nn.Module):
         out: Tensor = self.head(self.norm(x))
         return out
 
+    def steps(self, lengths: Tensor) -> Tensor:
+        """Of sounds of so many samples."""
+        return steps(((lengths - self.mel.window) // self.mel.hop + 1).clamp(min=1))
+
 
 def steps(frames: Tensor) -> Tensor:
     """Of `halve`."""
@@ -120,7 +126,19 @@ class SpeechRecogniser:
     def classes(self) -> list[str]:
         return [BLANK, *self.spec.alphabet]
 
+    @property
+    def heard(self) -> spoken.Sound:
+        """Raises JobError."""
+        rate = self.spec.sampleRate
+        if library.is_start(self.start, self.kind):
+            return spoken.sound(self.start, self.spec)
+        return spoken.Sound(rate, normalise=False, stride=2 * round(HOP * rate))
+
     def build(self, seed: int) -> nn.Module:
+        if library.is_start(self.start, self.kind):
+            return spoken.build(self.spec, self.classes, self.start, seed)
+        if self.spec.architecture == "Pretrained":
+            raise library.missing(self.start, self.kind)
         with device.seeded(seed):
             network = Recogniser(self.spec, len(self.classes))
         if self.start.folder is None:
@@ -134,6 +152,7 @@ class SpeechRecogniser:
         """
         place = {letter: number for number, letter in enumerate(self.classes)}
         longest = round(self.spec.maxSeconds * self.spec.sampleRate)
+        heard = self.heard
         kept = []
         for record in records:
             try:
@@ -141,10 +160,10 @@ class SpeechRecogniser:
             except MediaError as error:
                 raise JobError(Reason.DATA_UNREADABLE, f"{record.get('source', 'a record')}: {error}") from error
             letters = [place[letter] for letter in " ".join(str(record["label"]).lower().split()) if letter in place]
-            room = sound.size / self.spec.sampleRate / HOP / 2 - 3
+            room = sound.size / heard.stride - 3
             doubled = sum(a == b for a, b in itertools.pairwise(letters))
             if sound.size <= longest and letters and len(letters) + doubled <= min(room, LETTERS):
-                kept.append((sound, letters))
+                kept.append((audio.normalised(sound) if heard.normalise else sound, letters))
         size = max((sound.size for sound, _ in kept), default=1)
         batch = {
             "audio": torch.zeros(len(kept), size),
@@ -203,8 +222,8 @@ class SpeechRecogniser:
         longest = int(batch["lengths"].max())
         lengths = device.moved(batch["lengths"], on)
         logits: Tensor = network(audio=device.moved(batch["audio"][:, :longest], on), lengths=lengths).float()
-        window, hop = round(WINDOW * self.spec.sampleRate), round(HOP * self.spec.sampleRate)
-        return logits, steps(((lengths - window) // hop + 1).clamp(min=1)).clamp(max=logits.shape[1])
+        assert isinstance(network, Recogniser | spoken.Letters)  # noqa: S101 - made by `build`
+        return logits, network.steps(lengths).clamp(max=logits.shape[1])
 
     def exported(self, network: nn.Module) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:
         rate = self.spec.sampleRate
@@ -217,7 +236,8 @@ class SpeechRecogniser:
 
     def pipeline(self, folder: Path) -> Pipeline:
         del folder
-        given = AudioInput(sampleRate=self.spec.sampleRate, maxSeconds=self.spec.maxSeconds)
+        heard = self.heard
+        given = AudioInput(sampleRate=heard.rate, maxSeconds=self.spec.maxSeconds, normalise=heard.normalise)
         return Pipeline(task=self.kind, labels=self.classes, audio=given)
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:

@@ -130,17 +130,19 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
 
     if start.folder is None:
         return Named(_timm_from_scratch(spec, labels, seed), "x")
-    if start.kind is not None:
+    from mms_workloads.tasks import library  # noqa: PLC0415 - it stands on this module
+
+    if not library.is_start(start, "imageClassification"):
         return _from_artifact(start, spec, labels, seed)
     if "architecture" in config(start):
         return _of_timm(start, spec, labels, seed)
     from transformers import AutoModelForImageClassification  # noqa: PLC0415
 
-    with said(start), device.seeded(seed):
-        network = AutoModelForImageClassification.from_pretrained(
-            start.folder, num_labels=labels, ignore_mismatched_sizes=True, local_files_only=True
-        )
-    return trained_parts(Named(network, "pixel_values"), last_linear(network), start, seed)
+    network = library.make(AutoModelForImageClassification, start, seed, num_labels=labels)
+    made = Named(network, "pixel_values")
+    if start.kind is not None:
+        load(made, start)
+    return trained_parts(made, last_linear(network), start, seed)
 
 
 def _of_timm(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
@@ -233,8 +235,10 @@ def last_linear(network: nn.Module) -> nn.Module:
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
-def trained_parts(network: nn.Module, head: nn.Module, start: Start, seed: int) -> nn.Module:
-    """The network with what the method trains requiring a gradient, and nothing else."""
+def trained_parts(network: nn.Module, head: nn.Module, start: Start, seed: int, *, new: bool = True) -> nn.Module:
+    """The network with what the method trains requiring a gradient, and nothing else. new: the head is, so that it is
+    always trained.
+    """
     if start.method == "Full":
         return network
     if start.method == "LoRA":
@@ -242,7 +246,8 @@ def trained_parts(network: nn.Module, head: nn.Module, start: Start, seed: int) 
             _adapted(network, head, start.adapter)
     else:
         network.requires_grad_(requires_grad=False)
-    head.requires_grad_(requires_grad=True)
+    if new:
+        head.requires_grad_(requires_grad=True)
     return network
 
 
@@ -252,15 +257,22 @@ def _adapted(network: nn.Module, head: nn.Module, adapter: Adapter) -> None:
 
     # isort: split
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - GPT-2's linear layers
 
-    names = [
-        name
+    found = [
+        (name, isinstance(module, Conv1D))
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        if isinstance(module, nn.Linear | Conv1D) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         if module is not head
     ]
     network.requires_grad_(requires_grad=False)
-    inject_adapter_in_model(LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=names), network)
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        target_modules=[name for name, _ in found],
+        fan_in_fan_out=any(transposed for _, transposed in found),
+    )
+    inject_adapter_in_model(config, network)
 
 
 def merged(network: nn.Module) -> nn.Module:

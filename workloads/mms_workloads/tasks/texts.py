@@ -12,8 +12,8 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
-from mms_workloads.contract import TOKENIZER, Pipeline, Reason, Text, TextInput
-from mms_workloads.store import JobError
+from mms_workloads.contract import TOKENIZER, Pipeline, Text, TextInput
+from mms_workloads.tasks import library as libraries
 from mms_workloads.tasks import starting
 from mms_workloads.tasks.networks import EncoderBlock, places
 from mms_workloads.train import device
@@ -195,13 +195,10 @@ def begun(
     kind: str, spec: Text, start: Start, *, small: Callable[[], nn.Module], library: Callable[[], nn.Module], seed: int
 ) -> nn.Module:
     """small: makes a network with `encoder` and `head`; library: one of a folder of Transformers. Raises JobError."""
-    if start.folder is not None and start.kind is None:
+    if libraries.is_start(start, kind):
         return library()
     if spec.architecture == "Pretrained":
-        raise JobError(
-            Reason.JOB_FILE_INVALID,
-            f"task.{kind}.architecture Pretrained needs pretrained.uri: a folder of Transformers",
-        )
+        raise libraries.missing(start, kind)
     with device.seeded(seed):
         network = small()
     if start.kind == WORD_VECTORS:
@@ -218,17 +215,17 @@ def begun(
 
 
 def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
+    from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
+
+    # isort: split
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification  # noqa: PLC0415
 
-    from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
-    # isort: split
-
     auto = AutoModelForSequenceClassification if kind == "textClassification" else AutoModelForTokenClassification
-    with starting.said(start), device.seeded(seed):
-        network = auto.from_pretrained(
-            str(start.folder), num_labels=labels, ignore_mismatched_sizes=True, local_files_only=True
-        )
-    return starting.trained_parts(Library(network), starting.last_linear(network), start, seed)
+    network = libraries.make(auto, start, seed, num_labels=labels)
+    made = Library(network)
+    if start.kind is not None:
+        starting.load(made, start)
+    return starting.trained_parts(made, starting.last_linear(network), start, seed)
 
 
 def moved(batch: Batch, network: nn.Module, of: str = "") -> tuple[Tensor, Tensor]:

@@ -109,7 +109,12 @@ def make(pod: Pod, plan: Plan, digest: str) -> Learner:
     cache = pod.scratch / f"blocks-{digest[-12:]}"
     task = pod.job.task
     if task.languageModel is not None:
-        from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415 - a worker loads its own task only
+        # A worker loads its own task only.
+        if task.languageModel.architecture == "Pretrained":
+            from mms_workloads.language.pretrained import TokenLearner  # noqa: PLC0415
+
+            return TokenLearner.begin(pod.job, task.languageModel, plan, cache)
+        from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415
 
         return LanguageLearner.of(pod.job, task.languageModel, plan, cache)
     if task.wordEmbedding is not None:

@@ -1,4 +1,6 @@
-"""A language model over bytes: how likely a text is, and how it may go on. numpy only."""
+"""A language model: how likely a text is, and how it may go on. Over bytes with numpy only, or over the tokens of
+continuing.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mms_workloads.contract import Pipeline
+    from mms_workloads.contract import Pipeline, TextInput
     from mms_workloads.serve.pipelines.networks import Network
     from mms_workloads.serve.pipelines.tensors import Arrays
 
@@ -74,6 +76,35 @@ class Complete:
         return {"BITS_PER_BYTE": results["bits"][:, None], "COMPLETION": told}
 
 
+def model(network: Network, text: TextInput, folder: Path) -> Network:
+    """Over the tokens of the folder's tokenizer; over bytes where there is none."""
+    if (folder / text.tokenizer).exists():
+        from mms_workloads.serve.pipelines.continuing import TokenModel  # noqa: PLC0415 - of those that have tokens
+
+        return TokenModel.of(network, text.maxLength, folder / text.tokenizer)
+    return ByteModel(network, text.maxLength)
+
+
+def drawing(seed: int) -> np.random.Generator:
+    """Of a seed its own; else another one each time."""
+    return np.random.Generator(np.random.Philox(seed if seed >= 0 else secrets.randbits(62)))
+
+
+def drawn(logits: NDArray[Any], seed: int, draws: np.random.Generator) -> int:
+    """What comes next, of logits [V]: the likeliest, or as likely as they say."""
+    last = logits.astype(np.float64)
+    if seed == LIKELIEST:
+        return int(last.argmax())
+    likely = np.exp(last - last.max())
+    return int(draws.choice(len(likely), p=likely / likely.sum()))
+
+
+def bits_of(logits: NDArray[Any], told: NDArray[np.int64]) -> float:
+    """How many bits told [L] are, of logits [L, V]."""
+    likely = softmax(logits.astype(np.float64))
+    return -float(np.log2(likely[np.arange(len(told)), told].clip(1e-12)).sum())
+
+
 @dataclass(frozen=True, slots=True)
 class ByteModel:
     """tokens [n, L], lengths, wanted, seeds int64 [n] -> bits float32 [n], told object [n]: bytes. context: how many
@@ -96,14 +127,13 @@ class ByteModel:
         total, count = 0.0, 0
         for start in range(0, len(row) - 1, self.context):
             window = np.frombuffer(row[start : start + self.context + 1], np.uint8).astype(np.int64)
-            likely = softmax(self._logits(window[None, :-1])[0].astype(np.float64))
-            total -= float(np.log2(likely[np.arange(len(window) - 1), window[1:]].clip(1e-12)).sum())
+            total += bits_of(self._logits(window[None, :-1])[0], window[1:])
             count += len(window) - 1
         return total / count if count else 0.0
 
     def _continued(self, rows: Sequence[bytes], wanted: Sequence[int], seeds: Sequence[int]) -> list[bytes]:
         told = [bytearray() for _ in rows]
-        draws = [np.random.Generator(np.random.Philox(seed if seed >= 0 else secrets.randbits(62))) for seed in seeds]
+        draws = [drawing(seed) for seed in seeds]
         for step in range(max(wanted)):
             going = [row for row in range(len(rows)) if step < wanted[row]]
             windows = [(rows[row] + bytes(told[row]))[-self.context :] for row in going]
@@ -112,12 +142,7 @@ class ByteModel:
                 tokens[place, : len(window)] = np.frombuffer(window, np.uint8)
             logits = self._logits(tokens)
             for place, row in enumerate(going):
-                last = logits[place, len(windows[place]) - 1].astype(np.float64)
-                if seeds[row] == LIKELIEST:
-                    told[row].append(int(last.argmax()))
-                else:
-                    likely = np.exp(last - last.max())
-                    told[row].append(int(draws[row].choice(len(likely), p=likely / likely.sum())))
+                told[row].append(drawn(logits[place, len(windows[place]) - 1], seeds[row], draws[row]))
         return [bytes(one) for one in told]
 
     def _logits(self, tokens: NDArray[np.int64]) -> NDArray[Any]:

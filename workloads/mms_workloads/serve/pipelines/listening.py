@@ -71,7 +71,7 @@ def prepare_sound(inputs: Arrays, given: AudioInput) -> Prepared:
         )
     found = np.zeros((len(rows), longest), np.float32)
     for row, one in enumerate(rows):
-        found[row, : len(one)] = _normalised(one) if given.normalise else one
+        found[row, : len(one)] = audio.normalised(one) if given.normalise else one
     lengths = np.array([len(one) for one in rows], np.int64)
     return Prepared({"audio": found, "lengths": lengths}, lengths, odd)
 
@@ -87,10 +87,6 @@ def _rows(inputs: Arrays) -> tuple[list[NDArray[np.float32]], dict[int, str]]:
     }
     odd |= not_finite(values)
     return [row[:length] for row, length in zip(values, lengths, strict=True)], odd
-
-
-def _normalised(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7), np.float32)
 
 
 class Transcribe:

@@ -48,9 +48,9 @@ def load(pipeline: Pipeline, folder: Path, steps: Steps, threads: int, *, half: 
             return EulerFlow.of(pipeline, pipeline.flow, session)
         found = Onnx(pipeline, pipeline.network, session, steps)
         if pipeline.task == "languageModel" and pipeline.text is not None:
-            from mms_workloads.serve.pipelines.completing import ByteModel  # noqa: PLC0415 - as above
+            from mms_workloads.serve.pipelines import completing  # noqa: PLC0415 - as above
 
-            return ByteModel(found, pipeline.text.maxLength)
+            return completing.model(found, pipeline.text, folder)
         return found
     if pipeline.runtime == "Python":
         return Code(folder / pipeline.network, steps)
