@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mms_operator.api.data import BYTES_PATTERN, in_bytes
-from mms_operator.cli import asking, cluster_store, embedding, forward, replay, rollout
+from mms_operator.cli import answers, asking, cluster_store, embedding, forward, replay, rollout
 from mms_operator.cli import data as datasets
 from mms_operator.lab.trace import TraceError
 from mms_workloads.contract import RecordFormat
-from mms_workloads.serve import query
+from mms_workloads.serve import query, questions
 from mms_workloads.serve.vectors_file import ArtifactError
 from mms_workloads.store import JobError
 
@@ -84,8 +84,8 @@ def ask(
 ) -> None:
     """The nearest neighbours of words, asked of Triton."""
     how = asking.How(service, namespace, url, api_key_file, ca)
-    answers = _ask(lambda address, access: query.neighbours(address, words, k, access=access), how)
-    found = {answer.word: list(zip(answer.words, answer.scores, strict=True)) for answer in answers}
+    told = _ask(lambda address, access: query.neighbours(address, words, k, access=access), how)
+    found = {answer.word: list(zip(answer.words, answer.scores, strict=True)) for answer in told}
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
@@ -93,6 +93,41 @@ def ask(
     for word, neighbours in found.items():
         table.add_row(f"[cyan]{escape(word)}[/]", _scored(neighbours))
     console.print(table)
+
+
+@app.command("ask")
+def ask_any(
+    service: Service,
+    inputs: Annotated[
+        list[str], typer.Argument(help="NAME=VALUE of each: a text, numbers as JSON, or @ and the path of a file.")
+    ],
+    *,
+    namespace: Namespace = "default",
+    model: Annotated[str | None, typer.Option(help="Its name in Triton. Absent: the one that there is.")] = None,
+    save: Annotated[list[str] | None, typer.Option(help="OUTPUT=PATH: a file of what it answers.")] = None,
+    url: Url = None,
+    api_key_file: KeyFile = None,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask any model: `mms ask images IMAGE=@photograph.jpg K=3`. What its inputs are is in docs/serving.md."""
+    how = asking.How(service, namespace, url, api_key_file, ca)
+    try:
+        values, files = answers.named(inputs, "NAME=VALUE"), answers.named(save or [], "OUTPUT=PATH")
+    except asking.AskError as error:
+        _fail(str(error))
+    answer = _ask(lambda address, access: questions.ask(address, values, model, access), how)
+    try:
+        for name, path in files.items():
+            answers.save(answer.outputs, name, Path(path))
+    except asking.AskError as error:
+        _fail(str(error))
+    if as_json:
+        told = {name: answers.as_json(output) for name, output in answer.outputs.items()}
+        typer.echo(json.dumps({"model": answer.model, "outputs": told}, ensure_ascii=False))
+        return
+    for name, output in answer.outputs.items():
+        _print(f"[bold]{escape(name)}[/]  {escape(answers.line(output))}")
 
 
 @app.command("analogy")

@@ -15,7 +15,9 @@ import pytest
 import torch
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
 
+from mms_operator.cli import app
 from mms_workloads.serve import pipelines
 from mms_workloads.serve.layout import read_models
 from tests.unit.serve.program_pods import Pod as TritonPod
@@ -231,6 +233,11 @@ def test_triton_has_the_networks_own_tensors(tmp_path: Path) -> None:
             assert answer.as_numpy("price").tolist() == [[2000.0], [14001.0], [26002.0]]
             assert answer.as_numpy("at")[2, 0].decode() == "höhe 2"
             assert answer.as_numpy("DIGEST")[0, 0].decode().endswith("a")
+            for url in (f"127.0.0.1:{pod.ports[1]}", f"http://127.0.0.1:{pod.ports[0]}"):
+                typed = ["sizes=[8, 12]", "rooms=2", "town=höhe", "--url", url, "--json"]
+                said = CliRunner().invoke(app, ["ask", "houses", *typed])
+                told = json.loads(said.output)["outputs"]
+                assert (told["price"], told["large"], told["at"]) == ([14002.0], [0, 1], ["höhe"])
             given[0].set_data_from_numpy(asked(3)["sizes"] - 1)
             with pytest.raises(
                 InferenceServerException, match="row 0 is no valid input of this model: sizes: it has values below 0"

@@ -43,7 +43,7 @@ class Asked:
 
     @contextmanager
     def client(self, *_: Any) -> Iterator[Any]:
-        yield self.ask
+        yield self
 
     def ask(self, model: str, inputs: dict[str, np.ndarray], outputs: list[str]) -> dict[str, Any]:
         self.requests.append((model, inputs))
@@ -60,7 +60,7 @@ class Asked:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     made = Asked()
-    monkeypatch.setattr(query, "_client", made.client)
+    monkeypatch.setattr(query, "client", made.client)
     return made
 
 

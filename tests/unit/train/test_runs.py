@@ -356,7 +356,8 @@ def one_dies(run: LocalRun, rng: random.Random) -> None:
 def die_at_random(run: LocalRun, rng: random.Random, times: int) -> bool:
     """Whether the run has ended meanwhile."""
     for _ in range(times):
-        one_dies(run, rng)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has ended by itself, with the run
+            one_dies(run, rng)
         report = run.until(lambda r: r.outcome or r.epoch, SECONDS)
         if not report.outcome:
             report = run.until(lambda r, step=report.step: r.outcome or r.step > step, SECONDS)  # type: ignore[misc]

@@ -34,10 +34,15 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """`module` is tritonclient's, with InferInput and the like; `infer` has all but model, inputs and outputs."""
+    """`module` is tritonclient's, with InferInput and the like; `infer` has all but model, inputs and outputs.
+
+    ready: whether a model of that name answers. about: its metadata, as the protocol's JSON has it.
+    """
 
     module: ModuleType
     infer: Callable[..., Any]
+    ready: Callable[[str], bool]
+    about: Callable[[str], dict[str, Any]]
     close: Callable[[], None]
 
 
@@ -64,7 +69,14 @@ def _http(address: str, access: Access, timeout: float, *, tls: bool) -> Connect
         ssl=tls,
         ssl_options={name: value for name, value in options.items() if value},
     )
-    return Connection(http, partial(client.infer, headers=access.headers), client.close)
+    sent = {"headers": access.headers}
+    return Connection(
+        http,
+        partial(client.infer, **sent),
+        partial(client.is_model_ready, **sent),
+        partial(client.get_model_metadata, **sent),
+        client.close,
+    )
 
 
 def _grpc(address: str, access: Access, timeout: float, *, tls: bool) -> Connection:
@@ -75,4 +87,11 @@ def _grpc(address: str, access: Access, timeout: float, *, tls: bool) -> Connect
     client = grpc.InferenceServerClient(
         address, ssl=tls, root_certificates=access.ca, channel_args=[*arguments, *named]
     )
-    return Connection(grpc, partial(client.infer, headers=access.headers, client_timeout=timeout), client.close)
+    sent = {"headers": access.headers, "client_timeout": timeout}
+    return Connection(
+        grpc,
+        partial(client.infer, **sent),
+        partial(client.is_model_ready, **sent),
+        partial(client.get_model_metadata, as_json=True, **sent),
+        client.close,
+    )

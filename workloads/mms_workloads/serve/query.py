@@ -16,19 +16,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from mms_workloads.serve.access import Access, connect
+from mms_workloads.serve.access import Access, Connection, connect
 from mms_workloads.serve.repository import ANALOGIES, MAX_BATCH_SIZE, NEIGHBOURS, SIMILARITY, VECTORS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from types import ModuleType
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Row = TypeVar("Row", bound=str | Sequence[str])
-    Ask = Callable[[str, dict[str, NDArray[Any]], list[str]], dict[str, Any]]
 
 TIMEOUT_SECONDS = 30.0
 ANYBODY = Access()
@@ -83,8 +81,8 @@ def neighbours(
     url: str, words: Sequence[str], k: int = 10, timeout: float = TIMEOUT_SECONDS, access: Access = ANYBODY
 ) -> list[Neighbours]:
     """The k nearest words of each word. Raises QueryError."""
-    with _client(url, timeout, access) as ask:
-        return [Neighbours(word, *found) for word, found in _nearest(ask, NEIGHBOURS, words, k)]
+    with client(url, timeout, access) as there:
+        return [Neighbours(word, *found) for word, found in _nearest(there, NEIGHBOURS, words, k)]
 
 
 def analogies(
@@ -95,16 +93,16 @@ def analogies(
     access: Access = ANYBODY,
 ) -> list[Analogy]:
     """The k best answers to each (a, b, c): a is to b as c is to what? Raises QueryError."""
-    with _client(url, timeout, access) as ask:
-        return [Analogy(asked, *found) for asked, found in _nearest(ask, ANALOGIES, questions, k)]
+    with client(url, timeout, access) as there:
+        return [Analogy(asked, *found) for asked, found in _nearest(there, ANALOGIES, questions, k)]
 
 
 def similarity(
     url: str, pairs: Sequence[tuple[str, str]], timeout: float = TIMEOUT_SECONDS, access: Access = ANYBODY
 ) -> list[float]:
     """How near the two texts of each pair are, -1 to 1: the cosine of their words' means. Raises QueryError."""
-    with _client(url, timeout, access) as ask:
-        found = [ask(SIMILARITY, {"TEXTS": _rows(part)}, ["SCORES"])["SCORES"] for part in _parts(pairs, "pairs")]
+    with client(url, timeout, access) as there:
+        found = [there.ask(SIMILARITY, {"TEXTS": _rows(part)}, ["SCORES"])["SCORES"] for part in _parts(pairs, "pairs")]
     return [float(score) for scores in found for score in scores.ravel()]
 
 
@@ -112,56 +110,76 @@ def vectors(
     url: str, words: Sequence[str], timeout: float = TIMEOUT_SECONDS, access: Access = ANYBODY
 ) -> NDArray[np.float32]:
     """The vectors [n, d] of words. Raises QueryError."""
-    with _client(url, timeout, access) as ask:
-        found = [ask(VECTORS, {"WORDS": _rows(part)}, ["VECTORS"])["VECTORS"] for part in _parts(words)]
+    with client(url, timeout, access) as there:
+        found = [there.ask(VECTORS, {"WORDS": _rows(part)}, ["VECTORS"])["VECTORS"] for part in _parts(words)]
     return np.concatenate(found)
 
 
 def _nearest(
-    ask: Ask, model: str, asked: Sequence[Row], k: int
+    there: Client, model: str, asked: Sequence[Row], k: int
 ) -> Iterator[tuple[Row, tuple[list[str], list[float], int, str]]]:
     """Of each row the words, their scores, and the version and digest of the artifact."""
     for part in _parts(asked):
         inputs = {"WORDS": _rows(part), "K": np.full((len(part), 1), k, np.int32)}
-        outputs = ask(model, inputs, ["WORDS", "SCORES", "DIGEST", "VERSION"])
+        outputs = there.ask(model, inputs, ["WORDS", "SCORES", "DIGEST", "VERSION"])
         digest, version = outputs["DIGEST"].flat[0].decode(), int(outputs["VERSION"].flat[0])
         for row, found, scores in zip(part, outputs["WORDS"], outputs["SCORES"], strict=True):
             yield row, ([word.decode() for word in found], scores.tolist(), version, digest)
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A connection to a service. What it raises `client` explains."""
+
+    connection: Connection
+
+    def ready(self, model: str) -> bool:
+        return self.connection.ready(model)
+
+    def inputs(self, model: str) -> dict[str, tuple[str, list[int]]]:
+        """Of each its datatype and shape, the rows first; -1: any."""
+        found = self.connection.about(model)["inputs"]
+        return {one["name"]: (one["datatype"], [int(side) for side in one["shape"]]) for one in found}
+
+    def ask(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs by name; None: all that there are."""
+        module, tensors = self.connection.module, []
+        for name, array in inputs.items():
+            tensor = module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        wanted = None if outputs is None else [module.InferRequestedOutput(name) for name in outputs]
+        result = self.connection.infer(model, tensors, outputs=wanted)
+        names = outputs if outputs is not None else _names(result.get_response())
+        return {name: result.as_numpy(name) for name in names}
+
+
+def _names(response: Any) -> list[str]:
+    """Of the outputs: HTTP's is a dict, gRPC's a message."""
+    if isinstance(response, dict):
+        return [one["name"] for one in response["outputs"]]
+    return [one.name for one in response.outputs]
+
+
 @contextmanager
-def _client(url: str, timeout: float, access: Access) -> Iterator[Ask]:
+def client(url: str, timeout: float = TIMEOUT_SECONDS, access: Access = ANYBODY) -> Iterator[Client]:
+    """Raises QueryError, also of what is asked in its context."""
     try:
         connection = connect(url, access, timeout)
     except ValueError as error:
         raise InvalidQueryError(str(error)) from error
     except OSError as error:
         raise InvalidQueryError(f"{access.ca}: {error}: give a PEM file of certificates") from error
-
-    def ask(model: str, inputs: dict[str, NDArray[Any]], outputs: list[str]) -> dict[str, Any]:
-        return _ask(connection.module, connection.infer, model, inputs, outputs)
-
     try:
-        yield ask
+        yield Client(connection)
     except InferenceServerException as error:
         raise _explain(url, error) from error
     except OSError as error:  # of HTTP: refused, reset, no such host, no answer in time, a certificate of another
         raise _unreachable(url, error) from error
     finally:
         connection.close()
-
-
-def _ask(
-    module: ModuleType, infer: Callable[..., Any], model: str, inputs: dict[str, NDArray[Any]], outputs: list[str]
-) -> dict[str, Any]:
-    """The outputs by name."""
-    tensors = []
-    for name, array in inputs.items():
-        tensor = module.InferInput(name, list(array.shape), "INT32" if array.dtype == np.int32 else "BYTES")
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    result = infer(model, tensors, outputs=[module.InferRequestedOutput(name) for name in outputs])
-    return {name: result.as_numpy(name) for name in outputs}
 
 
 def _explain(url: str, error: InferenceServerException) -> QueryError:

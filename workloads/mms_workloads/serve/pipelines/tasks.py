@@ -49,3 +49,8 @@ def steps_of(pipeline: Pipeline, folder: Path) -> Steps:
         raise ValueError(f"pipeline.json: task {pipeline.task} is not served")
     found: Steps = _STEPS[pipeline.task](pipeline, folder)
     return found
+
+
+def models() -> list[str]:
+    """The names that models have, whatever their tasks."""
+    return sorted({kind.model for kind in _STEPS.values()})
