@@ -11,7 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
 
+from mms_operator.cli import app
 from mms_operator.cli.forward import port_forward
 from tests.e2e.kube import condition, installation_store
 from tests.unit.models import folders
@@ -83,6 +85,8 @@ def test_pretrained_models_are_served(kube: Kube, tmp_path: Path) -> None:
     (tmp_path / "sentence.txt").write_text("The film was surprisingly good.")
     (sound,) = [file for file in folders.sounds() if file.stem == "conf-lockednow"]
     assert "daisy" in ask(kube, "images", "classify", "IMAGE", tmp_path / "flower.jpg")
+    typed = ["ask", "images", f"IMAGE=@{tmp_path / 'flower.jpg'}", "K=2", "--namespace", kube.namespace]
+    assert "LABELS  daisy  hen-of-the-woods" in CliRunner().invoke(app, typed).output
     assert "FACE_FEMALE" in ask(kube, "detection", "detect", "IMAGE", portrait)
     assert "TEXT" in ask(kube, "reading", "recognise", "IMAGE", portrait)
     assert ask(kube, "sentences", "embed", "TEXT", tmp_path / "sentence.txt").count(",") == 383
