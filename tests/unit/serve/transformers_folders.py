@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from mms_workloads import vision  # noqa: F401 - before Transformers looks for torchvision
 
@@ -113,3 +113,26 @@ def whisper(folder: Path) -> tuple[Any, Any, Any]:
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
     return _seeded(transformers.WhisperForConditionalGeneration, config, folder), features, made
+
+
+def causal(folder: Path, kind: str, text: str) -> None:
+    """GPT-2 or Llama with a byte-level BPE of the text, as both have it."""
+    folder.mkdir(exist_ok=True)
+    end = "<|endoftext|>"
+    cut = Tokenizer(models.BPE())
+    cut.pre_tokenizer, cut.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[end], initial_alphabet=alphabet, show_progress=False)
+    cut.train_from_iterator([text], trainer)
+    cut.save(str(folder / "tokenizer.json"))
+    words = cut.get_vocab_size()
+    if kind == "gpt2":
+        config: Any = transformers.GPT2Config(
+            vocab_size=words, n_embd=32, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+        )
+        _seeded(transformers.GPT2LMHeadModel, config, folder)
+    else:
+        config = transformers.LlamaConfig(
+            vocab_size=words, max_position_embeddings=32, num_key_value_heads=1, bos_token_id=0, eos_token_id=0, **TINY
+        )
+        _seeded(transformers.LlamaForCausalLM, config, folder)

@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from mms_workloads.contract import (
     Adapter,
     ImageClassification,
-    ObjectDetection,
+    ImageGeneration,
     Pretrained,
     Store,
     TextClassification,
 )
 from mms_workloads.store import JobError
 from mms_workloads.tasks import library, starting, texts
-from mms_workloads.tasks.object_detection import ObjectDetector
+from mms_workloads.tasks.image_generation import ImageGenerator
 from mms_workloads.tasks.starting import Start
 from tests.unit.serve import transformers_folders
 from tests.unit.tasks import datasets, taught
@@ -138,7 +138,7 @@ def test_a_folder_of_transformers_is_trained_further(tmp_path: Path, method: str
 def test_folders_that_a_task_does_not_start_from(tmp_path: Path) -> None:
     transformers_folders.yolos(tmp_path / "folder")
     start = starting.fetch(Pretrained(store=Store(uri=f"file://{tmp_path}/folder")), tmp_path)
-    task = ObjectDetector(ObjectDetection(), ["a"], start)
+    task = ImageGenerator(ImageGeneration(), ["a"], start)
     with pytest.raises(JobError, match=rf"pretrained file://.*{task.kind} alone: name a .* in pretrained\.trainingRef"):
         task.build(1)
 

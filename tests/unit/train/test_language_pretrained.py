@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mms_workloads import vision  # noqa: F401 - before Transformers looks for torchvision
 from mms_workloads.contract import DataFile, LanguageModel
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.language import tokens
@@ -22,10 +20,9 @@ from mms_workloads.sync.plan import Plan
 from mms_workloads.tasks.starting import Start
 from mms_workloads.train.learner import Place
 from mms_workloads.train.state import agree
+from tests.unit.serve import transformers_folders
 from tests.unit.train import runs
 from tests.unit.train.test_language import job
-
-import transformers  # isort: skip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,31 +30,20 @@ if TYPE_CHECKING:
     from mms_workloads.train.flat import FlatState
 
 LENGTH = 12
-END = "<|endoftext|>"
 TEXT = runs.text(400).replace("word", "wört")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("llama")
+    transformers_folders.causal(made, "llama", TEXT)
+    return made
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Byte-level BPE, as both have it."""
     made = tmp_path_factory.mktemp(request.param)
-    cut = Tokenizer(models.BPE())
-    cut.pre_tokenizer, cut.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    cut.train_from_iterator([TEXT], trainer)
-    cut.save(str(made / "tokenizer.json"))
-    words = cut.get_vocab_size()
-    torch.manual_seed(1)
-    if request.param == "gpt2":
-        config: Any = transformers.GPT2Config(vocab_size=words, n_embd=32, n_layer=2, n_head=2, n_positions=32)
-        transformers.GPT2LMHeadModel(config).save_pretrained(made)
-    else:
-        config = transformers.LlamaConfig(
-            vocab_size=words, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=32,
-        )  # fmt: skip
-        transformers.LlamaForCausalLM(config).save_pretrained(made)
+    transformers_folders.causal(made, request.param, TEXT)
     return made
 
 
@@ -97,8 +83,9 @@ def test_tokens_are_counted_back_to_characters(folder: Path) -> None:
     assert len(tokens.cut(b"", cut_by).numbers) == 0
 
 
-def test_it_learns_is_served_and_trained_further(folder: Path, tmp_path: Path) -> None:
-    one = learner(tmp_path, folder)
+def test_it_learns_is_served_and_trained_further(llama: Path, tmp_path: Path) -> None:
+    """As GPT-2 does on a cluster: tests/e2e/test_fine_tuning.py."""
+    one = learner(tmp_path, llama)
     before = one.evaluate(one.start()).metrics
     state = taught(one, 40, 0.01)
     after = one.evaluate(state).metrics

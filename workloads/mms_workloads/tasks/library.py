@@ -35,8 +35,10 @@ def make(auto: Any, start: Start, seed: int, **changes: Any) -> nn.Module:
     from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
 
     # isort: split
-    from transformers import AutoConfig  # noqa: PLC0415
+    from transformers import AutoConfig, logging, utils  # noqa: PLC0415
 
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # a last layer of other labels is meant
+    utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     made: nn.Module
     with starting.said(start), device.seeded(seed):
         if start.kind is None:

@@ -259,11 +259,12 @@ def _adapted(network: nn.Module, head: nn.Module, adapter: Adapter) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - GPT-2's linear layers
 
+    of_head = set(head.modules())
     found = [
         (name, isinstance(module, Conv1D))
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | Conv1D) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-        if module is not head
+        if module not in of_head
     ]
     network.requires_grad_(requires_grad=False)
     config = LoraConfig(

@@ -1,4 +1,6 @@
-"""videoUnderstanding: a video has one of the labels. Each frame is seen by one network, a transformer looks at all."""
+"""videoUnderstanding: a video has one of the labels. Each frame is seen by one network, a transformer looks at all;
+or a network of Transformers (filmed.py).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from mms_workloads.contract import Pipeline, Reason, Statistics
 from mms_workloads.media import images, video
 from mms_workloads.media.images import MediaError
 from mms_workloads.store import JobError
-from mms_workloads.tasks import labels, pictures, starting
+from mms_workloads.tasks import filmed, labels, library, pictures, starting
 from mms_workloads.tasks.networks import Convolutions, EncoderBlock, halvings, places
 from mms_workloads.train import device
 
@@ -73,6 +75,8 @@ class VideoLabeller:
     compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
+        if library.is_start(self.start, self.kind):
+            return filmed.build(self.spec, len(self.classes), self.start, seed)
         with device.seeded(seed):
             network = VideoClassifier(self.spec, len(self.classes))
         if self.start.folder is None:
@@ -82,7 +86,7 @@ class VideoLabeller:
 
     @property
     def input(self) -> ImageInput:
-        return pictures.image_input(self.spec)
+        return pictures.image_input(self.spec, *starting.normalisation(self.start, self.spec))
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:
         """Frames evenly spaced, uint8."""
