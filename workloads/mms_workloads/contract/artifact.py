@@ -51,9 +51,9 @@ class ArtifactManifest(Contract):
     Every artifact holds model.safetensors, golden.json (Golden) and evaluation.json (metrics, how they were measured).
     wordEmbedding: vectors [V, d] float32, contexts [V, d] float32; vocabulary.txt (UTF-8, one `word<TAB>count` a line,
     in the order of the rows); with subwords also ngrams [buckets, d]; model.json (WordEmbedding); report.html, to be
-    looked at. languageModel: the transformer's parameters, float32; model.json (LanguageModel). A network of Transformers
-    has its config.json, from which it is built again to be trained further. What is served has pipeline.json (Pipeline)
-    and the network that it names.
+    looked at. languageModel: the transformer's parameters, float32; model.json (LanguageModel). Of Transformers: the
+    network's config.json, from which it is built again to be trained further. What is served has pipeline.json
+    (Pipeline) and the network that it names.
     """
 
     contractVersion: Literal[1] = CONTRACT_VERSION
