@@ -73,6 +73,11 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
         SpeechRecogniser(other, taught.start(tmp_path / "wav2vec2")).build(1)
     with pytest.raises(JobError, match=r"architecture Pretrained needs pretrained"):
         SpeechRecogniser(SPEC, starting.NOTHING).build(1)
+    adapted = taught.start(tmp_path / "wavlm", None, "LoRA")
+    (tmp_path / "wavlm").mkdir()
+    (tmp_path / "wavlm" / "config.json").write_text('{"model_type": "wavlm"}')
+    with pytest.raises(JobError, match=r"attention of wavlm.*set pretrained\.method to Full or Head"):
+        SpeechRecogniser(SPEC, adapted).build(1)
     (tmp_path / "whisper").mkdir()
     transformers_folders.whisper(tmp_path / "whisper")
     with pytest.raises(JobError, match=r"kind whisper.*letter by letter.*model\.pretrained of a ModelService"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KIND = "speechRecognition"
 # Others let what a sound is filled up with into its answer, or hear other things than samples.
 KNOWN = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
-HEAD = "lm_head"
+TAKING = ("wavlm",)  # torch.nn.functional.multi_head_attention_forward on the weights of its layers
 RATE = 16_000
 
 
@@ -44,6 +44,11 @@ def sound(start: Start, spec: SpeechRecognition) -> Sound:
             f"its network is of kind {kind}, and {KIND} learns letter by letter (CTC): give a folder of "
             f"{', '.join(KNOWN[:-1])} or {KNOWN[-1]}, or the artifact of a {KIND}. A folder of Whisper is served as it "
             "is by model.pretrained of a ModelService"
+        )
+    if kind in TAKING and start.method == "LoRA":
+        raise start.refuse(
+            f"the attention of {kind} takes its layers' weights without asking the layers, so adapters beside them "
+            "would change nothing: set pretrained.method to Full or Head"
         )
     if start.kind is not None:
         heard = _read(start, "pipeline.json").get("audio") or {}
