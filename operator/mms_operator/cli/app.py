@@ -99,8 +99,12 @@ def ask(
 def ask_any(
     service: Service,
     inputs: Annotated[
-        list[str], typer.Argument(help="NAME=VALUE of each: a text, numbers as JSON, or @ and the path of a file.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME=VALUE",
+            help="Of each input: a text, numbers as JSON, or @ and the path of a file. None: it says which there are.",
+        ),
+    ] = None,
     *,
     namespace: Namespace = "default",
     model: Annotated[str | None, typer.Option(help="Its name in Triton. Absent: the one that there is.")] = None,
@@ -110,10 +114,10 @@ def ask_any(
     ca: Ca = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask any model: `mms ask images IMAGE=@photograph.jpg K=3`. What its inputs are is in docs/serving.md."""
+    """Ask any model: `mms ask images IMAGE=@photograph.jpg K=3`."""
     how = asking.How(service, namespace, url, api_key_file, ca)
     try:
-        values, files = answers.named(inputs, "NAME=VALUE"), answers.named(save or [], "OUTPUT=PATH")
+        values, files = answers.named(inputs or [], "NAME=VALUE"), answers.named(save or [], "OUTPUT=PATH")
     except asking.AskError as error:
         _fail(str(error))
     answer = _ask(lambda address, access: questions.ask(address, values, model, access), how)

@@ -93,6 +93,7 @@ def test_answers_are_for_people_programs_and_files(there: There, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
+        ((), "model classify takes TEXT (BYTES [1]), TEXTS (BYTES [2]), K (INT32 [1]), PIXELS (FP32 [-1, -1])"),
         (("TEXT",), "TEXT: give NAME=VALUE"),
         (("LABEL=x",), "LABEL: no input of model classify: it has TEXT (BYTES [1])"),
         (("K=three",), "K: three: give INT32 as JSON, such as 3 or [1, 2]"),

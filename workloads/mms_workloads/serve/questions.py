@@ -41,8 +41,10 @@ def ask(url: str, values: Mapping[str, str], model: str | None = None, access: A
     with query.client(url, access=access) as there:
         named = model or _only(there, url)
         inputs = there.inputs(named)
+        told = ", ".join(f"{name} ({datatype} {shape[1:]})" for name, (datatype, shape) in inputs.items())
+        if not values:
+            raise InvalidQueryError(f"model {named} takes {told}: give NAME=VALUE")
         if strange := sorted(values.keys() - inputs.keys()):
-            told = ", ".join(f"{name} ({datatype} {shape[1:]})" for name, (datatype, shape) in inputs.items())
             raise InvalidQueryError(f"{strange[0]}: no input of model {named}: it has {told}")
         given = {name: _tensor(name, value, *inputs[name]) for name, value in values.items()}
         return Answer(named, there.ask(named, given))
