@@ -119,10 +119,11 @@ def measured(
         took: list[float] = []
         for number in range(count):
             took.append(swap(pod, want(number)))
-            while clients.count() < (number + 1) * between:
+            while (asked := clients.count())[0] < (number + 1) * between:
                 time.sleep(0.02)
-            if (number + 1) % 100 == 0:
-                print(f"{number + 1} swaps, {statistics.median(took):.2f} s each", flush=True)
+            if (number + 1) % 50 == 0:
+                median = statistics.median(took)
+                print(f"{number + 1} swaps, {median:.2f} s each, {asked[1]} of {asked[0]:,} failed", flush=True)
         found["swapped"] = {**clients.end(), "seconds": took}
         found["rolled"] = roll(pod, clients, following)
     finally:

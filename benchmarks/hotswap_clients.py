@@ -38,9 +38,10 @@ class Clients:
         """To another address."""
         self._say("go", port)
 
-    def count(self) -> int:
-        """Requests that were answered since the last end."""
-        return int(self._say("count"))
+    def count(self) -> tuple[int, int]:
+        """Requests since the last end, and how many of them failed."""
+        requests, failed = self._say("count")
+        return requests, failed
 
     def end(self) -> dict[str, Any]:
         """What became of the requests since the last end: count, failures, p50 and p99 in ms."""
@@ -83,7 +84,7 @@ class Asking:
             return self._ended()
         elif command == "stop":
             self.stopped = True
-        return len(self._seconds)
+        return len(self._seconds), len(self._failed)
 
     def _ended(self) -> dict[str, Any]:
         with self._lock:
