@@ -83,6 +83,7 @@ def test_to_zero_and_back_without_a_failed_request(kube: Kube, corpora: Corpora)
     assert kube.get("modelservice", "words")["status"]["url"]
 
 
+@pytest.mark.slow
 def test_activators_and_the_operator_may_end_while_somebody_waits(kube: Kube, corpora: Corpora) -> None:
     trained(kube, corpora)
     kube.apply(scaled(scaleToZeroAfterSeconds=10))
@@ -106,6 +107,7 @@ def test_activators_and_the_operator_may_end_while_somebody_waits(kube: Kube, co
     system.run("rollout", "status", "deployment/mms-activator", "--timeout=180s")
 
 
+@pytest.mark.slow
 def test_what_scales_from_outside_is_left_alone(kube: Kube, corpora: Corpora) -> None:
     trained(kube, corpora)
     made = scaled()

@@ -81,6 +81,7 @@ def everywhere(kube: Kube, name: str, value: float, seconds: float = 150) -> Non
         time.sleep(2)
 
 
+@pytest.mark.slow
 def test_planned_changes(kube: Kube, corpora: Corpora, tmp_path: Path) -> None:
     """Those that tests/e2e/test_contract.py makes without an edge, and what is rotated."""
     authority = Authority()

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.e2e
 EXAMPLE = install.CHART.parents[1] / "examples" / "language" / "fine-tuning.yaml"
 
 
+@pytest.mark.slow
 def test_a_language_model_of_transformers(kube: Kube, tmp_path: Path) -> None:
     text = runs.text(2000)
     (tmp_path / "topics").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.oip import model as tensors
@@ -189,7 +190,10 @@ def _cuts(example: Example, _: Model) -> tuple[dict[str, str], bytes]:
 
 @refused("no-header", "binary data without the length of the JSON")
 def _no_header(example: Example, _: Model) -> tuple[dict[str, str], bytes]:
-    headers, content = body(example, names(example.inputs))
+    # A text of ten letters begins with a line feed and NUL, which some parsers take for the end of the JSON.
+    first, *others = example.inputs
+    short = replace(first, data=(b"a",) * len(first.data)) if first.datatype == "BYTES" else first
+    headers, content = body(replace(example, inputs=(short, *others)), names(example.inputs))
     return {name: value for name, value in headers.items() if name != rest.HEADER_LENGTH}, content
 
 
