@@ -71,7 +71,7 @@ def main() -> None:
 
 
 @app.command("query")
-def ask(
+def query_words(
     service: Service,
     words: Annotated[list[str], typer.Argument(help="The words to ask for.")],
     *,
@@ -96,7 +96,7 @@ def ask(
 
 
 @app.command("ask")
-def ask_any(
+def ask(
     service: Service,
     inputs: Annotated[
         list[str] | None,

@@ -20,7 +20,7 @@ from mms_workloads.contract import (
     TextClassification,
 )
 from mms_workloads.store import JobError
-from mms_workloads.tasks import library, starting, texts
+from mms_workloads.tasks import starting, texts, transformers_library
 from mms_workloads.tasks.image_generation import ImageGenerator
 from mms_workloads.tasks.starting import Start
 from tests.unit.serve import transformers_folders
@@ -218,7 +218,7 @@ def test_what_a_folder_of_transformers_became_is_trained_further(tmp_path: Path)
         for parameter in first.parameters():
             parameter.add_(0.1)
     save_file(first.state_dict(), artifact / "model.safetensors")
-    library.write_config(first, artifact)
+    transformers_library.write_config(first, artifact)
     texts.text_input(spec, words, artifact)
     made = taught.start(artifact, "textClassification")
     same, other = (

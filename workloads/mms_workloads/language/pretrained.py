@@ -13,7 +13,7 @@ from mms_workloads.contract import TOKENIZER
 from mms_workloads.language import tokens
 from mms_workloads.language.learner import KIND, LanguageLearner, Told, cut_windows
 from mms_workloads.sync.layout import Table
-from mms_workloads.tasks import library, starting
+from mms_workloads.tasks import starting, transformers_library
 from mms_workloads.train import device
 from mms_workloads.train.flat import TABLE, FlatState
 
@@ -53,8 +53,8 @@ class TokenLearner(LanguageLearner):
     def begin(cls, job: JobFile, task: LanguageModel, plan: Plan, cache: Path) -> TokenLearner:
         """Raises JobError: what it starts from is not there, or no causal network of Transformers."""
         start = starting.fetch(job.pretrained, cache.parent)
-        if not library.is_start(start, KIND):
-            raise library.missing(start, KIND)
+        if not transformers_library.is_start(start, KIND):
+            raise transformers_library.missing(start, KIND)
         made = cls.of(job, task, plan, cache)
         assert isinstance(made, TokenLearner)  # noqa: S101 - `of` makes what it is called on
         made.start_from, made.cut_by, made.method = start, tokens.tokenizer(start), METHOD
@@ -114,5 +114,5 @@ class TokenLearner(LanguageLearner):
 
     def _beside(self, network: torch.nn.Module, folder: Path) -> None:
         assert self.cut_by is not None  # noqa: S101 - set by `begin`
-        library.write_config(network, folder)
+        transformers_library.write_config(network, folder)
         self.cut_by.save(str(folder / TOKENIZER))

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mms_workloads.contract import TOKENIZER
-from mms_workloads.tasks import library, starting
+from mms_workloads.tasks import starting, transformers_library
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def build(task: LanguageModel, start: Start, seed: int) -> Causal:
     # isort: split
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    network: Any = library.make(AutoModelForCausalLM, start, seed)
+    network: Any = transformers_library.make(AutoModelForCausalLM, start, seed)
     network.float()
     config = network.config
     back = next((int(found) for name in PLACES if (found := getattr(config, name, None))), task.contextLength)

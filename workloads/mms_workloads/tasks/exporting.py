@@ -13,7 +13,7 @@ import torch
 from mms_workloads import tensors
 from mms_workloads.contract import NETWORK, PIPELINE, JobFile, Reason
 from mms_workloads.store import JobError
-from mms_workloads.tasks import library
+from mms_workloads.tasks import transformers_library
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def write(task: Task, network: nn.Module, job: JobFile, folder: Path) -> None:
     tensors.write(folder / WEIGHTS, {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()})
     arm = getattr(job.task, task.kind)
     (folder / MODEL).write_text(arm.model_dump_json(indent=1), encoding="utf-8")
-    library.write_config(network, folder)
+    transformers_library.write_config(network, folder)
     module, example, varying = task.exported(network)
     to_onnx(module, example, varying, task.outputs(), folder / NETWORK)
     pipeline = task.pipeline(folder)

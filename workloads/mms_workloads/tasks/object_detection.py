@@ -2,7 +2,7 @@
 
 After FCOS (Tian et al., 2019): a cell whose centre is in the middle of an object is to tell it, the smallest where
 there are several; labels by focal loss (Lin et al., 2017), boxes by generalised overlap (Rezatofighi et al., 2019).
-Or a detector of Transformers, which is asked for its own loss (located.py).
+Or a detector of Transformers, which is asked for its own loss (transformers_detection.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mms_workloads.contract import SPOILS, Pipeline, Statistics
-from mms_workloads.tasks import boxes, labels, library, located, pictures, starting
+from mms_workloads.tasks import boxes, labels, pictures, starting, transformers_detection, transformers_library
 from mms_workloads.tasks.boxes import AveragePrecision
 from mms_workloads.tasks.networks import Convolutions
 from mms_workloads.train import device
@@ -100,8 +100,8 @@ class ObjectDetector:
     compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
-        if library.is_start(self.start, self.kind):
-            return located.build(self.spec, len(self.classes), self.start, seed)
+        if transformers_library.is_start(self.start, self.kind):
+            return transformers_detection.build(self.spec, len(self.classes), self.start, seed)
         with device.seeded(seed):
             network = Detector(self.spec.channels, len(self.classes))
         if self.start.folder is None:
@@ -133,7 +133,7 @@ class ObjectDetector:
         on = next(network.parameters()).device
         pixels = pictures.normalised(device.moved(batch["pixels"], on), self.input)
         truth, objects = device.moved(batch["boxes"], on), device.moved(batch["objects"], on)
-        if isinstance(network, located.Matched):
+        if isinstance(network, transformers_detection.Matched):
             return network.loss(pixels, truth, objects)
         found, logits = network.raw(pixels)  # type: ignore[operator]
         centres = _centres(found.shape[1], self.spec, on)

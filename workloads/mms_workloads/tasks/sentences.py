@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mms_workloads.tasks import library as libraries
 from mms_workloads.tasks import starting, texts
+from mms_workloads.tasks import transformers_library as libraries
 from mms_workloads.tasks.texts import Encoder
 from mms_workloads.train import device
 

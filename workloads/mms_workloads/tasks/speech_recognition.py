@@ -1,5 +1,5 @@
 """speechRecognition: what is said, letter by letter. Log-mel energies, a transformer encoder, CTC; or a network of
-Transformers that does the same (spoken.py).
+Transformers that does the same (transformers_speech.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mms_workloads.contract import AudioInput, Pipeline, Reason
 from mms_workloads.media import audio
 from mms_workloads.media.images import MediaError
 from mms_workloads.store import JobError
-from mms_workloads.tasks import labels, library, spoken, starting
+from mms_workloads.tasks import labels, starting, transformers_library, transformers_speech
 from mms_workloads.tasks.networks import EncoderBlock, places
 from mms_workloads.train import device
 
@@ -127,18 +127,18 @@ class SpeechRecogniser:
         return [BLANK, *self.spec.alphabet]
 
     @property
-    def heard(self) -> spoken.Sound:
+    def heard(self) -> transformers_speech.Sound:
         """Raises JobError."""
         rate = self.spec.sampleRate
-        if library.is_start(self.start, self.kind):
-            return spoken.sound(self.start, self.spec)
-        return spoken.Sound(rate, normalise=False, stride=2 * round(HOP * rate))
+        if transformers_library.is_start(self.start, self.kind):
+            return transformers_speech.sound(self.start, self.spec)
+        return transformers_speech.Sound(rate, normalise=False, stride=2 * round(HOP * rate))
 
     def build(self, seed: int) -> nn.Module:
-        if library.is_start(self.start, self.kind):
-            return spoken.build(self.spec, self.classes, self.start, seed)
+        if transformers_library.is_start(self.start, self.kind):
+            return transformers_speech.build(self.spec, self.classes, self.start, seed)
         if self.spec.architecture == "Pretrained":
-            raise library.missing(self.start, self.kind)
+            raise transformers_library.missing(self.start, self.kind)
         with device.seeded(seed):
             network = Recogniser(self.spec, len(self.classes))
         if self.start.folder is None:
@@ -222,7 +222,7 @@ class SpeechRecogniser:
         longest = int(batch["lengths"].max())
         lengths = device.moved(batch["lengths"], on)
         logits: Tensor = network(audio=device.moved(batch["audio"][:, :longest], on), lengths=lengths).float()
-        assert isinstance(network, Recogniser | spoken.Letters)  # noqa: S101 - made by `build`
+        assert isinstance(network, Recogniser | transformers_speech.Letters)  # noqa: S101 - made by `build`
         return logits, network.steps(lengths).clamp(max=logits.shape[1])
 
     def exported(self, network: nn.Module) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:

@@ -130,15 +130,15 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
 
     if start.folder is None:
         return Named(_timm_from_scratch(spec, labels, seed), "x")
-    from mms_workloads.tasks import library  # noqa: PLC0415 - it stands on this module
+    from mms_workloads.tasks import transformers_library  # noqa: PLC0415 - it stands on this module
 
-    if not library.is_start(start, "imageClassification"):
+    if not transformers_library.is_start(start, "imageClassification"):
         return _from_artifact(start, spec, labels, seed)
     if "architecture" in config(start):
         return _of_timm(start, spec, labels, seed)
     from transformers import AutoModelForImageClassification  # noqa: PLC0415
 
-    network = library.make(AutoModelForImageClassification, start, seed, num_labels=labels)
+    network = transformers_library.make(AutoModelForImageClassification, start, seed, num_labels=labels)
     made = Named(network, "pixel_values")
     if start.kind is not None:
         load(made, start)

@@ -13,8 +13,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from mms_workloads.contract import TOKENIZER, Pipeline, Text, TextInput
-from mms_workloads.tasks import library as libraries
 from mms_workloads.tasks import starting
+from mms_workloads.tasks import transformers_library as libraries
 from mms_workloads.tasks.networks import EncoderBlock, places
 from mms_workloads.train import device
 

@@ -1,5 +1,5 @@
 """videoUnderstanding: a video has one of the labels. Each frame is seen by one network, a transformer looks at all;
-or a network of Transformers (filmed.py).
+or a network of Transformers (transformers_video.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mms_workloads.contract import Pipeline, Reason, Statistics
 from mms_workloads.media import images, video
 from mms_workloads.media.images import MediaError
 from mms_workloads.store import JobError
-from mms_workloads.tasks import filmed, labels, library, pictures, starting
+from mms_workloads.tasks import labels, pictures, starting, transformers_library, transformers_video
 from mms_workloads.tasks.networks import Convolutions, EncoderBlock, halvings, places
 from mms_workloads.train import device
 
@@ -75,8 +75,8 @@ class VideoLabeller:
     compared: int = 100
 
     def build(self, seed: int) -> nn.Module:
-        if library.is_start(self.start, self.kind):
-            return filmed.build(self.spec, len(self.classes), self.start, seed)
+        if transformers_library.is_start(self.start, self.kind):
+            return transformers_video.build(self.spec, len(self.classes), self.start, seed)
         with device.seeded(seed):
             network = VideoClassifier(self.spec, len(self.classes))
         if self.start.folder is None:

@@ -11,7 +11,7 @@ import torch
 from mms_workloads.contract import ObjectDetection
 from mms_workloads.serve import pipelines
 from mms_workloads.store import JobError
-from mms_workloads.tasks import located
+from mms_workloads.tasks import transformers_detection
 from mms_workloads.tasks.object_detection import OBJECTS, ObjectDetector
 from tests.unit.serve import transformers_folders
 from tests.unit.tasks import datasets, taught
@@ -60,7 +60,7 @@ def test_each_image_counts_alike_in_any_batch(tmp_path: Path, make: Callable[[Pa
     make(tmp_path)
     sizes = []
     for method in ("Head", "LoRA", "Full"):
-        network = located.build(SPEC, 2, taught.start(tmp_path, None, method), 1).eval()
+        network = transformers_detection.build(SPEC, 2, taught.start(tmp_path, None, method), 1).eval()
         sizes.append(trained(network))
     assert sizes == sorted(set(sizes))
     pixels, boxes, objects = scene()

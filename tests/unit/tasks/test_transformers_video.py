@@ -11,7 +11,7 @@ from mms_workloads import vision  # noqa: F401 - before Transformers looks for t
 from mms_workloads.contract import VideoUnderstanding
 from mms_workloads.serve import pipelines
 from mms_workloads.store import JobError
-from mms_workloads.tasks import filmed
+from mms_workloads.tasks import transformers_video
 from mms_workloads.tasks.video_understanding import VideoLabeller
 from tests.unit.serve.transformers_folders import TINY
 from tests.unit.tasks import datasets, taught
@@ -49,7 +49,7 @@ def test_what_each_method_trains(tmp_path: Path, name: str) -> None:
     folder = saved(name, tmp_path)
     sizes = []
     for method in ("Head", "LoRA", "Full"):
-        network = filmed.build(SPEC, 3, taught.start(folder, None, method), 1).eval()
+        network = transformers_video.build(SPEC, 3, taught.start(folder, None, method), 1).eval()
         sizes.append(sum(p.numel() for p in network.parameters() if p.requires_grad))
         assert network(torch.zeros(2, 4, 3, 16, 16)).shape == (2, 3)
     assert sizes[0] == 3 * (16 + 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mms_workloads.tasks import library, starting
+from mms_workloads.tasks import starting, transformers_library
 
 if TYPE_CHECKING:
     from mms_workloads.contract import ObjectDetection
@@ -34,7 +34,7 @@ def build(spec: ObjectDetection, labels: int, start: Start, seed: int) -> Matche
     # isort: split
     from transformers import AutoModelForObjectDetection  # noqa: PLC0415
 
-    network: Any = library.make(AutoModelForObjectDetection, start, seed, num_labels=labels)
+    network: Any = transformers_library.make(AutoModelForObjectDetection, start, seed, num_labels=labels)
     network.config.update({"auxiliary_loss": False})  # of the last layer alone: it is asked of images one by one
     made = Matched(network)
     if start.kind is not None:

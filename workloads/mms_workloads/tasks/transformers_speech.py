@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mms_workloads.contract import SpeechRecognition
-from mms_workloads.tasks import library, starting
+from mms_workloads.tasks import starting, transformers_library
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def build(spec: SpeechRecognition, classes: Sequence[str], start: Start, seed: i
     from transformers import AutoModelForCTC  # noqa: PLC0415
 
     sound(start, spec)
-    network: Any = library.make(AutoModelForCTC, start, seed)
+    network: Any = transformers_library.make(AutoModelForCTC, start, seed)
     made = Letters(network)
     if start.kind is not None:
         starting.load(made, start)

@@ -12,7 +12,7 @@ import torch
 from mms_workloads.contract import SpeechRecognition
 from mms_workloads.serve import pipelines
 from mms_workloads.store import JobError
-from mms_workloads.tasks import spoken, starting
+from mms_workloads.tasks import starting, transformers_speech
 from mms_workloads.tasks.speech_recognition import BLANK, SpeechRecogniser
 from tests.unit.serve import transformers_folders
 from tests.unit.tasks import datasets, taught
@@ -36,7 +36,7 @@ def trained(network: torch.nn.Module) -> int:
 def test_a_sound_is_told_as_alone(tmp_path: Path, norm: str) -> None:
     """A group norm over time would hear what a sound is filled up with."""
     theirs, _ = transformers_folders.wav2vec2(tmp_path, norm)
-    network = spoken.build(SPEC, CLASSES, taught.start(tmp_path), 1).eval()
+    network = transformers_speech.build(SPEC, CLASSES, taught.start(tmp_path), 1).eval()
     own = network.steps(LENGTHS).tolist()
     with torch.no_grad():
         told = network(SOUNDS, LENGTHS)
@@ -56,7 +56,7 @@ def test_known_characters_keep_what_was_learnt_of_them(tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"alphabet": "xb a"})
     sizes = []
     for method in ("Head", "LoRA", "Full"):
-        network = spoken.build(spec, [BLANK, *spec.alphabet], taught.start(tmp_path, None, method), 1)
+        network = transformers_speech.build(spec, [BLANK, *spec.alphabet], taught.start(tmp_path, None, method), 1)
         head, old = network.network.lm_head, theirs.lm_head
         for row, there in ((0, 0), (2, 6), (3, 4), (4, 5)):
             assert torch.equal(head.weight[row], old.weight[there])
@@ -110,7 +110,7 @@ def test_it_is_trained_served_and_trained_further(tmp_path: Path, one_thread: No
 
     spec = SpeechRecognition.model_validate({**task, "alphabet": "dxa"})
     again = SpeechRecogniser(spec, taught.start(artifact, "speechRecognition", "Head"))
-    assert again.heard == spoken.Sound(8000, normalise=True, stride=20)
+    assert again.heard == transformers_speech.Sound(8000, normalise=True, stride=20)
     network, before = again.build(1), state.module
     theirs = before.state_dict()
     for name, tensor in network.state_dict().items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from mms_workloads.tasks import library, starting
+from mms_workloads.tasks import starting, transformers_library
 
 if TYPE_CHECKING:
     from mms_workloads.contract import VideoUnderstanding
@@ -29,7 +29,7 @@ def build(spec: VideoUnderstanding, labels: int, start: Start, seed: int) -> Fra
     # isort: split
     from transformers import AutoModelForVideoClassification  # noqa: PLC0415
 
-    network: Any = library.make(AutoModelForVideoClassification, start, seed, num_labels=labels)
+    network: Any = transformers_library.make(AutoModelForVideoClassification, start, seed, num_labels=labels)
     of = network.config
     wanted = {"frames": of.num_frames, "height": of.image_size, "width": of.image_size, "channels": of.num_channels}
     wrong = {name: number for name, number in wanted.items() if getattr(spec, name) != number}
