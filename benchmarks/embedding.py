@@ -8,8 +8,9 @@ cut at 30,000) that is right. KINDS chooses some of them. How near the machine's
 before each of its turns.
 
 file-to-vectors: from the compressed corpus to vectors in word2vec's binary format, start of the program included, after
-FILE_EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py). distributed: on workers
-of this machine, of FILE_EPOCHS epochs (embedding_distributed.py), beside one process with two threads.
+FILE_EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py). distributed: skip-gram on
+workers of this machine, of FILE_EPOCHS epochs (embedding_distributed.py), beside one process with two threads: speed,
+and scores of PAIRS seeds.
 
 The corpus is ../shared/data/wiki.txt.xz where that is, else the speeches of the demo. gensim gets it as a file of one
 sentence a line, which is its fastest way to read.
@@ -146,8 +147,10 @@ def run(python: str, script: str, *arguments: object) -> dict[str, Any]:
     return found
 
 
-def limits() -> tuple[float, float]:
-    """What two threads can do here and now: GFLOP/s of fused multiply-adds, GB/s of memory read and written back."""
+def limits() -> tuple[float, float, float]:
+    """What two threads can do here and now: GFLOP/s of fused multiply-adds, GB/s of memory read and written back; and
+    nanoseconds until one sees what the other has written.
+    """
     source = Path(__file__).with_name("peak.c")
     program = paths.cache_folder() / "benchmarks" / f"peak-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
     if not program.exists():
@@ -155,8 +158,8 @@ def limits() -> tuple[float, float]:
         command = [sys.executable, "-m", "ziglang", "cc", "-O3", "-march=native", "-pthread", "-fno-sanitize=undefined"]
         subprocess.run([*command, str(source), "-o", str(program)], check=True)
     said = subprocess.run([str(program), "2", "0.5"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    flops, memory = said.split()
-    return float(flops), float(memory)
+    flops, memory, handover = said.split()
+    return float(flops), float(memory), float(handover)
 
 
 def speed(kind: str, folder: Path, python: str) -> dict[str, list[float]]:
@@ -164,7 +167,7 @@ def speed(kind: str, folder: Path, python: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = collections.defaultdict(list)
     program = word2vec_c() if kind != "subword" else None
     for pair in range(PAIRS):
-        flops, memory = limits()
+        flops, memory, handover = limits()
         mine = run(sys.executable, "embedding_ours.py", folder, kind, EPOCHS, pair)
         peer = run(python, "embedding_peers.py", folder, kind, EPOCHS, pair)
         found["ours"].append(mine["words_per_second"])
@@ -176,7 +179,7 @@ def speed(kind: str, folder: Path, python: str) -> dict[str, list[float]]:
         print(
             f"{kind} {pair + 1}: {mine['words_per_second'] / 1e6:.2f} against {peer['words_per_second'] / 1e6:.3f} "
             f"million words/s, {mine['words_per_second'] / peer['words_per_second']:.1f}x; "
-            f"peak {mine['peak_mib']:.0f} against {peer['peak_mib']:.0f} MiB",
+            f"peak {mine['peak_mib']:.0f} against {peer['peak_mib']:.0f} MiB; threads {handover:.0f} ns apart",
             flush=True,
         )
     return dict(found)
@@ -261,45 +264,60 @@ def file_to_vectors(python: str) -> tuple[dict[str, Any], list[str]]:
     return dict(found), [f"RESULT file-to-vectors {a:.1f} s vs gensim {b:.1f} s: {ratio:.1f}x"]
 
 
-def distributed(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def distributed(folder: Path, python: str) -> tuple[dict[str, Any], list[str]]:
     """Skip-gram on workers with a thread each, beside one process with two threads."""
     found: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    vectors = folder / "distributed.npy"
+
+    def scored(interpreter: str, script: str, *arguments: object) -> dict[str, Any]:
+        made = run(interpreter, script, *arguments, vectors)
+        return {**made, **run(python, "embedding_peers.py", folder, "scores", 0, 0, vectors)}
+
     for pair in range(PAIRS):
-        alone = run(sys.executable, "embedding_ours.py", folder, "skip-gram", EPOCHS, pair)["words_per_second"]
+        alone = scored(sys.executable, "embedding_ours.py", folder, "skip-gram", FILE_EPOCHS, pair)
+        found["one process"].append(alone)
         for workers, mode, wire in DISTRIBUTED:
-            one = run(sys.executable, "embedding_distributed.py", source(), workers, mode, wire, FILE_EPOCHS)
+            how = (source(), workers, mode, wire, FILE_EPOCHS, pair, folder / "words.txt")
+            one = scored(sys.executable, "embedding_distributed.py", *how)
             name = f"{mode}-{wire}-{workers}"
-            found[name].append({**one, "alone": alone})
-            print(f"{name} {pair + 1}: {one['words_per_second'] / alone:.2f} of one process; {one}", flush=True)
+            found[name].append(one)
+            part = one["words_per_second"] / alone["words_per_second"]
+            print(f"{name} {pair + 1}: {part:.2f} of one process; {one}", flush=True)
     said = []
     for name, each in found.items():
-        a, b = (statistics.median(one[key] for one in each) / 1e6 for key in ("words_per_second", "alone"))
-        ratio = statistics.median(one["words_per_second"] / one["alone"] for one in each)
+        for score in SCORES:
+            values = [one[score] for one in each]
+            said.append(f"quality {name} {score}: {statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})")
+    alone = found.pop("one process")
+    b = statistics.median(one["words_per_second"] for one in alone) / 1e6
+    for name, each in found.items():
+        a = statistics.median(one["words_per_second"] for one in each) / 1e6
+        pairs = zip(each, alone, strict=True)
+        ratio = statistics.median(one["words_per_second"] / by["words_per_second"] for one, by in pairs)
         moved = statistics.median(one["bytes_per_word"] for one in each)
         said.append(
             f"RESULT distributed-{name} {a:.2f} million words/s vs one process {b:.2f} million words/s: {ratio:.2f}x, "
             f"{moved:.0f} bytes per word"
         )
-    return dict(found), said
+    return {**found, "one process": alone}, said
 
 
 def main() -> int:
     folder, python = paths.cache_folder() / "benchmarks" / "words", peers()
     prepare(folder)
-    said, kept = [], {}
+    kept = {}
     for kind in KINDS:
         if kind == "softmax":
             kept[kind], lines = softmax(folder)
         elif kind == "distributed":
-            kept[kind], lines = distributed(folder)
+            kept[kind], lines = distributed(folder, python)
         elif kind == "file-to-vectors":
             kept[kind], lines = file_to_vectors(python)
         else:
             kept[kind], lines = compared(kind, folder, python)
-        said += lines
+        print("\n".join(lines), flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "embedding.json").write_text(json.dumps(kept), encoding="utf-8")
-    print("\n".join(said))
     return 0
 
 

@@ -1,7 +1,9 @@
 // What the machine can do: peak THREADS SECONDS -> GFLOP/s of fused multiply-adds in registers, and GB/s of reading
-// and writing back memory that is in no cache. All threads at once, each on its own numbers.
+// and writing back memory that is in no cache, all threads at once, each on its own numbers; and the nanoseconds until
+// what the first thread has written is seen by the second (0 for one thread).
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,13 +26,16 @@
 #define TURNS 100000
 #define BYTES (256u << 20)
 #define MOST 64
+#define HANDOVERS 200000
 
 typedef float Vector __attribute__((vector_size(4 * WIDTH)));
 
-static double limit;
+static long threads;
+static double limit, handover;
 static pthread_barrier_t all;
 static double flops[MOST], bytes[MOST];
 static volatile float sink;
+static _Alignas(128) atomic_long turn;
 
 static double now(void) {
   struct timespec t;
@@ -74,18 +79,31 @@ static double read_and_write(void) {
   return moved / took;
 }
 
+// The two first threads take turns with a cache line.
+static void take_turns(long which) {
+  for (long i = which; i < HANDOVERS; i += 2) {
+    while (atomic_load_explicit(&turn, memory_order_acquire) != i) {}
+    atomic_store_explicit(&turn, i + 1, memory_order_release);
+  }
+}
+
 static void* run(void* place) {
   long i = (long)place;
   pthread_barrier_wait(&all);
   flops[i] = multiply_add();
   pthread_barrier_wait(&all);
   bytes[i] = read_and_write();
+  pthread_barrier_wait(&all);
+  if (threads < 2 || i > 1) return NULL;
+  double began = now();
+  take_turns(i);
+  if (!i) handover = (now() - began) / HANDOVERS;
   return NULL;
 }
 
 int main(int count, char** arguments) {
   if (count < 3) return 2;
-  long threads = atol(arguments[1]);
+  threads = atol(arguments[1]);
   if (threads < 1 || threads > MOST) return 2;
   limit = atof(arguments[2]);
   pthread_barrier_init(&all, NULL, threads);
@@ -96,6 +114,6 @@ int main(int count, char** arguments) {
     pthread_join(running[i], NULL);
     f += flops[i], b += bytes[i];
   }
-  printf("%.1f %.1f\n", f / 1e9, b / 1e9);
+  printf("%.1f %.1f %.0f\n", f / 1e9, b / 1e9, handover * 1e9);
   return 0;
 }

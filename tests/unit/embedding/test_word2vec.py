@@ -43,6 +43,20 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
     native.choose(best)
 
 
+@pytest.fixture(params=[1, 2], ids=["alone", "with copies"])
+def copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, which may take it that others train beside it: then it has copies of the most frequent rows."""
+    passes = word2vec._passes
+
+    def of(*args: Any) -> list[native.Pass]:
+        found = passes(*args)
+        for one in found:
+            one.threads = request.param
+        return found
+
+    monkeypatch.setattr(word2vec, "_passes", of)
+
+
 def noise_of(word: int, size: int) -> NDArray[np.void]:
     """Tables by which each negative is this word."""
     weights = np.zeros(size)
@@ -73,6 +87,7 @@ def loss_by_definition(
 
 @every_task
 @pytest.mark.parametrize(("dimensions", "negatives"), [(100, 5), (3, 1), (48, 17), (300, 6)])
+@pytest.mark.usefixtures("copies")
 def test_gradients(kernels: str, task: dict[str, str], dimensions: int, negatives: int) -> None:
     """At a rate so small that the order does not matter, training is -rate times the gradient of the definition."""
     rng = np.random.default_rng(3)
@@ -88,7 +103,7 @@ def test_gradients(kernels: str, task: dict[str, str], dimensions: int, negative
     vectors, contexts = (torch.from_numpy(one).double().requires_grad_() for one in (start.vectors, start.contexts))
     loss = loss_by_definition(vectors, contexts, sentence, task=settings, words=words, noise=noise)
     loss.backward()  # type: ignore[no-untyped-call]
-    moved, rate = start.copy(), 1e-4
+    moved, rate = start.copy(), 2e-5
     tokens = np.array(sentence, np.int32)
     stats = word2vec.train_block(moved, tokens, words, settings, rates=(rate, rate), seed=1)
     assert (stats.words, stats.pairs) == (31, 31 if settings.model == "CBOW" else 60)
@@ -236,6 +251,7 @@ def test_a_block_without_words(tokens: list[int]) -> None:
 
 
 @every_task
+@pytest.mark.usefixtures("copies")
 def test_touches_say_which_rows_changed(task: dict[str, str]) -> None:
     """Rows without a touch do not travel between ranks: they must not have changed."""
     blocks, counts = corpus(sentences=5)
@@ -262,8 +278,9 @@ def test_touches_say_which_rows_changed(task: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("model", ["SkipGram", "CBOW"])
 @pytest.mark.parametrize("negatives", [1, 5, 50, 100])
+@pytest.mark.usefixtures("copies")
 def test_no_change_of_a_negative_is_lost(model: str, negatives: int) -> None:
-    """It is copied for many windows, and changed by some that are still under way when another row takes its place."""
+    """It stands many times in the pool, and so in a window; a copy of it is changed while it goes to the matrix."""
     task = WordEmbedding.model_validate({"dimensions": 2, "subsample": 0, "negatives": negatives, "model": model})
     words = Distribution(np.ones(4, np.float32), noise_of(3, 4))
     start, touches = initial_parameters(4, 2, 1), no_touches(4)
@@ -273,6 +290,26 @@ def test_no_change_of_a_negative_is_lost(model: str, negatives: int) -> None:
     word2vec.train_block(start, tokens, words, task, rates=(rate, rate), seed=1, touches=touches)
     assert touches.contexts[3] > 0.9 * negatives * len(tokens)
     assert (start.contexts[3] == -rate / 2 * touches.contexts[3]).all()
+
+
+@pytest.mark.parametrize("model", ["SkipGram", "CBOW"])
+@pytest.mark.usefixtures("copies")
+def test_a_wide_window_reaches_all_words_around(model: str) -> None:
+    """Further than rows are fetched ahead of narrow ones, and beyond both ends of the sentence."""
+    task = WordEmbedding.model_validate(
+        {"model": model, "dimensions": 3, "window": 20, "windowing": "Fixed", "subsample": 0, "negatives": 1}
+    )
+    size = 100
+    words = Distribution(np.ones(size, np.float32), noise_of(size - 1, size))
+    start = initial_parameters(size, 3, 1)
+    start.vectors[:], start.contexts[:-1] = 0, np.eye(3, dtype=np.float32)[np.arange(size - 1) % 3]
+    moved, rate = start.copy(), 1e-3
+    tokens = np.arange(60, dtype=np.int32)
+    stats = word2vec.train_block(moved, tokens, words, task, rates=(rate, rate), seed=1)
+    around = [[i for i in range(at - 20, at + 21) if i != at and 0 <= i < 60] for at in range(60)]
+    assert stats.pairs == (60 if model == "CBOW" else sum(len(each) for each in around))
+    expected = np.array([start.contexts[around[at]].sum(axis=0) * rate / 2 for at in range(60)])
+    assert moved.vectors[:60] == pytest.approx(expected, rel=0.02, abs=1e-5)
 
 
 def test_the_largest_settings() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 LIBRARY = Path(__file__).with_name("libmms_embedding.so")
 OK = 0
 LINE = 16  # floats of a cache line
@@ -54,6 +54,7 @@ class Pass(Structure):
         ("first_rate", c_float),
         ("last_rate", c_float),
         ("replay", c_int32),
+        ("threads", c_int32),
         ("words", c_int64),
         ("pairs", c_int64),
         ("measured", c_int64),

@@ -103,6 +103,7 @@ def _passes(tokens: NDArray[np.int32], rates: tuple[float, float], seed: int, th
             seed=(seed * 0x9E3779B97F4A7C15 + part) % 2**64,
             first_rate=rates[0] + fall * start,
             last_rate=rates[0] + fall * stop,
+            threads=parts,
         )
         for part, (start, stop) in enumerate(itertools.pairwise(bounds))
     ]

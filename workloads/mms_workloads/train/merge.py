@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 # Of the loss along one pair's gradient, sigma(1 - sigma)|v|^2: a quarter where |v| = 1 and nothing is learnt yet, and
-# less for pairs that training has told apart. Taken too high, ranks with long rounds learn too little; too low, the sum
-# overshoots, and the more so the more ranks there are.
-CURVATURE, MOST_CURVATURE = 0.02, 0.25  # for each rank, and at most
+# much less for pairs that training has told apart.
+LEAST_CURVATURE, MOST_CURVATURE = 0.005, 0.25
 
 
 def curvature(ranks: Tensor) -> Tensor:
-    """What is taken for it where so many ranks have changed a row."""
-    return (ranks * CURVATURE).clamp(max=MOST_CURVATURE)
+    """What is taken for it where so many ranks have changed a row.
+
+    Taken too high, ranks with long rounds learn too little. Taken too low, the sum overshoots. This is the least with
+    which it goes less than twice the way, and so does not diverge, wherever the loss is as curved as it gets.
+    """
+    return (MOST_CURVATURE / 2 * (1 - 2 / ranks)).clamp(min=LEAST_CURVATURE)
 
 
 def merge_scale(touches: Tensor, ranks: Tensor, rate: float, *, stale: bool = False) -> Tensor:

@@ -54,6 +54,7 @@ struct Pass {
   uint64_t seed;
   float first_rate, last_rate;  // learning rate, linear in between
   int32_t replay;               // not 0: draws the same, counts touches and leaves the rows alone
+  int32_t threads;              // that train the model at the same time
   // What was done.
   int64_t words;  // tokens, without ends of sentences and before subsampling
   int64_t pairs;  // of a word with a word of its window; for a bag, centres

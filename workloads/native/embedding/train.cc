@@ -98,7 +98,7 @@ __attribute__((constructor)) static void choose() { kernels = find(nullptr); }
 
 }  // namespace mms
 
-int32_t mms_embedding_abi_version() { return 4; }
+int32_t mms_embedding_abi_version() { return 5; }
 
 const char* mms_embedding_kernels() { return mms::kernels->name; }
 
