@@ -2,14 +2,14 @@
 
 Both train on the same words, in the same settings (dimensions 100, window 5, five negatives or a Huffman tree,
 subsampling 0.001, for subwords n-grams of 3 to 6 in 2,000,000 buckets), with two threads, in turn: PAIRS times each
-kind, for EPOCHS epochs; the figure is the median of the ratios of a pair. Then the quality of both after
-QUALITY_EPOCHS, for SEEDS seeds: Spearman's rho on WordSim-353 and SimLex-999, and the part of the analogies (vocabulary
-cut at 30,000) that is right. KINDS chooses some of them. How near the machine's limits ours is: benchmarks/peak.c runs
-before each of its turns.
+kind, for EPOCHS epochs; the figure is the median of the ratios of a pair. Each pair has a seed, and the first SEEDS of
+them are scored: Spearman's rho on WordSim-353 and SimLex-999, and the part of the analogies (vocabulary cut at 30,000)
+that is right. word2vec.c trains for one epoch. KINDS chooses some of them. How near the machine's limits ours is:
+benchmarks/peak.c runs before each of its turns.
 
 file-to-vectors: from the compressed corpus to vectors in word2vec's binary format, start of the program included, after
-FILE_EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py). distributed: skip-gram on
-workers of this machine, of FILE_EPOCHS epochs (embedding_distributed.py), beside one process with two threads: speed,
+EPOCHS epochs. softmax: pairs per second over 10,000 words (embedding_softmax.py). distributed: skip-gram on
+workers of this machine, of EPOCHS epochs (embedding_distributed.py), beside one process with two threads: speed,
 and scores of PAIRS seeds.
 
 The corpus is ../shared/data/wiki.txt.xz where that is, else the speeches of the demo. gensim gets it as a file of one
@@ -44,10 +44,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(os.environ.get("MMS_RESULTS", Path(__file__).parent / "results"))
-PAIRS, EPOCHS = int(os.environ.get("PAIRS", "5")), int(os.environ.get("EPOCHS", "1"))
-SEEDS, QUALITY_EPOCHS = int(os.environ.get("SEEDS", "3")), int(os.environ.get("QUALITY_EPOCHS", "5"))
-FILE_EPOCHS = int(os.environ.get("FILE_EPOCHS", "5"))
-KINDS = os.environ.get("KINDS", "skip-gram cbow hierarchical subword softmax distributed file-to-vectors").split()
+PAIRS, EPOCHS = int(os.environ.get("PAIRS", "5")), int(os.environ.get("EPOCHS", "5"))
+SEEDS = min(PAIRS, int(os.environ.get("SEEDS", "5")))
+KINDS = os.environ.get("KINDS", "skip-gram cbow hierarchical softmax distributed file-to-vectors subword").split()
 DISTRIBUTED = [(2, "Ring", "None"), (2, "Ring", "BF16"), (2, "ParameterServer", "BF16"), (4, "Ring", "BF16")]
 MIN_COUNT = 5
 WORD2VEC = "word2vec==0.10.6"
@@ -127,7 +126,7 @@ def run_word2vec_c(program: Path, kind: str, folder: Path) -> float:
     with tempfile.TemporaryDirectory() as made:
         options = {
             "train": folder / "lines.txt", "output": f"{made}/vectors.bin", "binary": 1, "size": 100, "window": 5,
-            "sample": 1e-3, "min-count": 1, "threads": 2, "iter": EPOCHS, "cbow": int(kind == "cbow"),
+            "sample": 1e-3, "min-count": 1, "threads": 2, "iter": 1, "cbow": int(kind == "cbow"),
             "hs": int(kind == "hierarchical"), "negative": 0 if kind == "hierarchical" else 5,
         }  # fmt: skip
         command = [str(program), *(str(part) for name, value in options.items() for part in (f"-{name}", value))]
@@ -162,14 +161,21 @@ def limits() -> tuple[float, float, float]:
     return float(flops), float(memory), float(handover)
 
 
-def speed(kind: str, folder: Path, python: str) -> dict[str, list[float]]:
-    """Words per second of each, and what of the machine's limits ours took."""
+def pairs(kind: str, folder: Path, python: str) -> tuple[dict[str, list[float]], dict[str, dict[str, list[float]]]]:
+    """Words per second of each, and what of the machine's limits ours took; scores of each."""
     found: dict[str, list[float]] = collections.defaultdict(list)
-    program = word2vec_c() if kind != "subword" else None
+    scores: dict[str, dict[str, list[float]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    program, vectors = word2vec_c() if kind != "subword" else None, folder / "vectors.npy"
+    sides = {"ours": (sys.executable, "embedding_ours.py"), peer_of(kind): (python, "embedding_peers.py")}
     for pair in range(PAIRS):
         flops, memory, handover = limits()
-        mine = run(sys.executable, "embedding_ours.py", folder, kind, EPOCHS, pair)
-        peer = run(python, "embedding_peers.py", folder, kind, EPOCHS, pair)
+        made = {}
+        for name, (interpreter, script) in sides.items():
+            made[name] = run(interpreter, script, folder, kind, EPOCHS, pair, vectors)
+            if pair < SEEDS:
+                for score, value in run(python, "embedding_peers.py", folder, "scores", 0, 0, vectors).items():
+                    scores[name][score].append(value)
+        mine, peer = made.values()
         found["ours"].append(mine["words_per_second"])
         found["peer"].append(peer["words_per_second"])
         found["flops"].append(mine["gflops"] / flops)
@@ -182,21 +188,7 @@ def speed(kind: str, folder: Path, python: str) -> dict[str, list[float]]:
             f"peak {mine['peak_mib']:.0f} against {peer['peak_mib']:.0f} MiB; threads {handover:.0f} ns apart",
             flush=True,
         )
-    return dict(found)
-
-
-def quality(kind: str, folder: Path, python: str) -> dict[str, dict[str, list[float]]]:
-    found: dict[str, dict[str, list[float]]] = {}
-    scripts = {"ours": (sys.executable, "embedding_ours.py"), peer_of(kind): (python, "embedding_peers.py")}
-    for seed in range(SEEDS):
-        for name, (interpreter, script) in scripts.items():
-            vectors = folder / f"{name}.npy"
-            run(interpreter, script, folder, kind, QUALITY_EPOCHS, seed, vectors)
-            scores = run(python, "embedding_peers.py", folder, "scores", 0, 0, vectors)
-            for score in SCORES:
-                found.setdefault(name, {}).setdefault(score, []).append(scores[score])
-            print(f"{kind} {name}, seed {seed}: {scores}", flush=True)
-    return found
+    return dict(found), {name: dict(of) for name, of in scores.items()}
 
 
 def peer_of(kind: str) -> str:
@@ -204,8 +196,7 @@ def peer_of(kind: str) -> str:
 
 
 def compared(kind: str, folder: Path, python: str) -> tuple[dict[str, Any], list[str]]:
-    found = speed(kind, folder, python)
-    scores = quality(kind, folder, python) if SEEDS else {}
+    found, scores = pairs(kind, folder, python)
     said = []
     if kind != "subword":  # what its n-grams move depends on the words
         said.append(
@@ -243,11 +234,11 @@ def file_to_vectors(python: str) -> tuple[dict[str, Any], list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         mine = [
             sys.executable, "-c", "from mms_operator.cli import app; app()", "embed", str(corpus),
-            "-o", f"{folder}/ours", "--epochs", str(FILE_EPOCHS), "--threads", "2",
+            "-o", f"{folder}/ours", "--epochs", str(EPOCHS), "--threads", "2",
         ]  # fmt: skip
         peer = [
             python, str(Path(__file__).parent / "embedding_peers.py"), str(corpus), "file-to-vectors",
-            str(FILE_EPOCHS), "1", f"{folder}/vectors.bin",
+            str(EPOCHS), "1", f"{folder}/vectors.bin",
         ]  # fmt: skip
         for pair in range(PAIRS):
             for name, command in (("ours", mine), ("gensim", peer)):
@@ -274,10 +265,10 @@ def distributed(folder: Path, python: str) -> tuple[dict[str, Any], list[str]]:
         return {**made, **run(python, "embedding_peers.py", folder, "scores", 0, 0, vectors)}
 
     for pair in range(PAIRS):
-        alone = scored(sys.executable, "embedding_ours.py", folder, "skip-gram", FILE_EPOCHS, pair)
+        alone = scored(sys.executable, "embedding_ours.py", folder, "skip-gram", EPOCHS, pair)
         found["one process"].append(alone)
         for workers, mode, wire in DISTRIBUTED:
-            how = (source(), workers, mode, wire, FILE_EPOCHS, pair, folder / "words.txt")
+            how = (source(), workers, mode, wire, EPOCHS, pair, folder / "words.txt")
             one = scored(sys.executable, "embedding_distributed.py", *how)
             name = f"{mode}-{wire}-{workers}"
             found[name].append(one)

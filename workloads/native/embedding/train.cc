@@ -42,6 +42,12 @@ namespace narrow {
 //
 #include "merge.inc"
 //
+#include "rows.inc"
+//
+#include "pool.inc"
+//
+#include "window.inc"
+//
 #include "trainer.inc"
 #if defined(__aarch64__)
 static const Kernels table = {"neon", run, changes, settle};
@@ -60,6 +66,12 @@ namespace avx2 {
 //
 #include "merge.inc"
 //
+#include "rows.inc"
+//
+#include "pool.inc"
+//
+#include "window.inc"
+//
 #include "trainer.inc"
 static const Kernels table = {"avx2", run, changes, settle};
 }  // namespace avx2
@@ -73,6 +85,12 @@ namespace avx512 {
 #include "vectors.inc"
 //
 #include "merge.inc"
+//
+#include "rows.inc"
+//
+#include "pool.inc"
+//
+#include "window.inc"
 //
 #include "trainer.inc"
 static const Kernels table = {"avx512", run, changes, settle};
