@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def test_a_block_that_two_threads_want_is_encoded_once(tmp_path: Path) -> None:
-    cache, encoded, begun, go = Cache(tmp_path), list[int](), threading.Event(), threading.Event()
+    cache, encoded, begun, go = Cache(tmp_path, np.int64), list[int](), threading.Event(), threading.Event()
 
     def encode(block: int) -> np.ndarray:
         begun.set()

@@ -66,10 +66,12 @@ def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding, limit
 
 
 class Cache:
-    """Encoded blocks on the scratch volume, up to CACHE_BYTES. folder: for one plan alone. For any thread."""
+    """Encoded blocks on the scratch volume, up to CACHE_BYTES, as they are in memory: to read a header took longer
+    than the rest. folder: for one plan alone; dtype: of blocks. For any thread.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, dtype: type[np.generic]) -> None:
+        self._folder, self._dtype = folder, dtype
         self._encoding = [threading.Lock() for _ in range(LOCKS)]
         self._counting = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,13 +79,12 @@ class Cache:
 
     def get(self, block: int, encode: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
         """`encode(block)`, from the cache where it is there. Raises JobError."""
-        path = self._folder / f"{block}.npy"
+        path = self._folder / f"{block}.{np.dtype(self._dtype).name}"
         if not path.exists():
             with self._encoding[block % LOCKS]:
                 if not path.exists():  # another thread may have encoded it meanwhile
                     return self._keep(path, encode(block))
-        kept: NDArray[Any] = np.load(path)
-        return kept
+        return np.fromfile(path, self._dtype)
 
     def _keep(self, path: Path, encoded: NDArray[Any]) -> NDArray[Any]:
         with self._counting:
@@ -92,8 +93,7 @@ class Cache:
         if room:
             partial = path.with_suffix(".partial")
             try:
-                with partial.open("wb") as file:
-                    np.save(file, encoded)
+                encoded.tofile(partial)
             except OSError as error:
                 raise JobError(
                     Reason.INTERNAL, f"the scratch volume cannot be written ({error}): make it larger", retryable=True
@@ -138,7 +138,7 @@ class Corpus:
         self._words = plan.vocabulary.numbered()
         self._pairs = bool(plan.vocabulary.phrases)
         self._tokenizer = task.tokenizer
-        self._cache = Cache(cache) if plan.sealed is None else Held()
+        self._cache = Cache(cache, np.int32) if plan.sealed is None else Held()
 
     def tokens(self, block: int) -> NDArray[np.int32]:
         """Raises JobError."""
@@ -156,7 +156,7 @@ class ByteCorpus:
     def __init__(self, store: Store, plan: Plan, cache: Path, keys: Keyring = keyring.HELD) -> None:
         self.blocks = plan.blocks()
         self._reader = readers.planned(store, plan, cache.parent, keys)
-        self._cache = Cache(cache) if plan.sealed is None else Held()
+        self._cache = Cache(cache, np.uint8) if plan.sealed is None else Held()
 
     def bytes(self, block: int) -> NDArray[np.uint8]:
         """Raises JobError."""

@@ -75,7 +75,10 @@ class EmbeddingLearner:
     words: Distribution
     trained_on: Sequence[int]
     held_out: Sequence[int]
+    total: int  # words of the corpus
     kind: str = KIND
+    # Why there is nothing to learn from a block, of those that were looked at.
+    looked_at: dict[int, str | None] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)  # of this worker's rounds, after so many words of all
     # Blocks and rows of the last rounds that pulled their rows.
     needed: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
@@ -85,7 +88,8 @@ class EmbeddingLearner:
         corpus = Corpus(job.data.store, plan, task, cache)
         words = distribution(np.array(plan.vocabulary.counts, np.int64), task, plan.vocabulary.words)
         trained_on, held_out = blocks.split(len(corpus.blocks), job.evaluation.split)
-        return cls(job, task, plan.vocabulary, corpus, words, trained_on, held_out)
+        total = sum(plan.vocabulary.counts)
+        return cls(job, task, plan.vocabulary, corpus, words, trained_on, held_out, total)
 
     def start(self) -> EmbeddingState | PulledState:
         size, dimensions, seed = len(self.vocabulary), self.task.dimensions, self.job.optimizer.seed
@@ -105,7 +109,10 @@ class EmbeddingLearner:
         return 1
 
     def dead(self, block: int) -> str | None:
-        return monotonous(self.corpus.tokens(block), "words")
+        tokens = self.corpus.tokens(block)
+        if block not in self.looked_at:
+            self.looked_at[block] = monotonous(tokens, "words")
+        return self.looked_at[block]
 
     def ready(self, block: int, data_epoch: int) -> None:
         """It is, when its size is known."""
@@ -158,7 +165,7 @@ class EmbeddingLearner:
             loss = (total.loss * total.weight + done.loss * done.pairs) / pairs if pairs else 0.0
             total = Stats(total.samples + done.words, pairs, loss)
             begin = end
-            words = int(end * optimizer.epochs * sum(self.vocabulary.counts))
+            words = int(end * optimizer.epochs * self.total)
             if done.pairs:
                 self.losses.append((words, done.loss))
         if gpu:
@@ -181,7 +188,7 @@ class EmbeddingLearner:
         )
         report = {
             "vocabulary": len(self.vocabulary),
-            "words": sum(self.vocabulary.counts),
+            "words": self.total,
             "blocks": len(self.corpus.blocks),
             "heldOutBlocks": chosen if self.held_out else [],
             "method": evaluation.__doc__ or "",
