@@ -66,7 +66,7 @@ def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding, limit
 
 
 class Cache:
-    """Encoded blocks on the scratch volume, up to CACHE_BYTES, as they are in memory: to read a header took longer
+    """Encoded blocks on the scratch volume, up to CACHE_BYTES, as they are in memory: a header takes longer to read
     than the rest. folder: for one plan alone; dtype: of blocks. For any thread.
     """
 
