@@ -84,6 +84,7 @@ def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_
         corpus = Corpus(Store(uri=f"file://{path}"), plan, WordEmbedding(), tmp_path / str(attempt) / "blocks")
         with ThreadPoolExecutor(8) as pool:
             found.append([tokens.tolist() for tokens in pool.map(corpus.tokens, range(8))])
+        assert [corpus.tokens(block).tolist() for block in range(8)] == found[-1], "as they were kept"
     assert found[0] == found[1] == found[2]
     assert len(done) == 3
     assert sum(len(tokens) for tokens in found[0]) >= 3 * 50_000

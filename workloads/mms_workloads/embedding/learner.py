@@ -77,8 +77,8 @@ class EmbeddingLearner:
     held_out: Sequence[int]
     total: int  # words of the corpus
     kind: str = KIND
-    # Why there is nothing to learn from a block, of those that were looked at.
-    looked_at: dict[int, str | None] = field(default_factory=dict)
+    # Why there is nothing to learn from a block, of those that were read.
+    verdicts: dict[int, str | None] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)  # of this worker's rounds, after so many words of all
     # Blocks and rows of the last rounds that pulled their rows.
     needed: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
@@ -110,9 +110,9 @@ class EmbeddingLearner:
 
     def dead(self, block: int) -> str | None:
         tokens = self.corpus.tokens(block)
-        if block not in self.looked_at:
-            self.looked_at[block] = monotonous(tokens, "words")
-        return self.looked_at[block]
+        if block not in self.verdicts:
+            self.verdicts[block] = monotonous(tokens, "words")
+        return self.verdicts[block]
 
     def ready(self, block: int, data_epoch: int) -> None:
         """It is, when its size is known."""

@@ -13,8 +13,9 @@ LEAST_CURVATURE, MOST_CURVATURE = 0.005, 0.25
 def curvature(ranks: Tensor) -> Tensor:
     """What is taken for it where so many ranks have changed a row.
 
-    Taken too high, ranks with long rounds learn too little. Taken too low, the sum overshoots. This is the least with
-    which it goes less than twice the way, and so does not diverge, wherever the loss is as curved as it gets.
+    Taken too high, ranks with long rounds learn too little. Taken too low, the sum overshoots. This is little more than
+    the least with which it goes less than twice the way, and so does not diverge, even where the loss is as curved as
+    it gets.
     """
     return (MOST_CURVATURE / 2 * (1 - 2 / ranks)).clamp(min=LEAST_CURVATURE)
 
