@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 TIMEOUT = 20.0
+CONNECTED_WITHIN = 10.0  # seconds
+HTTP, GRPC = 8000, 8001
 KEY, CA = (Path(__file__).with_name(name) for name in ("key", "ca.crt"))
 HEADERS = {"authorization": f"Bearer {KEY.read_text()}"} if KEY.exists() else {}
 SCHEME = "https" if CA.exists() else "http"
@@ -47,17 +49,18 @@ class Way:
         self.ask = ask
         self.sent = 0
         self.versions: Counter[str] = Counter()
-        self.failed: list[tuple[float, str]] = []  # when, what
+        self.failed: list[tuple[float, str]] = []  # seconds after the way's beginning, what
         self.seconds: list[float] = []
+        self.began = time.monotonic()
 
     async def one(self) -> None:
         self.sent += 1
-        began = time.time()
+        began = time.monotonic()
         try:
             self.versions[await self.ask()] += 1
         except Exception as error:  # noqa: BLE001 - whatever a client sees counts
-            self.failed.append((round(began, 2), f"{type(error).__name__}: {error}"[:200]))
-        self.seconds.append(time.time() - began)
+            self.failed.append((round(began - self.began, 2), f"{type(error).__name__}: {error}"[:200]))
+        self.seconds.append(time.monotonic() - began)
 
     def summary(self) -> dict[str, Any]:
         slowest = sorted(self.seconds)
@@ -68,9 +71,25 @@ class Way:
                 "versions": dict(self.versions), "p99": round(p99, 3)}  # fmt: skip
 
 
+async def connected(host: str, port: int) -> None:
+    """The node's rules for the service are there. Asks nothing, so that what sleeps goes on sleeping."""
+    deadline = time.monotonic() + CONNECTED_WITHIN
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+
+
 async def main(host: str, rate: float) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await asyncio.gather(connected(host, HTTP), connected(host, GRPC))
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     trusted = ssl.create_default_context(cafile=CA) if CA.exists() else True
     async with (
@@ -80,7 +99,7 @@ async def main(host: str, rate: float) -> None:
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted), timeout=timeout, headers=HEADERS) as keeping,
     ):
         tls = {"ssl": True, "root_certificates": str(CA)} if CA.exists() else {}
-        channel = triton.InferenceServerClient(f"{host}:8001", **tls)
+        channel = triton.InferenceServerClient(f"{host}:{GRPC}", **tls)
         ways = {
             "close": Way(lambda: over_http(closing, host)),
             "keep": Way(lambda: over_http(keeping, host)),
@@ -104,7 +123,7 @@ async def main(host: str, rate: float) -> None:
 
 
 async def over_http(session: aiohttp.ClientSession, host: str) -> str:
-    async with session.post(f"{SCHEME}://{host}:8000/v2/models/neighbours/infer", json=BODY) as answer:
+    async with session.post(f"{SCHEME}://{host}:{HTTP}/v2/models/neighbours/infer", json=BODY) as answer:
         found = await answer.json()
         if answer.status != 200:
             raise RuntimeError(f"{answer.status} {found}")

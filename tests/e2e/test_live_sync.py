@@ -32,7 +32,7 @@ def test_a_service_follows_a_training_and_then_serves_its_artifact(kube: Kube, c
     live = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": BOUND}}
     made = service("words")
     kube.apply(
-        training("words", corpora.small, optimizer={"epochs": 800}),
+        training("words", corpora.small, optimizer={"epochs": 4000}),
         {**made, "spec": {**made["spec"], "replicas": 2, "rollout": live}},
     )
     kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=180)
@@ -61,7 +61,7 @@ def test_a_service_follows_a_training_and_then_serves_its_artifact(kube: Kube, c
     assert [asked.failures(way) for way in WAYS] == [0, 0, 0], asked.ways
     pods = {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=words")}
     with asking(kube, "words") as over:
-        artifact = kube.wait_phase("words", "Complete", 600)["status"]["artifact"]
+        artifact = kube.wait_phase("words", "Complete", 900)["status"]["artifact"]
         kube.wait(
             "modelservice", "words",
             lambda s: s["status"]["versions"]["stable"]["digest"] == artifact["digest"], 60, "serving the artifact",

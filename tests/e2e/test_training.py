@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 FAR = 20  # steps
-LONG = {"optimizer": {"epochs": 250}, "checkpoint": {"intervalSeconds": 5}}
+LONG = {"optimizer": {"epochs": 500}, "checkpoint": {"intervalSeconds": 5}}
 
 
 def is_training(found: Object) -> bool:
