@@ -29,10 +29,12 @@ from mms_workloads.contract import (
     Store,
 )
 from mms_workloads.serve import agent as agents
-from mms_workloads.serve.agent import Agent, Measure, State
+from mms_workloads.serve import agent_state, supervising
+from mms_workloads.serve.agent_state import State
 from mms_workloads.serve.artifact import Artifact
 from mms_workloads.serve.control import TritonGoneError
 from mms_workloads.serve.repository import MODELS
+from mms_workloads.serve.supervising import Agent, Measure
 from mms_workloads.store import JobError
 from tests.unit.serve import artifacts
 
@@ -58,7 +60,7 @@ READY = dict.fromkeys(MODELS, True)
     ids=lambda value: value.phase if isinstance(value, State) else None,
 )
 def test_readiness(state: State, models: dict[str, bool], status: int, reason: str | None) -> None:
-    found, body = agents.readiness(state, models)
+    found, body = agent_state.readiness(state, models)
     assert (found, body.get("reason")) == (status, reason)
     assert body["ready"] is (status == 200)
     if reason == "ModelNotReady":
@@ -66,7 +68,7 @@ def test_readiness(state: State, models: dict[str, bool], status: int, reason: s
 
 
 def test_metrics() -> None:
-    text = agents.metrics(State(phase="Verified", golden_right=3, seconds_to_ready=1.5, verifications=2), 3)
+    text = agent_state.metrics(State(phase="Verified", golden_right=3, seconds_to_ready=1.5, verifications=2), 3)
     values = dict(line.split() for line in text.splitlines() if not line.startswith("#"))
     assert values == {
         "mms_agent_ready": "1",
@@ -130,7 +132,7 @@ class FakeTriton:
 
 @pytest.fixture
 def triton(monkeypatch: pytest.MonkeyPatch) -> FakeTriton:
-    monkeypatch.setattr(agents, "WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(supervising, "WATCH_SECONDS", 0.001)
     return FakeTriton()
 
 
@@ -250,7 +252,7 @@ async def test_finds_out_what_it_can_do_before_it_is_ready_for_the_first_time(ag
     measured = Agent(agent.artifact, triton, measure=Measure(survey=survey))  # type: ignore[arg-type]
     async with supervised(measured):
         await until(lambda: phases == ["Measuring"])
-        assert agents.readiness(measured.state, READY)[0] == 503
+        assert agent_state.readiness(measured.state, READY)[0] == 503
         go.set()
         await until(lambda: measured.state.phase == "Verified")
         assert measured.state.measured == Measured(seconds=1.0)
@@ -339,7 +341,7 @@ async def test_what_cannot_be_taken_is_told_and_what_served_serves_on(
     made, agent = shop
     before = agent.artifact.digest
     made.fails = JobError(Reason.GOLDEN_MISMATCH, "wrong", retryable=retryable)
-    monkeypatch.setattr(agents, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(supervising, "RETRY_SECONDS", 0.0)
     async with supervised(agent):
         made.want("sha256:b")
         await until(lambda: agent.state.swaps_failed >= (2 if retryable else 1))
