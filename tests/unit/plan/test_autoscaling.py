@@ -342,6 +342,27 @@ def test_silence_is_no_sign_that_nobody_asks() -> None:
     assert "do not say what they have to do" in found.scaling["reason"]
 
 
+def test_a_silent_pod_is_no_reason_to_stay_few() -> None:
+    """Such as one of a node that is lost, which is ready until Kubernetes gives the node up."""
+    found = served(rate=40.0)
+    found.tick(30)
+    there = found.replicas
+    assert there > 1
+    found.mute = frozenset({found.pods[0].uid})
+    found.tick(3)
+    assert found.replicas == there + 1, "as many as are needed, without it"
+    assert "and are not counted" in found.scaling["history"][0]["reason"]
+    found.tick(10)
+    assert found.replicas == there + 1, "once"
+    found.rate = 200.0
+    found.tick(10)
+    assert found.replicas >= 5
+    found.mute = frozenset()
+    found.rate = 40.0
+    found.tick(300)
+    assert found.replicas == there
+
+
 def test_what_could_not_be_measured_is_told() -> None:
     found = world(replicas=2)
     found.curve = ()

@@ -65,6 +65,19 @@ def test_a_canary_gets_exactly_what_its_step_says() -> None:
     assert "Service/words-next" not in found.objects
 
 
+def test_a_canary_keeps_its_part_while_it_is_scaled() -> None:
+    found = world(CANARY)
+    found.serve("b")
+    found.settle()
+    found.scale(10)
+    seen = []
+    for _ in range(6):
+        found.turn()
+        seen.append(weights(found)["next"])
+    assert set(seen) == {20}
+    assert found.ready()["b"] == 2
+
+
 def test_an_abort_takes_all_back_at_once() -> None:
     found = world(CANARY)
     found.serve("b")

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.plan.serving_world import BLUE_GREEN, CANARY, HOT_SWAP, ServingWorld, digest, world
+from mms_operator.api.rollout import Rollout
+from mms_operator.plan.service import rollout as rollouts
+from tests.unit.plan.serving_world import BLUE_GREEN, CANARY, HOT_SWAP, NOW, ServingWorld, digest, world
 
 
 def test_pod_by_pod() -> None:
@@ -61,6 +63,50 @@ def test_canary_by_steps() -> None:
     assert [event.reason for event in w.events] == [
         "RollingOut", "Available", "RollingOut", "RolloutStep", "AwaitingPromotion", "RollingOut", "Available"
     ]  # fmt: skip
+
+
+def test_a_step_that_was_reached_goes_on_while_more_pods_are_wanted_of_it() -> None:
+    """Such as by a scaler, whose every change would else begin the step's time anew."""
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    w.wait(40)
+    w.scale(10)
+    w.look()
+    assert w.rollout["step"] == 1
+    w.settle()
+    assert w.answering() == {"a": 8, "b": 2}
+    assert (w.rollout["step"], w.rollout["phase"]) == (1, "Waiting")
+    assert w.plan is not None
+    assert w.plan.requeue_after == 20
+    w.wait(20)
+    w.settle()
+    assert w.rollout["step"] == 2
+
+
+def test_a_step_begins_anew_when_none_of_its_pods_answers() -> None:
+    w = world(CANARY)
+    w.serve("b")
+    w.settle()
+    w.wait(40)
+    for pod in w.pods:
+        pod.ready = pod.letter != "b"
+    w.look()
+    assert w.rollout.get("reachedTime") is None
+    w.settle()
+    assert w.plan is not None
+    assert w.plan.requeue_after == 60
+
+
+@pytest.mark.parametrize("strategy", ["RollingUpdate", "Canary", "HotSwap"])
+def test_an_abort_in_the_last_moment_finds_who_answers(strategy: str) -> None:
+    """All pods of the next version answer, and their Deployment is not through yet, such as with another template."""
+    how = Rollout.model_validate({"strategy": strategy})
+    state = rollouts.promoted(rollouts.begin(how, 3, NOW), fully=True)
+    fleets = rollouts.Fleets(3, rollouts.Fleet(1, 1, complete=True), rollouts.Fleet(3, 3, complete=False))
+    step = rollouts.advance(how, state, fleets, NOW)
+    assert not step.done
+    assert (step.next_replicas, step.stable_replicas) == (3, 1)
 
 
 def test_one_replica_has_a_canary_beside_it() -> None:

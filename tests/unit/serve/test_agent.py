@@ -293,6 +293,7 @@ class Shop:
         self.fails: JobError | None = None
         self.taken: list[str] = []
         self.put_back = 0
+        self.serves_already = False  # when it hears that it is off
         self.may_end = asyncio.Event()
         self.may_end.set()
 
@@ -306,8 +307,9 @@ class Shop:
         try:
             await self.may_end.wait()
         except asyncio.CancelledError:
-            self.put_back += 1
-            raise
+            if not self.serves_already:
+                self.put_back += 1
+                raise
         if self.fails:
             raise self.fails
         return replace(self.artifact, digest=serve.artifact.digest)
@@ -378,6 +380,23 @@ async def test_a_swap_that_is_no_longer_wanted_is_given_up(shop: tuple[Shop, Age
         if instead == "another":
             made.may_end.set()
             await until(lambda: agent.artifact.digest == "sha256:c")
+
+
+async def test_a_swap_that_serves_before_it_hears_that_it_is_off_is_undone(shop: tuple[Shop, Agent]) -> None:
+    """By a swap of its own: what the agent says is what answers, all the time."""
+    made, agent = shop
+    before = agent.artifact.digest
+    made.may_end.clear()
+    made.serves_already = True
+    async with supervised(agent):
+        made.want("sha256:b")
+        await until(lambda: made.taken == ["sha256:b"])
+        made.want(before)
+        await until(lambda: agent.artifact.digest == "sha256:b")
+        made.may_end.set()
+        await until(lambda: agent.artifact.digest == before)
+        assert made.taken == ["sha256:b", before]
+        await until(lambda: agent.state.swaps == 2)
 
 
 async def test_another_attempt_is_another_try(shop: tuple[Shop, Agent]) -> None:

@@ -77,6 +77,8 @@ class Server:
         return self.refused() or web.Response()
 
     async def infer(self, request: web.Request) -> web.Response:
+        if self.hangs:
+            await asyncio.sleep(10)
         if (refused := self.refused()) is not None:
             return refused
         asked = await request.json()
@@ -205,3 +207,20 @@ async def test_what_is_asked_here_is_counted_apart(triton: Triton, server: Serve
     assert total == Counters(requests=4 * 13, failed=4 * 3, timed=4 * 10, seconds=4 * 1.5)
     await server.stop()
     assert await triton.counters() == (None, own)
+
+
+async def test_a_question_that_takes_long_keeps_nobody_waiting(
+    server: Server, triton: Triton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told meanwhile was counted before it: between the two no question of our own is seen by halves."""
+    monkeypatch.setattr(control, "PROBE_SECONDS", 0.05)
+    await triton.ask(server.cases.cases[0], server.built_digest)
+    before = await triton.counters()
+    assert before[0] is not None
+    server.hangs = True
+    asking = asyncio.create_task(triton.ask(server.cases.cases[1], server.built_digest))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        assert await triton.counters() == before
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import ssl
 import time
@@ -15,8 +16,11 @@ import grpc
 import pytest
 from yarl import URL
 
+from mms_workloads.serve import edge_files
+from mms_workloads.serve.edge import Edge
+from tests.unit import nginx
 from tests.unit.serve.authority import Authority
-from tests.unit.serve.edge_here import EdgeHere
+from tests.unit.serve.edge_here import EdgeHere, listens
 from tests.unit.serve.stand_in import StandIn, standing_in
 
 if TYPE_CHECKING:
@@ -286,6 +290,37 @@ async def test_a_restart_finds_what_served(tmp_path: Path) -> None:
         async with Client(made, ca=authority.pem) as client:
             assert await client.both() == (200, "OK")
         assert made.metric("mms_edge_current") == 0
+
+
+async def test_a_full_volume_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What served before serves on, and what is mounted is taken as soon as it can be written."""
+    async with standing_in() as triton:
+        made = EdgeHere(tmp_path, triton.ports, KEYS)
+        made.mount_keys(alice=ALICE)
+        one = Edge(str(nginx.program()), made.mounted, made.keys, made.run)
+        await asyncio.to_thread(one.start)
+        try:
+            async with Client(made, BOB) as bob:
+                await until(lambda: listens(made.http) and listens(made.grpc))
+                made.mount_keys(alice=ALICE, bob=BOB)
+                with monkeypatch.context() as full:
+                    full.setattr(edge_files, "lay", no_space)
+                    await asyncio.to_thread(one.look)
+                    assert (one.lives, one.current, one.failures) == (True, False, 1)
+                    assert await bob.both() == (401, "UNAUTHENTICATED")
+                await asyncio.to_thread(one.look)
+                assert (one.lives, one.current) == (True, True)
+                while await bob.both() != (200, "OK"):
+                    await asyncio.sleep(0.05)
+        finally:
+            await asyncio.to_thread(one.end)
+            assert one.process is not None
+            assert one.process.stdout is not None
+            one.process.stdout.close()
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 async def answers(way: Any, expected: Any) -> bool:

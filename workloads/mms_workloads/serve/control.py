@@ -41,6 +41,7 @@ class Triton:
         self._http = Http(url, {CONTROL_HEADER: key}, keep=False)
         self._key = key
         self._own = Counters()
+        self._counted: tuple[Counters | None, Counters] = (None, self._own)
         # Between a question of our own and its being counted nobody looks at the counters.
         self._asking = asyncio.Lock()
 
@@ -100,18 +101,32 @@ class Triton:
         return len(cases.cases)
 
     async def counters(self) -> tuple[Counters | None, Counters]:
-        """What Triton has counted of the models (None where it does not answer), and what of it was asked here."""
-        async with self._asking:
-            own = self._own
-            try:
-                said = [
-                    asking.parsed(answer)
-                    for answer in await asyncio.gather(
-                        *(self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS) for model in self.models)
-                    )
-                ]
-            except AnswerError:
-                return None, own
+        """What Triton has counted of the models (None where it does not answer), and what of it was asked here.
+
+        While a question of our own takes long: as both were before it.
+        """
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._asking.acquire()
+        except TimeoutError:
+            return self._counted
+        try:
+            self._counted = await self._count_now()
+        finally:
+            self._asking.release()
+        return self._counted
+
+    async def _count_now(self) -> tuple[Counters | None, Counters]:
+        own = self._own
+        try:
+            said = [
+                asking.parsed(answer)
+                for answer in await asyncio.gather(
+                    *(self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS) for model in self.models)
+                )
+            ]
+        except AnswerError:
+            return None, own
         stats = [one["inference_stats"] for answer in said for one in answer.get("model_stats", ())]
         good, bad = (sum(_count(one, kind) for one in stats) for kind in ("success", "fail"))
         times = sum(int(one.get(kind, {}).get("ns", 0)) for one in stats for kind in _TIMES)

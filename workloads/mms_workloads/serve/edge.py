@@ -120,16 +120,20 @@ class Edge:
             return False
         self._looked_at = inputs
         following = self.run / f"next-{secrets.token_hex(4)}"
-        following.mkdir(mode=0o700)
-        problems = edge_files.lay(inputs, following, secrets.token_hex(32))
         try:
+            following.mkdir(mode=0o700)
+            problems = edge_files.lay(inputs, following, secrets.token_hex(32))
             self._test(following.name)
+            self._point(following)
         except RefusedError:
             shutil.rmtree(following)
             raise
+        except OSError as error:  # such as a volume that is full: the next look tries again
+            self._looked_at = None
+            shutil.rmtree(following, ignore_errors=True)
+            raise RefusedError(f"what nginx is to read cannot be written: {error}") from error
         for problem in problems:
             log.error("API key", problem=problem)
-        self._point(following)
         self.current, self._problem = True, ""
         return True
 

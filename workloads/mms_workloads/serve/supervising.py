@@ -214,11 +214,14 @@ class Agent:
         try:
             while not taking.done():
                 await asyncio.wait({taking}, timeout=WANTED_SECONDS)
-                if self._is_off(serve):
-                    log.info("swap given up", digest=report.digest)
-                    self.state = replace(self.state, swap=None)
-                    return
-            self.artifact = taking.result()
+                if not taking.done() and self._is_off(serve):
+                    taking.cancel()
+                    await asyncio.wait({taking})  # it puts back what it has changed
+            if taking.cancelled():
+                log.info("swap given up", digest=report.digest)
+                self.state = replace(self.state, swap=None)
+                return
+            self.artifact = taking.result()  # also of one that served before it heard that it is off
         except JobError as error:
             log.error("swap failed", digest=report.digest, reason=error.reason, message=error.message)  # noqa: TRY400
             self._retry_at = time.monotonic() + RETRY_SECONDS if error.retryable else float("inf")
@@ -229,7 +232,7 @@ class Agent:
             return
         finally:
             taking.cancel()
-            await asyncio.gather(taking, return_exceptions=True)  # it puts back what it has changed
+            await asyncio.gather(taking, return_exceptions=True)
         done = report.model_copy(update={"phase": "Done", "seconds": time.monotonic() - began})
         self.state = replace(self.state, swap=done, swaps=self.state.swaps + 1, comparison=None)
         self._verified(len(self.artifact.golden.cases))

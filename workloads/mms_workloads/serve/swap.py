@@ -9,6 +9,7 @@ and the end of a version.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ async def swap(
 ) -> Artifact:
     """Makes the pod serve another artifact. `tell` hears the phases.
 
-    Raises JobError, TritonGoneError; what served before serves on, then.
+    Raises JobError, TritonGoneError; what served before serves on, then. So it does where this is cancelled, unless the
+    artifact serves already.
     """
     digest = serve.artifact.digest
     before = generations.read(layout.generations)
@@ -75,7 +77,10 @@ async def swap(
     except BaseException:
         await _put_back(before, layout, triton, environment)
         raise
-    await asyncio.to_thread(_tidy, layout, {following.folder, serving.folder} | compared)
+    tidying = asyncio.ensure_future(asyncio.to_thread(_tidy, layout, {following.folder, serving.folder} | compared))
+    with contextlib.suppress(asyncio.CancelledError):  # it serves: there is nothing left to give up
+        await asyncio.shield(tidying)
+    await tidying
     return artifact
 
 

@@ -83,7 +83,7 @@ class _Deciding:
                 why = f"what a pod can do could not be measured: {failed[name]}: delete the pod to try again"
         elif missing := measures.silent(self.sight):
             held_up = True
-            why = f"{missing} ready pods do not say what they have to do: nothing is changed until they do"
+            wanted, why = self._in_part(known, memory, found, missing)
         elif came is not None:
             memory = self._corrected(known, memory, found, came)
             memory, decision = self._by_objective(known, memory, came, found)
@@ -104,6 +104,19 @@ class _Deciding:
         known, memory = measures.told(self.sight, known, replace(memory, changes=changes), came, why)
         unknown = name if name not in {one.template for one in known.capacity} and name not in failed else None
         return Scaled(known, memory, None if wanted == present else wanted, unknown, decided)
+
+    def _in_part(
+        self, known: AutoscalingStatus, memory: ScalingMemory, found: capacity.Known, missing: int
+    ) -> tuple[int, str]:
+        """No fewer pods, and more where those that say what they have to do show it: the others do not count, then."""
+        present = self.sight.serving.spec.replicas
+        silent = f"{missing} ready pods do not say what they have to do"
+        came = measures.guessed(self.sight, memory)
+        if came is not None:
+            _, decision = self._by_objective(known, memory, came, found)
+            if (wanted := decision.replicas + missing) > present:
+                return wanted, f"{silent}, and are not counted; {decision.why}"
+        return present, f"{silent}: there will be no fewer until they do"
 
     def _template(self) -> str | None:
         """Of the pods that are made now."""

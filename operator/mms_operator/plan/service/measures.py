@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mms_operator.plan.scaling.memory import ScalingMemory
     from mms_operator.plan.service.objects import Serving
     from mms_operator.plan.service.seen import Seen
-    from mms_operator.plan.types import Object, ObservedService
+    from mms_operator.plan.types import Interval, Object, ObservedService
 
 TELL_SECONDS = 30.0  # between two times that the status gets other numbers
 TOLD_CHANGE = 0.03  # of a capacity, for the status to say so
@@ -74,24 +74,52 @@ def counted(sight: Sight, memory: ScalingMemory) -> tuple[ScalingMemory, Came | 
 
     None: nothing is to be counted yet. What is counted later is of all the time until then.
     """
+    if not _due(sight, memory) or silent(sight):
+        return memory, None
+    found, said, seconds = _heard(sight, memory)
+    made = {pod["metadata"]["uid"] for pod in sight.seen.pods}
+    kept = {uid: one for uid, one in memory.samples.items() if uid in made}
+    p99 = found.p99 if found.p99 is not None else memory.p99 if found.pending else None
+    came = Came(seconds, found.arrivals, found.answered, found.pending, found.late)
+    recent = ((seconds, came.arrivals), *memory.recent)[:RECENT]
+    assert sight.observed.interval is not None  # noqa: S101 - it is due
+    ended = sight.observed.interval.ended
+    return replace(memory, counted=ended, samples=kept | said, p99=p99, recent=recent), came
+
+
+def guessed(sight: Sight, memory: ScalingMemory) -> Came | None:
+    """What came since the last time to pods that tell, and as much to each ready one that does not."""
+    missing = silent(sight)
+    if not _due(sight, memory) or missing >= sight.seen.ready:
+        return None
+    found, _, seconds = _heard(sight, memory)
+    part = sight.seen.ready / (sight.seen.ready - missing)
+    arrivals, answered, pending = (round(n * part) for n in (found.arrivals, found.answered, found.pending))
+    return Came(seconds, arrivals, answered, pending, found.late)
+
+
+def _due(sight: Sight, memory: ScalingMemory) -> bool:
+    interval = sight.observed.interval
+    return interval is not None and _seconds(interval, memory) >= objective.EVERY_SECONDS * 0.75
+
+
+def _seconds(interval: Interval, memory: ScalingMemory) -> float:
+    return (interval.ended - memory.counted).total_seconds()
+
+
+def _heard(sight: Sight, memory: ScalingMemory) -> tuple[traffic.Traffic, dict[str, traffic.Sample], float]:
+    """What came to the pods that tell, what they have counted so far, and in how many seconds."""
     observed = sight.observed
-    if observed.interval is None:
-        return memory, None
-    seconds = (observed.interval.ended - memory.counted).total_seconds()
-    if seconds < objective.EVERY_SECONDS * 0.75 or silent(sight):
-        return memory, None
+    assert observed.interval is not None  # noqa: S101 - it is due
     said = {uid: one for uid, report in observed.agents.items() if (one := traffic.sample(report))}
     loads = {uid: report.load for uid, report in observed.agents.items() if report.load}
     made = {pod["metadata"]["uid"]: pod["metadata"].get("creationTimestamp") for pod in sight.seen.pods}
     # Of pods that were there before anything was remembered, what they had counted is past.
     past = {uid: one for uid, one in said.items() if uid in made and _before(made[uid], memory.since)}
     before = past | dict(memory.samples)
-    kept = {uid: one for uid, one in memory.samples.items() if uid in made}
-    found = traffic.between(before, said, loads, sight.objective_seconds)
-    p99 = found.p99 if found.p99 is not None else memory.p99 if found.pending else None
-    came = Came(seconds, found.arrivals, found.answered, found.pending, found.late)
-    recent = ((seconds, came.arrivals), *memory.recent)[:RECENT]
-    return replace(memory, counted=observed.interval.ended, samples=kept | said, p99=p99, recent=recent), came
+    return (
+        traffic.between(before, said, loads, sight.objective_seconds), said, _seconds(observed.interval, memory)
+    )  # fmt: skip
 
 
 def _before(made: str | None, moment: datetime) -> bool:

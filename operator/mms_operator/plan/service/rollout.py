@@ -105,7 +105,7 @@ def stages(rollout: Rollout, replicas: int) -> Sequence[Stage]:
             steps = [
                 Stage(pods, max(1, replicas - pods), Route.BOTH, step.seconds, step.approval) for pods, step in parts
             ]
-            return [*steps, Stage(replicas, 0, Route.BOTH)]
+            return [*steps, _last(replicas)]
         case Strategy.BLUE_GREEN:
             how = rollout.blueGreen or BlueGreen()
             preview = Stage(replicas, replicas, Route.STABLE, how.seconds, how.approval, at_once=True)
@@ -113,9 +113,14 @@ def stages(rollout: Rollout, replicas: int) -> Sequence[Stage]:
         case Strategy.HOT_SWAP:  # new pods, where the running ones cannot take it: the first one is alone for a while
             swap = rollout.hotSwap or HotSwap()
             first = Stage(1, max(1, replicas - 1), Route.BOTH, swap.seconds, swap.approval)
-            return [first, Stage(replicas, 0, Route.BOTH)]
+            return [first, _last(replicas)]
         case Strategy.ROLLING_UPDATE | Strategy.LIVE_SYNC:
-            return [Stage(replicas, 0, Route.BOTH)]
+            return [_last(replicas)]
+
+
+def _last(replicas: int) -> Stage:
+    """All pods. One of the version before stays until all is done, so that an abort finds who answers."""
+    return Stage(replicas, 1, Route.BOTH)
 
 
 def promoted(state: RolloutStatus, *, fully: bool) -> RolloutStatus:
@@ -137,7 +142,10 @@ def advance(rollout: Rollout, state: RolloutStatus, fleets: Fleets, now: datetim
         following = fleets.following
         if following.ready < stage.pods or (last and not following.complete):
             phase = RolloutPhase.PAUSED if paused else RolloutPhase.PROGRESSING
-            state = state.model_copy(update={"phase": phase, "reachedTime": None})
+            # A step that was reached stays so while any of its pods answers: its time goes on, and a route's weight
+            # stays, when a scaler wants more of them or one begins anew.
+            reached = state.reachedTime if following.ready else None
+            state = state.model_copy(update={"phase": phase, "reachedTime": reached})
             return _step(state, stage, fleets, hold=paused)
         if last:
             return _complete(state, stage, fleets.replicas)
