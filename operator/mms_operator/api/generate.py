@@ -85,6 +85,8 @@ KINDS = (
             Column("Version", "integer", ".status.versions.stable.version", "The version that answers."),
             Column("Next", "integer", ".status.versions.next.version", "The version that is being rolled out."),
             Column("Rollout", "string", ".status.rollout.phase", "How far that is."),
+            Column("Step", "integer", ".status.rollout.step", "The step that it is at."),
+            Column("Percent", "integer", ".status.rollout.percent", "Part of the pods, or requests, that it has."),
             Column("Replicas", "integer", ".status.readyReplicas", "Pods that answer."),
             Column(
                 "P99",

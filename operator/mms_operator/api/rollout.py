@@ -209,8 +209,9 @@ class Rollout(Model):
         default=Strategy.ROLLING_UPDATE,
         description="RollingUpdate: pod by pod. Canary: in steps, each for a while. BlueGreen: beside the version "
         "before, then all clients at once. HotSwap: into the running pods, one by one; new pods are made only where "
-        "the next version needs other keys for its store. LiveSync: running pods follow the parameters of a running "
-        "training of word vectors, and take its artifact when it is complete.",
+        "the next version has other tensors, is a Triton repository, or needs other keys for its store. LiveSync: "
+        "running pods follow the parameters of a running training of word vectors, and take its artifact when it is "
+        "complete.",
     )
     canary: Canary | None = Field(
         default=None, description="With strategy Canary. Absent: 10 % and 50 % for a minute each."

@@ -167,7 +167,10 @@ class RolloutStatus(Model):
     step: int = Field(default=1, ge=1, description="The step that it is at; one beyond `steps`: all pods are replaced.")
     steps: int = Field(default=0, ge=0, description="Steps that the strategy has before all pods are replaced.")
     percent: int = Field(
-        default=0, ge=0, le=100, description="Part of the pods that answer clients with the next version."
+        default=0,
+        ge=0,
+        le=100,
+        description="Part of the pods that answer clients with the next version; behind a Gateway, of requests.",
     )
     startTime: str = Field(json_schema_extra={"format": "date-time"}, description="When it began.")
     reachedTime: str | None = Field(

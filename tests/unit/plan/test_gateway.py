@@ -49,6 +49,9 @@ def test_a_canary_gets_exactly_what_its_step_says() -> None:
     found.settle()
     assert weights(found) == {"stable": 80, "next": 20}  # of 3 pods that answer one is the next version's
     assert weights(found, "GRPCRoute") == {"stable": 80, "next": 20}
+    assert found.rollout["percent"] == 20, "of requests, whatever part of the pods that is"
+    ready = next(one for one in found.cr["status"]["conditions"] if one["type"] == "Ready")
+    assert "20 % of requests are sent to it" in ready["message"]
     assert found.objects["Service/words-next"]["spec"]["selector"]["mms.dev/artifact"] == "b" * 12
     found.wait(61)
     found.settle()

@@ -15,7 +15,7 @@ from mms_workloads import contract
 
 if TYPE_CHECKING:
     from mms_operator.api.gateway import Gateway, Listener
-    from mms_operator.api.service_status import RolloutStatus, ServedVersion
+    from mms_operator.api.service_status import RolloutStatus, ServedVersion, Versions
     from mms_operator.plan.service.course import Course
     from mms_operator.plan.service.objects import Serving
     from mms_operator.plan.service.seen import Seen
@@ -40,7 +40,7 @@ def routes(serving: Serving, gateway: Gateway, course: Course, seen: Seen) -> li
         return []
     own = following is not None and following.lineage != stable.lineage and course.status.rollout is not None
     ready = seen.ready_of(following) if own and following else 0
-    share = weight(serving, course, seen) if own else 0
+    share = weight(serving, course.status.rollout, course.status.versions, course.route, seen) if own else 0
     to = _Backends(serving, gateway, share if ready else 0, looked_at=ready > 0)
     made = []
     if gateway.http is not None:
@@ -50,12 +50,13 @@ def routes(serving: Serving, gateway: Gateway, course: Course, seen: Seen) -> li
     return made
 
 
-def weight(serving: Serving, course: Course, seen: Seen) -> int:
-    """Percent of requests for the next version."""
-    state, versions = course.status.rollout, course.status.versions
+def weight(
+    serving: Serving, state: RolloutStatus | None, versions: Versions, route: ServedVersion | None, seen: Seen
+) -> int:
+    """Percent of requests for the next version. route: the only version that clients are sent to; None: both."""
     if state is None or versions.next is None or versions.stable is None:
         return 0
-    if course.route is not None and course.route.digest == versions.stable.digest:
+    if route is not None and route.digest == versions.stable.digest:
         return 0
     how = serving.spec.rollout
     if how.strategy is Strategy.CANARY and not state.rollback and state.step <= state.steps:

@@ -10,7 +10,7 @@ from mms_operator.api.names import Reason
 from mms_operator.api.rollout import BlueGreen, Strategy
 from mms_operator.api.service_status import MOST_WORDS, Outcome, RolloutPhase, RolloutStatus, Versions
 from mms_operator.plan.conditions import rfc3339
-from mms_operator.plan.service import history, inputs, judging, rollout, saying, swapping, trouble
+from mms_operator.plan.service import gateway, history, inputs, judging, rollout, saying, swapping, trouble
 from mms_operator.plan.service.course import Course
 from mms_operator.plan.service.judging import Judgement
 from mms_operator.plan.service.rollout import Route
@@ -45,9 +45,12 @@ def roll_out(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course
     fleets = ((chosen, step.next_replicas), (stable, step.stable_replicas))
     if not step.done:
         versions = Versions(stable=look.counted(stable), next=look.counted(chosen))
-        state = trouble.of(look.serving, chosen, seen) or saying.rolling(versions.next or chosen, stable, step.status)
-        status = look.status_with(versions=versions, rollout=step.status, keptUntil=None)
         route = stable if step.route is Route.STABLE else None
+        progress = _routed(look, versions, route, step.status)
+        state = trouble.of(look.serving, chosen, seen) or saying.rolling(
+            versions.next or chosen, stable, progress, by_route=look.serving.spec.traffic.gateway is not None
+        )
+        status = look.status_with(versions=versions, rollout=progress, keptUntil=None)
         return Course(status, state, fleets, route, step.requeue)
     blue_green = how.blueGreen or BlueGreen()
     keep = blue_green.keepSeconds if how.strategy is Strategy.BLUE_GREEN and not begun.rollback else 0
@@ -58,6 +61,14 @@ def roll_out(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course
         keptUntil=rfc3339(look.now + timedelta(seconds=keep)) if keep else None,
     )
     return Course(status, saying.served(chosen, replicas), fleets, chosen)
+
+
+def _routed(look: Look, versions: Versions, route: ServedVersion | None, state: RolloutStatus) -> RolloutStatus:
+    """Where a Gateway splits the requests its weight is the part that the next version has, whatever its pods."""
+    if look.serving.spec.traffic.gateway is None:
+        return state
+    share = gateway.weight(look.serving, state, versions, route, look.seen)
+    return state.model_copy(update={"percent": share})
 
 
 def in_place(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:

@@ -84,12 +84,17 @@ def refused_by(pod: str, chosen: ServedVersion, swap: SwapReport) -> str:
     return f"pod {pod} could not take {called(chosen)}: {swap.reason}: {swap.message}"
 
 
-def rolling(chosen: ServedVersion, stable: ServedVersion | None, state: RolloutStatus | None) -> State:
+def rolling(
+    chosen: ServedVersion, stable: ServedVersion | None, state: RolloutStatus | None, *, by_route: bool = False
+) -> State:
+    """by_route: a Gateway splits the requests, and not a Service the connections."""
     if stable is None or state is None:
         said = f"{called(chosen)} is fetched, loaded and checked"
         return State(ready=False, reason=Reason.ROLLING_OUT, message=said)
     where = f"step {state.step} of {state.steps}" if state.step <= state.steps else "pod by pod"
     answers = f"{state.percent} % of the pods that answer are of it, the others of {called(stable)}"
+    if by_route:
+        answers = f"{state.percent} % of requests are sent to it, the others to {called(stable)}"
     if state.percent == 0:
         answers = f"{called(stable)} answers meanwhile"
     does = "is fetched, loaded and checked" if not chosen.replicas else f"is on {chosen.replicas} pods"
