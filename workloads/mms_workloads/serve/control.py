@@ -61,15 +61,16 @@ class Triton:
         return {model: model in there for model in self.models}
 
     async def load(self) -> None:
-        """Loads the models. That they serve the artifact only their answers prove: `verify`.
+        """Loads the models, all at a time. That they serve the artifact only their answers prove: `verify`.
 
         Raises JobError ModelLoadFailed, TritonGoneError.
         """
-        for model in self.models:
-            try:
-                await self._http.post(f"/v2/repository/models/{model}/load", b"{}", LOAD_SECONDS)
-            except AnswerError as error:
-                raise await self._failure(model, error) from error
+        loads = [self._http.post(f"/v2/repository/models/{model}/load", b"{}", LOAD_SECONDS) for model in self.models]
+        for model, answer in zip(self.models, await asyncio.gather(*loads, return_exceptions=True), strict=True):
+            if isinstance(answer, AnswerError):
+                raise await self._failure(model, answer) from answer
+            if isinstance(answer, BaseException):
+                raise answer
 
     async def verify(self, cases: Golden, digest: str, version: int | None = None) -> int:
         """Asks all golden cases of an artifact that the models hold, whichever serves; how many were right: all.

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Proof = tuple[Golden, str]  # questions, and the digest of what answers them
 
 WATCH_SECONDS = 0.5  # between two looks at Triton
+COMING_SECONDS = 0.05  # while it starts
 WANTED_SECONDS = 0.05  # between two looks at what the pod is told: a small file
 DRAIN_SECONDS = 30.0
 SUMMARY_SECONDS = 75.0  # for which Triton's summaries of a minute may know of the measurement
@@ -121,7 +122,8 @@ class Agent:
 
     async def _rest(self) -> None:
         """Until Triton is to be looked at again, or something else is wanted."""
-        until = time.monotonic() + WATCH_SECONDS
+        waits = self.state.phase == "WaitingForTriton"
+        until = time.monotonic() + (COMING_SECONDS if waits else WATCH_SECONDS)
         while (left := until - time.monotonic()) > 0:
             await asyncio.sleep(min(left, WANTED_SECONDS))
             if self.state.phase == "Verified" and self._next() is not None:

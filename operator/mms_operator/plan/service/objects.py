@@ -360,9 +360,10 @@ def _agent(serving: Serving, *, follows: bool) -> Object:
         **container,
         "restartPolicy": "Always",
         "ports": [{"name": "agent", "containerPort": contract.AGENT_PORT}],
+        # Whoever waits for a pod that starts waits for this, too.
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": "agent"},
-            "periodSeconds": 2,
+            "periodSeconds": 1,
             "timeoutSeconds": 5,
         },
         "livenessProbe": {
