@@ -265,7 +265,7 @@ def file_of(found: ScaledWorld) -> Any:
 def test_the_first_pod_is_to_find_the_best_way_and_the_others_run_so() -> None:
     found = tuning()
     file = file_of(found)
-    assert file["measure"] == {"limitSeconds": 110.0, "objectiveSeconds": 0.05}
+    assert file["measure"] == {"limitSeconds": 110.0, "withinSeconds": 0.05, "objectiveSeconds": 0.05}
     assert file["batching"] == {"preferredBatchSize": 0, "maxQueueDelayMicroseconds": 100, "instances": 1}
     found.batching = Batching(instances=4, maxQueueDelayMicroseconds=200, preferredBatchSize=16)
     before = found.deployments["sha256:" + "a" * 64]["spec"]["template"]

@@ -30,6 +30,23 @@ def test_more_at_a_time_until_nothing_is_gained(rates: tuple[float, ...], follow
     assert measuring.following(curve(*rates)) == following
 
 
+@pytest.mark.parametrize(
+    ("points", "following"),
+    [
+        ([(1, 164, 0.07), (2, 152, 0.08), (4, 123, 0.1)], 16),  # as a pod of a fifth of a processor
+        ([(1, 164, 0.07), (2, 152, 0.08), (4, 123, 0.1), (16, 184, 0.2)], 32),
+        ([(1, 164, 0.07), (2, 152, 0.08), (4, 123, 0.1), (16, 160, 0.2), (64, 160, 0.3)], 256),
+        ([(1, 164, 0.07), (2, 152, 0.08), (4, 123, 0.5)], 16),  # one late number may be chance
+        ([(1, 164, 0.07), (2, 152, 0.5), (4, 500, 0.5)], None),
+        ([(1, 100, 0.1), (2, 190, 0.1), (4, 350, 0.5), (8, 600, 0.6)], None),
+        ([(1, 164, 0.07), (2, 152, 0.08), (4, 123, 0.1), (16, 160, 0.2), (64, 160, 0.3), (128, 160, 0.3)], None),
+    ],
+)
+def test_by_leaps_while_answers_come_in_time(points: list[tuple[int, float, float]], following: int | None) -> None:
+    found = [MeasuredPoint(concurrency=many, rate=rate, p99=p99) for many, rate, p99 in points]
+    assert measuring.following(found, 0.4) == following
+
+
 async def test_a_server_with_two_places() -> None:
     places = asyncio.Semaphore(2)
     asked: list[int] = []

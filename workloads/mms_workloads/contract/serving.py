@@ -201,7 +201,10 @@ class Measure(Contract):
 
     limitSeconds: float
     processors: PositiveInt | None = None  # that Triton may use; None: all of the node
-    objectiveSeconds: float | None = None  # set: it tries other ways of batching, too, for the most within that
+    withinSeconds: float | None = None  # that 99 of 100 answers may take
+    objectiveSeconds: float | None = (
+        None  # the same; set: it tries other ways of batching, too, for the most within that
+    )
 
 
 class Reference(Contract):

@@ -133,8 +133,11 @@ class Triton:
         times = sum(int(one.get(kind, {}).get("ns", 0)) for one in stats for kind in _TIMES)
         return Counters(requests=good + bad, failed=bad, timed=good, seconds=times / 1e9), own
 
-    async def measure(self, cases: Golden, limit_seconds: float) -> Measured:
-        """What the pod can do: its golden questions, so many at a time, as fast as they are answered."""
+    async def measure(self, cases: Golden, limit_seconds: float, within: float | None = None) -> Measured:
+        """What the pod can do: its golden questions, so many at a time, as fast as they are answered.
+
+        within: seconds that 99 of 100 answers may take; None: nobody said.
+        """
         if not cases.cases:
             return Measured(seconds=0.0, error="there is no golden question to ask")
         questions = [(_path(case), asking.question(golden.inputs(case), list(case.outputs))) for case in cases.cases]
@@ -147,7 +150,7 @@ class Triton:
             await self._http.ask(path, question, INFER_SECONDS)
 
         try:
-            return await measuring.measure(ask, limit_seconds)
+            return await measuring.measure(ask, limit_seconds, within=within)
         finally:
             known = self._own
             self._own = known.model_copy(update={"requests": known.requests + asked, "timed": known.timed + asked})

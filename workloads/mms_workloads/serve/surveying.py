@@ -34,7 +34,7 @@ async def survey(serve: ServeFile, layout: Layout, triton: Triton, proof: tuple[
     wanted, (cases, digest) = serve.measure, proof
     assert wanted is not None  # noqa: S101 - or nobody would ask
     if wanted.objectiveSeconds is None:
-        return await triton.measure(cases, wanted.limitSeconds)
+        return await triton.measure(cases, wanted.limitSeconds, wanted.withinSeconds)
     objective, began = wanted.objectiveSeconds, time.monotonic()
     deadline = began + wanted.limitSeconds - BACK_SECONDS
     runs: Batching | None = None
@@ -45,7 +45,7 @@ async def survey(serve: ServeFile, layout: Layout, triton: Triton, proof: tuple[
             if batching != runs:
                 await run(batching, layout, triton)
                 runs = batching
-            found = await triton.measure(cases, max(1.0, deadline - time.monotonic()))
+            found = await triton.measure(cases, max(1.0, deadline - time.monotonic()), objective)
         except (JobError, TritonGoneError) as error:
             # Too little memory for so many processes, say. A Triton that begins anew must not begin with them.
             write(serve.batching, layout)

@@ -110,10 +110,12 @@ def measure(serving: Serving) -> contract.Measure:
     """What a pod is to find out of which nobody has measured what it can do."""
     wanted, tunes = serving.spec.objective, serving.spec.server.batching.autotune
     limit = serving.spec.server.resources.limits.get("cpu")
+    within = wanted.latencyP99Milliseconds / 1000 if wanted else None
     return contract.Measure(
         limitSeconds=TUNE_SECONDS if tunes else MEASURE_SECONDS,
         processors=_processors(limit) if tunes else None,
-        objectiveSeconds=wanted.latencyP99Milliseconds / 1000 if wanted and tunes else None,
+        withinSeconds=within,
+        objectiveSeconds=within if tunes else None,
     )
 
 
