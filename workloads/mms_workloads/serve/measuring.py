@@ -1,7 +1,7 @@
 """What a pod can do: its golden questions, so many at a time, again and again, before it answers clients.
 
-The number at a time doubles until more of them bring no more answers a second. Where answers may take a while it goes on
-by leaps for some more: a pod whose processor time is rationed answers two at a time no faster than one after the other,
+The number at a time doubles until more of them bring no more answers a second. While answers come in time it goes on
+from there by leaps: a pod whose processor time is rationed answers two at a time no faster than one after the other,
 and many times as many when dozens are put into a batch. What is measured is what one client on the pod's own machine
 sees, so a little less than Triton could do.
 """
