@@ -1,4 +1,7 @@
-"""Fixtures that tests with a real API server share, and ports that no two processes of tests take."""
+"""Fixtures that tests with a real API server share, and ports that no two processes of tests take.
+
+A line that a test prints and that begins with RESULT is shown at the end, since it is measured and not only proved.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,14 @@ def pytest_configure() -> None:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
     size = len(ports.SPAN) // WORKERS
     ports.SPAN = ports.SPAN[worker * size : (worker + 1) * size]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [one for outcome in ("passed", "failed") for one in terminalreporter.getreports(outcome)]
+    said = [line for one in reports for line in one.capstdout.splitlines() if line.startswith("RESULT ")]
+    if said:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(dict.fromkeys(said)))
 
 
 @pytest.fixture(scope="session")

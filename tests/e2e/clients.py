@@ -29,6 +29,16 @@ class Asked:
     def failures(self, way: str) -> int:
         return int(self.ways[way]["failures"])
 
+    def told(self, what: str) -> None:
+        """Prints what clients saw while that happened, for the end of the run."""
+        for way, found in self.ways.items():
+            failed = f"{found['failures']} failed for {found['failed_for']:g} s" if found["failures"] else "0 failed"
+            print(f"RESULT contract-{what}-{way} {found['sent']} sent, {failed}, p99 {1000 * found['p99']:.0f} ms")  # noqa: T201
+
+    def p99(self, way: str) -> float:
+        """Seconds of the answers."""
+        return float(self.ways[way]["p99"])
+
     def versions(self, way: str) -> set[str]:
         return set(self.ways[way]["versions"])
 

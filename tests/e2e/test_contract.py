@@ -6,6 +6,7 @@ channels are told to leave before their pod does. A kept HTTP connection sees on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, RefusedError, service, training
+from tests.e2e.kube import Kube, RefusedError, installation_store, service, training
+from tests.e2e.test_rollout import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +38,7 @@ for _ in range(40):
 time.sleep(60)
 """
 RATE = 20.0  # requests a second of each way
+SLOW = 1.0  # seconds of 99 of 100 answers: two processors for the cluster, its pods and the client
 CUT = 3  # kept connections that can be cut in a change: those of HTTP clients that are open at a time
 
 
@@ -111,10 +114,56 @@ def test_planned_changes(kube: Kube, corpora: Corpora) -> None:
     for name, change in PLANNED.items():
         with asking(kube, "words", rate=10) as asked:
             change(kube)
+        asked.told(name.replace(" ", "-"))
         assert asked.failures("close") == 0, (name, asked.ways)
         assert asked.failures("grpc") == 0, (name, asked.ways)
         assert asked.failures("keep") <= CUT, (name, asked.ways)
         assert asked.ways["close"]["sent"] > 20, (name, asked.ways)
+        assert max(asked.p99("close"), asked.p99("grpc")) < SLOW, (name, asked.ways)
+
+
+def test_versions(kube: Kube, artifacts: list[dict[str, str]]) -> None:
+    """One that is good, one whose files are not what their digest says, and one that no model can load."""
+    first, second = artifacts
+    how = {"replicas": 2}
+    serve(kube, first, **how)
+    ready(kube, 2)
+    corrupt, unloadable = {**second, "digest": "sha256:" + "0" * 64}, with_other_weights(second)
+    for name, artifact, reason in (
+        ("a corrupt artifact", corrupt, "ArtifactCorrupt"),
+        ("a model that fails to load", unloadable, "ModelLoadFailed"),
+        ("another version", second, "Available"),
+    ):
+        with asking(kube, "words", rate=10) as asked:
+            serve(kube, artifact, **how)
+            seen = kube.wait_condition("modelservice", "words", "Ready", str(reason == "Available"), reason)
+            time.sleep(5)  # what is measured: who answers in that time
+        asked.told(name.replace(" ", "-"))
+        assert asked.failures("close") == 0, (name, asked.ways)
+        assert asked.failures("grpc") == 0, (name, asked.ways)
+        assert asked.failures("keep") <= CUT, (name, asked.ways)
+        assert max(asked.p99("close"), asked.p99("grpc")) < SLOW, (name, asked.ways)
+        stable = kube.get("modelservice", "words")["status"]["versions"]["stable"]["digest"]
+        assert stable == (second if reason == "Available" else first)["digest"], seen
+
+
+def with_other_weights(artifact: dict[str, str]) -> dict[str, str]:
+    """Files that are what their digests say, and of which the weights are none."""
+    uri = f"{artifact['uri']}-unloadable"
+    with installation_store() as store:
+        files = {path.rpartition("/")[2]: store.cat_file(path) for path in store.ls(artifact["uri"], detail=False)}
+        files["model.safetensors"] = b"no weights"
+        manifest = json.loads(files["manifest.json"])
+        weights = files["model.safetensors"]
+        manifest["files"]["model.safetensors"] |= {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+        files["manifest.json"] = json.dumps(manifest).encode()
+        for name, data in files.items():
+            store.pipe_file(f"{uri}/{name}", data)
+    return {"uri": uri, "digest": digest(files["manifest.json"])}
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def test_a_triton_that_dies(kube: Kube, corpora: Corpora) -> None:
@@ -129,6 +178,7 @@ def test_a_triton_that_dies(kube: Kube, corpora: Corpora) -> None:
         kill_triton(pod["metadata"]["uid"])
         kube.wait("modelservice", "words", lambda s: s["status"]["readyReplicas"] < 2, 30, "without one")
         ready(kube, 2)
+    asked.told("a-triton-dies")
     # A probe every two seconds, three of them, and the time until the proxies of the nodes have heard.
     assert asked.ways["close"]["failed_for"] < 10, asked.ways
     assert asked.failures("close") < 10 * RATE, asked.ways
@@ -150,6 +200,7 @@ def test_one_of_three_without_memory(kube: Kube, corpora: Corpora) -> None:
         ready(kube, 3)
     last = next(one for one in kube.get("pod", name)["status"]["containerStatuses"] if one["name"] == "triton")
     assert last["lastState"]["terminated"]["reason"] == "OOMKilled"
+    asked.told("one-of-three-without-memory")
     assert asked.ways["close"]["failed_for"] < 10, asked.ways
     assert asked.failures("close") < 10 * RATE / 3 + RATE, asked.ways  # of the third that was sent there
 
