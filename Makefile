@@ -12,7 +12,7 @@ export MMS_RESULTS ?= benchmarks/results
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
-        bench-replay bench-replay-live bench-hotswap bench-coldstart bench-livesync bench-overhead bench-autotune bench-precision bench-tasks
+        bench-replay bench-replay-live bench-hotswap bench-coldstart bench-livesync bench-overhead bench-idle bench-autotune bench-precision bench-tasks
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -134,6 +134,9 @@ bench-coldstart: setup ## From no pods to the first answer, on the cluster; and 
 
 bench-livesync: setup ## Age of a running training's parameters in a serving pod, and what following costs
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/livesync.py
+
+bench-idle: setup ## Memory and processor time of agent and activator while nobody asks, on the cluster
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/idle.py
 
 bench-overhead: setup ## Requests a second through a service, without and with an edge, against Triton alone, on the cluster
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/overhead.py
