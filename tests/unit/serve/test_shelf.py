@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ from mms_workloads.serve.generations import Generation, Generations
 from mms_workloads.serve.shelf import NotHeldError, Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -162,3 +164,33 @@ def test_a_version_holds_what_is_its_own(tmp_path: Path, loads: Loads, monkeypat
         Shelf(path, "m_0", loads, 2)
     first.close()
     second.close()
+
+
+def test_processes_take_turns_so_that_each_sees_what_the_others_have_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for two copies more, of three processes that begin together."""
+    monkeypatch.setattr(shelf, "WATCH_SECONDS", 3600)
+    taken: list[str] = []
+
+    def admit(folder: str, beside: Sequence[str]) -> None:
+        del folder, beside
+        if len(taken) >= 2:
+            raise memory.NoRoomError("it needs more")
+
+    def load(folder: Path) -> str:
+        if folder.name == "b":
+            time.sleep(0.05)
+            taken.append("b")
+        return folder.name
+
+    monkeypatch.setattr(memory, "admit", admit)
+    shelves = [Shelf(tell(tmp_path, "a", "a"), f"m_{number}", load) for number in range(3)]
+    try:
+        tell(tmp_path, "a", "a", "b")
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(Shelf.refresh, shelves))
+        assert sorted("b" in one.view.held for one in shelves) == [False, True, True]
+    finally:
+        for one in shelves:
+            one.close()

@@ -6,6 +6,7 @@ makes another generation serve. A batch takes one look at the shelf, so that a r
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from mms_workloads.serve import generations, memory
 from mms_workloads.serve.generations import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from mms_workloads.serve.generations import Generation, Generations
 
@@ -73,8 +74,9 @@ class Shelf:
         self.apart: Path | None = None
         if first is not serving:
             self.apart = Path(first.folder)
-            memory.admit(first.folder, [one.folder for one in wanted.held if one.triton != triton])
-        self.view = View(self._hold(first))
+        # What serves from the start was asked for, whatever it takes.
+        apart = [one.folder for one in wanted.held if one.triton != triton] if self.apart else None
+        self.view = View(self._hold(first, apart))
         self.refresh()
         self._stop = threading.Event()
         self._watch = threading.Thread(target=self._follow, name="generations", daemon=True)
@@ -104,8 +106,7 @@ class Shelf:
                 continue
             try:
                 there = [kept.folder for kept in wanted.held if kept.digest in held or kept not in mine]
-                memory.admit(one.folder, there)
-                held[one.digest] = self._hold(one)
+                held[one.digest] = self._hold(one, there)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, what serves goes on
                 refused[one.digest] = f"{type(error).__name__}: {error}"
         serving = held.get(wanted.serving, before.serving)
@@ -120,8 +121,18 @@ class Shelf:
     def _mine(self, wanted: Generations) -> list[Generation]:
         return [one for one in wanted.held if one.triton == self._triton]
 
-    def _hold(self, one: Generation) -> Held:
-        return Held(one.digest, one.version, self._load(Path(one.folder)))
+    def _hold(self, one: Generation, beside: Sequence[str] | None) -> Held:
+        """beside: what is mapped already, with which there must be room for it; None: nobody asks.
+
+        Most runtimes read a network into memory of the process's own. So the processes take turns: each looks for room
+        when those before it have taken theirs.
+        """
+        if beside is None:
+            return Held(one.digest, one.version, self._load(Path(one.folder)))
+        with (self._path.parent / "turn").open("ab") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            memory.admit(one.folder, beside)
+            return Held(one.digest, one.version, self._load(Path(one.folder)))
 
     def _follow(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
