@@ -90,7 +90,11 @@ def _values(source: Source, number: int, kind: str) -> Iterator[tuple[int, Mappi
     try:
         if kind in {".csv", ".tsv"}:
             table = Table(source, number)
-            yield from ((at, table.values(decoded(row, at))) for at, row in rows(source, whole, 0) if at and row)
+            yield from (
+                (at, table.values(decoded(row, at)))
+                for at, row in rows(source, whole, 0, table.delimiter)
+                if at and row
+            )
         else:
             yield from ((at, json.loads(decoded(line, at))) for at, line in lines(source, whole) if line)
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mms_workloads.contract import Reason
 from mms_workloads.data import formats, members
 from mms_workloads.data.blocks import Segment
-from mms_workloads.data.lines import lines, rows
+from mms_workloads.data.lines import Table, lines, rows
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -66,13 +66,16 @@ def _tables(source: Source, piece_bytes: int, start: Place) -> Iterator[tuple[by
     """Each with the header of its file."""
     for number in range(start[0], len(source.uris)):
         size = source.size(number)
-        header = next((row for _, row in rows(source, Segment(number, 0, size), 0)), None)
-        if header is None:
+        if not size:
             continue
+        delimiter = Table(source, number).delimiter
+        header = next((row for _, row in rows(source, Segment(number, 0, size), 0, delimiter)), None)
+        if header is None:
+            raise _too_long(source, number, 0)
         first = start[1] if number == start[0] else 0
         parts = [header, b"\n"]
         held = 0
-        for offset, row in rows(source, Segment(number, first, size), first):
+        for offset, row in rows(source, Segment(number, first, size), first, delimiter):
             if row is None:
                 raise _too_long(source, number, offset)
             if held >= piece_bytes:
