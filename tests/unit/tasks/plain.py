@@ -64,7 +64,7 @@ def loop(training: JobFile, scratch: Path, *, warm: int = 0) -> Loop:
     rate = taken / (time.perf_counter() - began)
     network.eval()
     with torch.no_grad():
-        metrics = learner.task.measure(network, learner.evaluated(list(learner.held_out), []))
+        metrics = learner.task.measure(network, learner.evaluated(list(learner.held_out), [], []))
     return Loop(rate, losses, metrics)
 
 
