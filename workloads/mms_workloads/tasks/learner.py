@@ -295,8 +295,8 @@ class TaskLearner:
         return made
 
 
-ROWS_OF_ANY_LENGTH = 2  # dimensions of tokens, tags and sound
-FILLED_WITH = {"tags": -100}  # cross_entropy's ignore_index
+ROWS = 2  # dimensions of tokens, tags and sound; boxes have one more
+FILLED_WITH = {"tags": -100, "objects": -1}  # cross_entropy's ignore_index; no object
 FEW = 16  # records that may be the same by chance
 
 
@@ -315,11 +315,21 @@ def joined(batches: Sequence[Batch]) -> Batch:
     found = {}
     for name in batches[0]:
         tensors = [batch[name] for batch in batches]
-        if tensors[0].dim() == ROWS_OF_ANY_LENGTH:
-            longest, fill = max(tensor.shape[1] for tensor in tensors), FILLED_WITH.get(name, 0)
-            tensors = [functional.pad(tensor, (0, longest - tensor.shape[1]), value=fill) for tensor in tensors]
+        if tensors[0].dim() >= ROWS:
+            tensors = _filled_up(tensors, FILLED_WITH.get(name, 0))
         found[name] = torch.cat(tensors)
     return found
+
+
+def _filled_up(tensors: Sequence[Tensor], fill: int) -> list[Tensor]:
+    longest = max(tensor.shape[1] for tensor in tensors)
+    inner = (0, 0) * (tensors[0].dim() - ROWS)
+    return [
+        tensor
+        if tensor.shape[1] == longest
+        else functional.pad(tensor, (*inner, 0, longest - tensor.shape[1]), value=fill)
+        for tensor in tensors
+    ]
 
 
 def _length(batch: Batch) -> int:
