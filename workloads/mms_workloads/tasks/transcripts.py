@@ -34,7 +34,8 @@ def unfit(said: str, samples: int, spec: SpeechRecognition, stride: float) -> st
     if not said:
         return "its transcript has none of the characters of task.speechRecognition.alphabet"
     if samples > round(spec.maxSeconds * spec.sampleRate):
-        return f"it takes {seconds:.1f} s, and task.speechRecognition.maxSeconds is {spec.maxSeconds:g}: cut it"
+        most = f"task.speechRecognition.maxSeconds is {spec.maxSeconds:g}"
+        return f"it takes {seconds:.1f} s, and {most}: raise that, or cut the sound"
     needed = len(said) + sum(a == b for a, b in itertools.pairwise(said))
     if needed > LETTERS:
         return f"its transcript has {len(said)} letters, and {LETTERS} at most, fewer where letters are doubled: cut it"
