@@ -122,12 +122,13 @@ class SpeechRecognition(Model):
         default=" 'abcdefghijklmnopqrstuvwxyz",
         min_length=1,
         max_length=20_000,
-        description="The characters of transcripts, which are lower-cased; others are left out of them.",
+        description="The characters of transcripts; it is lower-cased as they are, and other characters are left out "
+        "of them. A record of which nothing is left is a bad one.",
     )
     sampleRate: int = Field(
         default=16_000, ge=4000, le=48_000, description="Samples a second of the sound. Pretrained: the folder's own."
     )
-    maxSeconds: str = decimal("Records that are longer are left out.", default="10")
+    maxSeconds: str = decimal("Records that are longer count as bad ones.", default="10")
     dimensions: int = Field(default=144, ge=8, le=4096, description="Small: width of the layers.")
     layers: int = Field(default=4, ge=1, le=48, description="Small: transformer blocks.")
     heads: int = Field(default=4, ge=1, le=64, description="Small: attention heads; they divide dimensions.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from mms_workloads.store import JobError
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.counting import Counting
 from mms_workloads.sync.plan import Plan
-from tests.unit.data.counted import by_blocks, corpus, described
+from tests.unit.data.counted import by_blocks, corpus, described, tar
 from tests.unit.data.test_records import FORMATS, as_dealt
 
 if TYPE_CHECKING:
@@ -158,6 +159,49 @@ def test_an_encrypted_data_set_has_the_same_records(tmp_path: Path, name: str) -
     held = RecordCorpus(target, plan, described(target.uri), tmp_path / "scratch" / "blocks", ring)
     assert as_dealt(by_blocks(held), name) == as_dealt(made, name)
     assert [error for _, error in encrypting.check(target, KEY) if error] == []
+
+
+def _records(folder: Path, source: Path, block_bytes: int = 700) -> list[tuple[object, object]]:
+    target, found = _encrypted(folder, source, block_bytes)
+    ring = Keyring()
+    plan = _counted(target, found, ring, folder / "scratch")
+    return by_blocks(RecordCorpus(target, plan, described(target.uri), folder / "scratch" / "blocks", ring))
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
+def test_what_separates_cells_is_told_by_the_name_of_the_table(tmp_path: Path, name: str) -> None:
+    made = [(f"a, b and c {i}", "good") for i in range(60)]
+    text = "text\tlabel\tby, with, at\n" + "".join(f"{one}\t{label}\tx\n" for one, label in made)
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    assert by_blocks(corpus(described(tmp_path / name), tmp_path / "plain")) == made
+    assert _records(tmp_path, tmp_path / name) == made
+
+
+def test_tables_of_both_kinds_are_encrypted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where it is taken up, too."""
+    monkeypatch.setattr(encrypting, "SAVE_EVERY", 1)
+    (folder := tmp_path / "data").mkdir()
+    (folder / "a.csv").write_text("text,label\n" + "x\ty,good\n" * 60)
+    (folder / "b.tsv").write_text("text\tlabel\tby, with, at\n" + "x, y\tgood\tz\n" * 60)
+
+    def stop(told: Told) -> None:
+        if told.files == 2:
+            raise KeyboardInterrupt
+
+    source, target = Store(uri=f"file://{folder}"), Store(uri=f"file://{tmp_path}/sealed")
+    with pytest.raises(KeyboardInterrupt):
+        encrypting.encrypt(source, target, KEY, tmp_path / "work", block_bytes=300, tell=stop)
+    assert _records(tmp_path, folder, 300) == [("x\ty", "good")] * 60 + [("x, y", "good")] * 60
+
+
+def test_records_of_two_tars_stay_apart(tmp_path: Path) -> None:
+    """Though the last one of the first and the first one of the second have one name."""
+    (folder := tmp_path / "data").mkdir()
+    tar(folder / "a.tar", {"1.txt": b"one", "1.cls": b"x", "2.txt": b"two", "2.cls": b"x"})
+    tar(folder / "b.tar", {"2.txt": b"three", "2.cls": b"y", "3.txt": b"four", "3.cls": b"y"})
+    made = [("one", "x"), ("two", "x"), ("three", "y"), ("four", "y")]
+    assert by_blocks(corpus(described(folder), tmp_path / "plain")) == made
+    assert _records(tmp_path, folder, 1 << 20) == made
 
 
 def test_a_worker_without_the_lease_cannot_decrypt_a_block(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from mms_workloads import store as stores
 from mms_workloads.data import readers, records
 from mms_workloads.sync.counting import Counting
-from mms_workloads.tasks import making
+from mms_workloads.tasks import making, unfit
 from mms_workloads.tasks.learner import joined
 from mms_workloads.train.learner import decayed
 
@@ -64,7 +64,7 @@ def loop(training: JobFile, scratch: Path, *, warm: int = 0) -> Loop:
     rate = taken / (time.perf_counter() - began)
     network.eval()
     with torch.no_grad():
-        metrics = learner.task.measure(network, learner.evaluated(list(learner.held_out), []))
+        metrics = learner.task.measure(network, learner.evaluated(list(learner.held_out), [], []))
     return Loop(rate, losses, metrics)
 
 
@@ -77,5 +77,6 @@ def counted(training: JobFile, scratch: Path) -> Plan:
         assert counting.format is not None
         segments = counting.tasks[number]
         reader = readers.counting(training.data.store, counting.uris(number), segments, scratch)
-        counting.add_survey(number, *records.count(reader, segments, training.data, counting.format))
+        judge = unfit.judge(training.task)
+        counting.add_survey(number, *records.count(reader, segments, training.data, counting.format, judge))
     return counting.plan(None, training.data.blockBytes)

@@ -154,6 +154,14 @@ def test_data_of_another_kind(tmp_path: Path, digits: str) -> None:
     assert "learns from texts, and the records' input is image" in outcome.message
 
 
+def test_data_that_the_task_cannot_learn_from(tmp_path: Path) -> None:
+    uri = datasets.tar_of(tmp_path / "data", datasets.videos(120))
+    with QuickRun(tmp_path / "run", job(tmp_path, {"imageClassification": PICTURE}, uri)) as started:
+        outcome = started.start().outcome(SECONDS)
+    assert (outcome.result, outcome.reason) == ("Failed", "DataInvalid")
+    assert "images are uint8 [height, width]" in outcome.message
+
+
 def test_a_gate(tmp_path: Path) -> None:
     gate = {"metric": "accuracy", "atLeast": 0.999}
     training = job(

@@ -12,7 +12,7 @@ from mms_workloads.contract import ObjectDetection
 from mms_workloads.serve import pipelines
 from mms_workloads.store import JobError
 from mms_workloads.tasks import transformers_detection
-from mms_workloads.tasks.object_detection import OBJECTS, ObjectDetector
+from mms_workloads.tasks.object_detection import ObjectDetector
 from tests.unit.serve import transformers_folders
 from tests.unit.tasks import datasets, taught
 from tests.unit.tasks.test_task_runs import job
@@ -47,7 +47,7 @@ def trained(network: torch.nn.Module) -> int:
 def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Three images: with two objects, with one, and with none."""
     pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-    boxes, objects = torch.zeros(3, OBJECTS, 4), torch.full((3, OBJECTS), -1)
+    boxes, objects = torch.zeros(3, 5, 4), torch.full((3, 5), -1)
     boxes[0, 0], boxes[0, 1], boxes[1, 0] = torch.tensor(
         [[0.1, 0.1, 0.5, 0.5], [0.2, 0.3, 0.5, 0.9], [0.5, 0.5, 1.0, 0.8]]
     )

@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mms_workloads.contract import DataFile, Desired, Golden, JobFile, LanguageModel, Outcome
+from mms_workloads.contract import DataFile, Desired, Golden, JobFile, LanguageModel, Outcome, Reason
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.language import transformer
 from mms_workloads.language.learner import LanguageLearner
 from mms_workloads.language.transformer import Transformer
 from mms_workloads.serve import pipelines
+from mms_workloads.store import JobError
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
 from mms_workloads.train.learner import Place, share
@@ -128,6 +129,14 @@ def learner(folder: Path, **changes: Any) -> LanguageLearner:
     task = training.task.languageModel
     assert task is not None
     return LanguageLearner.of(training, task, plan, folder / "cache")
+
+
+def test_an_evaluation_of_nothing_is_none(tmp_path: Path) -> None:
+    one = learner(tmp_path)
+    one.task = one.task.model_copy(update={"contextLength": 2000})
+    with pytest.raises(JobError, match=r"nothing to evaluate: none of .* a window of 2000 .*lower") as raised:
+        one.evaluate(one.start())
+    assert raised.value.reason is Reason.DATA_EMPTY
 
 
 def test_a_data_epoch_holds_each_window_once(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class SpeechRecognition(Contract):
     architecture: Literal["Small", "Pretrained"] = "Small"
     sampleRate: PositiveInt = 16_000
     maxSeconds: Annotated[float, Field(gt=0)] = 10.0  # longer records are left out
-    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"  # of transcripts, which are lower-cased; others are left out
+    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"  # of transcripts, both lower-cased; others are left out
     dimensions: PositiveInt = 144
     layers: PositiveInt = 4
     heads: PositiveInt = 4

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 IDENTITY = "Identity"
+MIXUP = "Mixup"
 
 
 def chosen(transforms: Sequence[str], block: int, data_epoch: int) -> str:

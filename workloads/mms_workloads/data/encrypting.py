@@ -1,6 +1,7 @@
 """Encrypts a data set block by block: streaming, in memory, resumable.
 
-    <target>/blocks/00000000.mms, ...   each a small file of the data set's format, encrypted (data.sealed)
+    <target>/blocks/00000000.mms, ...   each a small file of the data set's format, encrypted (data.sealed);
+                                        00000000.tsv.mms where cells stand between tabs
     <target>/progress/00000000.json, ...  the blocks that are durable, some in each, until the end
     <target>/manifest.json              written last: what a training needs to read the data
 
@@ -41,6 +42,7 @@ class Done:
     digest: str
     salt: bytes
     place: Place
+    ending: str = ""  # of its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,12 @@ def encrypt(
     dataset, done = _resumed(target, data_key, said)
     reader = Reader(source, uris, scratch)
     unsaved: list[Done] = []
-    for plain, place in pieces(reader, chosen, fields or Fields(), block_bytes, done[-1].place if done else (0, 0)):
+    start = done[-1].place if done else (0, 0)
+    for plain, place, ending in pieces(reader, chosen, fields or Fields(), block_bytes, start):
         number = len(done)
         stored, salt = sealed.seal(data_key, dataset, number, plain)
-        stores.write_bytes(stores.child(target, block_name(number)), stored)
-        unsaved.append(Done(len(plain), hashlib.sha256(stored).hexdigest(), salt, place))
+        stores.write_bytes(stores.child(target, block_name(number, ending)), stored)
+        unsaved.append(Done(len(plain), hashlib.sha256(stored).hexdigest(), salt, place, ending))
         done.append(unsaved[-1])
         if len(unsaved) == SAVE_EVERY:
             _save(target, data_key, dataset, said, unsaved, count=len(done))
@@ -90,7 +93,9 @@ def encrypt(
         tell(Told(len(done), min(place[0] + 1, len(files)), len(files), sum(d.size for d in done)))
     if not done:
         raise JobError(Reason.DATA_EMPTY, f"there is nothing in the {len(files)} files of {source.uri}")
-    blocks = tuple(Found(stores.child(target, block_name(i)).uri, one.size, one.digest) for i, one in enumerate(done))
+    blocks = tuple(
+        Found(stores.child(target, block_name(i, one.ending)).uri, one.size, one.digest) for i, one in enumerate(done)
+    )
     manifest = Manifest(held_as, blocks, Sealed(dataset, tuple(one.salt for one in done)))
     write_manifest(target, data_key, manifest)
     stores.remove_folder(stores.child(target, PROGRESS))
@@ -120,7 +125,9 @@ def _fingerprint(files: Sequence[Found], chosen: str, block_bytes: int) -> str:
 
 def _save(target: Store, data_key: bytes, dataset: bytes, said: str, part: Sequence[Done], *, count: int) -> None:
     """count: of all blocks, of which the part is the last."""
-    blocks = [{"size": d.size, "sha256": d.digest, "salt": d.salt.hex(), "place": d.place} for d in part]
+    blocks = [
+        {"size": d.size, "sha256": d.digest, "salt": d.salt.hex(), "place": d.place, "ending": d.ending} for d in part
+    ]
     text = json.dumps({"dataset": dataset.hex(), "source": said, "first": count - len(part), "blocks": blocks})
     body = json.dumps({"progress": text, "mac": sealed.manifest_mac(data_key, dataset, text.encode())})
     stores.write_bytes(stores.child(target, f"{PROGRESS}/{count - len(part):08}.json"), body.encode())
@@ -154,5 +161,8 @@ def _resumed(target: Store, data_key: bytes, said: str) -> tuple[bytes, list[Don
             )
         if body["first"] != len(done):
             break  # what is behind a gap is written again
-        done += [Done(b["size"], b["sha256"], bytes.fromhex(b["salt"]), tuple(b["place"])) for b in body["blocks"]]
+        done += [
+            Done(b["size"], b["sha256"], bytes.fromhex(b["salt"]), tuple(b["place"]), b.get("ending", ""))
+            for b in body["blocks"]
+        ]
     return dataset, done

@@ -28,6 +28,8 @@ _SUFFIXES: dict[str, RecordFormat] = {
     ".wav": "WAV",
     **dict.fromkeys(IMAGES, "ImageFolder"),
 }
+TABS = ".tsv"
+SEALED = ".mms"  # an encrypted block
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 TRANSCRIPT = ".txt"
 NAMED = 3  # files in a message
@@ -39,9 +41,9 @@ def of_records(task: Task) -> bool:
 
 
 def suffix(uri: str) -> str:
-    """Of the decompressed file, in small letters: .csv of a/b.CSV.gz."""
+    """Of the plain file, in small letters: .csv of a/b.CSV.gz, .tsv of a/0.tsv.mms."""
     name = uri.rpartition("/")[2].lower()
-    for packed in COMPRESSED:
+    for packed in (SEALED, *COMPRESSED):
         name = name.removesuffix(packed)
     return PurePosixPath(name).suffix
 

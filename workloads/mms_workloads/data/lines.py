@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+import io
 import json
+from collections import deque
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import Reason
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from mms_workloads.contract import Fields
 
 _BOM = b"\xef\xbb\xbf"
-_DELIMITERS = ",\t;|"
+_DELIMITERS = "\t,;|"  # of equally frequent ones the first: a column's name has a comma rather than a tab
 csv.field_size_limit(LONGEST_RECORD_BYTES)
 
 
@@ -131,8 +134,9 @@ class Table:
             header = decoded(head[1], 0) if head else ""
         except ValueError as error:
             raise JobError(Reason.DATA_INVALID, f"the header of {source.uris[file]}: {error}") from error
-        tab = formats.suffix(source.uris[file]) == ".tsv"
-        self.delimiter = "\t" if tab else max(_DELIMITERS, key=header.count)
+        tabs = formats.suffix(source.uris[file]) == formats.TABS
+        usual = max(_DELIMITERS, key=header.count)
+        self.delimiter = "\t" if tabs else usual if usual in header else ","
         self.columns = [name.strip() for name in next(csv.reader([header], delimiter=self.delimiter), [])]
         if not any(self.columns) or len(set(self.columns)) != len(self.columns):
             raise JobError(
@@ -144,39 +148,79 @@ class Table:
     def values(self, row: str) -> dict[str, str]:
         """Raises ValueError."""
         try:
-            cells = next(csv.reader(row.splitlines(keepends=True), delimiter=self.delimiter, strict=True))
+            cells = next(csv.reader(io.StringIO(row, newline="\n"), delimiter=self.delimiter, strict=True))
         except csv.Error as error:
-            raise ValueError(f"it is no row of CSV: {error}") from error
+            raise ValueError(
+                f"it is no row of CSV: {error}: a cell that begins with a quote must end with one, and others "
+                "inside it are doubled"
+            ) from error
         if len(cells) != len(self.columns):
             raise ValueError(f"it has {len(cells)} cells, and the header {len(self.columns)} columns")
         return dict(zip(self.columns, cells, strict=True))
 
 
-def rows(source: Source, segment: Segment, start: int) -> Iterator[tuple[int, bytes | None]]:
+def rows(source: Source, segment: Segment, start: int, delimiter: str) -> Iterator[tuple[int, bytes | None]]:
     """(offset, bytes) of the rows from `start`, where one begins, that begin before the segment's end.
 
-    A quoted cell may hold line ends.
+    A quoted cell may hold line ends. One that does not end as RFC 4180 has it is a row of its first line alone: a lone
+    quote takes no other rows with it.
     """
     size = source.size(segment.file)
     end = size if segment.end is None else segment.end
-    parts: list[bytes] = []
-    first, quotes, length = start, 0, 0
-    for offset, line in lines(source, Segment(segment.file, start, size), aligned=True):
-        if not parts:
-            if offset >= end:
-                return
-            first, quotes, length = offset, 0, 0
-        parts.append(line if line is not None else b"")
-        quotes += parts[-1].count(b'"')
-        length += len(parts[-1])
-        if line is None or length > LONGEST_RECORD_BYTES:
-            yield first, None
-            parts = []
-        elif quotes % 2 == 0:
-            yield first, b"\n".join(parts)
-            parts = []
-    if parts:
-        yield first, b"\n".join(parts)
+    coming = lines(source, Segment(segment.file, start, size), aligned=True)
+    again: deque[tuple[int, bytes | None]] = deque()  # lines behind a quote that did not end
+
+    def following() -> tuple[int, bytes | None] | None:
+        return again.popleft() if again else next(coming, None)
+
+    separator = delimiter.encode()
+    while (line := following()) is not None and line[0] < end:
+        offset, first = line
+        held = [line]
+        quote = _quote(first or b"", separator)
+        length = len(first or b"")
+        while quote is Quote.OPEN and length <= LONGEST_RECORD_BYTES and (line := following()) is not None:
+            held.append(line)
+            length += len(line[1] or b"")
+            quote = Quote.BROKEN if line[1] is None else _quote(line[1], separator, inside=True)
+        if quote is Quote.CLOSED:
+            yield offset, None if first is None else b"\n".join(part for _, part in held if part is not None)
+        else:
+            yield offset, first
+            again.extendleft(reversed(held[1:]))
+
+
+class Quote(Enum):
+    """How a line leaves its last quoted cell."""
+
+    CLOSED = auto()
+    OPEN = auto()  # it goes on in the next line
+    BROKEN = auto()  # its end is followed by neither a separator nor a line end
+
+
+def _quote(line: bytes, separator: bytes, *, inside: bool = False) -> Quote:
+    """inside: the line begins within a quoted cell. A quote that does not open a cell is a character like others."""
+    at = 0
+    while inside or (found := line.find(b'"', at)) >= 0:
+        if inside:
+            at = _end_of_cell(line, at)
+            if at < 0:
+                return Quote.OPEN
+            if line[at : at + 1] not in {b"", separator}:
+                return Quote.BROKEN
+            inside, at = False, at + 1
+        else:
+            inside, at = found == 0 or line[found - 1 : found] == separator, found + 1
+    return Quote.CLOSED
+
+
+def _end_of_cell(line: bytes, at: int) -> int:
+    """Behind the quote that ends a cell, two of which are one inside it; -1: it does not end in this line."""
+    while (found := line.find(b'"', at)) >= 0:
+        if line[found + 1 : found + 2] != b'"':
+            return found + 1
+        at = found + 2
+    return -1
 
 
 def table(source: Source, segment: Segment, fields: Fields, start: int) -> Iterator[Item]:
@@ -184,7 +228,7 @@ def table(source: Source, segment: Segment, fields: Fields, start: int) -> Itera
     if source.size(segment.file) == 0:
         return
     columns = Table(source, segment.file)
-    for offset, row in rows(source, segment, start):
+    for offset, row in rows(source, segment, start, columns.delimiter):
         if offset < segment.start or offset == 0 or (row is not None and not row.strip()):
             continue
         try:

@@ -37,8 +37,7 @@ def image_folder(source: Source, segment: Segment, _: Fields) -> Iterator[Item]:
 
 
 def sound(source: Source, segment: Segment, labels: Mapping[str, str], numbers: Mapping[str, int]) -> Iterator[Item]:
-    """The label is of `labels`, by the file's name without its suffix, else in a .txt beside it, else the folder's
-    name.
+    """The label is of `labels`, by the file's name without its suffix, else in a .txt beside it.
 
     numbers: of the files, by their URIs.
     """
@@ -52,15 +51,16 @@ def sound(source: Source, segment: Segment, labels: Mapping[str, str], numbers: 
     if labels:
         yield Item(segment.file, 0, None, "it is in no table beside it")
         return
-    if (number := numbers.get(stem + formats.TRANSCRIPT)) is not None:
-        try:
-            said = decoded(source.read(number, 0, source.size(number)), 0).strip()
-        except ValueError as error:
-            yield Item(segment.file, 0, None, f"its transcript: {error}")
-            return
-        yield _file(source, segment.file, said)
+    number = numbers.get(stem + formats.TRANSCRIPT)
+    if number is None:
+        yield Item(segment.file, 0, None, "it has no transcript: put a .txt of the same name beside it")
         return
-    yield _file(source, segment.file, uri.split("/")[-2])
+    try:
+        said = decoded(source.read(number, 0, source.size(number)), 0).strip()
+    except ValueError as error:
+        yield Item(segment.file, 0, None, f"its transcript: {error}")
+        return
+    yield _file(source, segment.file, said)
 
 
 def transcripts(source: Source, fields: Fields) -> dict[str, str]:
@@ -81,7 +81,8 @@ def transcripts(source: Source, fields: Fields) -> dict[str, str]:
                     f"{uri} at byte {offset} has {', '.join(values)}: say by data.fields which column names the file "
                     "(input) and which has the label",
                 )
-            found[PurePosixPath(str(values[name])).name.removesuffix(".wav")] = str(values[label])
+            said = values[label]  # null, of JSON lines, is no word
+            found[PurePosixPath(str(values[name])).name.removesuffix(".wav")] = "" if said is None else str(said)
     return found
 
 
@@ -90,7 +91,11 @@ def _values(source: Source, number: int, kind: str) -> Iterator[tuple[int, Mappi
     try:
         if kind in {".csv", ".tsv"}:
             table = Table(source, number)
-            yield from ((at, table.values(decoded(row, at))) for at, row in rows(source, whole, 0) if at and row)
+            yield from (
+                (at, table.values(decoded(row, at)))
+                for at, row in rows(source, whole, 0, table.delimiter)
+                if at and row
+            )
         else:
             yield from ((at, json.loads(decoded(line, at))) for at, line in lines(source, whole) if line)
     except ValueError as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mms_workloads.contract import Reason
 from mms_workloads.data import formats, members
 from mms_workloads.data.blocks import Segment
-from mms_workloads.data.lines import lines, rows
+from mms_workloads.data.lines import Table, lines, rows
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 Place = tuple[int, int]  # file, and byte in it where a record starts; of Parquet its row
 
 
-def pieces(
-    source: Source, chosen: RecordFormat, fields: Fields, piece_bytes: int, start: Place
-) -> Iterator[tuple[bytes, Place]]:
-    """(file, where the next one begins) of about piece_bytes each, from `start` on. Raises JobError."""
+class Piece(NamedTuple):
+    """after: where the next one begins. ending: of a table whose cells stand between tabs, which its header alone may
+    not tell.
+    """
+
+    data: bytes
+    after: Place
+    ending: str = ""
+
+
+def pieces(source: Source, chosen: RecordFormat, fields: Fields, piece_bytes: int, start: Place) -> Iterator[Piece]:
+    """Of about piece_bytes each, from `start` on. Raises JobError."""
     match chosen:
         case "Text" | "JSONLines":
             yield from _lines(source, piece_bytes, start)
@@ -40,10 +48,10 @@ def pieces(
             for number in range(start[0], len(source.uris)):
                 first = start[1] if number == start[0] else 0
                 for piece, after in parquet.pieces(source, number, first, piece_bytes):
-                    yield piece, (number, after)
+                    yield Piece(piece, (number, after))
 
 
-def _lines(source: Source, piece_bytes: int, start: Place) -> Iterator[tuple[bytes, Place]]:
+def _lines(source: Source, piece_bytes: int, start: Place) -> Iterator[Piece]:
     """Lines of all files, one after the other."""
     parts: list[bytes] = []
     held = 0
@@ -54,35 +62,39 @@ def _lines(source: Source, piece_bytes: int, start: Place) -> Iterator[tuple[byt
             if line is None:
                 raise _too_long(source, number, offset)
             if held >= piece_bytes:
-                yield b"".join(parts), (number, offset)
+                yield Piece(b"".join(parts), (number, offset))
                 parts, held = [], 0
             parts += (line, b"\n")
             held += len(line) + 1
     if parts:
-        yield b"".join(parts), (len(source.uris), 0)
+        yield Piece(b"".join(parts), (len(source.uris), 0))
 
 
-def _tables(source: Source, piece_bytes: int, start: Place) -> Iterator[tuple[bytes, Place]]:
+def _tables(source: Source, piece_bytes: int, start: Place) -> Iterator[Piece]:
     """Each with the header of its file."""
     for number in range(start[0], len(source.uris)):
         size = source.size(number)
-        header = next((row for _, row in rows(source, Segment(number, 0, size), 0)), None)
-        if header is None:
+        if not size:
             continue
+        delimiter = Table(source, number).delimiter
+        ending = formats.TABS if formats.suffix(source.uris[number]) == formats.TABS else ""
+        header = next((row for _, row in rows(source, Segment(number, 0, size), 0, delimiter)), None)
+        if header is None:
+            raise _too_long(source, number, 0)
         first = start[1] if number == start[0] else 0
         parts = [header, b"\n"]
         held = 0
-        for offset, row in rows(source, Segment(number, first, size), first):
+        for offset, row in rows(source, Segment(number, first, size), first, delimiter):
             if row is None:
                 raise _too_long(source, number, offset)
             if held >= piece_bytes:
-                yield b"".join(parts), (number, offset)
+                yield Piece(b"".join(parts), (number, offset), ending)
                 parts, held = [header, b"\n"], 0
             if offset:
                 parts += (row, b"\n")
                 held += len(row) + 1
         if held:
-            yield b"".join(parts), (number + 1, 0)
+            yield Piece(b"".join(parts), (number + 1, 0), ending)
 
 
 def _too_long(source: Source, number: int, offset: int) -> JobError:
@@ -92,13 +104,15 @@ def _too_long(source: Source, number: int, offset: int) -> JobError:
 
 
 def _records(source: Source, start: Place) -> Iterator[tuple[Place, dict[str, bytes]]]:
-    """Names of members with their bytes."""
+    """Names of members with their bytes. Each file's are in a folder of their own: its last record and the first one of
+    the next file may have one stem, and would be one record where they lie side by side.
+    """
     for number in range(start[0], len(source.uris)):
         first = start[1] if number == start[0] else 0
         for offset, parts, problem in members.groups(source, number, first):
             if problem:
                 raise JobError(Reason.DATA_INVALID, f"{source.uris[number]} at {offset}: {problem}")
-            yield (number, offset), parts
+            yield (number, offset), {f"{number:06}/{name}": data for name, data in parts.items()}
 
 
 def _files(
@@ -122,14 +136,14 @@ def _files(
             yield (number, 0), {f"{stem}{formats.suffix(uri)}": data, f"{stem}.txt": label.encode()}
 
 
-def _tars(records: Iterator[tuple[Place, dict[str, bytes]]], piece_bytes: int) -> Iterator[tuple[bytes, Place]]:
+def _tars(records: Iterator[tuple[Place, dict[str, bytes]]], piece_bytes: int) -> Iterator[Piece]:
     out = io.BytesIO()
     tar = tarfile.open(fileobj=out, mode="w")  # noqa: SIM115 - closed where a piece ends
     last: Place = (0, 0)
     for place, parts in records:
         if out.tell() >= piece_bytes:
             tar.close()
-            yield out.getvalue(), place
+            yield Piece(out.getvalue(), place)
             out = io.BytesIO()
             tar = tarfile.open(fileobj=out, mode="w")  # noqa: SIM115 - as above
         for name, data in parts.items():
@@ -139,4 +153,4 @@ def _tars(records: Iterator[tuple[Place, dict[str, bytes]]], piece_bytes: int) -
         last = place
     if out.tell():
         tar.close()
-        yield out.getvalue(), (last[0] + 1, 0)
+        yield Piece(out.getvalue(), (last[0] + 1, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mms_workloads.data import inspection, keyring, pages, readers
@@ -29,7 +30,16 @@ KEPT_BLOCKS = 4  # the one that is trained on, the one read ahead, and two of an
 LOCKS = 16
 
 
-def survey(source: Source, segments: Iterable[Segment], data: Data, chosen: RecordFormat) -> Survey:
+Judge = Callable[[Record], str]  # why a good record is left out, too; "": it is not
+
+
+def _anything(_: Record) -> str:
+    return ""
+
+
+def survey(
+    source: Source, segments: Iterable[Segment], data: Data, chosen: RecordFormat, unfit: Judge = _anything
+) -> Survey:
     """A counting task. Raises store.JobError."""
     found = Survey(data.quality.maxBadRecords)
     scanner = Scanner(source, chosen, data.fields)
@@ -39,7 +49,8 @@ def survey(source: Source, segments: Iterable[Segment], data: Data, chosen: Reco
         for item in scanner.items(segment):
             if whole and item.offset >= (index[-1] if index else 0) + data.blockBytes // INDEX_PARTS:
                 index.append(item.offset)
-            inspection.note(found, item)
+            why = unfit(item.record) if item.record is not None else ""
+            inspection.note(found, item._replace(record=None, problem=why) if why else item)
             if found.bad_count > found.limit:
                 return found  # the master hears of it at once
         if index:
@@ -48,11 +59,11 @@ def survey(source: Source, segments: Iterable[Segment], data: Data, chosen: Reco
 
 
 def count(
-    reader: Reader, segments: Sequence[Segment], data: Data, chosen: RecordFormat
+    reader: Reader, segments: Sequence[Segment], data: Data, chosen: RecordFormat, unfit: Judge = _anything
 ) -> tuple[Survey, dict[int, int]]:
     """A counting task: its survey, and the decompressed sizes of files that it read whole. Raises JobError."""
     with reader.ahead(tuple(segments)):
-        found = survey(reader, segments, data, chosen)
+        found = survey(reader, segments, data, chosen, unfit)
     return found, {s.file: reader.size(s.file) for s in segments if s.end is None}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Reason, RecordFormat
-from mms_workloads.data import pages, sealed
+from mms_workloads.data import formats, pages, sealed
 from mms_workloads.data.reader import Reader
 from mms_workloads.store import Found, JobError
 
@@ -56,14 +56,15 @@ def folder_of(store: Store) -> Store:
     return stores.at(store, store.uri.rstrip("/").removesuffix(f"/{MANIFEST}"))
 
 
-def block_name(number: int) -> str:
-    return f"{BLOCKS}/{number:08}.mms"
+def block_name(number: int, ending: str = "") -> str:
+    """ending: what the block's own format is told by, besides the data set's."""
+    return f"{BLOCKS}/{number:08}{ending}{formats.SEALED}"
 
 
 def write_manifest(folder: Store, data_key: bytes, found: Manifest) -> None:
     """Raises JobError."""
     entries = [
-        {"size": block.size, "sha256": block.etag, "salt": salt.hex()}
+        {"size": block.size, "sha256": block.etag, "salt": salt.hex(), "ending": formats.suffix(block.uri)}
         for block, salt in zip(found.blocks, found.sealed.salts, strict=True)
     ]
     body = {"version": 1, "dataset": found.sealed.dataset.hex(), "format": found.format, "blocks": entries}
@@ -81,7 +82,10 @@ def read_manifest(store: Store, data_key: bytes) -> Manifest:
         text = str(outer["manifest"])
         body = json.loads(text)
         dataset = bytes.fromhex(body["dataset"])
-        entries = [(int(b["size"]), str(b["sha256"]), bytes.fromhex(b["salt"])) for b in body["blocks"]]
+        entries = [
+            (int(b["size"]), str(b["sha256"]), bytes.fromhex(b["salt"]), str(b.get("ending", "")))
+            for b in body["blocks"]
+        ]
         if body["format"] not in get_args(RecordFormat):
             raise ValueError(f"unknown format {body['format']}")  # noqa: TRY301 - told with the others
     except (ValueError, KeyError, TypeError) as error:
@@ -95,10 +99,11 @@ def read_manifest(store: Store, data_key: bytes) -> Manifest:
             "(data.encryption.keySecretRef, --key-file)",
         )
     blocks = tuple(
-        Found(stores.child(folder, block_name(i)).uri, size, digest) for i, (size, digest, _) in enumerate(entries)
+        Found(stores.child(folder, block_name(i, ending)).uri, size, digest)
+        for i, (size, digest, _, ending) in enumerate(entries)
     )
     chosen = cast("RecordFormat", body["format"])
-    return Manifest(chosen, blocks, Sealed(dataset, tuple(salt for _, _, salt in entries)))
+    return Manifest(chosen, blocks, Sealed(dataset, tuple(salt for _, _, salt, _ in entries)))
 
 
 class SealedReader(Reader):

@@ -130,7 +130,14 @@ class LanguageLearner:
             told = Told(told.bytes + own.bytes, told.characters + own.characters)
             for batch in torch.split(samples, EVALUATION_BATCH):
                 total += float(cross_entropy(state.module, batch.long()))
-        loss = total / told.bytes if told.bytes else math.log(SYMBOLS)
+        if not told.bytes:
+            raise JobError(
+                Reason.DATA_EMPTY,
+                f"there is nothing to evaluate: none of {len(chosen)} blocks is as long as a window of "
+                f"{self.task.contextLength} and what follows it. Add text, raise data.blockSize, or lower "
+                "task.languageModel.contextLength",
+            )
+        loss = total / told.bytes
         bits = total / told.characters if told.characters else math.log(SYMBOLS)
         metrics = {"bitsPerByte": loss / math.log(2), "lossPerByte": loss, "bitsPerCharacter": bits / math.log(2)}
         if not self.held_out:

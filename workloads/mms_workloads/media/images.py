@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000  # of one image: a small file may claim to be huge
 GREY = 127
+WIDEST = 65_535  # of 16 bits
 
 
 class MediaError(ValueError):
@@ -31,14 +32,21 @@ def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise MediaError(f"the image has {opened.width} x {opened.height} pixels, and {MAX_PIXELS} at most")
-            upright = ImageOps.exif_transpose(opened)
-            image = upright.convert("L" if channels == 1 else "RGB")
+            image = eight_bits(ImageOps.exif_transpose(opened), channels)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, MediaError):
             raise
         kind = "no image" if isinstance(error, UnidentifiedImageError) else f"a damaged image ({error})"
         raise MediaError(f"{len(data)} bytes that are {kind}: send JPEG, PNG, WebP, BMP or GIF") from error
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+
+
+def eight_bits(image: Image.Image, channels: int) -> Image.Image:
+    """Of mode L or RGB. Grey of 16 bits, which Pillow clips at 255, becomes grey of 8: 65,535 is 255."""
+    if image.mode.startswith("I"):
+        wide = np.clip(np.asarray(image, dtype=np.float32), 0, WIDEST)
+        image = Image.fromarray(np.rint(wide / (WIDEST / 255)).astype(np.uint8))
+    return image.convert("L" if channels == 1 else "RGB")
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:

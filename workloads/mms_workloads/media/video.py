@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mms_workloads.media.images import MAX_PIXELS, MediaError
+from mms_workloads.media.images import MAX_PIXELS, MediaError, eight_bits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,16 +23,14 @@ def frames(video: bytes | NDArray[np.uint8], count: int, channels: int) -> list[
     video: a file's bytes (GIF, WebP, PNG, or .npy of uint8 [T, H, W, C]) or such an array. Raises MediaError.
     """
     if not isinstance(video, bytes):
+        if why := no_frames(video):
+            raise MediaError(why)
         return [_of_channels(video[place], channels) for place in _evenly(len(video), count)]
     if video.startswith(_NPY):
         try:
             array = np.load(io.BytesIO(video), allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise MediaError(f"{len(video)} bytes that are no whole .npy file ({error})") from error
-        if array.ndim != _DIMENSIONS or array.dtype != np.uint8 or not array.size or array.shape[3] not in {1, 3}:
-            raise MediaError(
-                f"an array {array.dtype} of shape {list(array.shape)}: frames are uint8 [frames, height, width, 1 or 3]"
-            )
         return frames(array, count, channels)
     try:
         with Image.open(io.BytesIO(video)) as opened:
@@ -41,7 +39,7 @@ def frames(video: bytes | NDArray[np.uint8], count: int, channels: int) -> list[
             found = []
             for place in _evenly(getattr(opened, "n_frames", 1), count):
                 opened.seek(place)
-                frame = np.asarray(opened.convert("L" if channels == 1 else "RGB"), dtype=np.uint8)
+                frame = np.asarray(eight_bits(opened, channels), dtype=np.uint8)
                 found.append(frame.reshape(opened.height, opened.width, channels))
             return found
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -52,6 +50,13 @@ def frames(video: bytes | NDArray[np.uint8], count: int, channels: int) -> list[
             f"{len(video)} bytes that are no video that can be read ({why}): send an animated GIF, WebP or PNG, or "
             "frames as .npy"
         ) from error
+
+
+def no_frames(array: NDArray[Any]) -> str:
+    """Why an array is no video; "" where it is one."""
+    if array.ndim == _DIMENSIONS and array.dtype == np.uint8 and array.size and array.shape[3] in {1, 3}:
+        return ""
+    return f"an array {array.dtype} of shape {list(array.shape)}: frames are uint8 [frames, height, width, 1 or 3]"
 
 
 def encoded(video: bytes | NDArray[np.uint8]) -> bytes:

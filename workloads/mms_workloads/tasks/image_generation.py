@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mms_workloads.contract import Flow, Pipeline, Statistics
+from mms_workloads.data.schema import class_of
 from mms_workloads.tasks import labels, pictures, starting
 from mms_workloads.train import device
 
@@ -156,7 +157,7 @@ class ImageGenerator:
         """An image of each record's label: LABEL, SEED."""
         return [
             {
-                "LABEL": np.array([[str(record["label"]).encode()]], dtype=np.object_),
+                "LABEL": np.array([[class_of(record["label"]).encode()]], dtype=np.object_),
                 "SEED": np.array([[number]], dtype=np.int64),
             }
             for number, record in enumerate(records)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mms_workloads.contract import Reason
+from mms_workloads.data.schema import class_of
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
 def numbers(records: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Tensor:
     """int64 [n]. Raises JobError for a label that is not among them."""
     place = {label: number for number, label in enumerate(labels)}
-    return torch.tensor([number(place, str(record["label"])) for record in records], dtype=torch.int64)
+    return torch.tensor([number(place, record["label"]) for record in records], dtype=torch.int64)
 
 
-def number(place: Mapping[str, int], label: str) -> int:
+def number(place: Mapping[str, int], label: object) -> int:
     """Raises JobError for a label that has none."""
-    found = place.get(label)
+    found = place.get(class_of(label))
     if found is None:
         raise JobError(
             Reason.DATA_UNREADABLE,
-            f"label {label!r} is not among the {len(place)} that the data set was found to have: it changed while the "
-            "run went on. Start another run when the data rests",
+            f"label {class_of(label)!r} is not among the {len(place)} that the data set was found to have: it changed "
+            "while the run went on. Start another run when the data rests",
         )
     return found
 

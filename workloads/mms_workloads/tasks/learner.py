@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,9 @@ from torch.nn import functional
 from mms_workloads import privacy
 from mms_workloads.contract import Golden, JobFile, PrivacyReport, Reason
 from mms_workloads.data import blocks, public
-from mms_workloads.data.dealing import IDENTITY
+from mms_workloads.data.dealing import IDENTITY, MIXUP
 from mms_workloads.data.dealing import chosen as chosen_transform
+from mms_workloads.logs import logger
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import exporting, starting
@@ -153,9 +155,12 @@ class TaskLearner:
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
         chosen = list(self.held_out or self.trained_on)
         state.module.eval()
+        used, sizes = list[int](), list[int]()
+        batches = self.evaluated(chosen, used, sizes)
         try:
-            used: list[int] = []
-            metrics = self.task.measure(state.module, self.evaluated(chosen, used))
+            if (first := next(batches, None)) is None:
+                raise self._nothing("evaluate", chosen)
+            metrics = self.task.measure(state.module, itertools.chain((first,), batches))
         finally:
             training_mode(state.module)
         if not self.held_out:
@@ -163,10 +168,24 @@ class TaskLearner:
         if self.job.privacy is not None:
             said = self._privacy(privacy.passes(state.agreement.progress, self.trained_on))
             metrics |= {"epsilonSpent": said.epsilonSpent, "noiseMultiplier": said.noiseMultiplier}
-        samples = sum(self.corpus.count(block) for block in used)
-        method = inspect.getdoc(self.task.measure)
-        report = {"records": samples, "heldOutBlocks": used if self.held_out else [], "method": method}
+        there = sum(self.corpus.count(block) for block in used)
+        if self.held_out and there == self.corpus.schema.records:
+            raise self._nothing("train on", self.trained_on)
+        report = {
+            "records": sum(sizes),
+            "leftOut": there - sum(sizes),  # the network cannot learn from them
+            "heldOutBlocks": used if self.held_out else [],
+            "method": inspect.getdoc(self.task.measure),
+        }
         return Evaluation(metrics, report)
+
+    def _nothing(self, to: str, kept: Sequence[int]) -> JobError:
+        return JobError(
+            Reason.DATA_EMPTY,
+            f"there is nothing to {to}: of {self.corpus.schema.records} records the task can learn from none of those "
+            f"in the {len(kept)} blocks that are kept for that. Add records, or change data.blockSize or "
+            "evaluation.split",
+        )
 
     @torch.no_grad()
     def write(self, state: State, evaluation: Evaluation, folder: Path) -> Golden:
@@ -229,6 +248,9 @@ class TaskLearner:
         """The block under its transform. All of it at once: a sample is the same however rounds cut the block."""
         name = chosen_transform(self.transforms, block, data_epoch)
         batch = self.prepared(block)
+        if MIXUP in self.transforms:
+            # As a mixed block has it: blocks of several transforms become one batch.
+            batch = {**batch, "other": batch["label"], "part": torch.ones(_length(batch))}
         if name == IDENTITY or not _length(batch):
             return batch
         with self._lock:
@@ -242,14 +264,14 @@ class TaskLearner:
                     self._changed.popitem(last=False)
         return held
 
-    def evaluated(self, chosen: Sequence[int], used: list[int]) -> Iterator[Batch]:
-        count = 0
+    def evaluated(self, chosen: Sequence[int], used: list[int], sizes: list[int]) -> Iterator[Batch]:
+        """Batches of the first blocks, whose numbers and samples are added to the lists."""
         for block in chosen:
-            if count >= EVALUATION_SAMPLES:
+            if sum(sizes) >= EVALUATION_SAMPLES:
                 return
             batch = self.prepared(block)
             used.append(block)
-            count += _length(batch)
+            sizes.append(_length(batch))
             for start in range(0, _length(batch), EVALUATION_BATCH):
                 yield {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in batch.items()}
 
@@ -258,7 +280,10 @@ class TaskLearner:
             if block in self._held:
                 self._held.move_to_end(block)
                 return self._held[block]
-        made = self.task.prepare(self.corpus.records(block))
+        records = self.corpus.records(block)
+        made = self.task.prepare(records)
+        if (missing := len(records) - _length(made)) and records:
+            logger().warning("records left out", block=block, records=missing, why="the network cannot learn from them")
         size = sum(tensor.nbytes for tensor in made.values())
         with self._lock:
             if block not in self._held:
@@ -270,8 +295,8 @@ class TaskLearner:
         return made
 
 
-ROWS_OF_ANY_LENGTH = 2  # dimensions of tokens, tags and sound
-FILLED_WITH = {"tags": -100}  # cross_entropy's ignore_index
+ROWS = 2  # dimensions of tokens, tags and sound; boxes have one more
+FILLED_WITH = {"tags": -100, "objects": -1}  # cross_entropy's ignore_index; no object
 FEW = 16  # records that may be the same by chance
 
 
@@ -290,11 +315,21 @@ def joined(batches: Sequence[Batch]) -> Batch:
     found = {}
     for name in batches[0]:
         tensors = [batch[name] for batch in batches]
-        if tensors[0].dim() == ROWS_OF_ANY_LENGTH:
-            longest, fill = max(tensor.shape[1] for tensor in tensors), FILLED_WITH.get(name, 0)
-            tensors = [functional.pad(tensor, (0, longest - tensor.shape[1]), value=fill) for tensor in tensors]
+        if tensors[0].dim() >= ROWS:
+            tensors = _filled_up(tensors, FILLED_WITH.get(name, 0))
         found[name] = torch.cat(tensors)
     return found
+
+
+def _filled_up(tensors: Sequence[Tensor], fill: int) -> list[Tensor]:
+    longest = max(tensor.shape[1] for tensor in tensors)
+    inner = (0, 0) * (tensors[0].dim() - ROWS)
+    return [
+        tensor
+        if tensor.shape[1] == longest
+        else functional.pad(tensor, (*inner, 0, longest - tensor.shape[1]), value=fill)
+        for tensor in tensors
+    ]
 
 
 def _length(batch: Batch) -> int:

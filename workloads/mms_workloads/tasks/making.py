@@ -28,7 +28,7 @@ _INPUTS = {
     "textMatching": ("pair", "pairs of texts"),
     "speechRecognition": ("audio", "WAV files"),
 }
-_LABELS = {"objectDetection": ("boxes",), "tokenClassification": ("tags",), "speechRecognition": ("string", "none")}
+_LABELS = {"objectDetection": ("boxes",), "tokenClassification": ("tags",), "speechRecognition": ("string",)}
 
 
 def make(job: JobFile, plan: Plan, cache: Path) -> TaskLearner:
@@ -60,7 +60,8 @@ def _fit(kind: str, schema: Schema) -> None:
     if kind in _LABELS and schema.label not in _LABELS[kind]:
         raise JobError(
             Reason.DATA_INVALID,
-            f"task {kind} learns from labels of kind {' or '.join(_LABELS[kind])}, and the records' are {schema.label}",
+            f"task {kind} learns from labels of kind {' or '.join(_LABELS[kind])}, and the records' are "
+            f"{schema.label}: add them, or say by data.fields.label where they are",
         )
 
 

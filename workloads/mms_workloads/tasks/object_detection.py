@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 HALVINGS = 2  # a cell is 4 pixels wide
 MIDDLE = 0.5  # of an object's width and height
-OBJECTS = 50  # of an image; further ones are left out
 GAMMA, ALPHA = 2.0, 0.25
 RARE = -4.6  # the logit of a hundredth: most cells have no object
 LEAST_SCORE, OVERLAP = 0.05, 0.5  # of detections that are measured
@@ -114,14 +113,16 @@ class ObjectDetector:
         return pictures.image_input(self.spec, *starting.normalisation(self.start, self.spec))
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:
+        """Boxes float32 [n, m, 4] as parts of the width and height, objects int64 [n, m], -1 where there is none."""
         place = {label: number for number, label in enumerate(self.classes)}
-        truth = torch.zeros(len(records), OBJECTS, 4)
-        objects = torch.full((len(records), OBJECTS), -1, dtype=torch.int64)
+        most = max((len(record["label"]) for record in records), default=0) or 1
+        truth = torch.zeros(len(records), most, 4)
+        objects = torch.full((len(records), most), -1, dtype=torch.int64)
         for row, record in enumerate(records):
             high, wide = pictures.decoded(record, self.spec.channels).shape[:2]
             scale = torch.tensor([wide, high, wide, high], dtype=torch.float32)
-            for number, one in enumerate(record["label"][:OBJECTS]):
-                objects[row, number] = labels.number(place, str(one["label"]))
+            for number, one in enumerate(record["label"]):
+                objects[row, number] = labels.number(place, one["label"])
                 truth[row, number] = torch.tensor(one["box"], dtype=torch.float32) / scale
         return {"pixels": pictures.stacked(records, self.input), "boxes": truth, "objects": objects}
 

@@ -4,7 +4,6 @@ Transformers that does the same (transformers_speech.py).
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,9 @@ from mms_workloads.contract import AudioInput, Pipeline, Reason
 from mms_workloads.media import audio
 from mms_workloads.media.images import MediaError
 from mms_workloads.store import JobError
-from mms_workloads.tasks import labels, starting, transformers_library, transformers_speech
+from mms_workloads.tasks import labels, starting, transcripts, transformers_library, transformers_speech
 from mms_workloads.tasks.networks import EncoderBlock, places
+from mms_workloads.tasks.transcripts import LETTERS
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 BLANK = "<blank>"
 WINDOW, HOP = 0.025, 0.010  # seconds
 MELS = 80
-LETTERS = 400  # of a transcript, at most
 
 
 class LogMel(nn.Module):
@@ -124,7 +123,7 @@ class SpeechRecogniser:
 
     @property
     def classes(self) -> list[str]:
-        return [BLANK, *self.spec.alphabet]
+        return [BLANK, *transcripts.letters(self.spec.alphabet)]
 
     @property
     def heard(self) -> transformers_speech.Sound:
@@ -147,11 +146,10 @@ class SpeechRecogniser:
         return starting.trained_parts(network, network.head, self.start, seed)
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:
-        """Audio float32 [n, S], lengths, letters int64 [n, LETTERS] with 0 at the end. Records that are too long, or
-        have more letters than the network has steps for, are left out.
+        """Audio float32 [n, S], lengths, letters int64 [n, LETTERS] with 0 at the end. Those records are left out that
+        the counting pass let through, and that have more letters than this very network has steps for.
         """
         place = {letter: number for number, letter in enumerate(self.classes)}
-        longest = round(self.spec.maxSeconds * self.spec.sampleRate)
         heard = self.heard
         kept = []
         for record in records:
@@ -159,10 +157,9 @@ class SpeechRecogniser:
                 sound = audio.decode(record["input"], self.spec.sampleRate)
             except MediaError as error:
                 raise JobError(Reason.DATA_UNREADABLE, f"{record.get('source', 'a record')}: {error}") from error
-            letters = [place[letter] for letter in " ".join(str(record["label"]).lower().split()) if letter in place]
-            room = sound.size / heard.stride - 3
-            doubled = sum(a == b for a, b in itertools.pairwise(letters))
-            if sound.size <= longest and letters and len(letters) + doubled <= min(room, LETTERS):
+            said = transcripts.written(str(record["label"]), self.spec.alphabet)
+            if not transcripts.unfit(said, sound.size, self.spec, heard.stride):
+                letters = [place[letter] for letter in said]
                 kept.append((audio.normalised(sound) if heard.normalise else sound, letters))
         size = max((sound.size for sound, _ in kept), default=1)
         batch = {

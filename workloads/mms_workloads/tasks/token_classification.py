@@ -52,7 +52,7 @@ class TokenTagger(TextTask):
             before = None
             for column, word in enumerate(words):
                 if word is not None and word != before:
-                    tags[row, column] = labels.number(place, str(given[word]))
+                    tags[row, column] = labels.number(place, given[word])
                 before = word
         return {"tokens": tokens, "mask": mask, "tags": tags}
 

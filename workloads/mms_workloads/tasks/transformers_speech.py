@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mms_workloads.contract import SpeechRecognition
-from mms_workloads.tasks import starting, transformers_library
+from mms_workloads.tasks import starting, transcripts, transformers_library
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _letters(start: Start, blank: int | None) -> dict[str, int]:
 
     if start.kind is not None:
         before = SpeechRecognition.model_validate(_read(start, "model.json"))
-        return {name: row for row, name in enumerate((BLANK, *before.alphabet))}
+        return {name: row for row, name in enumerate((BLANK, *transcripts.letters(before.alphabet)))}
     words = {token: row for token, row in _read(start, "vocab.json").items() if isinstance(row, int)}
     space = _read(start, "tokenizer_config.json").get("word_delimiter_token", "|")
     found = {} if blank is None else {BLANK: blank}

@@ -23,6 +23,7 @@ from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard_client import ShardClient
+from mms_workloads.tasks import unfit
 from mms_workloads.train import checkpoint, device, learner, state
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.guarding import Guarding, PartedError
@@ -313,7 +314,7 @@ class Worker:
         dataset = bytes.fromhex(fields["dataset"]) if "dataset" in fields else None
         reader = readers.counting(job.data.store, uris, segments, self.pod.scratch, dataset=dataset)
         if "format" in fields:
-            survey, sizes = records.count(reader, segments, job.data, fields["format"])
+            survey, sizes = records.count(reader, segments, job.data, fields["format"], unfit.judge(job.task))
             found = survey.pack()
         else:
             words, sizes = corpus.count(reader, segments, job.task.wordEmbedding)
