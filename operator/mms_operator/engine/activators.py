@@ -160,7 +160,7 @@ class Activators:
     async def _ask(self, session: aiohttp.ClientSession, address: str, after: int) -> Report:
         host = f"[{address}]" if ":" in address else address
         url = f"http://{host}:{self.port}/v1/demand"
-        async with session.get(url, params={"after": str(after)}) as response:
+        async with session.get(url, params={"after": str(after)}, allow_redirects=False) as response:
             response.raise_for_status()
             answer = await response.content.read(REPORT_LIMIT)
             while not response.content.at_eof() and len(answer) < REPORT_LIMIT:

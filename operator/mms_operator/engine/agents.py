@@ -129,7 +129,7 @@ class Agents:
     async def _one(self, session: aiohttp.ClientSession, host: str) -> AgentReport | None:
         url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1/served"
         try:
-            async with session.get(url) as response:
+            async with session.get(url, allow_redirects=False) as response:
                 response.raise_for_status()
                 answer = b""
                 async for chunk in response.content.iter_any():

@@ -138,12 +138,16 @@ class Polls:
             while True:
                 await self._wait()
                 for key, followed in self._due():
-                    followed.due = self.clock() + max(PERIOD, len(self._followed) / RATE)
+                    followed.due = self.clock() + max(PERIOD, self._called() / RATE)
                     followed.busy = True
                     await slots.acquire()
                     task = group.create_task(self._poll(session, key, followed))
                     task.add_done_callback(lambda _: slots.release())
                     await asyncio.sleep(1 / RATE)
+
+    def _called(self) -> int:
+        """Masters that are called at all: of a run that has ended only the last report is kept."""
+        return sum(followed.due != float("inf") for followed in self._followed.values())
 
     def _due(self) -> list[tuple[Key, _Followed]]:
         now = self.clock()
@@ -234,7 +238,10 @@ class Polls:
             ca, crt, private = (b64decode(data[file]) for file in (CA_CRT, OPERATOR_CRT, OPERATOR_KEY))
         except (KeyError, ValueError) as error:
             raise PollError(f"the job's Secret lacks {error}") from error
-        return client_context(ca, crt, private)
+        try:
+            return client_context(ca, crt, private)
+        except (ValueError, TypeError) as error:  # whoever may write Secrets of the namespace may write anything there
+            raise PollError(f"the job's Secret has what is no certificate: {error}") from error
 
 
 def client_context(ca: bytes, crt: bytes, private: bytes) -> ssl.SSLContext:
@@ -254,14 +261,14 @@ async def _exchange(
 ) -> bytes:
     assert followed.context is not None  # noqa: S101 - the caller has made it
     async with session.request(
-        method, url, data=body, ssl=followed.context, server_hostname=followed.call.server_name
+        method, url, data=body, ssl=followed.context, server_hostname=followed.call.server_name, allow_redirects=False
     ) as response:
         answer = b""
         async for chunk in response.content.iter_any():
             answer += chunk
             if len(answer) > REPORT_LIMIT:
                 raise PollError(f"{method} {response.url.path}: more than {REPORT_LIMIT} bytes")
-        if response.status >= 400:  # noqa: PLR2004
+        if response.status >= 300:  # noqa: PLR2004 - a redirect would lead wherever a pod's image likes
             raise PollError(f"{method} {response.url.path}: {response.status} {answer[:200]!r}")
         return answer
 

@@ -34,6 +34,7 @@ WORDS = Key(names.TRAINING, "ns", "words")
 CR = {**training(), "status": {"run": 1, "attempt": 1}}
 REPORT = StatusReport(uid="uid-words", run=1, attempt=1, activity=Activity.TRAINING, epoch=1, workersReady=2)
 SECONDS = 10.0
+RUBBISH = {"rubbish": b"rubbish", "bytes": b"\xff", "letters": "ä".encode()}
 
 
 class Master:
@@ -110,8 +111,9 @@ class World:
         self.polls.follow(WORDS, CR, Plan(status={"run": 1, "attempt": attempt}, master=call))
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Master]:
+    async def serving(self, *more: tuple[str, Any]) -> AsyncIterator[Master]:
         app = web.Application()
+        app.add_routes([web.get(path, handler) for path, handler in more])
         app.add_routes([web.get("/v1/status", self.master.get_status), web.put("/v1/desired", self.master.put_desired)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -430,14 +432,14 @@ async def test_new_certificates_are_taken_up(world: World) -> None:
         assert master.units == {OU_OPERATOR}
 
 
-@pytest.mark.parametrize("missing", ["all", "operator.key", "rubbish"])
+@pytest.mark.parametrize("missing", ["all", "operator.key", "rubbish", "bytes", "letters"])
 async def test_a_secret_that_is_gone_or_broken_fails_that_call_only(world: World, missing: str) -> None:
     place = ("Secret", "ns", "words-ca")
     good = world.api.objects[place]
     if missing == "all":
         del world.api.objects[place]
-    elif missing == "rubbish":
-        rubbish = b64encode(b"rubbish").decode()
+    elif missing in RUBBISH:
+        rubbish = b64encode(RUBBISH[missing]).decode()
         world.api.objects[place] = {**good, "data": dict.fromkeys(good["data"], rubbish)}
     else:
         world.api.objects[place] = {**good, "data": {k: v for k, v in good["data"].items() if k != missing}}
@@ -446,6 +448,37 @@ async def test_a_secret_that_is_gone_or_broken_fails_that_call_only(world: World
         await world.until(lambda: world.count("error") >= 2)
         world.api.objects[place] = good
         await world.until(world.report)
+
+
+async def test_nobody_is_led_elsewhere(world: World) -> None:
+    """The image of a master is the user's, who is to see no more through the operator than by himself."""
+    led = []
+
+    async def elsewhere(_: web.Request) -> web.Response:
+        led.append(1)
+        return web.Response(body=REPORT.model_dump_json())
+
+    def lead() -> None:
+        raise web.HTTPSeeOther("/elsewhere")
+
+    async with world.serving(("/elsewhere", elsewhere)) as master, world.polling():
+        master.before = lead
+        world.follow()
+        await world.until(lambda: world.count("error") >= 2)
+        assert led == []
+        assert world.report() is None
+
+
+async def test_ended_runs_slow_no_call_down(world: World) -> None:
+    async with world.serving(), world.polling():
+        for number in range(1000):
+            key = Key(names.TRAINING, "ns", f"ended-{number}")
+            call = MasterCall("127.0.0.1", "words-master", Desired(workers=1))
+            world.polls.follow(key, CR, Plan(status={"run": 1, "attempt": 1}, master=call))
+            world.polls.follow(key, CR, Plan(status={"run": 1, "attempt": 1}))
+        world.follow()
+        await world.until(world.report)
+        assert world.polls._followed[WORDS].due - world.polls.clock() <= module.PERIOD
 
 
 async def test_an_api_server_that_is_away_fails_that_call_only(world: World) -> None:

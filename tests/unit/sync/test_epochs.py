@@ -228,6 +228,42 @@ def test_a_worker_is_lost_after_it_was_ready_and_no_epoch_can_follow(master: Mas
     assert [peer.last(wire.BEGIN)["epoch"] for peer in (first, third)] == [2, 2]
 
 
+def test_a_survivor_does_not_train_with_fewer_than_the_least(master: Master) -> None:
+    """Its exchange has failed, as it does when another one is lost."""
+    first, second = master.running()
+    master.it.desire(Desired(workers=2, minWorkers=2))
+    second.vanish()
+    first.say(wire.BROKEN, epoch=1, why="connection reset")
+    master.clock.now += 2 * BROKEN_GRACE_SECONDS
+    master.it.tick()
+    assert first.epoch == 1
+    third = Peer(master, 1, incarnation=1)
+    assert first.epoch == third.epoch == 2
+
+
+def test_no_epoch_is_announced_without_a_shard(tmp_path: Path, clock: Clock) -> None:
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 2})
+    shards = [Peer(master, rank, role="shard") for rank in range(2)]
+    worker = Peer(master, 0)
+    shards[1].vanish()
+    worker.say(wire.BROKEN, epoch=1, why="connection reset")
+    clock.now += 2 * BROKEN_GRACE_SECONDS
+    master.it.tick()
+    assert worker.epoch == 1
+    Peer(master, 1, role="shard", incarnation=1)
+    assert worker.epoch == 2
+    assert len(worker.last(wire.EPOCH)["shards"]) == 2
+
+
+def test_shards_know_of_an_epoch_that_nobody_else_has_seen(tmp_path: Path, clock: Clock) -> None:
+    """The master and all workers are others: what is announced must be news to the shards."""
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 2})
+    for rank in range(2):
+        Peer(master, rank, role="shard", epoch=7)
+    worker = Peer(master, 0)
+    assert worker.epoch == 8
+
+
 def test_a_shard_is_lost_after_it_was_ready(tmp_path: Path, clock: Clock) -> None:
     master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 2})
     shards = [Peer(master, rank, role="shard") for rank in range(2)]

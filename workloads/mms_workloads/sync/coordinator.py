@@ -118,6 +118,8 @@ class Coordinator:
             return None
         if link.role == "worker":
             self._worker_joined(peer, before)
+        else:
+            self.workers.saw(peer.epoch)  # workers and the master may all be others than those that had it
         self.absences.came(link.role, link.rank)
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
         if self.outcome:

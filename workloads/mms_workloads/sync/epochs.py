@@ -65,10 +65,10 @@ class Epochs:
         membership, shards = self.workers.membership, self.shards
         if not membership.members:
             return False
-        if self._again and now >= self._again[0]:
-            return True
         if shards and not shards.complete():
             return False
+        if self._again and now >= self._again[0]:
+            return membership.enough()
         epoch = membership.epoch
         lost = bool(shards and shards.broken())
         met = epoch is None or membership.broken() or lost or self.forming.started >= {m.rank for m in epoch.members}

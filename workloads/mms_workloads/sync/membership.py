@@ -107,6 +107,10 @@ class Membership:
             recovering_until=recovering,
         )
 
+    def saw(self, epoch: int) -> Membership:
+        """Somebody else than a member knows of that epoch: the next one has a higher number."""
+        return replace(self, last_number=max(self.last_number, epoch))
+
     def heard(self, rank: int, now: float) -> Membership:
         """A heartbeat, or anything else, came from the rank."""
         deadline = now + HEARTBEAT_DEADLINE_SECONDS

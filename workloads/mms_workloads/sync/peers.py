@@ -39,6 +39,9 @@ class Peers:
         """False: it was lost or replaced, and nothing that it says counts."""
         return self.links.get(link.rank) is link
 
+    def saw(self, epoch: int) -> None:
+        self.membership = self.membership.saw(epoch)
+
     def heard(self, rank: int, now: float) -> None:
         self.membership = self.membership.heard(rank, now)
 
