@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from mms_operator.engine.certificates import CA_CRT, OPERATOR_CRT, OPERATOR_KEY, authority_name
 from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.resources import SECRET, Key
-from mms_operator.plan.training.heartbeats import GONE_SECONDS, MASTER_SILENT_SECONDS
+from mms_operator.plan.training.heartbeats import GONE_SECONDS, HUNG_SECONDS, MASTER_SILENT_SECONDS
 from mms_workloads.contract import MASTER_PORT, Desired, StatusReport
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ TIMEOUT = 5.0
 SILENT_SECONDS = 30.0  # a master that does not answer for so long is a matter for the status
 PARALLEL = 32
 REPORT_LIMIT = 1 << 20  # bytes
+MISSED = (GONE_SECONDS, HUNG_SECONDS)  # for so long a pod is not heard of before it may be replaced
 
 log = structlog.get_logger()
 
@@ -294,5 +295,5 @@ def _facts(report: StatusReport) -> tuple[object, ...]:
         report.workersStandby,
         report.shardsReady,
         report.incidents,
-        [(one.role, one.rank, one.incarnation, one.seconds >= GONE_SECONDS) for one in report.gone],
+        [(one.role, one.rank, one.incarnation, *(one.seconds >= most for most in MISSED)) for one in report.gone],
     )

@@ -141,7 +141,10 @@ def test_where_others_on_the_node_are_heard_of_the_process_is_at_fault() -> None
     found.run(node="one")
     found.says()
     found.settle()
-    found.misses("words-worker-1-1", workersReady=1)
+    found.misses("words-worker-1-1", workersReady=1, seconds=8.0)
+    found.settle()
+    assert found.status["restarts"] == 0, "its supervisor starts it again, after its stacks are in the log"
+    found.misses("words-worker-1-1", workersReady=1, seconds=12.0)
     found.settle()
     assert (found.status["restarts"], found.status["incidentCounts"]) == (1, {"ProcessSilent": 1})
 

@@ -61,6 +61,12 @@ def _serve_and_die(log: str, pulse: Pulse) -> int:
     return 0
 
 
+def _make_rounds_and_die(pulse: Pulse) -> int:
+    pulse.made(LEARNED)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
 def _supervise(how: str, log: str) -> None:
     os.environ["MMS_TERMINATION_LOG"] = log
     if how == "killed":
@@ -73,6 +79,9 @@ def _supervise(how: str, log: str) -> None:
         process.run = lambda **_: 1 // 0  # type: ignore[assignment]
     elif how == "killed while it serves":
         process.run = lambda *, pulse, **_: _serve_and_die(log, pulse)
+    elif how == "killed again and again":
+        supervisor.OFTEN = 3 * supervisor.RESTARTS
+        process.run = lambda *, pulse, **_: _make_rounds_and_die(pulse)
     elif how == "told to stop":
         process.run = _stop_and_wait
     else:
@@ -88,6 +97,7 @@ def _supervise(how: str, log: str) -> None:
         ("bug", 70, "InternalError"),
         ("told to stop", 128 + 15, None),
         ("killed while it serves", 3, None),
+        ("killed again and again", 128 + 9, "WorkerCrashed"),
         ("exit", 3, None),
     ],
 )

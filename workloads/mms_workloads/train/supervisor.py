@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,8 @@ STACKS_SECONDS = 2.0  # that a hung worker has to write its stacks: it may be st
 # that has made rounds, or has lived for a while, did get somewhere.
 RESTARTS = 3
 LIVED_SECONDS = 60.0
+# What gets somewhere and dies again and again, such as of one record, is a matter for that budget, too.
+OFTEN, OFTEN_SECONDS = 40, 600.0
 # On these faulthandler writes the stacks of a worker's first thread, and of all; without the interpreter's lock, which
 # the one that hangs may have. Of two that wait the kernel takes the higher number last and lets it run first.
 _FIRST, _ALL = signal.SIGUSR2, signal.SIGUSR1
@@ -40,10 +43,10 @@ _WATCHED = {*_FORWARDED, signal.SIGCHLD}
 
 
 def supervise(*, plain: bool) -> int:
-    """Runs the worker until it exits by itself, is told to stop, or has crashed RESTARTS + 1 times in a row."""
+    """Runs the worker until it exits by itself, is told to stop, or crashes too often; its exit code."""
     log = logs.logger(role="supervisor")
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    left = RESTARTS
+    left, deaths = RESTARTS, deque[float](maxlen=OFTEN)
     while True:
         kills, pulse, born = cpu.memory_kills(), Pulse(), time.monotonic()
         child = os.fork()
@@ -55,6 +58,9 @@ def supervise(*, plain: bool) -> int:
         starved = cpu.memory_kills() > kills
         if pulse.signs().count >= LEARNED or time.monotonic() - born > LIVED_SECONDS:
             left = RESTARTS
+        if len(deaths) == OFTEN and time.monotonic() - deaths[0] < OFTEN_SECONDS:
+            left = 0
+        deaths.append(time.monotonic())
         log.warning("worker died", signal=-code, restarts_left=left, out_of_memory=starved)
         if told or not left:
             _explain(-code, starved=starved)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A process that crashed is started again within its pod in less. The kubelet's node would be missed after 40 s.
 GONE_SECONDS = 3.0
+# Where the node is well its supervisor finds out that a process hangs, has it write its stacks, and starts it again.
+HUNG_SECONDS = 12.0
 # A master that is slow to answer must not be taken for a lost one: its workers would meet again for nothing. One that
 # never answered is out of the operator's reach, which a successor would be, too.
 MASTER_SILENT_SECONDS = 10.0
@@ -41,7 +43,8 @@ def silent(report: StatusReport | None, pods: Sequence[Seen]) -> dict[Incarnate,
     return {
         _place(pod): _loss(pod, since, heard)
         for pod in running
-        if (since := missed[_place(pod)]) is not None and since >= GONE_SECONDS
+        if (since := missed[_place(pod)]) is not None
+        and since >= (HUNG_SECONDS if pod.node and pod.node in heard else GONE_SECONDS)
     }
 
 
