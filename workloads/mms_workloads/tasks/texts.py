@@ -61,7 +61,7 @@ def words(found: Mapping[str, int], spec: Text, start: Start) -> Words:
         return _of_vectors(start)
     if start.folder is not None and (start.folder / TOKENIZER).exists():
         return Words(Tokenizer.from_file(str(start.folder / TOKENIZER)))
-    if spec.architecture == "Pretrained":
+    if start.folder is not None and (start.kind is None or spec.architecture == "Pretrained"):
         raise start.refuse(f"there is no {TOKENIZER}, which cuts text: save the model with its fast tokenizer")
     split = _splitter()
     counts: Counter[str] = Counter()
