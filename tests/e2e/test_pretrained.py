@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
@@ -88,7 +88,8 @@ def test_pretrained_models_are_served(kube: Kube, tmp_path: Path) -> None:
     typed = ["ask", "images", f"IMAGE=@{tmp_path / 'flower.jpg'}", "K=2", "--namespace", kube.namespace]
     assert "LABELS  daisy  hen-of-the-woods" in CliRunner().invoke(app, typed).output
     assert "FACE_FEMALE" in ask(kube, "detection", "detect", "IMAGE", portrait)
-    assert "TEXT" in ask(kube, "reading", "recognise", "IMAGE", portrait)
+    printed(tmp_path / "line.png", "invoice 2026")
+    assert "TEXT [[b'invoice 2026']]" in ask(kube, "reading", "recognise", "IMAGE", tmp_path / "line.png")
     assert ask(kube, "sentences", "embed", "TEXT", tmp_path / "sentence.txt").count(",") == 383
     assert "COUNT [[1]]" in ask(kube, "voice", "activity", "AUDIO", sound)
     heard = ask(kube, "speech", "transcribe", "AUDIO", sound).lower()
@@ -103,6 +104,15 @@ def test_pretrained_models_are_served(kube: Kube, tmp_path: Path) -> None:
         "modelservice", "voice", lambda found: condition(found, "Ready")["reason"] == "ArtifactCorrupt", 60, "refused"
     )
     assert "COUNT [[1]]" in ask(kube, "voice", "activity", "AUDIO", sound)
+
+
+def printed(file: Path, text: str) -> None:
+    """A line of text, dark on light."""
+    font = ImageFont.load_default(32)
+    left, top, right, bottom = font.getbbox(text)
+    image = Image.new("RGB", (int(right - left) + 24, int(bottom - top) + 20), (250, 250, 245))
+    ImageDraw.Draw(image).text((12 - left, 10 - top), text, (20, 20, 60), font)
+    image.save(file)
 
 
 def ask(kube: Kube, service: str, model: str, tensor: str, file: Path) -> str:

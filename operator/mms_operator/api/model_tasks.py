@@ -216,6 +216,7 @@ class Pretrained(StoreAccess):
     method: Literal["Full", "LoRA", "Head"] = Field(
         default="Full",
         description="Full: all parameters are trained. LoRA: low-rank changes and the last layer. Head: the last layer "
-        "alone. Word vectors: Full trains them further, Head leaves them as they are.",
+        "alone. Layers that a folder has no weights for are trained whatever is set. Word vectors: Full trains them "
+        "further, Head leaves them as they are.",
     )
     lora: LoRA | None = None

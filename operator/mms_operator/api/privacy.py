@@ -12,8 +12,9 @@ TASKS = ("imageClassification", "textClassification", "tokenClassification")
 class Differential(Model):
     """DP-SGD (Abadi et al., 2016): single records' gradients are clipped, and noise is added to their sum.
 
-    The model, its checkpoints and all that is made of them are (epsilon, delta)-differentially private. Loss, metrics,
-    labels and the number of records are told as they are.
+    The parameters of the model and its checkpoints, and all that is made of them, are (epsilon, delta)-differentially
+    private. Loss, metrics, labels and the number of records are told as they are; checkpoints also have names and sizes
+    of the data set's files and the places of its bad records.
     """
 
     model_config = ConfigDict(

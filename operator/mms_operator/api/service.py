@@ -149,9 +149,9 @@ class Server(Model):
     )
     anomalies: Anomalies = Field(
         default=Anomalies.REFUSE,
-        description="Requests that are no valid input: NaN, values out of range, images far from those that the model "
-        "was trained on. Refuse: the error says why. Count: they are answered, and mms_anomalous_rows of Triton's "
-        "metrics counts them. Off: nobody looks. Word vectors have no such.",
+        description="Requests that are no valid input: NaN, values out of range, images and videos far from those that "
+        "the model was trained on. Refuse: the error says why. Count: they are answered, and mms_anomalous_rows of "
+        "Triton's metrics counts them. Off: nobody looks. Word vectors have no such.",
     )
     podTemplate: PodTemplate | None = None
 

@@ -23,6 +23,7 @@ from mms_workloads.store import JobError
 from mms_workloads.tasks import starting, texts, transformers_library
 from mms_workloads.tasks.image_generation import ImageGenerator
 from mms_workloads.tasks.starting import Start
+from mms_workloads.tasks.text_classification import TextClassifier
 from tests.unit.serve import transformers_folders
 from tests.unit.tasks import datasets, taught
 from tests.unit.tasks.test_task_runs import PICTURE, artifact, job, metrics, run, served_as_published
@@ -105,18 +106,53 @@ def test_normalisation_by_batches_needs_weights() -> None:
         starting.picture_classifier(starting.NOTHING, SPEC.model_copy(update={"architecture": "timm/nosuch"}), 3, 1)
 
 
-def bert(folder: Path, words: list[str]) -> None:
-    """A small folder of Transformers with its tokenizer."""
+def bert(folder: Path, words: list[str], kind: str = "Bert") -> None:
+    """A small folder of Transformers with its tokenizer: of a network without a task, as hubs have them."""
     import mms_workloads.vision  # noqa: F401 - before transformers
 
-    from transformers import BertConfig, BertModel  # isort: skip
+    import transformers  # isort: skip
 
     made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[UNK]", *words])}, unk_token="[UNK]"))
     made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     made.save(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(words) + 2, **shape)).save_pretrained(folder)
+    if kind == "DistilBert":
+        shape = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(words) + 2, pad_token_id=0, **shape)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [("Roberta", ("classifier.dense", "classifier.out_proj")), ("DistilBert", ("pre_classifier", "classifier"))],
+)
+def test_what_a_folder_has_no_weights_for_is_trained(tmp_path: Path, kind: str, layers: tuple[str, str]) -> None:
+    """Between the body and the labels these networks have a layer more, which no folder without the task has."""
+    words = [*datasets.GOOD, *datasets.BAD]
+    bert(tmp_path, words, kind)
+    spec = TextClassification(architecture="Pretrained", maxLength=16)
+    wanted = {f"network.{layer}.{name}" for layer in layers for name in ("weight", "bias")}
+    for method in ("Head", "LoRA"):
+        start = taught.start(tmp_path, method=method)
+        task = TextClassifier(spec, ["bad", "good"], start, texts.words({}, spec, start))
+        network = task.build(1)
+        found = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        adapters = {name for name in found if "lora_" in name}
+        assert found - adapters == wanted
+        assert bool(adapters) == (method == "LoRA")
+    batch = task.prepare([{"input": word, "label": task.classes[word in datasets.GOOD]} for word in words])
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        task.loss(network.train(), batch, torch.Generator()).backward()
+        optimizer.step()
+    changed = {name for name, parameter in network.named_parameters() if not torch.equal(parameter, before[name])}
+    assert wanted <= changed
+    assert not {name for name in changed - wanted if "lora_" not in name}
+    merged = starting.merged(network)
+    assert not any("lora" in name for name in merged.state_dict())
 
 
 @pytest.mark.parametrize("method", ["Full", "LoRA"])

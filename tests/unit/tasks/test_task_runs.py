@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from mms_workloads.contract import METRICS, ArtifactManifest, Golden, JobFile, Outcome, metrics_of
 from mms_workloads.serve import pipelines
@@ -15,6 +16,8 @@ from tests.unit.train.quick import QuickRun
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 SECONDS = 180.0
 PICTURE = {"height": 8, "width": 8, "channels": 1}
@@ -108,7 +111,31 @@ def test_image_generation(tmp_path: Path, digits: str) -> None:
     task = {"imageGeneration": {**PICTURE, "hidden": 16, "steps": 8}}
     outcome = run(tmp_path, job(tmp_path, task, digits, optimizer={"epochs": 4}))
     assert metrics(outcome)["flowLoss"] < 0.8  # of about 1.3 without knowledge
-    served_as_published(tmp_path, "imageGeneration", compared=False)
+    drawn = drawings(served_as_published(tmp_path, "imageGeneration", compared=False))
+    images, labels = datasets.digits()
+    real = {label: flat(images[np.array(labels) == label] / 255) for label in drawn}
+    known = [label for label, some in real.items() for _ in some]
+    judge = LogisticRegression(max_iter=2000).fit(np.concatenate(list(real.values())), known)
+    right = {label: float((judge.predict(flat(made)) == label).mean()) for label, made in drawn.items()}
+    assert min(right.values()) >= 0.75, right
+    assert sum(right.values()) >= 9, right
+    blurred = np.repeat(flat(images / 255).mean(axis=0, keepdims=True), len(drawn), axis=0)
+    assert (judge.predict(blurred) == list(drawn)).mean() <= 0.1, "what is no digit in particular would not do"
+    for label, made in drawn.items():
+        assert flat(made).std(axis=0).mean() > real[label].std(axis=0).mean() / 2, "nor the same image for each seed"
+
+
+def drawings(served: pipelines.Served, count: int = 20) -> dict[str, NDArray[np.float32]]:
+    """By label, PIXELS [count, 1, 8, 8] of different seeds."""
+    seeds = np.arange(count)[:, None]
+    return {
+        label: served.answer({"LABEL": np.array([[label.encode()]] * count, np.object_), "SEED": seeds})["PIXELS"]
+        for label in "0123456789"
+    }
+
+
+def flat(pixels: NDArray[Any]) -> NDArray[Any]:
+    return pixels.reshape(len(pixels), -1)
 
 
 def test_video_understanding(tmp_path: Path) -> None:

@@ -165,8 +165,9 @@ class Adapter(Contract):
 class Pretrained(Contract):
     """What the run starts from: a folder of Transformers or timm, or an artifact, whose digest is given then.
 
-    Full: all parameters are trained. Head: the last layer's alone. LoRA: adapters and the last layer. Of an artifact of
-    wordEmbedding the words' vectors are the input of a text task's network: trained with Full, fixed with Head.
+    Full: all parameters are trained. Head: the last layer's alone. LoRA: adapters and the last layer. What the folder
+    has no weights for is trained with each. Of an artifact of wordEmbedding the words' vectors are the input of a text
+    task's network: trained with Full, fixed with Head.
     """
 
     store: Store

@@ -88,7 +88,9 @@ class AudioInput(Contract):
 
 
 class Statistics(Contract):
-    """Of the data that it was trained on, by channel: requests that are far from it are anomalous."""
+    """Of the images that it was trained on, as they were before they were resized, by channel: requests that are far
+    from them are anomalous. Of a video all pixels of all frames are one image's.
+    """
 
     mean: list[float]  # of the values 0 to 1, over pixels
     std: list[float]

@@ -81,7 +81,8 @@ def build(task: LanguageModel, start: Start, seed: int) -> Causal:
     # isort: split
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    network: Any = transformers_library.make(AutoModelForCausalLM, start, seed)
+    network: Any
+    network, unset = transformers_library.make(AutoModelForCausalLM, start, seed)
     network.float()
     config = network.config
     back = next((int(found) for name in PLACES if (found := getattr(config, name, None))), task.contextLength)
@@ -94,5 +95,5 @@ def build(task: LanguageModel, start: Start, seed: int) -> Causal:
     if start.kind is not None:
         starting.load(made, start)
     head = network.get_output_embeddings()
-    starting.trained_parts(made, head, start, seed, new=False)
+    starting.trained_parts(made, head, start, seed, new=False, unset=unset)
     return made

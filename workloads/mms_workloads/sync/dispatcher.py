@@ -80,7 +80,7 @@ class Dispatcher:
             plan = self.counting.plan(self.job.task.wordEmbedding, data.blockBytes, varied=varied)
             records = plan.schema.records if plan.schema else None
             logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary), records=records)
-            self._adopt(plans.pack(plan))
+            self._adopt(plans.pack(plans.needed(plan, self.job)))
             return True
         for link in links:
             number = None if link.counts else self.counting.take(link.rank)

@@ -1,7 +1,7 @@
 """What a run's data set was found to be: the files, and the vocabulary or the records' schema.
 
 Made by the counting pass, fixed for the run. It travels to every worker, back to a master that restarts,
-and into each checkpoint.
+and into each checkpoint, in clear: docs/data.md says what of it whoever reads the run's storage learns.
 """
 
 from __future__ import annotations
@@ -9,13 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mms_workloads.contract import DataFile
 from mms_workloads.data import blocks
+from mms_workloads.data import schema as schemas
 from mms_workloads.data.schema import Schema
 from mms_workloads.data.sealed_reader import Sealed
 from mms_workloads.data.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from mms_workloads.contract import JobFile
+
+TEXTS = ("textClassification", "tokenClassification", "textMatching")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,25 @@ class Plan:
         if self.sealed:
             return [(blocks.Segment(i, 0, f.size),) for i, f in enumerate(self.files)]
         return blocks.cut([f.size for f in self.files], self.block_bytes, varied=self.varied)
+
+
+def needed(plan: Plan, job: JobFile) -> Plan:
+    """What the run makes use of. Checkpoints hold the plan, so what it tells of records must not be more.
+
+    Words are of use to a text network that knows none yet. Of encrypted or private data bad records have reasons
+    without what the records say; of private data there are no statistics, and of each class not how many are of it.
+    """
+    schema = plan.schema
+    if schema is None:
+        return plan
+    if str(job.task.kind) not in TEXTS or job.pretrained:
+        schema = replace(schema, words={})
+    if job.privacy or job.data.encryption:
+        bad = tuple(replace(one, reason=next(iter(schemas.kinds([one])))) for one in schema.bad)
+        schema = replace(schema, bad=bad, lengths=None)
+    if job.privacy:
+        schema = replace(schema, images=None, classes=dict.fromkeys(schema.classes, 0))
+    return replace(plan, schema=schema)
 
 
 def pack(plan: Plan) -> bytes:

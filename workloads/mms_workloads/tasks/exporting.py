@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from mms_workloads.serve.pipelines import Served
+    from mms_workloads.serve.pipelines.tensors import Arrays
     from mms_workloads.tasks.task import Batch, Task
 
 OPSET = 20
@@ -40,6 +42,21 @@ def write(task: Task, network: nn.Module, job: JobFile, folder: Path) -> None:
     to_onnx(module, example, varying, task.outputs(), folder / NETWORK)
     pipeline = task.pipeline(folder)
     (folder / PIPELINE).write_text(pipeline.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
+
+
+def usual(served: Served, questions: Sequence[Arrays], folder: Path) -> Sequence[Arrays]:
+    """The questions that are no anomaly: a service refuses those, and a golden case must be answered.
+
+    Where all are, it is the statistics that are of no use, and the artifact goes without.
+    """
+    from mms_workloads.serve import pipelines  # noqa: PLC0415 - its libraries are of no use before
+
+    found = pipelines.valid(served, questions)
+    if found or not questions:
+        return found
+    without = served.pipeline.model_copy(update={"statistics": None})
+    (folder / PIPELINE).write_text(without.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
+    return questions
 
 
 def to_onnx(

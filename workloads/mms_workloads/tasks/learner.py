@@ -213,8 +213,9 @@ class TaskLearner:
             records: list[Mapping[str, Any]] = [*public.records(self.kind, schema, count)]
         else:
             records = self._some(count)
+        questions = exporting.usual(served, self.task.questions(records), folder)
         cases, compared = (
-            [pipelines.golden_case(served, question) for question in self.task.questions(records[:some])]
+            [pipelines.golden_case(served, question) for question in questions[:some]]
             for some in (GOLDEN_RECORDS, self.task.compared)
         )
         return Golden(cases=cases, comparisons=compared, absoluteTolerance=exporting.TOLERANCE)

@@ -84,7 +84,7 @@ def _task(kind: str, spec: Any, corpus: RecordCorpus, start: starting.Start, sta
         case "videoUnderstanding":
             from mms_workloads.tasks.video_understanding import VideoLabeller  # noqa: PLC0415
 
-            return VideoLabeller(spec, classes, start)
+            return VideoLabeller(spec, classes, start, statistics)
         case "speechRecognition":
             from mms_workloads.tasks.speech_recognition import SpeechRecogniser  # noqa: PLC0415
 

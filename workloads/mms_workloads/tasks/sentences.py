@@ -70,12 +70,13 @@ def build(
         # isort: split
         from transformers import AutoModel  # noqa: PLC0415
 
-        network: Any = libraries.make(AutoModel, start, seed)
+        network: Any
+        network, unset = libraries.make(AutoModel, start, seed)
         with device.seeded(seed):
             made = SentenceEncoder(LibraryEncoder(network), network.config.hidden_size, calibrated=calibrated)
         if start.kind is not None:
             starting.load(made, start)
-        return starting.trained_parts(made, made.head, start, seed)
+        return starting.trained_parts(made, made.head, start, seed, unset=unset)
 
     network = texts.begun(
         kind,

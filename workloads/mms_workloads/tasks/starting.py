@@ -138,11 +138,11 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
         return _of_timm(start, spec, labels, seed)
     from transformers import AutoModelForImageClassification  # noqa: PLC0415
 
-    network = transformers_library.make(AutoModelForImageClassification, start, seed, num_labels=labels)
+    network, unset = transformers_library.make(AutoModelForImageClassification, start, seed, num_labels=labels)
     made = Named(network, "pixel_values")
     if start.kind is not None:
         load(made, start)
-    return trained_parts(made, last_linear(network), start, seed)
+    return trained_parts(made, last_linear(network), start, seed, unset=unset)
 
 
 def _of_timm(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
@@ -235,36 +235,54 @@ def last_linear(network: nn.Module) -> nn.Module:
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
-def trained_parts(network: nn.Module, head: nn.Module, start: Start, seed: int, *, new: bool = True) -> nn.Module:
+def trained_parts(
+    network: nn.Module,
+    head: nn.Module,
+    start: Start,
+    seed: int,
+    *,
+    new: bool = True,
+    unset: Sequence[nn.Parameter] = (),
+) -> nn.Module:
     """The network with what the method trains requiring a gradient, and nothing else. new: the head is, so that it is
-    always trained.
+    always trained; unset: parameters for which there were no weights, which are always trained, too.
     """
     if start.method == "Full":
         return network
     if start.method == "LoRA":
         with device.seeded(seed):
-            _adapted(network, head, start.adapter)
+            _adapted(network, [*head.modules(), *_holding(network, unset)], start.adapter)
     else:
         network.requires_grad_(requires_grad=False)
     if new:
         head.requires_grad_(requires_grad=True)
+    for parameter in unset:
+        parameter.requires_grad = True
     return network
 
 
-def _adapted(network: nn.Module, head: nn.Module, adapter: Adapter) -> None:
-    """Adapters beside all linear layers and convolutions but the head's and grouped ones, in place."""
+def _holding(network: nn.Module, parameters: Sequence[nn.Parameter]) -> list[nn.Module]:
+    """The layers that the parameters are of."""
+    wanted = {id(parameter) for parameter in parameters}
+    return [one for one in network.modules() if any(id(own) in wanted for own in one.parameters(recurse=False))]
+
+
+def _adapted(network: nn.Module, whole: Sequence[nn.Module], adapter: Adapter) -> None:
+    """Adapters beside all linear layers and convolutions but grouped ones and those of `whole`, which are trained
+    themselves; in place.
+    """
     from mms_workloads import vision  # noqa: F401, PLC0415 - before peft, which loads transformers
 
     # isort: split
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - GPT-2's linear layers
 
-    of_head = set(head.modules())
+    without = set(whole)
     found = [
         (name, isinstance(module, Conv1D))
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | Conv1D) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-        if module not in of_head
+        if module not in without
     ]
     network.requires_grad_(requires_grad=False)
     config = LoraConfig(

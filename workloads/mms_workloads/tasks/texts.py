@@ -61,7 +61,7 @@ def words(found: Mapping[str, int], spec: Text, start: Start) -> Words:
         return _of_vectors(start)
     if start.folder is not None and (start.folder / TOKENIZER).exists():
         return Words(Tokenizer.from_file(str(start.folder / TOKENIZER)))
-    if spec.architecture == "Pretrained":
+    if start.folder is not None and (start.kind is None or spec.architecture == "Pretrained"):
         raise start.refuse(f"there is no {TOKENIZER}, which cuts text: save the model with its fast tokenizer")
     split = _splitter()
     counts: Counter[str] = Counter()
@@ -221,11 +221,11 @@ def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification  # noqa: PLC0415
 
     auto = AutoModelForSequenceClassification if kind == "textClassification" else AutoModelForTokenClassification
-    network = libraries.make(auto, start, seed, num_labels=labels)
+    network, unset = libraries.make(auto, start, seed, num_labels=labels)
     made = Library(network)
     if start.kind is not None:
         starting.load(made, start)
-    return starting.trained_parts(made, starting.last_linear(network), start, seed)
+    return starting.trained_parts(made, starting.last_linear(network), start, seed, unset=unset)
 
 
 def moved(batch: Batch, network: nn.Module, of: str = "") -> tuple[Tensor, Tensor]:

@@ -34,12 +34,13 @@ def build(spec: ObjectDetection, labels: int, start: Start, seed: int) -> Matche
     # isort: split
     from transformers import AutoModelForObjectDetection  # noqa: PLC0415
 
-    network: Any = transformers_library.make(AutoModelForObjectDetection, start, seed, num_labels=labels)
+    network: Any
+    network, unset = transformers_library.make(AutoModelForObjectDetection, start, seed, num_labels=labels)
     network.config.update({"auxiliary_loss": False})  # of the last layer alone: it is asked of images one by one
     made = Matched(network)
     if start.kind is not None:
         starting.load(made, start)
-    starting.trained_parts(made, network.class_labels_classifier, start, seed)
+    starting.trained_parts(made, network.class_labels_classifier, start, seed, unset=unset)
     return made
 
 

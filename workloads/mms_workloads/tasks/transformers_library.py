@@ -13,6 +13,7 @@ from mms_workloads.tasks import starting
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
@@ -27,10 +28,11 @@ def is_start(start: Start, kind: str) -> bool:
     return start.kind is None or (start.folder / starting.CONFIG).exists()
 
 
-def make(auto: Any, start: Start, seed: int, **changes: Any) -> nn.Module:
-    """auto: one of Transformers' AutoModel classes. changes: of the config, such as num_labels. Raises JobError.
+def make(auto: Any, start: Start, seed: int, **changes: Any) -> tuple[nn.Module, Sequence[nn.Parameter]]:
+    """The network, and those of its parameters that the folder says nothing of: they are seeded numbers.
 
-    Of an artifact the parameters are seeded numbers: who has put the network in its place calls `starting.load`.
+    auto: one of Transformers' AutoModel classes. changes: of the config, such as num_labels. Raises JobError.
+    Of an artifact all are seeded numbers, and none is told: who has put the network in its place calls `starting.load`.
     """
     from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
 
@@ -42,12 +44,17 @@ def make(auto: Any, start: Start, seed: int, **changes: Any) -> nn.Module:
     made: nn.Module
     with starting.said(start), device.seeded(seed):
         if start.kind is None:
-            made = auto.from_pretrained(
-                str(start.folder), ignore_mismatched_sizes=True, local_files_only=True, **changes
+            made, found = auto.from_pretrained(
+                str(start.folder),
+                ignore_mismatched_sizes=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **changes,
             )
-        else:
-            made = auto.from_config(AutoConfig.from_pretrained(str(start.folder), local_files_only=True, **changes))
-    return made
+            strange = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+            return made, [parameter for name, parameter in made.named_parameters() if name in strange]
+        made = auto.from_config(AutoConfig.from_pretrained(str(start.folder), local_files_only=True, **changes))
+    return made, ()
 
 
 def missing(start: Start, kind: str) -> JobError:

@@ -69,7 +69,8 @@ def build(spec: SpeechRecognition, classes: Sequence[str], start: Start, seed: i
     from transformers import AutoModelForCTC  # noqa: PLC0415
 
     sound(start, spec)
-    network: Any = transformers_library.make(AutoModelForCTC, start, seed)
+    network: Any
+    network, unset = transformers_library.make(AutoModelForCTC, start, seed)
     made = Letters(network)
     if start.kind is not None:
         starting.load(made, start)
@@ -79,7 +80,7 @@ def build(spec: SpeechRecognition, classes: Sequence[str], start: Start, seed: i
     network.config.update({"apply_spec_augment": False, "layerdrop": 0.0})
     network.config.update({"vocab_size": len(classes), "pad_token_id": 0})
     made.silent = _silence(len(classes))
-    starting.trained_parts(made, network.lm_head, start, seed)
+    starting.trained_parts(made, network.lm_head, start, seed, unset=unset)
     return made
 
 

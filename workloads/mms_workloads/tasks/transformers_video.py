@@ -29,7 +29,8 @@ def build(spec: VideoUnderstanding, labels: int, start: Start, seed: int) -> Fra
     # isort: split
     from transformers import AutoModelForVideoClassification  # noqa: PLC0415
 
-    network: Any = transformers_library.make(AutoModelForVideoClassification, start, seed, num_labels=labels)
+    network: Any
+    network, unset = transformers_library.make(AutoModelForVideoClassification, start, seed, num_labels=labels)
     of = network.config
     wanted = {"frames": of.num_frames, "height": of.image_size, "width": of.image_size, "channels": of.num_channels}
     wrong = {name: number for name, number in wanted.items() if getattr(spec, name) != number}
@@ -39,7 +40,7 @@ def build(spec: VideoUnderstanding, labels: int, start: Start, seed: int) -> Fra
     made = Frames(network)
     if start.kind is not None:
         starting.load(made, start)
-    starting.trained_parts(made, network.classifier, start, seed)
+    starting.trained_parts(made, network.classifier, start, seed, unset=unset)
     return made
 
 

@@ -128,7 +128,13 @@ class VideoLabeller:
 
     def pipeline(self, folder: Path) -> Pipeline:
         del folder
-        return Pipeline(task=self.kind, labels=list(self.classes), image=self.input, frames=self.spec.frames)
+        return Pipeline(
+            task=self.kind,
+            labels=list(self.classes),
+            image=self.input,
+            frames=self.spec.frames,
+            statistics=self.statistics,
+        )
 
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """VIDEO [1, 1]: an animated image, or frames as .npy."""

@@ -8,7 +8,7 @@ this package needs neither Triton nor, for ONNX, PyTorch.
 from __future__ import annotations
 
 from mms_workloads.serve.pipelines.networks import NetworkError
-from mms_workloads.serve.pipelines.served import Served, golden_case, open  # noqa: A004 - as gzip.open
+from mms_workloads.serve.pipelines.served import Served, golden_case, open, valid  # noqa: A004 - as gzip.open
 from mms_workloads.serve.pipelines.tensors import RequestError, Signature
 
-__all__ = ["NetworkError", "RequestError", "Served", "Signature", "golden_case", "open"]
+__all__ = ["NetworkError", "RequestError", "Served", "Signature", "golden_case", "open", "valid"]

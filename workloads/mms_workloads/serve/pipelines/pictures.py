@@ -1,27 +1,27 @@
-"""Images and videos as a network's input, and whether they are like those that it was trained on."""
+"""Images and videos as a network's input."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mms_workloads.media import images, video
 from mms_workloads.media.images import MediaError
+from mms_workloads.serve.pipelines import likeness
 from mms_workloads.serve.pipelines.tensors import Prepared, RequestError, Signature, files, not_finite, one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from mms_workloads.contract import ImageInput, Pipeline, Statistics
+    from mms_workloads.contract import ImageInput, Pipeline
     from mms_workloads.serve.pipelines.tensors import Arrays
 
 IMAGE, PIXELS = "IMAGE", "PIXELS"
 VIDEO, FRAMES = "VIDEO", "FRAMES"
-FAR = 6.0  # standard deviations of the training data's images
-LEAST = 0.02  # of a standard deviation: data whose images hardly differ would make every other one anomalous
 
 
 def image_of(pipeline: Pipeline) -> ImageInput:
@@ -44,18 +44,18 @@ def prepare_images(inputs: Arrays, pipeline: Pipeline) -> Prepared:
     given = image_of(pipeline)
     if one_of(inputs, (IMAGE, PIXELS)) == PIXELS:
         values = inputs[PIXELS]
-        odd = {**out_of_range(values), **unlike(values, pipeline.statistics), **not_finite(values)}
+        unlike = likeness.of_tensors(values, given, pipeline.statistics)
+        odd = {**unlike, **out_of_range(values), **not_finite(values)}
         return Prepared({"pixels": images.centred(values, given)}, [(given.height, given.width)] * len(values), odd)
-    found, sizes = [], []
+    found, sizes, odd = [], [], dict[int, str]()
     for row, data in files(inputs[IMAGE], IMAGE):
         try:
             pixels = images.decode(data, given.channels)
+            odd |= _unlike(row, pipeline, [pixels], partial(_frames, data))
         except MediaError as error:
             raise RequestError(f"{IMAGE}[{row}]: {error}") from error
         sizes.append(pixels.shape[:2])
         found.append(images.resized(pixels, given))
-    values = _stacked([np.moveaxis(one.astype(np.float32) / np.float32(255), -1, -3) for one in found])
-    odd = unlike(values, pipeline.statistics)
     return Prepared({"pixels": _stacked([images.normalised(one, given) for one in found])}, sizes, odd)
 
 
@@ -64,18 +64,18 @@ def prepare_videos(inputs: Arrays, pipeline: Pipeline, count: int) -> Prepared:
     given = image_of(pipeline)
     if one_of(inputs, (VIDEO, FRAMES)) == FRAMES:
         values = inputs[FRAMES]
-        odd = {**out_of_range(values), **_unlike_frames(values, pipeline), **not_finite(values)}
+        unlike = likeness.of_tensors(values, given, pipeline.statistics)
+        odd = {**unlike, **out_of_range(values), **not_finite(values)}
         return Prepared({"frames": images.centred(values, given)}, None, odd)
-    found = []
+    found, odd = [], dict[int, str]()
     for row, data in files(inputs[VIDEO], VIDEO):
         try:
             decoded = video.frames(data, count, given.channels)
+            odd |= _unlike(row, pipeline, decoded, partial(video.frames, data, count))
         except MediaError as error:
             raise RequestError(f"{VIDEO}[{row}]: {error}") from error
         found.append(np.stack([images.resized(one, given) for one in decoded]))
-    pixels = np.stack(found)
-    odd = _unlike_frames(np.moveaxis(pixels.astype(np.float32) / np.float32(255), -1, -3), pipeline)
-    return Prepared({"frames": images.normalised(pixels, given)}, None, odd)
+    return Prepared({"frames": images.normalised(np.stack(found), given)}, None, odd)
 
 
 def out_of_range(values: NDArray[np.float32]) -> dict[int, str]:
@@ -88,29 +88,22 @@ def out_of_range(values: NDArray[np.float32]) -> dict[int, str]:
     }
 
 
-def unlike(values: NDArray[np.float32], known: Statistics | None) -> dict[int, str]:
-    """Images float32 [n, C, H, W], 0 to 1, that are far from those that the network was trained on, and why."""
+def _unlike(
+    row: int,
+    pipeline: Pipeline,
+    frames: Sequence[NDArray[np.uint8]],
+    decoded: Callable[[int], Sequence[NDArray[np.uint8]]],
+) -> dict[int, str]:
+    """{row: why} of a file that is unlike the training data. decoded: its frames with so many channels."""
+    given, known = image_of(pipeline), pipeline.statistics
     if known is None:
         return {}
-    found: dict[int, str] = {}
-    means, deviations = values.mean(axis=(2, 3)), values.std(axis=(2, 3))
-    for what, have, centre, spread in (
-        ("brightness", means, known.imageMean, known.imageMeanStd),
-        ("contrast", deviations, known.imageStd, known.imageStdStd),
-    ):
-        middle, width = np.array(centre, np.float32), np.maximum(np.array(spread, np.float32), LEAST)
-        away = np.abs(have - middle) / width
-        for row in np.flatnonzero((away > FAR).any(axis=1)):
-            found[int(row)] = (
-                f"its {what} is {float(away[row].max()):.0f} standard deviations from that of the images that the "
-                "network was trained on"
-            )
-    return found
+    channels = likeness.channels(known, given)
+    return likeness.of_frames(row, frames if channels == given.channels else decoded(channels), known)
 
 
-def _unlike_frames(values: NDArray[np.float32], pipeline: Pipeline) -> dict[int, str]:
-    """Videos, by the frame in their middle."""
-    return unlike(values[:, values.shape[1] // 2], pipeline.statistics)
+def _frames(data: bytes, channels: int) -> list[NDArray[np.uint8]]:
+    return [images.decode(data, channels)]
 
 
 def _stacked(arrays: Iterable[NDArray[Any]]) -> NDArray[np.float32]:

@@ -146,6 +146,11 @@ def _variant(path: Path) -> Variant:
     return Variant.model_validate_json(path.read_bytes()) if path.exists() else Variant()
 
 
+def valid(served: Served, questions: Sequence[Arrays]) -> list[Arrays]:
+    """Those that a service which refuses anomalies answers. Raises RequestError."""
+    return [one for one in questions if not served.steps.prepare(checked(one, served.steps.inputs)).odd]
+
+
 def golden_case(served: Served, inputs: Arrays) -> GoldenCase:
     """A request and its answer. Outputs that are files are left out. Raises RequestError."""
     answer = served.answer(inputs)
