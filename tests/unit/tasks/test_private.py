@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from mms_workloads import privacy
-from mms_workloads.contract import Adapter, Differential, ImageClassification, Optimizer, TextClassification
+from mms_workloads.contract import Adapter, Checkpoint, Differential, ImageClassification, Optimizer, TextClassification
 from mms_workloads.data.schema import Schema
 from mms_workloads.media import images
 from mms_workloads.store import JobError
+from mms_workloads.sync import plan as plans
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.tasks import starting, texts
 from mms_workloads.tasks.image_classification import ImageClassifier
@@ -233,6 +234,7 @@ def test_networks_that_mix_records_are_refused(network: type[nn.Module], why: st
 def test_the_example(tmp_path: Path) -> None:
     training = of_example("private", tmp_path, datasets.image_folder(tmp_path / "digits"))
     assert training.privacy == Differential(epsilon=8, delta=1e-4, maxGradientNorm=1)
+    training = training.model_copy(update={"checkpoint": Checkpoint(intervalSeconds=1)})
     with QuickRun(tmp_path / "run", training) as started:
         said = started.start().until(lambda report: report.privacy is not None, SECONDS).privacy
         outcome = started.outcome(SECONDS)
@@ -245,6 +247,9 @@ def test_the_example(tmp_path: Path) -> None:
     assert found["accuracy"] > 0.7  # a tenth by chance, 0.82 to 0.85 with other noise, 0.97 without any
     served = served_as_published(tmp_path, "imageClassification")
     assert served.pipeline.statistics is None, "what the data's images are like is of its records"
+    plan = plans.unpack(next((tmp_path / "storage" / "checkpoints").rglob("plan.bin")).read_bytes())
+    assert plan.schema is not None
+    assert (plan.schema.images, set(plan.schema.classes.values())) == (None, {0}), "nor in a checkpoint"
     golden = json.loads((artifact(tmp_path) / "golden.json").read_text())
     asked = [base64.b64decode(case["tensors"]["IMAGE"]["raw"])[4:] for case in golden["cases"] + golden["comparisons"]]
     pixels = {image.tobytes() for image in datasets.digits()[0]}
