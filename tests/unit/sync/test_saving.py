@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mms_workloads.contract import Reason
+from mms_workloads.contract import Desired, Reason
 from mms_workloads.sync import startup, wire
+from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.shard_forming import HeldShard
 from tests.unit.sync.masters import Clock, Master, Peer, checkpointed, document, reference, settled
 
 if TYPE_CHECKING:
@@ -114,3 +116,22 @@ async def test_looking_for_a_checkpoint_fails(tmp_path: Path, clock: Clock, monk
     outcome = master.it.outcome
     assert outcome is not None
     assert (outcome.reason, outcome.retryable) == (Reason.INTERNAL, True)
+
+
+async def test_the_last_checkpoint_is_asked_for_again_where_its_epoch_ends(tmp_path: Path, clock: Clock) -> None:
+    """Of shards: the next epoch, which a worker's loss brings, begins with it, and nobody trains in between."""
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 1})
+    shard, worker = Peer(master, 0, role="shard"), Peer(master, 0)
+    worker.ready()
+    shard.say(wire.READY, epoch=1, held=HeldShard().document())
+    shard.say(wire.STARTED, epoch=1)
+    worker.lease()
+    held = HeldShard(1, shard.last(wire.BEGIN)["lineage"], 1, True, Progress([1, 0, 0, 0]), -1, Progress([]))
+    master.it.desire(Desired(suspend=True, workers=1))
+    worker.ready()
+    shard.say(wire.READY, epoch=2, held=held.document())
+    assert shard.last(wire.BEGIN)["final"]
+    worker.vanish()
+    Peer(master, 0, incarnation=1).ready()
+    shard.say(wire.READY, epoch=3, held=held.document())
+    assert (shard.last(wire.BEGIN)["epoch"], shard.last(wire.BEGIN)["final"]) == (3, True)
