@@ -102,6 +102,9 @@ def test_nothing_is_judged_before_there_is_a_history() -> None:
     assert spiked(losses, 1e9)
 
 
+MEMBERS = {0: 0, 1: 1, 2: 2}  # joined in this order
+
+
 def usual(step: int, ranks: int = 3, loss: float | None = 1.0) -> Round:
     slices = tuple((Slice(0, step * ranks + r, 0, 4, 4),) for r in range(ranks))
     return Round(step, tuple(range(ranks)), (GOOD,) * ranks, (0.1,) * ranks, (4,) * ranks, slices, loss)
@@ -126,7 +129,7 @@ def test_gradients_that_are_not_finite_are_skipped_and_then_rolled_back() -> Non
     (back,) = seen(watch, odd(usual(7), 1, BAD))
     assert isinstance(back, Rollback)
     assert (back.before, back.blocks, back.rate_factor) == (5, frozenset({22}), RATE_FACTOR)
-    watch.restarted(4)
+    watch.restarted(4, MEMBERS)
     assert seen(watch, usual(5)) == []
 
 
@@ -148,7 +151,7 @@ def test_rollbacks_come_to_an_end() -> None:
     found = []
     for step in range(MAX_ROLLBACKS + 1):
         found += seen(watch, odd(usual(step), 0, BAD))
-        watch.restarted(0)
+        watch.restarted(0, MEMBERS)
     assert [type(measure) for measure in found] == [Rollback] * MAX_ROLLBACKS + [Fail]
     assert isinstance(found[-1], Fail)
     assert "learningRate" in found[-1].action
@@ -170,10 +173,10 @@ def test_after_going_back_the_loss_is_what_it_was_then() -> None:
     """From the beginning, say: it is high again, and that is no spike."""
     watch = Watch(Guard())
     seen(watch, *(usual(i, loss=1.0) for i in range(LEARNED)))
-    watch.restarted(LEARNED - 1)
+    watch.restarted(LEARNED - 1, MEMBERS)
     (back,) = seen(watch, *(usual(LEARNED + i, loss=9.0) for i in range(SPIKE_ROUNDS)))
     assert isinstance(back, Rollback)
-    watch.restarted(0)
+    watch.restarted(0, MEMBERS)
     assert seen(watch, *(usual(i, loss=9.0) for i in range(LEARNED))) == []
 
 
@@ -182,7 +185,7 @@ def test_a_checkpoint_in_between_hides_nothing() -> None:
     watch = Watch(Guard())
     seen(watch, *(usual(i) for i in range(LEARNED + 1)))
     assert seen(watch, usual(LEARNED + 1, loss=9.0)) == []
-    watch.restarted(LEARNED + 1)
+    watch.restarted(LEARNED + 1, MEMBERS)
     (back,) = seen(watch, *(usual(LEARNED + 2 + i, loss=9.0) for i in range(SPIKE_ROUNDS - 1)))
     assert isinstance(back, Rollback)
     assert back.before == LEARNED, "the checkpoint of step LEARNED + 1 is no good"
@@ -225,6 +228,44 @@ def test_a_straggler(mode: str, kind: type[Measure], ranks: int) -> None:
     assert isinstance(said, kind)
     assert isinstance(said, Report | Evict)
     assert (said.kind, said.rank) == ("Straggler", ranks - 1)
+
+
+def behind(step: int) -> Round:
+    return replace(usual(step), seconds=(0.1, 0.1, 0.4))
+
+
+def test_checkpoints_in_between_hide_no_straggler_and_no_outliers() -> None:
+    watch = Watch(Guard(patience=3))
+    found = []
+    for step in range(SLOW_ROUNDS):
+        found += seen(watch, odd(behind(step), 1, ODD))
+        watch.restarted(step, MEMBERS)
+    assert [(type(one), one.kind) for one in found if isinstance(one, Report | Evict)] == [
+        (Report, "GradientOutlier"), (Evict, "GradientOutlier"), (Report, "Straggler"),
+    ]  # fmt: skip
+
+
+def test_of_another_process_and_after_going_back_nothing_is_known() -> None:
+    last = SLOW_ROUNDS - 1
+    for step, members in ((last - 1, {**MEMBERS, 2: 3}), (last - 2, MEMBERS)):
+        watch = Watch(Guard(patience=3))
+        watch.restarted(0, MEMBERS)
+        before = [behind(i) for i in range(last - 2)]
+        seen(watch, *before, *(odd(behind(i), 2, ODD) for i in (last - 2, last - 1)))
+        watch.restarted(step, members)
+        (said,) = seen(watch, *(odd(behind(step + 1 + i), 2, ODD) for i in range(2)))
+        assert isinstance(said, Report)
+        assert said.kind == "GradientOutlier", "the first of them"
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("Report", Report), ("Replace", Evict)])
+def test_a_successor_that_is_slow_too(mode: str, kind: type[Measure]) -> None:
+    watch = Watch(Guard.model_validate({"straggler": mode}))
+    found = []
+    for joined in (2, 3):
+        watch.restarted(0, {**MEMBERS, 2: joined})
+        found += seen(watch, *(behind(i) for i in range(2 * SLOW_ROUNDS)))
+    assert [type(one) for one in found] == [kind, kind]
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.4, 30), (4.0, 15), (12.0, 5), (600.0, 5)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mms_workloads.contract import Desired, Guard, Reason
 from mms_workloads.sync import checkpoints, startup, wire
 from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
+from mms_workloads.sync.watch import SLOW_ROUNDS
 from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, reference, round_of, settled
 
 if TYPE_CHECKING:
@@ -154,6 +155,20 @@ async def test_a_worker_is_evicted(master: Master, monkeypatch: pytest.MonkeyPat
     anomalous(peers[0], 1, "GradientOutlier")
     assert [peer.count(wire.EVICT) for peer in peers] == [0, 1]
     assert "replaced" in peers[1].last(wire.EVICT)["why"]
+
+
+def test_a_straggler_is_told_again_of_the_process_that_follows_it(master: Master) -> None:
+    first, _ = master.running()
+    rounds = range(1, SLOW_ROUNDS + 1)
+    for step in rounds:
+        anomalous(first, step, "Good", seconds=[1.0, 4.0], of=[10, 10])
+    assert master.kinds() == ["Straggler"]
+    successor = Peer(master, 1, incarnation=1)
+    first.ready(SLOW_ROUNDS, [2] * BLOCKS)
+    successor.ready()
+    for step in rounds:
+        anomalous(first, SLOW_ROUNDS + step, "Good", seconds=[1.0, 4.0], of=[10, 10])
+    assert master.kinds() == ["Straggler", "WorkerJoined", "Straggler"]
 
 
 async def test_the_run_fails_where_that_is_asked_for(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:

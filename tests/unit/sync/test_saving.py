@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from mms_workloads.contract import Reason
-from mms_workloads.sync import startup, wire
+import pytest
+
+from mms_workloads.contract import Desired, Reason
+from mms_workloads.store import JobError
+from mms_workloads.sync import checkpoints, saving, startup, wire
+from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.shard_forming import HeldShard
 from tests.unit.sync.masters import Clock, Master, Peer, checkpointed, document, reference, settled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
 
 async def test_all_members_save_when_it_is_time(master: Master) -> None:
@@ -114,3 +119,103 @@ async def test_looking_for_a_checkpoint_fails(tmp_path: Path, clock: Clock, monk
     outcome = master.it.outcome
     assert outcome is not None
     assert (outcome.reason, outcome.retryable) == (Reason.INTERNAL, True)
+
+
+async def test_the_last_checkpoint_is_asked_for_again_where_its_epoch_ends(tmp_path: Path, clock: Clock) -> None:
+    """Of shards: the next epoch, which a worker's loss brings, begins with it, and nobody trains in between."""
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 1})
+    shard, worker = Peer(master, 0, role="shard"), Peer(master, 0)
+    worker.ready()
+    shard.say(wire.READY, epoch=1, held=HeldShard().document())
+    shard.say(wire.STARTED, epoch=1)
+    worker.lease()
+    held = HeldShard(1, shard.last(wire.BEGIN)["lineage"], 1, True, Progress([1, 0, 0, 0]), -1, Progress([]))
+    master.it.desire(Desired(suspend=True, workers=1))
+    worker.ready()
+    shard.say(wire.READY, epoch=2, held=held.document())
+    assert shard.last(wire.BEGIN)["final"]
+    worker.vanish()
+    Peer(master, 0, incarnation=1).ready()
+    shard.say(wire.READY, epoch=3, held=held.document())
+    assert (shard.last(wire.BEGIN)["epoch"], shard.last(wire.BEGIN)["final"]) == (3, True)
+
+
+class Away:
+    """A store that does not answer so many calls."""
+
+    def __init__(self, call: Callable[..., Any], times: int) -> None:
+        self.call, self.left = call, times
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise JobError(Reason.STORAGE_UNREACHABLE, "the store is away", retryable=True)
+        return self.call(*arguments)
+
+
+@pytest.mark.parametrize("step", ["commit", "read"])
+async def test_a_store_that_is_away_when_a_checkpoint_becomes_valid(
+    master: Master, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """All parts are durable. There is no such checkpoint, and the run goes on; the next one is."""
+    monkeypatch.setattr(checkpoints, step, Away(getattr(checkpoints, step), 1))
+    peers = master.running()
+    for at in (3, 4):
+        assert master.it.status().checkpoint is None
+        for part, peer in enumerate(peers):
+            peer.saved(at, 1, 0, 0, 0, part=part)
+        await settled(master)
+    assert (master.it.outcome, master.kinds()) == (None, ["CheckpointFailed"])
+    saved = master.it.status().checkpoint
+    assert saved is not None
+    assert saved.step == 4
+
+
+@pytest.mark.parametrize("step", ["commit", "read"])
+async def test_a_store_that_is_away_when_the_last_checkpoint_becomes_valid(
+    master: Master, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr(saving, "FIRST_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(checkpoints, step, Away(getattr(checkpoints, step), 2))
+    peers = master.running()
+    master.it.desire(Desired(suspend=True, workers=2))
+    for part, peer in enumerate(peers):
+        peer.saved(3, 1, 0, 0, 0, part=part, final=True)
+    await settled(master)
+    assert master.kinds() == ["CheckpointFailed"] * 2
+    outcome = master.it.outcome
+    assert outcome is not None
+    assert outcome.checkpoint is not None
+    assert (outcome.result, outcome.checkpoint.step) == ("Suspended", 3)
+
+
+async def test_a_store_that_takes_no_checkpoint_for_good(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise JobError(Reason.ARTIFACT_CORRUPT, "it reads back differently")
+
+    monkeypatch.setattr(checkpoints, "read", forbidden)
+    for part, peer in enumerate(master.running()):
+        peer.saved(3, 1, 0, 0, 0, part=part)
+    await settled(master)
+    outcome = master.it.outcome
+    assert outcome is not None
+    assert (outcome.result, outcome.reason) == ("Failed", Reason.ARTIFACT_CORRUPT)
+
+
+async def test_a_rollback_gives_up_what_became_valid_unheard(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever starts after all pods were lost would go on from it."""
+    monkeypatch.setattr(checkpoints, "read", Away(checkpoints.read, 1))
+    peers = master.running()
+    for part, peer in enumerate(peers):
+        peer.saved(3, 1, 0, 0, 0, part=part)
+    await settled(master)
+    storage = master.it.job.storage
+    unheard = checkpoints.latest(storage)
+    assert unheard is not None
+
+    def last(_: object, excluded: frozenset[str]) -> startup.Checkpointed | None:
+        return None if unheard.uri in excluded else replace(checkpointed(3), ref=unheard)
+
+    monkeypatch.setattr(startup, "last_checkpoint", last)
+    await master.it.checkpoints.discard(2)
+    assert (checkpoints.latest(storage), master.it.status().checkpoint) == (None, None)

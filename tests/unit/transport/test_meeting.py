@@ -43,7 +43,7 @@ def listener(security: Security) -> Iterator[Listener]:
 
 
 def test_greeting_is_told_and_admitted(listener: Listener, security: Security) -> None:
-    greeting = Greeting(Fence("ü", 2, 3, 4), "shard", 5, 6, "state of rank 1")
+    greeting = Greeting(Fence("ü", 2, 3, 4), "worker", 5, 6, "state of rank 1")
     dialled = Beside(lambda: dial(listener, security, greeting))
     pending, told = listener.accept(Abort(), SECONDS)
     assert told == greeting
@@ -241,6 +241,21 @@ def test_certificates_of_the_job_are_good(job: dict[str, Path]) -> None:
     assert meet(Security.mutual(job["shard"]), Security.mutual(job["worker"])) == (None, None, [])
     only = Security.mutual(job["shard"], frozenset({"worker"}))
     assert meet(only, Security.mutual(job["worker"], frozenset({"shard"}))) == (None, None, [])
+
+
+@pytest.mark.parametrize("role", ["shard", "master", "operator", "", ["shard"]])
+def test_a_role_is_what_the_certificate_is_for(job: dict[str, Path], role: Any) -> None:
+    """Else a worker could send a shard what only shards may."""
+    with capture_logs() as logged, closing(Listener(HOST, Security.mutual(job["shard"]))) as listener:
+        abort = Abort()
+        accepted = Beside(lambda: listener.accept(abort, SECONDS))
+        greeting = Greeting(FENCE, role, 0, 0, "forward")
+        with pytest.raises(Refused, match="the certificate is for worker, and the peer says that it is a"):
+            dial(listener, Security.mutual(job["worker"]), greeting)
+        abort.set()
+        with pytest.raises(PeerLost, match="aborted"):
+            accepted.result()
+    assert [entry["event"] for entry in logged] == ["connection refused"]
 
 
 CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], str, str]] = {

@@ -342,13 +342,17 @@ class Coordinator:
             self._spawn(self._commit_checkpoint(saving))
 
     async def _commit_checkpoint(self, saving: Saving) -> None:
-        ref = await self.checkpoints.commit(saving)
+        ref = await self.checkpoints.commit(saving, self._not_committed)
         if ref is None:
             return
         self.log.info("checkpoint", step=ref.step, uri=ref.uri)
         if saving.final and self.epochs.suspending:
             self._suspended(ref)
         await self.checkpoints.prune(ref)
+
+    def _not_committed(self, error: JobError) -> None:
+        self.log.warning("checkpoint failed", reason=error.reason, message=error.message)
+        self._incident("CheckpointFailed", None, f"{error.reason}: {error.message}")
 
     def _checkpoint_invalid(self, link: Link, message: Message) -> None:
         if self.job.privacy:

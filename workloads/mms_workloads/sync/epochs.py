@@ -221,7 +221,7 @@ class Epochs:
         brought = [self.forming.ready[m.rank] for m in epoch.members]
         held = [Held() if self.checkpoints.is_void(one.lineage) else one for one in brought]
         begin = decide([] if restart else held, self.checkpoints.newest, len(leases.progress.applied))
-        self._go_on_from(begin, restart, now)
+        self._go_on_from(epoch, begin, restart, now)
         self.forming.begun = True
         self._tell(Message(wire.BEGIN, {"epoch": epoch.number, "lineage": self._new_lineage(), **begin.fields()}))
         if self.suspending:
@@ -237,7 +237,7 @@ class Epochs:
         held = {} if forget else {r: h for r, h in shards.ready.items() if not self.checkpoints.is_void(h.lineage)}
         of_shards = shards.decide(len(leases.progress.applied), self.checkpoints.newest, held)
         begin = Begin(of_shards.step, of_shards.progress)
-        self._go_on_from(begin, restart, now)
+        self._go_on_from(epoch, begin, restart, now)
         lineage = self._new_lineage()
         if shards.begin(of_shards, epoch, lineage, suspend=self.suspending):
             return
@@ -245,8 +245,9 @@ class Epochs:
         # When all shards have begun.
         self.forming.told = {"epoch": epoch.number, "lineage": lineage, **begin.fields()}
 
-    def _go_on_from(self, begin: Begin, restart: Restart | None, now: float) -> None:
-        self.measures.go_on_from(self._leases(), begin.step, begin.progress, restart)
+    def _go_on_from(self, epoch: Epoch, begin: Begin, restart: Restart | None, now: float) -> None:
+        self.measures.go_on_from(self._leases(), begin.progress, restart)
+        self.measures.watch.restarted(begin.step, {m.rank: m.joined for m in epoch.members})
         self.dispatcher.resume(begin.step)
         self._save_at = now + self.save_seconds
 

@@ -58,7 +58,7 @@ class Measures:
         restart, self.restart = self.restart, None
         return restart
 
-    def go_on_from(self, leases: Leases, step: int, progress: Progress, restart: Restart | None) -> None:
+    def go_on_from(self, leases: Leases, progress: Progress, restart: Restart | None) -> None:
         """An epoch begins with this state; what a rollback leaves out is left out of an older checkpoint's, too."""
         restart = restart or Restart(frozenset(), (), leases.progress.rate_factor)
         self.left_out |= restart.blocks
@@ -66,4 +66,3 @@ class Measures:
         progress.passed_over = sorted({*progress.passed_over, *leases.progress.passed_over, *restart.samples})
         progress.rate_factor = min(progress.rate_factor, restart.rate_factor)
         leases.restore(progress)
-        self.watch.restarted(step)

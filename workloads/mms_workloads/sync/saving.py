@@ -6,6 +6,7 @@ A checkpoint becomes valid by its manifest, which the master writes when all par
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,10 +19,14 @@ from mms_workloads.sync import checkpoints, startup
 from mms_workloads.sync.leases import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mms_workloads.contract import JobFile
 
-
 LINEAGES = 16  # a part that is written while so many epochs begin is of one that was given up
+# Between two tries to make the run's last checkpoint valid: a store that restarts is back within seconds.
+FIRST_AGAIN_SECONDS = 1.0
+LONGEST_AGAIN_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -43,6 +48,7 @@ class Checkpoints:
     bad: frozenset[str] = frozenset()  # URIs
     savings: dict[str, Saving] = field(default_factory=dict)  # by folder
     lineages: deque[str] = field(default_factory=lambda: deque(maxlen=LINEAGES))  # of the last membership epochs
+    unsure: bool = False  # a manifest may be durable although the store did not say so
     given_up: dict[str, int] = field(default_factory=dict)  # by lineage: the step from which on none is any good
 
     @classmethod
@@ -65,11 +71,29 @@ class Checkpoints:
         saving.final = saving.final or fields["final"]
         return saving if len(saving.done) == saving.parts else None
 
-    async def commit(self, saving: Saving) -> CheckpointRef | None:
-        """Makes it valid; it is the newest unless a later step's was faster. None: it was given up meanwhile. Raises
-        JobError.
+    async def commit(self, saving: Saving, away: Callable[[JobError], None]) -> CheckpointRef | None:
+        """Makes it valid; it is the newest unless a later step's was faster. None: it was given up meanwhile.
+
+        away: is told when the store does not answer. A final checkpoint is tried again then; of another one there is
+        none, and the next one will do. Raises JobError where it is of no use to try again.
         """
+        for tries in itertools.count():
+            try:
+                return await self._commit(saving)
+            except JobError as error:
+                if not error.retryable:
+                    raise
+                self.unsure = True
+                away(error)
+            if not saving.final:
+                break
+            await asyncio.sleep(min(FIRST_AGAIN_SECONDS * 2.0**tries, LONGEST_AGAIN_SECONDS))
+        return None
+
+    async def _commit(self, saving: Saving) -> CheckpointRef | None:
         storage = self.job.storage
+        if self._given_up(saving.folder, saving.step):
+            return None
         ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, saving.files, saving.step)
         document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
         # It may be given up at any time until here; from here on `discard` finds it.
@@ -99,6 +123,8 @@ class Checkpoints:
         It is removed: whoever starts after all pods were lost would go on from it. Raises JobError.
         """
         self.given_up.update(dict.fromkeys(map(checkpoints.short, self.lineages), before))
+        if self.unsure:
+            await self.reload()
         while self.newest and self.newest[0].step >= before:
             await asyncio.to_thread(checkpoints.remove, self.job.storage, self.newest[0])
             self.damaged(self.newest[0].uri)
@@ -114,5 +140,6 @@ class Checkpoints:
 
     async def reload(self) -> None:
         """Takes the newest one that is not damaged. Raises JobError."""
+        self.unsure = False
         found = await asyncio.to_thread(startup.last_checkpoint, self.job.storage, self.bad)
         self.newest = (found.ref, found.progress) if found else None

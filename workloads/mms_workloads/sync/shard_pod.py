@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
     from mms_workloads.train.learner import Learner
     from mms_workloads.train.pulse import Pulse
     from mms_workloads.train.state import Tables
+
+# Between two tries to write the run's last checkpoint: a store that restarts is back within seconds.
+FIRST_AGAIN_SECONDS = 1.0
+LONGEST_AGAIN_SECONDS = 10.0
+LOOK_SECONDS = 0.5  # how late the end of an epoch may be noticed while another part is being written
 
 
 class ShardPod:
@@ -205,15 +211,37 @@ class ShardPod:
             raise Superseded(error.message) from error
 
     def _save(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> None:
-        """Writes this shard's part while pushes go on."""
-        if self.writing and self.writing.is_alive():
+        """Writes this shard's part while pushes go on, one at a time. The run's last one waits till it can."""
+        before = self.writing if self.writing and self.writing.is_alive() else None
+        if before and not begin["final"]:
             self.server.shard.drop(snapshot)  # its checkpoint stays without this part; the master asks again
             return
-        arguments = (snapshot, begin, progress)
+        arguments = (snapshot, begin, progress, before)
         self.writing = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self.writing.start()
 
-    def _write(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> None:
+    def _write(
+        self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress, before: threading.Thread | None
+    ) -> None:
+        """A final part is tried until it is durable or its epoch is over. before: one that is being written yet."""
+        epoch = begin["epoch"]
+        try:
+            self.server.shard.complete(snapshot)
+            while before and before.is_alive():
+                if self._newer(epoch):
+                    return
+                before.join(LOOK_SECONDS)
+            for tries in itertools.count():
+                if self._written(snapshot, begin, progress) or not begin["final"]:
+                    return
+                pause = min(FIRST_AGAIN_SECONDS * 2.0**tries, LONGEST_AGAIN_SECONDS)
+                if self.control.wait(lambda box: box.stopping or self._newer(epoch), pause):
+                    return
+        finally:
+            self.server.shard.drop(snapshot)
+
+    def _written(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> bool:
+        """Whether the part is durable; the master is told either way."""
         name, step, parts = checkpoints.folder(begin["step"], begin["lineage"]), begin["step"], begin["shards"]
         job, rank = self.pod.job, self.pod.rank
         others = {}
@@ -224,21 +252,18 @@ class ShardPod:
             }
         target = stores.child(job.storage, f"checkpoints/{name}")
         try:
-            self.server.shard.complete(snapshot)
-            tables = snapshot.tables()
             place = learner.Place(rank, parts)
-            entries = checkpoint.write_part(target, tables, place, others, self.pod.scratch)
+            entries = checkpoint.write_part(target, snapshot.tables(), place, others, self.pod.scratch)
         except JobError as error:
             logs.logger().warning("checkpoint failed", step=step, reason=error.reason, message=error.message)
             self.control.send(wire.FAILED, reason=error.reason, message=error.message, retryable=True)
-            return
-        finally:
-            self.server.shard.drop(snapshot)
+            return False
         logs.logger().info("checkpoint part", folder=name, part=rank, parts=parts)
         files = {file: entry.model_dump() for file, entry in entries.items()}
         self.control.send(
             wire.CHECKPOINTED, folder=name, step=step, parts=parts, part=rank, files=files, final=begin["final"]
         )
+        return True
 
     def _prepare(self) -> None:
         packed = self.control.inbox.plan

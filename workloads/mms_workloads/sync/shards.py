@@ -108,7 +108,7 @@ class Shards:
         """Tells each what it starts from. Whether that is the end: what remains is to write the run's checkpoint."""
         save = self.save_wanted and set(begin.state) == {"keep"} and self._agree(begin)
         final = save and suspend
-        self.save_wanted = suspend and not save
+        self.save_wanted = suspend  # also after the end: who is lost before all parts are durable has it made again
         fields = {
             "epoch": epoch.number,
             "lineage": lineage,

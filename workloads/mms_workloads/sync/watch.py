@@ -11,7 +11,7 @@ from mms_workloads.sync import guard as rules
 from mms_workloads.sync.guard import History, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mms_workloads.contract import Guard
     from mms_workloads.sync.leases import Slice
@@ -97,6 +97,7 @@ class Watch:
     streaks: Counter[int] = field(default_factory=Counter)  # by rank: rounds in a row with an outlier
     slow: dict[int, float] = field(default_factory=dict)  # by rank: weight of rounds behind, less that of others
     slow_said: set[int] = field(default_factory=set)
+    members: dict[int, int] = field(default_factory=dict)  # by rank: as of the last epoch that it was in
     rollbacks: int = 0
     waiting: bool = False  # for the epoch that goes back: what is under way till then is of the same anomaly
 
@@ -113,21 +114,25 @@ class Watch:
             self.waiting, worst = True, self._rolled_back(worst)
         return [*out, worst] if worst else out
 
-    def restarted(self, step: int) -> None:
-        """Another membership epoch, from a step.
+    def restarted(self, step: int, members: Mapping[int, int]) -> None:
+        """Another membership epoch, from a step. members: by rank, another number for each process that has joined.
 
         Where that is the last one seen, what was going on goes on: shards begin an epoch with each checkpoint. Where it
-        is an earlier one, what is usual was different then.
+        is an earlier one, what is usual was different then. Of a rank that is another process now, nothing is known.
         """
         self.waiting = False
+        others = {rank for rank, joined in members.items() if self.members.get(rank, joined) != joined}
+        self.members = {**self.members, **members}
         last = step if self.step is None else self.step
         if step < last:
             self.losses.values.clear()
         if step != last:
             self.recent.clear()
             self.step, self.high, self.broken = step, 0, 0
-        self.streaks.clear()
-        self.slow.clear()
+        for rank in others if step >= last else {*self.streaks, *self.slow, *others}:
+            self.streaks.pop(rank, None)
+            self.slow.pop(rank, None)
+        self.slow_said -= others
 
     def _gradients(self, this: Round) -> list[Measure]:
         out: list[Measure] = []

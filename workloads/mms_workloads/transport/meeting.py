@@ -246,7 +246,7 @@ def _arrival(
     try:
         yield descriptor
         yield from _secure(stream, security)
-        return stream, Greeting.read((yield from _hear(stream)))
+        return stream, (yield from _greeted(stream, security))
     except (PeerLost, Refused, ValueError) as error:
         log.warning("connection refused", peer=address, why=str(error))
         words = _TLS_REFUSAL if isinstance(error, _SpeaksTls) else _packed({"refused": str(error)})
@@ -255,6 +255,12 @@ def _arrival(
     except GeneratorExit:
         stream.close()
         raise
+
+
+def _greeted(stream: Stream, security: Security) -> Generator[int, None, Greeting]:
+    greeting = Greeting.read((yield from _hear(stream)))
+    security.check_role(stream, greeting.role)
+    return greeting
 
 
 def _departure(

@@ -59,3 +59,9 @@ class Security:
         if self.folder and not (units := stream.units()) & self.peers:
             held = ", ".join(sorted(units)) or "nothing"
             raise Refused(f"the certificate is for {held}, and {' or '.join(sorted(self.peers))} is wanted")
+
+    def check_role(self, stream: Stream, role: str) -> None:
+        """Raises Refused when the peer's certificate is not for the role that it gives itself."""
+        # str: the role comes from the peer, and may be anything that JSON has.
+        if self.folder and str(role) not in (units := stream.units()):
+            raise Refused(f"the certificate is for {', '.join(sorted(units))}, and the peer says that it is a {role}")
