@@ -202,9 +202,7 @@ class Measure(Contract):
     limitSeconds: float
     processors: PositiveInt | None = None  # that Triton may use; None: all of the node
     withinSeconds: float | None = None  # that 99 of 100 answers may take
-    objectiveSeconds: float | None = (
-        None  # the same; set: it tries other ways of batching, too, for the most within that
-    )
+    objectiveSeconds: float | None = None  # as that; set: other ways of batching are tried, too, for the most within it
 
 
 class Reference(Contract):
