@@ -97,6 +97,15 @@ def test_without_copies_a_lost_shard_takes_all_back_to_the_checkpoint() -> None:
     assert sources(begin) == (("load", "load"), (None, None))
 
 
+def test_shards_that_were_cut_off_hold_less_than_the_checkpoint() -> None:
+    """Those that went on without them are gone."""
+    begin = decide(wanted(), {0: held(2, 2), 1: held(2, 2)}, CHECKPOINT)
+    assert (begin.step, begin.checkpoint, begin.state) == (3, CHECKPOINT[0], ("load", "load"))
+    # Without steps in common their numbers cannot be compared.
+    begin = decide(wanted(synchronous=False), {0: held(2, 2), 1: held(2, 2)}, CHECKPOINT)
+    assert begin.state == ("keep", "keep")
+
+
 def test_a_shard_that_was_cut_off_brings_an_older_lineage() -> None:
     begin = decide(wanted(), {0: held(2, 5, lineage="old"), 1: held(2, 7)}, CHECKPOINT)
     assert sources(begin) == (("fetch", "keep"), ("fetch", "keep"))

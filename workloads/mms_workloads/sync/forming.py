@@ -68,12 +68,13 @@ class Restart:
 
 
 def decide(held: Sequence[Held], checkpoint: tuple[CheckpointRef, Progress] | None, blocks: int) -> Begin:
-    """held: by position. The highest step that any member holds, else the checkpoint's, else the beginning.
+    """held: by position. The highest step that any member holds or the checkpoint has, else the beginning.
 
+    A member may hold less than the checkpoint: one that was cut off, when all that went on without it are gone.
     The progress is the caller's to change.
     """
     steps = [h.step for h in held if h.step is not None]
-    if steps:
+    if steps and (checkpoint is None or max(steps) >= checkpoint[0].step):
         highest = max(steps)
         source = next(i for i, h in enumerate(held) if h.step == highest)
         equal = all((h.step, h.lineage) == (highest, held[source].lineage) for h in held)

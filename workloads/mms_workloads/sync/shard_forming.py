@@ -82,9 +82,12 @@ def decide(
 ) -> ShardsBegin:
     """held: by rank, those of the layout before that are beyond the wanted number too.
 
+    Shards that were cut off may hold less than the checkpoint, when all that went on without them are gone.
     The progress is the caller's to change.
     """
-    return _from_holders(wanted, held) or _anew(wanted, checkpoint)
+    found = _from_holders(wanted, held)
+    behind = wanted.synchronous and checkpoint is not None and found is not None and found.step < checkpoint[0].step
+    return _anew(wanted, checkpoint) if found is None or behind else found
 
 
 def corrupt(held: Mapping[int, HeldShard]) -> list[int]:
