@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -169,6 +169,15 @@ def test_a_folder_of_transformers_is_trained_further(tmp_path: Path, method: str
     )
     assert metrics(run(tmp_path, training))["accuracy"] > (0.95 if method == "Full" else 0.8)
     served_as_published(tmp_path, "textClassification")
+
+
+@pytest.mark.parametrize("architecture", ["Small", "Pretrained"])
+def test_a_folder_of_text_without_its_tokenizer(tmp_path: Path, architecture: Literal["Small", "Pretrained"]) -> None:
+    """Its words have numbers of their own, and the data set's, which a run's plan leaves out then, would be others."""
+    bert(tmp_path, datasets.GOOD)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(JobError, match=r"no tokenizer\.json, which cuts text: save the model with its fast tokenizer"):
+        texts.words({"good": 9}, TextClassification(architecture=architecture), taught.start(tmp_path))
 
 
 def test_folders_that_a_task_does_not_start_from(tmp_path: Path) -> None:
