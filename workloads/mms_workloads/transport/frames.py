@@ -66,9 +66,15 @@ class Greeting:
     def read(document: dict[str, Any]) -> Greeting:
         """Raises ValueError."""
         try:
-            return Greeting(**{**document, "fence": Fence(**document["fence"])})
+            fence = Fence(**document["fence"])
+            found = Greeting(**{**document, "fence": fence})
         except (KeyError, TypeError) as error:
             raise ValueError(f"no greeting: {error}") from error
+        words = (fence.uid, found.role, found.purpose)
+        numbers = (fence.run, fence.attempt, fence.epoch, found.rank, found.incarnation)
+        if not all(type(one) is str for one in words) or not all(type(one) is int for one in numbers):
+            raise ValueError(f"no greeting: a field of another type in {document}"[:500])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
