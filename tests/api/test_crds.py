@@ -503,6 +503,8 @@ def test_scale(kinds: dict[str, Kind], plural: str, replicas: tuple[str, ...], l
                 "VERSION": "2",
                 "NEXT": "3",
                 "ROLLOUT": "Waiting",
+                "STEP": "1",
+                "PERCENT": "10",
                 "REPLICAS": "2",
                 "P99": "4.5",
                 "URL": "http://words.default.svc:8000",

@@ -243,8 +243,8 @@ def test_certificates_of_the_job_are_good(job: dict[str, Path]) -> None:
     assert meet(only, Security.mutual(job["worker"], frozenset({"shard"}))) == (None, None, [])
 
 
-@pytest.mark.parametrize("role", ["shard", "master", "operator", "", ["shard"]])
-def test_a_role_is_what_the_certificate_is_for(job: dict[str, Path], role: Any) -> None:
+@pytest.mark.parametrize("role", ["shard", "master", "operator", ""])
+def test_a_role_is_what_the_certificate_is_for(job: dict[str, Path], role: str) -> None:
     """Else a worker could send a shard what only shards may."""
     with capture_logs() as logged, closing(Listener(HOST, Security.mutual(job["shard"]))) as listener:
         abort = Abort()
