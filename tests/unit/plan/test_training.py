@@ -506,6 +506,20 @@ def test_a_spec_that_cannot_be_read_leaves_what_runs_as_it_is() -> None:
 # ---- suspension
 
 
+def test_a_checkpoint_that_was_given_up_is_not_told_of() -> None:
+    found = World(cr(**spec()))
+    found.settle()
+    found.run()
+    found.says(checkpoint=CHECKPOINT, knowsCheckpoint=True)
+    found.settle()
+    found.says(Activity.WAITING)  # another master, whose storage has not answered yet
+    found.settle()
+    assert found.status["checkpoint"]["step"] == 9
+    found.says(knowsCheckpoint=True)
+    found.settle()
+    assert found.status.get("checkpoint") is None
+
+
 def test_suspend_waits_for_the_checkpoint_then_releases_all_pods() -> None:
     found = world()
     found.training()

@@ -219,3 +219,4 @@ async def test_a_rollback_gives_up_what_became_valid_unheard(master: Master, mon
     monkeypatch.setattr(startup, "last_checkpoint", last)
     await master.it.checkpoints.discard(2)
     assert (checkpoints.latest(storage), master.it.status().checkpoint) == (None, None)
+    assert master.it.status().knowsCheckpoint

@@ -158,6 +158,7 @@ class StatusReport(Contract):
     samplesPerSecond: int | None = None
     etaSeconds: int | None = None
     checkpoint: CheckpointRef | None = None
+    knowsCheckpoint: bool = False  # whether there is no other one where `checkpoint` is None
     incidents: list[Incident] = []
     data: DataReport | None = None
     privacy: PrivacyReport | None = None

@@ -231,6 +231,7 @@ class Coordinator:
             samplesPerSecond=self.dispatcher.samples_per_second(),
             etaSeconds=self.dispatcher.seconds_left(),
             checkpoint=self.checkpoints.reference,
+            knowsCheckpoint=self.searches == 0,
             incidents=list(self.incidents),
             data=self.dispatcher.data(),
             privacy=self.privacy,
