@@ -19,6 +19,7 @@ class Cause(StrEnum):
     DONE = "Done"
     PERMANENT = "PermanentFailure"
     RETRY = "ProcessFailed"
+    MASTER_FAILED = "MasterFailed"
     KILLED = "ProcessKilled"
     OUT_OF_MEMORY = "OutOfMemory"
     STALE = "StalePeer"
@@ -48,11 +49,14 @@ RULES: dict[Cause, Rule] = {
     Cause.DONE: Rule("Exit code 0: it has heard how the run ends.", Follows.STAYS),
     Cause.PERMANENT: Rule("Exit codes 1 to 127 but 75: another try would end the same.", Follows.FAILS),
     Cause.RETRY: Rule("Exit code 75, or what it says can be mended by another try.", Follows.REPLACED, counts=True),
+    Cause.MASTER_FAILED: Rule(
+        "The same, since the master failed and said so: it counts once, as the master's.", Follows.REPLACED
+    ),
     Cause.KILLED: Rule("Exit code 128 and above: a signal.", Follows.REPLACED, counts=True),
     Cause.OUT_OF_MEMORY: Rule("It needed more memory than its limit.", Follows.REPLACED, counts=True),
     Cause.STALE: Rule("It was turned away as a pod of an earlier start.", Follows.REPLACED, counts=True),
     Cause.SILENT: Rule(
-        "The master has not heard of it for 3 s, and hears of others on its node.", Follows.REPLACED, counts=True
+        "The master has not heard of it for 12 s, and hears of others on its node.", Follows.REPLACED, counts=True
     ),
     Cause.MASTER_SILENT: Rule(
         "The master answered the operator, and then has not for 10 s.", Follows.REPLACED, counts=True

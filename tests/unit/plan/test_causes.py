@@ -41,8 +41,8 @@ def leaving(pod: Object, at: str = "2026-01-01T12:00:30Z", grace: int = 30) -> O
     return {**pod, "metadata": {"deletionTimestamp": at, "deletionGracePeriodSeconds": grace}}
 
 
-def said(reason: str, *, retryable: bool) -> str:
-    return Outcome(result="Failed", reason=reason, retryable=retryable).model_dump_json()
+def said(reason: str, *, retryable: bool, heard: bool = False) -> str:
+    return Outcome(result="Failed", reason=reason, retryable=retryable, heard=heard).model_dump_json()
 
 
 def failed(reason: str, **status: Any) -> Object:
@@ -62,6 +62,9 @@ CASES: dict[str, tuple[Object, Cause | None]] = {
     "exit 75": (ended(75), Cause.RETRY),
     "exit 1 with an outcome that another try mends": (
         ended(1, said("StorageUnreachable", retryable=True)), Cause.RETRY,
+    ),
+    "exit 75 with what the master has said": (
+        ended(75, said("StorageUnreachable", retryable=True, heard=True)), Cause.MASTER_FAILED,
     ),
     "exit 75 with an outcome that no other try mends": (ended(75, said("DataEmpty", retryable=False)), Cause.PERMANENT),
     "turned away": (ended(1, said("StalePeer", retryable=False)), Cause.STALE),

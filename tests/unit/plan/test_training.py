@@ -212,6 +212,20 @@ def test_a_failed_worker_is_replaced_within_the_budget(case: str) -> None:
     assert found.condition("Stalled")["status"] == "True"
 
 
+def test_a_failure_of_the_master_counts_once_whoever_hears_of_it() -> None:
+    found = world(runPolicy={"run": 1, "suspend": False, "backoffLimit": 1})
+    found.training()
+    mine = Outcome(result="Failed", reason="StorageUnreachable", message="it does not answer", retryable=True)
+    heard = mine.model_copy(update={"heard": True})
+    found.end("words-master-0-1", 75, mine)
+    for rank in (0, 1):
+        found.end(f"words-worker-{rank}-1", 75, heard)
+    found.settle()
+    assert found.status["restarts"] == 1
+    assert {"words-master-0-2", "words-worker-0-2", "words-worker-1-2"} <= set(found.live())
+    assert found.status["incidentCounts"] == {"MasterFailed": 2, "ProcessFailed": 1}
+
+
 DISRUPTIONS = {
     "preempted": ({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}, 0),
     "drained": ({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}, 0),

@@ -92,6 +92,7 @@ class Outcome(Contract):
     reason: str  # CamelCase, one of Reason for ours
     message: str = ""  # what to do about it
     retryable: bool = False
+    heard: bool = False  # from the master, of the run; the process itself did well
     artifact: ArtifactRef | None = None
     checkpoint: CheckpointRef | None = None
     step: NonNegativeInt = 0

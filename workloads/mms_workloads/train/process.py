@@ -40,7 +40,7 @@ def run(*, pulse: Pulse, plain: bool = False) -> int:
         it = made(pod, pulse, plain=plain)
         # The handler only notes it; a thread tells, since the interrupted one may hold the inbox's lock.
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=it.stop, daemon=True).start())
-        outcome = it.run()
+        outcome = it.run().model_copy(update={"heard": True})
     except Stopped:
         return 128 + signal.SIGTERM
     except JobError as error:

@@ -59,7 +59,9 @@ def _of_end(ended: Ended, disruption: str) -> Cause:
         return Cause.KILLED
     said = ended.outcome
     again = said.retryable if said else ended.exit_code == EXIT_RETRY
-    return Cause.RETRY if again else Cause.PERMANENT
+    if not again:
+        return Cause.PERMANENT
+    return Cause.MASTER_FAILED if said and said.heard else Cause.RETRY
 
 
 def _from_outside(disruption: str) -> Cause | None:
