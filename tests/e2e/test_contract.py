@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, RefusedError, installation_store, service, training
+from tests.e2e.kube import Kube, RefusedError, condition, installation_store, service, training
 from tests.e2e.test_rollout import serve
 
 if TYPE_CHECKING:
@@ -123,43 +125,61 @@ def test_planned_changes(kube: Kube, corpora: Corpora) -> None:
 
 
 def test_versions(kube: Kube, artifacts: list[dict[str, str]]) -> None:
-    """One that is good, one whose files are not what their digest says, and one that no model can load."""
+    """Those that never answer a client, and one that is good."""
     first, second = artifacts
     how = {"replicas": 2}
     serve(kube, first, **how)
     ready(kube, 2)
-    corrupt, unloadable = {**second, "digest": "sha256:" + "0" * 64}, with_other_weights(second)
     for name, artifact, reason in (
-        ("a corrupt artifact", corrupt, "ArtifactCorrupt"),
-        ("a model that fails to load", unloadable, "ModelLoadFailed"),
+        ("a corrupt artifact", {**second, "digest": "sha256:" + "0" * 64}, "ArtifactCorrupt"),
+        ("a model that cannot be loaded", with_other_weights(second, lambda _: b"no weights"), "ArtifactCorrupt"),
+        ("a model that answers otherwise", with_other_weights(second, reversed_rows), "GoldenMismatch"),
         ("another version", second, "Available"),
     ):
+        good = artifact == second
         with asking(kube, "words", rate=10) as asked:
             serve(kube, artifact, **how)
-            seen = kube.wait_condition("modelservice", "words", "Ready", str(reason == "Available"), reason)
+            seen = kube.wait(
+                "modelservice",
+                "words",
+                lambda s, pin=artifact, why=reason: stands(s, pin, why),
+                120,
+                f"{name}: {reason}",
+            )
             time.sleep(5)  # what is measured: who answers in that time
         asked.told(name.replace(" ", "-"))
         assert asked.failures("close") == 0, (name, asked.ways)
         assert asked.failures("grpc") == 0, (name, asked.ways)
         assert asked.failures("keep") <= CUT, (name, asked.ways)
         assert max(asked.p99("close"), asked.p99("grpc")) < SLOW, (name, asked.ways)
-        stable = kube.get("modelservice", "words")["status"]["versions"]["stable"]["digest"]
-        assert stable == (second if reason == "Available" else first)["digest"], seen
+        assert seen["status"]["versions"]["stable"]["digest"] == (second if good else first)["digest"], seen
 
 
-def with_other_weights(artifact: dict[str, str]) -> dict[str, str]:
-    """Files that are what their digests say, and of which the weights are none."""
-    uri = f"{artifact['uri']}-unloadable"
+def stands(found: dict[str, Any], artifact: dict[str, str], reason: str) -> bool:
+    """Whether that is said of the artifact."""
+    versions = found["status"]["versions"]
+    about = versions["stable"] if reason == "Available" else versions.get("next") or {}
+    return condition(found, "Ready")["reason"] == reason and about.get("digest") == artifact["digest"]
+
+
+def with_other_weights(artifact: dict[str, str], change: Callable[[bytes], bytes]) -> dict[str, str]:
+    """Files that are what their digests say, whose weights were never trained."""
     with installation_store() as store:
         files = {path.rpartition("/")[2]: store.cat_file(path) for path in store.ls(artifact["uri"], detail=False)}
-        files["model.safetensors"] = b"no weights"
+        weights = files["model.safetensors"] = change(files["model.safetensors"])
         manifest = json.loads(files["manifest.json"])
-        weights = files["model.safetensors"]
         manifest["files"]["model.safetensors"] |= {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
         files["manifest.json"] = json.dumps(manifest).encode()
+        made = digest(files["manifest.json"])
+        uri = f"{artifact['uri']}-{made[7:19]}"
         for name, data in files.items():
             store.pipe_file(f"{uri}/{name}", data)
-    return {"uri": uri, "digest": digest(files["manifest.json"])}
+    return {"uri": uri, "digest": made}
+
+
+def reversed_rows(weights: bytes) -> bytes:
+    """Each word has the vectors of another one."""
+    return save({name: np.ascontiguousarray(matrix[::-1]) for name, matrix in load(weights).items()})
 
 
 def digest(data: bytes) -> str:
