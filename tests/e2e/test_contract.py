@@ -199,7 +199,7 @@ def test_a_triton_that_dies(kube: Kube, corpora: Corpora) -> None:
         kube.wait("modelservice", "words", lambda s: s["status"]["readyReplicas"] < 2, 30, "without one")
         ready(kube, 2)
     asked.told("a-triton-dies")
-    # A probe every two seconds, three of them, and the time until the proxies of the nodes have heard.
+    # A probe every second, three of them, and the time until the proxies of the nodes have heard.
     assert asked.ways["close"]["failed_for"] < 10, asked.ways
     assert asked.failures("close") < 10 * RATE, asked.ways
 

@@ -398,7 +398,7 @@ def _triton(serving: Serving) -> Object:
         # false while any version loads, and stays so after a failed load.
         "readinessProbe": {
             "httpGet": {"path": "/v2/health/live", "port": "http"},
-            "periodSeconds": 2,
+            "periodSeconds": 1,
             "timeoutSeconds": 5,
         },
         "startupProbe": {
