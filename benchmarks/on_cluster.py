@@ -79,6 +79,7 @@ def prepare(nodes: int = 1) -> tuple[str, bytes]:
     install.install(cluster.images)
     whole = corpus.speeches(paths.cache_folder())
     cluster_store.put([whole], "s3://corpora/sotu/", namespace=install.NAMESPACE, release=install.RELEASE)
+    kubectl("wait", f"namespace/{NAMESPACE}", "--for=delete", "--timeout=180s", check=False)  # of a benchmark before
     kubectl("create", "namespace", NAMESPACE)
     return cluster.images["worker"].reference, whole.read_bytes()[:200_000]
 
