@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mms_workloads import store as stores
-from mms_workloads.data import readers, records
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.dispatcher import Dispatcher
-from tests.unit.tasks import datasets
+from tests.unit.tasks import datasets, plain
 from tests.unit.tasks.test_task_runs import PICTURE, job
 
 if TYPE_CHECKING:
@@ -33,13 +32,7 @@ def packed(training: JobFile, scratch: Path) -> bytes:
     made = Dispatcher.start(training, stores.glob(training.data.store), None)
     counting = made.counting
     assert counting is not None
-    while not counting.complete():
-        number = counting.take(0)
-        assert number is not None
-        assert counting.format is not None
-        segments = counting.tasks[number]
-        reader = readers.counting(training.data.store, counting.uris(number), segments, scratch)
-        counting.add_survey(number, *records.count(reader, segments, training.data, counting.format))
+    plain.count(counting, training, scratch)
     assert made.count([])
     assert made.plan is not None
     return made.plan

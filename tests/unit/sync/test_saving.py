@@ -9,7 +9,7 @@ import pytest
 
 from mms_workloads.contract import Desired, Reason
 from mms_workloads.store import JobError
-from mms_workloads.sync import checkpoints, saving, startup, wire
+from mms_workloads.sync import again, checkpoints, startup, wire
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard_forming import HeldShard
 from tests.unit.sync.masters import Clock, Master, Peer, checkpointed, document, reference, settled
@@ -175,7 +175,7 @@ async def test_a_store_that_is_away_when_a_checkpoint_becomes_valid(
 async def test_a_store_that_is_away_when_the_last_checkpoint_becomes_valid(
     master: Master, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    monkeypatch.setattr(saving, "FIRST_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(again, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(checkpoints, step, Away(getattr(checkpoints, step), 2))
     peers = master.running()
     master.it.desire(Desired(suspend=True, workers=2))

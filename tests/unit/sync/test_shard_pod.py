@@ -12,7 +12,7 @@ import torch
 from mms_workloads.contract import JobFile, Reason
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
-from mms_workloads.sync import shard_pod, wire
+from mms_workloads.sync import again, shard_pod, wire
 from mms_workloads.sync.control import Announcement
 from mms_workloads.sync.layout import Layout, Table
 from mms_workloads.sync.leases import Progress
@@ -58,7 +58,7 @@ def away() -> None:
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store()
     monkeypatch.setattr(checkpoint, "write_part", store.write_part)
-    monkeypatch.setattr(shard_pod, "FIRST_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(again, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(shard_pod, "LOOK_SECONDS", 0.01)
     return store
 
@@ -152,7 +152,7 @@ def test_another_part_is_left_out_where_the_store_does_not_take_it(shard: Rested
 
 
 def test_a_last_part_is_given_up_with_its_epoch(shard: Rested, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_pod, "FIRST_AGAIN_SECONDS", SECONDS)
+    monkeypatch.setattr(again, "FIRST_SECONDS", SECONDS)
     tried = threading.Event()
 
     def fail() -> None:
@@ -167,7 +167,7 @@ def test_a_last_part_is_given_up_with_its_epoch(shard: Rested, store: Store, mon
 
 
 def test_a_pod_that_is_told_to_stop_tries_no_more(shard: Rested, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_pod, "FIRST_AGAIN_SECONDS", SECONDS)
+    monkeypatch.setattr(again, "FIRST_SECONDS", SECONDS)
     store.answers.append(away)
     shard.begin(1, final=True)
     shard.pod.stop()

@@ -71,6 +71,12 @@ def loop(training: JobFile, scratch: Path, *, warm: int = 0) -> Loop:
 def counted(training: JobFile, scratch: Path) -> Plan:
     """The plan of a run, as the counting pass makes it."""
     counting = Counting.start(stores.glob(training.data.store), training.data)
+    count(counting, training, scratch)
+    return counting.plan(None, training.data.blockBytes)
+
+
+def count(counting: Counting, training: JobFile, scratch: Path) -> None:
+    """All tasks of a counting pass, one after the other."""
     while not counting.complete():
         number = counting.take(0)
         assert number is not None
@@ -79,4 +85,3 @@ def counted(training: JobFile, scratch: Path) -> Plan:
         reader = readers.counting(training.data.store, counting.uris(number), segments, scratch)
         judge = unfit.judge(training.task)
         counting.add_survey(number, *records.count(reader, segments, training.data, counting.format, judge))
-    return counting.plan(None, training.data.blockBytes)

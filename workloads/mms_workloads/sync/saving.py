@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mms_workloads.contract import CheckpointFile, CheckpointRef
 from mms_workloads.logs import logger
 from mms_workloads.store import JobError
-from mms_workloads.sync import checkpoints, startup
+from mms_workloads.sync import again, checkpoints, startup
 from mms_workloads.sync.leases import Progress
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from mms_workloads.contract import JobFile
 
 LINEAGES = 16  # a part that is written while so many epochs begin is of one that was given up
-# Between two tries to make the run's last checkpoint valid: a store that restarts is back within seconds.
-FIRST_AGAIN_SECONDS = 1.0
-LONGEST_AGAIN_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -87,7 +84,7 @@ class Checkpoints:
                 away(error)
             if not saving.final:
                 break
-            await asyncio.sleep(min(FIRST_AGAIN_SECONDS * 2.0**tries, LONGEST_AGAIN_SECONDS))
+            await asyncio.sleep(again.pause(tries))
         return None
 
     async def _commit(self, saving: Saving) -> CheckpointRef | None:

@@ -14,7 +14,7 @@ from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointRef, Outcome, Reason
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
-from mms_workloads.sync import checkpoints, optimizers, wire
+from mms_workloads.sync import again, checkpoints, optimizers, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout, Lost, fetches, replica_holder, replica_of
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from mms_workloads.train.pulse import Pulse
     from mms_workloads.train.state import Tables
 
-# Between two tries to write the run's last checkpoint: a store that restarts is back within seconds.
-FIRST_AGAIN_SECONDS = 1.0
-LONGEST_AGAIN_SECONDS = 10.0
 LOOK_SECONDS = 0.5  # how late the end of an epoch may be noticed while another part is being written
 
 
@@ -234,8 +231,7 @@ class ShardPod:
             for tries in itertools.count():
                 if self._written(snapshot, begin, progress) or not begin["final"]:
                     return
-                pause = min(FIRST_AGAIN_SECONDS * 2.0**tries, LONGEST_AGAIN_SECONDS)
-                if self.control.wait(lambda box: box.stopping or self._newer(epoch), pause):
+                if self.control.wait(lambda box: box.stopping or self._newer(epoch), again.pause(tries)):
                     return
         finally:
             self.server.shard.drop(snapshot)
