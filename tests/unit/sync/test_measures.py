@@ -43,6 +43,23 @@ def test_an_anomaly_in_the_last_round_of_an_epoch_is_told(master: Master) -> Non
     assert len([i for i in master.it.status().incidents if i.kind == "NonFinite"]) == 1
 
 
+def test_an_anomaly_in_any_round_that_is_told_after_an_epoch_was_announced_and_another(master: Master) -> None:
+    """The master was busy: several rounds were on their way when it announced, and nobody had heard of it yet."""
+    first, second = master.running()
+    first.lease(), second.lease()
+    master.it.desire(Desired(workers=3))
+    joiner = Peer(master, 2)
+    joiner.vanish()
+    assert first.epoch == 3
+    for step, verdict in ((1, "Good"), (2, "NonFinite"), (3, "Good"), (2, "NonFinite")):
+        fields = round_of(step, (0, step - 1), members=2, verdicts=["Good", verdict])
+        first.say(wire.PROGRESS, epoch=1, **fields)
+    assert (master.it.dispatcher.step, master.kinds().count("NonFinite")) == (0, 1)
+    for peer in (first, second):
+        peer.ready(3, [1, 1, 1, 0])
+    assert master.it.dispatcher.step == 3
+
+
 async def test_gradients_out_of_hand_bring_all_back_to_the_checkpoint(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:

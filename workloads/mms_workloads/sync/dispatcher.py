@@ -15,15 +15,14 @@ from mms_workloads.logs import logger
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import progress, wire
 from mms_workloads.sync.counting import Counting
-from mms_workloads.sync.leases import Leases, Slice
+from mms_workloads.sync.leases import Leases
 from mms_workloads.sync.lending import Lending
 from mms_workloads.sync.progress import Trained
 from mms_workloads.sync.speed import Speed
-from mms_workloads.sync.watch import Round, round_of
 from mms_workloads.sync.wire import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from mms_workloads.contract import DataReport, JobFile
     from mms_workloads.data.sealed_reader import Sealed
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from mms_workloads.sync.keys import Keys
     from mms_workloads.sync.links import Link
     from mms_workloads.sync.startup import Checkpointed
+    from mms_workloads.sync.watch import Round
 
 
 @dataclass(slots=True)
@@ -164,22 +164,16 @@ class Dispatcher:
         if self.counting:
             self.counting.give_back(rank)
 
-    def next_round(self, fields: dict[str, Any], ranks: Sequence[int]) -> Round | None:
-        """The round of a progress message; None where it does not follow the last one: it was told before."""
-        if self.leases is None or fields["step"] != self.step + 1:
-            return None
-        return round_of(fields, ranks, [tuple(Slice(*one) for one in each) for each in fields["slices"]])
+    def commit(self, this: Round, fields: Mapping[str, Any], now: float) -> None:
+        """A round is part of the parameters. fields: of its message.
 
-    def commit(self, fields: dict[str, Any], ranks: Sequence[int], now: float) -> Round | None:
-        """As `next_round`, which is part of the parameters. Raises ValueError when samples would be applied twice."""
-        this = self.next_round(fields, ranks)
-        if this is None or self.leases is None:
-            return None
+        Raises ValueError when samples would be applied twice.
+        """
+        assert self.leases is not None  # noqa: S101 - rounds follow from a plan
         self.leases.commit(s for each in this.slices for s in each)
         self.step = this.step
         self.speed.add(now, self.leases.fraction(), fields["samples"], fields["weight"], fields["loss"])
         self.exporting = self.leases.done()
-        return this
 
     def pause(self) -> None:
         """The membership epoch ends: what is not part of the parameters is leased again."""

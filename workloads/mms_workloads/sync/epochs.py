@@ -15,6 +15,7 @@ from mms_workloads.logs import logger
 from mms_workloads.sync import wire
 from mms_workloads.sync.forming import Begin, Forming, Held, Restart, decide
 from mms_workloads.sync.leases import Leases, Progress
+from mms_workloads.sync.watch import round_of
 from mms_workloads.sync.wire import Message
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Epochs:
     incident: Callable[[str, int | None, str], None]  # kind, rank, action
     suspending: bool = False
     forming: Forming = field(default_factory=Forming)
-    _previous: Epoch | None = None  # its last round may be told after the next one was announced
+    _previous: Epoch | None = None  # its last rounds may be told after the next one was announced
+    _seen: int = 0  # the last of them
     _again: tuple[float, str] | None = None  # when and why the epoch is given up although nobody was lost
     _save_at: float = 0.0
 
@@ -82,7 +84,9 @@ class Epochs:
         if again and again[1] and not broken:
             self.incident("EpochRestarted", None, f"its members meet again, since an exchange failed: {again[1]}")
         urgent = broken or again is not None or not self.forming.begun
-        self._previous, epoch = self.current, self.workers.advance()
+        if self.forming.begun:
+            self._previous, self._seen = self.current, self.dispatcher.step
+        epoch = self.workers.advance()
         self.forming, self._again = Forming(), None
         if shards:
             shards.called = ()
@@ -198,13 +202,19 @@ class Epochs:
         epoch = self.current if of_this else self._previous
         if epoch is None or f["epoch"] != epoch.number:
             return None
-        ranks = [m.rank for m in epoch.members]
+        ranks, last = [m.rank for m in epoch.members], self.dispatcher.step if of_this else self._seen
         if self.shards and not self.shards.synchronous:  # each worker counts its own
-            f, ranks = {**f, "step": self.dispatcher.step + 1}, [link.rank]
+            f, ranks = {**f, "step": last + 1}, [link.rank]
+        if f["step"] != last + 1:  # it was told before
+            return None
+        this = round_of(f, ranks)
         if of_this:
-            return self.dispatcher.commit(f, ranks, now)
-        # The members hold the round and will say so. What the guard saw of it nobody would tell any more.
-        return None if self.forming.begun else self.dispatcher.next_round(f, ranks)
+            self.dispatcher.commit(this, f, now)
+        elif self.forming.begun:
+            return None
+        else:  # the members hold the round and will say so; what the guard saw of it nobody would tell any more
+            self._seen = this.step
+        return this
 
     def broken(self, link: Link, message: Message, now: float) -> None:
         """A collective has failed."""

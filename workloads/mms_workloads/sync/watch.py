@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mms_workloads.sync import guard as rules
 from mms_workloads.sync.guard import History, Verdict
+from mms_workloads.sync.leases import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mms_workloads.contract import Guard
-    from mms_workloads.sync.leases import Slice
 
 SPIKE_ROUNDS = 3  # in a row: one hard batch is none, parameters that are wrecked stay so
 SLOW = 2.5  # times the others' median
@@ -219,7 +219,7 @@ class Watch:
         return out
 
 
-def round_of(fields: dict[str, Any], ranks: Sequence[int], slices: Sequence[tuple[Slice, ...]]) -> Round:
+def round_of(fields: Mapping[str, Any], ranks: Sequence[int]) -> Round:
     """fields: of a progress message."""
     return Round(
         fields["step"],
@@ -227,7 +227,7 @@ def round_of(fields: dict[str, Any], ranks: Sequence[int], slices: Sequence[tupl
         tuple(Verdict(v) for v in fields["verdicts"]),
         tuple(fields["seconds"]),
         tuple(fields["of"]),
-        tuple(slices),
+        tuple(tuple(Slice(*one) for one in each) for each in fields["slices"]),
         fields["loss"] / fields["weight"] if fields["weight"] else None,
     )
 
