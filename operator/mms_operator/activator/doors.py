@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from mms_operator.activator.asking import Agents
 from mms_operator.activator.holding import Client, connect
 from mms_operator.activator.report import WAIT_SECONDS, Demand, Report
 from mms_operator.activator.table import PORTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from mms_operator.activator.table import Table
 
@@ -39,6 +40,8 @@ class Door:
     passing: int = 0
     unwanted_since: float | None = None
     pods: asyncio.Event = field(default_factory=asyncio.Event)  # set while there may be some
+    answering: frozenset[str] = frozenset()  # addresses of pods that say they are ready, before the API server does
+    asking: asyncio.Task[None] | None = None  # while somebody waits
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Doors:
     refused: int = 0
     expired: int = 0
     _doors: dict[tuple[str, int], Door] = field(default_factory=dict)
+    _agents: Agents = field(default_factory=Agents)
     _held: int = 0
     _number: int = 0
     _told: float = 0.0  # when, by the loop's clock
@@ -128,6 +132,7 @@ class Doors:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._agents.close()
 
     async def _open(self, service: str, port: int) -> None:
         door = Door(service, port)
@@ -161,15 +166,13 @@ class Doors:
             self.refused += 1
             client.transport.abort()
             return
-        task = asyncio.create_task(self._serve(door, port, client))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._start(self._serve(door, port, client))
 
     async def _serve(self, door: Door, port: str, client: Client) -> None:
         """The life of a connection."""
 
         async def backends() -> list[tuple[str, int]]:
-            while not (there := self.table.backends(door.service, port)):
+            while not (there := self.table.backends(door.service, port, door.answering)):
                 door.pods.clear()
                 await door.pods.wait()
             return there
@@ -202,6 +205,8 @@ class Doors:
         door.waiting += 1
         self._held += 1
         self._tell()
+        if door.asking is None:
+            door.asking = self._start(self._ask(door))
         try:
             done, _ = await asyncio.wait(tasks, timeout=HOLD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -209,6 +214,22 @@ class Doors:
             self._held -= 1
             self._tell()
         return bool(done)
+
+    async def _ask(self, door: Door) -> None:
+        """While somebody waits: who is ready need not be known to the API server."""
+        try:
+            while door.waiting:
+                door.answering = await self._agents.answering(self.table.agents(door.service))
+                if door.answering:
+                    door.pods.set()
+        finally:
+            door.answering, door.asking = frozenset(), None
+
+    def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _tell(self) -> None:
         self._number += 1

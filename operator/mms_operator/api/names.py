@@ -35,6 +35,7 @@ LABEL_SERVICE_NAME = "kubernetes.io/service-name"  # of an EndpointSlice
 LABEL_SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 ACTIVATOR = f"activator.{GROUP}"
 LABEL_ARTIFACT = f"{GROUP}/artifact"  # the first digits of the digest
+LABEL_AGENT = f"{GROUP}/agent"  # of a Service: the port at which its pods say that they are ready
 
 # Annotations that users write.
 ANNOTATION_ROLLOUT = f"{GROUP}/rollout"  # on a ModelService: a command for its rollout

@@ -9,15 +9,19 @@ import socket
 from typing import TYPE_CHECKING, Self
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from mms_cluster.ports import free_ports
+from mms_operator.activator import asking
 from mms_operator.activator import doors as module
 from mms_operator.activator.doors import Doors
 from mms_operator.activator.table import Table
+from mms_operator.api import names
 from tests.unit.activator.test_table import service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 HOST = "127.0.0.1"
 
@@ -31,12 +35,20 @@ def free_pair() -> int:
             return port
 
 
-def pod(port: int) -> dict[str, object]:
+def pod(port: int, agent: int | None = None, **conditions: bool) -> dict[str, object]:
+    """agent: its port; such a pod is not ready."""
+    labels = {"kubernetes.io/service-name": "x"} | ({names.LABEL_AGENT: str(agent)} if agent else {})
     return {
-        "metadata": {"namespace": "a", "name": "x-1", "labels": {"kubernetes.io/service-name": "x"}},
-        "endpoints": [{"addresses": [HOST], "conditions": {"ready": True}}],
+        "metadata": {"namespace": "a", "name": "x-1", "labels": labels},
+        "endpoints": [{"addresses": [HOST], "conditions": {"ready": agent is None, **conditions}}],
         "ports": [{"name": "http", "port": port}, {"name": "grpc", "port": port}],
     }
+
+
+def agent_that(answer: Callable[[web.Request], Awaitable[web.Response]]) -> TestServer:
+    app = web.Application()
+    app.add_routes([web.get("/{any}", answer)])
+    return TestServer(app, host=HOST)
 
 
 @pytest.fixture
@@ -109,6 +121,57 @@ async def test_a_connection_is_held_until_there_is_a_pod(doors: Doors) -> None:
             await asyncio.gather(*doors._tasks)
         assert 'passing{namespace="a",name="x"' in doors.metrics()
         assert doors.metrics().splitlines()[3].endswith(" 0")
+
+
+async def test_a_pod_is_ready_when_its_agent_says_so(doors: Doors) -> None:
+    """The kubelet looks later, and the API server hears of it later still."""
+    told = asyncio.Queue[int]()
+    status = 503
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/elsewhere":
+            return web.Response()
+        told.put_nowait(status)
+        return web.Response(status=status, headers={"Location": "/elsewhere"})
+
+    async with Backend() as backend, agent_that(answer) as agent:
+        assert agent.port
+        doors.pods_changed(doors.table.put_slice(pod(backend.port, agent.port)))
+        reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+        writer.write(b"hello")
+        for wrong in (503, 302):
+            status = wrong
+            for _ in range(3):
+                while await told.get() != wrong:
+                    pass
+        assert not backend.writers
+        status = 200
+        assert await reader.readexactly(5) == b"hello"
+        await waiting(doors, 0)
+        await closed(writer)
+
+
+async def test_who_is_asked_while_somebody_waits(doors: Doors) -> None:
+    asked = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response()
+
+    async with Backend() as backend, agent_that(answer) as agent:
+        assert agent.port
+        doors.pods_changed(doors.table.put_slice(pod(backend.port, agent.port, terminating=True)))
+        _, writer = await asyncio.open_connection(HOST, port_of(doors))
+        await waiting(doors, 1)
+        await asyncio.sleep(5 * asking.PERIOD_SECONDS)
+        assert (asked, backend.writers) == (0, [])
+        await closed(writer)
+        await waiting(doors, 0)
+        doors.pods_changed(doors.table.put_slice(pod(backend.port, agent.port)))
+        async with asyncio.timeout(5):
+            await asyncio.gather(*doors._tasks)  # nobody waits: nobody asks
+        assert asked == 0
 
 
 async def test_much_goes_through_in_both_directions_at_once(doors: Doors) -> None:

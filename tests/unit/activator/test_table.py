@@ -48,6 +48,19 @@ def test_pods_are_those_that_are_ready() -> None:
     assert table.backends("a/x", "http") == [("10.0.0.3", 8000)]
 
 
+def test_whom_to_ask_is_who_may_become_ready() -> None:
+    table = Table()
+    asked = part("x-1", "x", "10.0.0.1", "10.0.0.2", ready=False)
+    asked["metadata"]["labels"] |= {"mms.dev/agent": "8081"}
+    asked["endpoints"][1]["conditions"]["terminating"] = True
+    table.put_slice(asked)
+    table.put_slice(part("x-2", "x", "10.0.0.3", ready=False))  # more than its agent makes it ready
+    assert table.agents("a/x") == [("10.0.0.1", 8081)]
+    assert table.backends("a/x", "grpc", {"10.0.0.1", "10.0.0.2"}) == [("10.0.0.1", 8001)]
+    assert table.backends("a/x", "grpc") == []
+    assert table.agents("a/y") == []
+
+
 def test_the_activators_themselves_are_no_pods() -> None:
     table = Table()
     table.put_slice(part("x-activator", "x", "10.0.0.9", by="activator.mms.dev"))

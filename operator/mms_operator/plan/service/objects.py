@@ -202,7 +202,16 @@ def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
         "selector": selector,
         "ports": [{"name": port, "port": number, "targetPort": port, "protocol": "TCP"} for port, number in ports],
     }
-    return _object(serving, "v1", "Service", name, spec=spec)
+    found = _object(serving, "v1", "Service", name, spec=spec)
+    if _by_agent(serving):
+        found["metadata"]["labels"][names.LABEL_AGENT] = str(contract.AGENT_PORT)
+    return found
+
+
+def _by_agent(serving: Serving) -> bool:
+    """Whether pods are ready as soon as their agents say so: no container of the user has to be."""
+    spec = (serving.spec.server.podTemplate or {}).get("spec") or {}
+    return not any("readinessProbe" in container for container in spec.get("containers") or ())
 
 
 def activated(serving: Serving) -> dict[str, str]:
