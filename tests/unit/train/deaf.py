@@ -22,8 +22,8 @@ class Deaf(Control):
         self.answers, self.sent = answers, list[Message]()
 
     def wait(self, ready: Callable[[Inbox], Any], timeout: float | None = None) -> Any:
-        value = super().wait(ready, timeout or 5)
-        assert value, "it would wait for ever"
+        value = super().wait(ready, 5 if timeout is None else timeout)
+        assert value or timeout is not None, "it would wait for ever"
         return value
 
     def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:

@@ -17,8 +17,8 @@ from mms_workloads.data.reader import Reader
 from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
+from mms_workloads.sync import again, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync import wire
 from mms_workloads.sync.control import Superseded
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.layout import Table as Rows
@@ -233,7 +233,31 @@ def test_parts_are_written_one_at_a_time(pod: Pod, monkeypatch: pytest.MonkeyPat
     (failed,) = control.sent
     assert (failed.kind, failed.fields["reason"], failed.fields["retryable"]) == (wire.FAILED, "StorageDenied", True)
     with pytest.raises(JobError, match="full"):
-        saver.save_last(state, ALONE)
+        saver.save_last(state, ALONE, lambda: False)
+
+
+def test_the_last_part_is_tried_until_it_is_durable_or_not_wanted(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suspended ring holds nothing else that the run could go on from."""
+    outcomes: list[Exception | dict[str, Any]] = []
+
+    def write(*_: object) -> dict[str, Any]:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(checkpoint, "write_part", write)
+    monkeypatch.setattr(again, "pause", lambda _: 0.0)
+    control, state = Deaf(pod), states(1)[0]
+    saver = Checkpointer(pod.job, control, pod.scratch)
+    away = JobError(Reason.STORAGE_UNREACHABLE, "away", retryable=True)
+    outcomes = [away, away, {}]
+    saver.save_last(state, ALONE, lambda: False)
+    assert [one.kind for one in control.sent] == [wire.FAILED, wire.FAILED, wire.CHECKPOINTED]
+    assert control.sent[-1].fields["final"]
+    outcomes = [away, away]
+    saver.save_last(state, ALONE, lambda: len(outcomes) == 0)
+    assert outcomes == []
 
 
 # The corpus

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING
 
 from mms_workloads import store as stores
 from mms_workloads.logs import logger
 from mms_workloads.store import JobError
-from mms_workloads.sync import checkpoints, wire
+from mms_workloads.sync import again, checkpoints, wire
 from mms_workloads.train import checkpoint
 from mms_workloads.train.state import part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mms_workloads.contract import JobFile
@@ -39,11 +41,22 @@ class Checkpointer:
         self._thread = threading.Thread(target=self._write_logged, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
-    def save_last(self, state: State, place: Place) -> None:
-        """Raises JobError."""
+    def save_last(self, state: State, place: Place, over: Callable[[], object]) -> None:
+        """Tries while the store is away, until `over`: the master wants something else. Raises JobError."""
         if self._thread:
             self._thread.join()
-        self._write(self._part(state, place), state.agreement, place, final=True)
+        tables = self._part(state, place)
+        for tries in itertools.count():
+            try:
+                self._write(tables, state.agreement, place, final=True)
+            except JobError as error:
+                if not error.retryable:
+                    raise
+                self._failed(state.agreement.step, error)
+            else:
+                return
+            if self._control.wait(lambda _: over(), again.pause(tries)):
+                return
 
     def forget(self) -> None:
         """Gives the copy's memory back, where nothing is written."""
@@ -59,8 +72,11 @@ class Checkpointer:
         try:
             self._write(tables, agreement, place, final=False)
         except JobError as error:  # the one before it is still valid; the master asks again after the interval
-            logger().warning("checkpoint failed", step=agreement.step, reason=error.reason, message=error.message)
-            self._control.send(wire.FAILED, reason=error.reason, message=error.message, retryable=True)
+            self._failed(agreement.step, error)
+
+    def _failed(self, step: int, error: JobError) -> None:
+        logger().warning("checkpoint failed", step=step, reason=error.reason, message=error.message)
+        self._control.send(wire.FAILED, reason=error.reason, message=error.message, retryable=True)
 
     def _write(self, tables: Tables, agreement: Agreement, place: Place, *, final: bool) -> None:
         name = checkpoints.folder(agreement.step, agreement.lineage)

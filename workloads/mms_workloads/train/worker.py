@@ -172,7 +172,7 @@ class Worker:
         if served and left is not Left.FINISHED:
             return
         if left in {Left.SUSPEND, Left.ALL_STOP}:
-            self.saver.save_last(self.state, place)
+            self.saver.save_last(self.state, place, lambda: self._newer(self.epoch))
         elif left is Left.FINISHED and place.position == 0:
             self._export(self.state, session)
 
