@@ -124,7 +124,7 @@ class Pods:
         plan = fetches(before, self.layout, owner, states=states, replicas=replicas, near=rank)
         assert not isinstance(plan, Lost), str(plan)
         self.servers[rank].shard.prepare(self.layout, owner, part)
-        self.servers[rank].fetch(part, plan, self.addresses)
+        self.servers[rank].fetch(part, plan, self.addresses, Abort())
 
     def _begin(self, workers: int, **state: Any) -> None:
         self.members = tuple((rank, 0) for rank in range(workers))

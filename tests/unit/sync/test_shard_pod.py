@@ -139,6 +139,23 @@ def test_the_last_part_is_tried_until_the_store_takes_it(shard: Rested, store: S
     assert [kind for kind, _ in shard.told] == [wire.FAILED, wire.FAILED, wire.CHECKPOINTED]
 
 
+def test_what_an_epoch_waits_for_ends_with_it(shard: Rested) -> None:
+    shard.begin(1)
+    shard.pod.severing.renew()
+    assert not shard.pod.severing.abort.is_set()
+    said = Announcement(2, (0,), ("",), urgent=True, shards=("127.0.0.1:1",))
+    with shard.pod.control.changing() as box:
+        box.announcement = said
+    shard.pod.control.on_over()
+    assert shard.pod.severing.abort.is_set()
+    shard.pod.epoch = 2
+    shard.pod.severing.renew()
+    assert not shard.pod.severing.abort.is_set()
+    shard.pod.stop()
+    assert shard.pod.severing.abort.is_set()
+    shard.written()
+
+
 def test_another_part_is_left_out_where_the_store_does_not_take_it(shard: Rested, store: Store) -> None:
     store.answers.append(away)
     shard.begin(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
@@ -306,7 +307,20 @@ def test_a_shard_that_goes_on_while_it_is_fetched_from(monkeypatch):
         monkeypatch.setattr(target.shard, "filled", push_between)
         target.shard.prepare(job.layout, 0)
         with pytest.raises(ValueError, match="shard 0 went on from step 0 to 1: end its epoch first"):
-            target.fetch("state", [Fetch(0, False, "dense", 0, 500)], job.addresses)
+            target.fetch("state", [Fetch(0, False, "dense", 0, 500)], job.addresses, Abort())
+
+
+def test_a_shard_that_is_cut_off_while_it_is_fetched_from():
+    """It says nothing any more; what ends the wait is another epoch."""
+    with pods(2, workers=1) as job, ThreadPoolExecutor(1) as pool, socket.create_server(("127.0.0.1", 0)) as mute:
+        target, abort = job.servers[1], Abort()
+        target.shard.prepare(job.layout, 0)
+        plan = [Fetch(0, False, "dense", 0, 500)]
+        fetching = pool.submit(target.fetch, "state", plan, {0: mute.getsockname()[:2]}, abort)
+        with mute.accept()[0]:
+            abort.set()
+            with pytest.raises(PeerLost):
+                fetching.result(SECONDS / 2)
 
 
 def test_checksums_tell_damaged_memory():

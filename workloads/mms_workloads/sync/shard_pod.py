@@ -19,6 +19,7 @@ from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout, Lost, fetches, replica_holder, replica_of
 from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.severing import Severing
 from mms_workloads.sync.shard import Shard
 from mms_workloads.sync.shard_forming import HeldShard
 from mms_workloads.sync.shard_server import ShardServer
@@ -68,6 +69,8 @@ class ShardPod:
         self.learner: Learner | None = None
         self.plan_digest = ""
         self.epoch = 0
+        self.severing = Severing(lambda: self.control.inbox.stopping or self._newer(self.epoch))
+        self.control.on_over = self.severing.look
         # What the shard's state is of; layout 0: it has none.
         self.layout, self.lineage = 0, ""
         self.writing: threading.Thread | None = None
@@ -86,6 +89,7 @@ class ShardPod:
     def stop(self) -> None:
         with self.control.changing() as box:
             box.stopping = True
+        self.severing.look()
 
     def _until_told(self) -> Outcome:
         while True:
@@ -108,6 +112,7 @@ class ShardPod:
         # What breaks till here is of the epoch before, and is told as such.
         standing = self.server.end_epoch(f"membership epoch {announcement.epoch} begins")
         self.epoch = announcement.epoch
+        self.severing.renew()
         structlog.contextvars.bind_contextvars(epoch=self.epoch)
         held = HeldShard(
             self.layout,
@@ -187,7 +192,7 @@ class ShardPod:
             if isinstance(plan, Lost):
                 raise ValueError(str(plan))
             addresses = {i: _split(address) for i, address in enumerate(announcement.shards)}
-            self.server.fetch(part, plan, addresses)
+            self.server.fetch(part, plan, addresses, self.severing.abort)
             return
         bounds = {table.name: after.bounds(table.name, shard) for table in after.tables}
         rooms = {name: self.server.shard.room(part, name, *rows) for name, rows in bounds.items()}

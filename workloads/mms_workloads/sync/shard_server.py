@@ -75,16 +75,17 @@ class ShardServer:
         for pending, greeting in early:
             self._receive(pending, greeting)
 
-    def fetch(self, part: Part, plan: Sequence[Fetch], addresses: Mapping[int, Address]) -> None:
+    def fetch(self, part: Part, plan: Sequence[Fetch], addresses: Mapping[int, Address], abort: Abort) -> None:
         """Fills a part that was prepared, from this shard's own memory and from others.
 
-        addresses: of the shards in the plan, by rank. Raises PeerLost, Refused, ValueError; then it can be tried again.
+        addresses: of the shards in the plan, by rank. abort: a peer that is cut off says nothing, and is waited for.
+        Raises PeerLost, Refused, ValueError; then it can be tried again.
         """
         for source, group in groupby(plan, key=lambda fetch: fetch.source):
             if source == self._rank:
                 self._copy(part, list(group))
                 continue
-            client = ShardClient(self.connect(addresses[source], "fetch", self._abort))
+            client = ShardClient(self.connect(addresses[source], "fetch", abort))
             try:
                 self._fetch(part, list(group), client)
             finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +21,7 @@ from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.severing import Severing
 from mms_workloads.sync.shard_client import ShardClient
 from mms_workloads.tasks import unfit
 from mms_workloads.train import checkpoint, device, learner, state
@@ -34,7 +34,7 @@ from mms_workloads.train.loop import Left, run_rounds
 from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.publisher import Held, Publisher
 from mms_workloads.train.ring import Ring
-from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
+from mms_workloads.transport.channel import Fence, Greeting, Listener, PeerLost, Refused, Security, connect
 from mms_workloads.transport.ring import RingTransport
 from mms_workloads.transport.staged import StagedRing
 
@@ -61,8 +61,6 @@ class Worker:
         self.learner: Learner | None = None
         self.plan: plans.Plan | None = None
         self.plan_digest = ""
-        self.abort = Abort()  # of the epoch's connections
-        self.aborting = threading.Lock()  # the control thread sets what this one closes
         self.communicator: Communicator | None = None
         self.epoch = 0
         self.lender = self._lend(plain=plain)
@@ -76,7 +74,8 @@ class Worker:
             pages=self.lender.address if self.lender else "",
             parameters=self.publisher.address if self.publisher else "",
         )
-        self.control.on_over = self._break_connections
+        self.severing = Severing(lambda: self.control.urgent(self.epoch))
+        self.control.on_over = self.severing.look
         keyring.HELD.ask = self.control.ask_key
         self.guarding = Guarding(pod.job.guard)
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
@@ -131,11 +130,7 @@ class Worker:
     def _take_part(self, announcement: Announcement) -> None:
         """One membership epoch, from the report of what this worker holds to the end of the epoch."""
         self.epoch = announcement.epoch
-        with self.aborting:
-            self.abort.close()
-            self.abort = Abort()
-        if self.control.urgent(self.epoch):  # it may have become so before the abort was there to be set
-            self.abort.set()
+        self.severing.renew()
         structlog.contextvars.bind_contextvars(epoch=self.epoch)
         session = self.control.session
         place = Place(announcement.ranks.index(self.pod.rank), len(announcement.ranks))
@@ -246,7 +241,7 @@ class Worker:
             fence,
             rank=pod.rank,
             incarnation=pod.incarnation,
-            abort=self.abort,
+            abort=self.severing.abort,
             timeout=FORMING_SECONDS,
         )
         own = device.chosen()
@@ -259,7 +254,7 @@ class Worker:
         assert self.learner is not None  # noqa: S101 - made by _prepare
         greeting = Greeting(fence, "worker", self.pod.rank, self.pod.incarnation, "push")
         clients = [
-            ShardClient(connect(*_split(address), self.security, greeting, self.abort, FORMING_SECONDS))
+            ShardClient(connect(*_split(address), self.security, greeting, self.severing.abort, FORMING_SECONDS))
             for address in announcement.shards
         ]
         layout = Layout(tuple(self.learner.tables()), len(clients))
@@ -358,14 +353,9 @@ class Worker:
         over = (box.bye, box.refused, box.evicted)
         return self.control.newer(epoch) or any(one is not None for one in over)
 
-    def _break_connections(self) -> None:
-        with self.aborting:
-            if self.control.urgent(self.epoch):
-                self.abort.set()
-
     def _leave(self) -> None:
         """No connection of the epoch is used again; peers that still wait on one are woken."""
-        self.abort.set()
+        self.severing.abort.set()
         communicator, self.communicator = self.communicator, None
         if communicator:
             communicator.close()
