@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mms_workloads.contract import Desired
-from mms_workloads.sync import wire
+from mms_workloads.sync import stalls, wire
 from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
 from mms_workloads.sync.membership import HEARTBEAT_DEADLINE_SECONDS
 from mms_workloads.sync.shard_forming import HeldShard
@@ -177,6 +177,63 @@ def test_a_collective_that_fails_without_a_loss(master: Master) -> None:
         peer.say(wire.HEARTBEAT)
     master.it.tick()
     assert first.epoch == 2
+
+
+def test_members_that_reach_the_master_and_not_each_other(master: Master) -> None:
+    """They meet again without end unless one of them leaves: the one that came last."""
+    first, second = master.running()
+    for vain in (1, 2):
+        assert second.count(wire.EVICT) == 0
+        for peer, other in ((first, 1), (second, 0)):
+            peer.say(wire.BROKEN, epoch=vain, why="the previous member did not connect in time", unreached=[other])
+        master.clock.now += BROKEN_GRACE_SECONDS
+        master.it.tick()
+        for peer in (first, second):
+            peer.ready()
+    assert (first.count(wire.EVICT), second.count(wire.EVICT)) == (0, 1)
+    assert master.kinds() == ["EpochRestarted", "EpochRestarted", "Unreachable"]
+
+
+def test_what_failed_with_a_lost_member_is_nobodys_fault(master: Master) -> None:
+    first, second = master.running()
+    for incarnation in (1, 2, 3):
+        first.say(wire.BROKEN, epoch=first.epoch, why="connection reset", unreached=[1])
+        second.vanish()
+        first.ready()
+        first.lease()
+        second = Peer(master, 1, incarnation=incarnation)
+        for peer in (first, second):
+            peer.ready()
+    assert first.epoch == 7
+    assert first.count(wire.EVICT) + second.count(wire.EVICT) == 0
+
+
+def test_a_round_that_does_not_end(master: Master) -> None:
+    first, second = master.running()
+    step = 0
+    for _ in range(stalls.LEARNED):
+        step += 1
+        first.progress(step)
+        master.clock.now += 1.0
+
+    def passes(seconds: float) -> None:
+        master.clock.now += seconds
+        for peer in (first, second):
+            peer.say(wire.HEARTBEAT)
+        master.it.tick()
+
+    passes(stalls.FLOOR_SECONDS - 2)
+    assert first.epoch == 1
+    passes(2)
+    assert (first.epoch, first.last(wire.EPOCH)["urgent"]) == (2, True)
+    assert master.kinds() == ["EpochRestarted"]
+    for peer in (first, second):
+        peer.ready(step, [0] * BLOCKS)
+    passes(stalls.FLOOR_SECONDS + 2)
+    assert first.epoch == 2, "parameters may have to travel before the first round"
+    master.it.desire(Desired(workers=2, suspend=True))
+    passes(stalls.UNKNOWN_SECONDS)
+    assert first.epoch == 2, "the last checkpoint takes as long as it takes"
 
 
 def test_a_collective_that_fails_because_of_a_loss(master: Master) -> None:

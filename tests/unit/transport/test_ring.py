@@ -578,15 +578,36 @@ def test_strangers_are_refused_and_the_ring_is_formed(greeting: Greeting, says: 
 
 def test_member_that_does_not_come() -> None:
     listeners = [Listener(HOST, Security.plain()) for _ in range(2)]
-    with pytest.raises(PeerLost, match="in time"):
+    with pytest.raises(PeerLost, match="in time") as lost:
         RingTransport.form(
             0, [(HOST, listener.port) for listener in listeners], listeners[0], Security.plain(), FENCE,
             rank=0, incarnation=0, abort=Abort(), timeout=0.1,
         )  # fmt: skip
+    assert lost.value.places == (1,)
     listeners[1].close()
-    with pytest.raises(PeerLost, match="Connection refused"):
+    with pytest.raises(PeerLost, match="Connection refused") as lost:
         form(0, listeners, Security.plain())
+    assert lost.value.places == (1,)
     listeners[0].close()
+
+
+def test_who_was_not_reached() -> None:
+    """The next member takes nothing, the one before does not come: another one is where nobody can tell."""
+    listeners = [Listener(HOST, Security.plain()) for _ in range(4)]
+    addresses = [(HOST, listener.port) for listener in listeners]
+    with pytest.raises(PeerLost) as lost:
+        RingTransport.form(
+            0, addresses, listeners[0], Security.plain(), FENCE, rank=0, incarnation=0, abort=Abort(), timeout=0.1
+        )
+    assert lost.value.places == (1, 3)
+    listeners[1].close()
+    with pytest.raises(PeerLost, match="Connection refused") as lost:
+        RingTransport.form(
+            0, addresses, listeners[0], Security.plain(), FENCE, rank=0, incarnation=0, abort=Abort(), timeout=30
+        )
+    assert lost.value.places == (1,), "there was time left for the one before"
+    for listener in (listeners[0], *listeners[2:]):
+        listener.close()
 
 
 def test_abort_while_the_ring_is_formed(security: Security) -> None:
@@ -596,8 +617,9 @@ def test_abort_while_the_ring_is_formed(security: Security) -> None:
     time.sleep(0.05)
     assert forming.runs()
     abort.set()
-    with pytest.raises(PeerLost, match="aborted"):
+    with pytest.raises(PeerLost, match="aborted") as lost:
         forming.result()
+    assert lost.value.places == (), "whoever aborts it knows why"
     for listener in listeners:
         listener.close()
 

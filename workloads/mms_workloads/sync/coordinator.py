@@ -190,6 +190,7 @@ class Coordinator:
                 self.lost(link, "no heartbeat")
                 return  # lost() has ticked
         self.epochs.call_shards()
+        self.epochs.watch(now)
         if self.epochs.suspending and self._nothing_to_save(now):
             self._suspended(self.checkpoints.reference)
         elif self.dispatcher.plan is None:

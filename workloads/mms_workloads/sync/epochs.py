@@ -15,6 +15,7 @@ from mms_workloads.logs import logger
 from mms_workloads.sync import wire
 from mms_workloads.sync.forming import Begin, Forming, Held, Restart, decide
 from mms_workloads.sync.leases import Leases, Progress
+from mms_workloads.sync.stalls import Stalls
 from mms_workloads.sync.watch import round_of
 from mms_workloads.sync.wire import Message
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mms_workloads.sync.dispatcher import Dispatcher
     from mms_workloads.sync.links import Link
     from mms_workloads.sync.measures import Measures
-    from mms_workloads.sync.membership import Epoch
+    from mms_workloads.sync.membership import Epoch, Member
     from mms_workloads.sync.peers import Peers
     from mms_workloads.sync.saving import Checkpoints
     from mms_workloads.sync.shards import Shards
@@ -48,6 +49,7 @@ class Epochs:
     incident: Callable[[str, int | None, str], None]  # kind, rank, action
     suspending: bool = False
     forming: Forming = field(default_factory=Forming)
+    stalls: Stalls = field(default_factory=Stalls)
     _previous: Epoch | None = None  # its last rounds may be told after the next one was announced
     _seen: int = 0  # the last of them
     _again: tuple[float, str] | None = None  # when and why the epoch is given up although nobody was lost
@@ -83,6 +85,11 @@ class Epochs:
         broken = self.workers.membership.broken() or bool(shards and shards.broken())
         if again and again[1] and not broken:
             self.incident("EpochRestarted", None, f"its members meet again, since an exchange failed: {again[1]}")
+            self._part_with(self.stalls.failed(self.current.members if self.current else ()))
+        elif broken:
+            self.stalls.lost()
+        else:
+            self.stalls.pause()
         urgent = broken or again is not None or not self.forming.begun
         if self.forming.begun:
             self._previous, self._seen = self.current, self.dispatcher.step
@@ -105,6 +112,12 @@ class Epochs:
     def restart(self, at: float, why: str = "") -> None:
         """The epoch is given up at this time, unless a loss ends it before. why: where that is an incident."""
         self._again = at, why
+
+    def watch(self, now: float) -> None:
+        """Gives up an epoch in which nothing moves any more."""
+        expected = self.forming.begun and not self.suspending and not self.dispatcher.exporting
+        if expected and self._again is None and (why := self.stalls.verdict(now)):
+            self.restart(now, why)
 
     def call_shards(self) -> None:
         """When all workers are out of the epoch before, and all shards that this one needs are there."""
@@ -210,6 +223,7 @@ class Epochs:
         this = round_of(f, ranks)
         if of_this:
             self.dispatcher.commit(this, f, now)
+            self.stalls.round(now)
         elif self.forming.begun:
             return None
         else:  # the members hold the round and will say so; what the guard saw of it nobody would tell any more
@@ -219,7 +233,10 @@ class Epochs:
     def broken(self, link: Link, message: Message, now: float) -> None:
         """A collective has failed."""
         epoch, f = self.current, message.fields
-        if epoch and f["epoch"] == epoch.number and self._again is None:
+        if epoch is None or f["epoch"] != epoch.number:
+            return
+        self.stalls.missed(f.get("unreached", ()))
+        if self._again is None:
             self.restart(now + BROKEN_GRACE_SECONDS, f["why"])
             logger().info("collective failed", rank=link.rank, why=f["why"])
 
@@ -260,12 +277,20 @@ class Epochs:
         self.measures.watch.restarted(begin.step, {m.rank: m.joined for m in epoch.members})
         self.dispatcher.resume(begin.step)
         self._save_at = now + self.save_seconds
+        self.stalls.began(now)
 
     def _new_lineage(self) -> str:
         """Members that were lost may go on from the same step on their own: what follows here is told apart."""
         lineage = secrets.token_hex(8)
         self.checkpoints.lineages.append(lineage)
         return lineage
+
+    def _part_with(self, member: Member | None) -> None:
+        """It reaches the master and not its peers: another pod may have a better place."""
+        if member is not None:
+            why = "other members do not reach it, nor it them: the worker is replaced"
+            self.incident("Unreachable", member.rank, why)
+            self.workers.tell(Message(wire.EVICT, {"why": why}), [member.rank])
 
     # Small things
 

@@ -159,7 +159,9 @@ class Worker:
                 self.state.reset()
             if isinstance(error, PartedError):
                 self._part(error)
-            self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error))
+            places = error.places if isinstance(error, PeerLost) else ()
+            unreached = [announcement.ranks[place] for place in places]
+            self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error), unreached=unreached)
             self.control.wait(lambda box: box.stopping or self._newer(self.epoch))
             return
         assert self.state is not None  # noqa: S101 - made by _agree
@@ -232,7 +234,7 @@ class Worker:
         pod, job = self.pod, self.pod.job
         fence = Fence(job.job.uid, job.job.run, pod.attempt, announcement.epoch)
         if job.parameterServer is not None:
-            return self._connect_to_shards(announcement, fence, job.parameterServer)
+            return self._connect_to_shards(announcement, fence, job.parameterServer, place.position)
         transport = RingTransport.form(
             place.position,
             [_split(address) for address in announcement.addresses],
@@ -249,19 +251,24 @@ class Worker:
         return Ring(collectives, job.compression, self.guarding)
 
     def _connect_to_shards(
-        self, announcement: Announcement, fence: Fence, spec: contract.ParameterServer
+        self, announcement: Announcement, fence: Fence, spec: contract.ParameterServer, place: int
     ) -> ParameterServer:
         assert self.learner is not None  # noqa: S101 - made by _prepare
         greeting = Greeting(fence, "worker", self.pod.rank, self.pod.incarnation, "push")
-        clients = [
-            ShardClient(connect(*_split(address), self.security, greeting, self.severing.abort, FORMING_SECONDS))
-            for address in announcement.shards
-        ]
+        abort = self.severing.abort
+        try:
+            clients = [
+                ShardClient(connect(*_split(address), self.security, greeting, abort, FORMING_SECONDS))
+                for address in announcement.shards
+            ]
+        except PeerLost as error:
+            if not abort.is_set():
+                error.places = (place,)  # the others may well reach that shard
+            raise
         layout = Layout(tuple(self.learner.tables()), len(clients))
         synchronous = spec.consistency == "Synchronous"
-        position = announcement.ranks.index(self.pod.rank)
         return ParameterServer(
-            clients, layout, self.pod.job.compression, self.guarding, position=position, synchronous=synchronous
+            clients, layout, self.pod.job.compression, self.guarding, position=place, synchronous=synchronous
         )
 
     def _agree(self, communicator: Communicator, begin: dict[str, Any]) -> State:

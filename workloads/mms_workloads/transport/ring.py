@@ -69,7 +69,8 @@ class RingTransport:
         """The ring of the members' listeners at `addresses`, by position; this one's is at `position`.
 
         Whoever knocks for an older epoch is refused; who is ahead of this member is left to the listener's next accept.
-        Raises PeerLost; Refused when a member holds another epoch than this one.
+        Raises PeerLost, with the neighbours that were not reached unless it was aborted; Refused when a member holds
+        another epoch than this one.
         """
         size = len(addresses)
         if size > MAX_SIZE:
@@ -77,17 +78,21 @@ class RingTransport:
         if size == 1:
             return cls(position, size, fence, None)
         deadline = None if timeout is None else time.monotonic() + timeout
-        following = (position + 1) % size
+        following, before = (position + 1) % size, (position - 1) % size
         me = Greeting(fence, OU_WORKER, rank, incarnation, _purpose(position, following, size))
         to_next = dial(*addresses[following], security, me, abort, deadline)
-        door = _Door(listener, fence, _purpose((position - 1) % size, position, size))
+        door = _Door(listener, fence, _purpose(before, position, size))
         try:
             while not (to_next.done and door.previous):
                 if to_next.done:
                     result_of(to_next)
                 door.serve(abort, deadline, [] if to_next.done else [to_next])
             return cls(position, size, fence, (result_of(to_next), door.previous))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, PeerLost) and not abort.is_set():
+                late = deadline is not None and time.monotonic() >= deadline
+                missing = {following} if to_next.result is None else set()
+                error.places = tuple(sorted(missing | ({before} if late and not door.previous else set())))
             to_next.cancel()
             for stream in (to_next.result, door.previous):
                 if stream:
