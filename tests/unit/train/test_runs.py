@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from mms_workloads.contract import Desired, Outcome
+from mms_workloads.train import local
 from mms_workloads.train.local import POLL_SECONDS, LocalRun
 from tests.unit.train import quick, runs
 from tests.unit.train.quick import QuickRun
@@ -323,6 +324,21 @@ def test_what_the_workers_find(tmp_path: Path, spoil: Callable[[Path], None], re
         run.start()
         ends(run, reason, says)
         assert run.termination("worker-0").reason == reason
+
+
+def test_a_worker_that_comes_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds no master, and would look for one without end: an operator deletes the pods of a run that has ended."""
+    monkeypatch.setattr(local, "HEARD_SECONDS", 0.2)
+    training = runs.job(tmp_path, workers=2)
+    latin(tmp_path)
+    with QuickRun(tmp_path / "run", training) as run:
+        run.start_master()
+        run.start_worker(0)
+        run.until(lambda report: report.outcome, SECONDS)
+        run.processes["master"].wait(SECONDS)
+        late = run.start_worker(1)
+        assert run.outcome(SECONDS).reason == "DataUnreadable"
+        assert late.returncode == 128 + signal.SIGTERM
 
 
 def test_storage_that_cannot_be_written_at_the_end(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POLL_SECONDS = 0.05
+# After its master's end a process that has not met it looks for it: an operator would delete the pod.
+HEARD_SECONDS = 20.0
 
 
 class Process(Protocol):
@@ -115,12 +117,20 @@ class LocalRun:
         while self.processes["master"].poll() is None and time.monotonic() < deadline:
             self.status()  # a master stays until somebody has read its outcome
             time.sleep(POLL_SECONDS)
+        heard = min(deadline, time.monotonic() + HEARD_SECONDS)
         for name, process in self.processes.items():
             try:
+                if not self._ended(process, heard):
+                    process.send_signal(signal.SIGTERM)
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired as error:
                 raise TimeoutError(f"{name} has not ended after {timeout} s: {self.status()}\n{self.logs()}") from error
         return self.termination("master")
+
+    def _ended(self, process: Process, deadline: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        return process.poll() is not None
 
     def termination(self, name: str) -> Outcome:
         return Outcome.model_validate_json((self.folder / name / "termination-log").read_bytes())

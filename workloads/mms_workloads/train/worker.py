@@ -208,7 +208,14 @@ class Worker:
         communicator.attach(own)
         logs.logger().info("epoch begins", ranks=announcement.ranks, step=own.agreement.step)
         leaser = Leaser(
-            self.control, self.epoch, self.learner, own.agreement, self.reader, members=place.members, alone=alone
+            self.control,
+            self.epoch,
+            self.learner,
+            own.agreement,
+            self.reader,
+            self.pulse,
+            members=place.members,
+            alone=alone,
         )
         leads = place.position == 0
         if alone:
