@@ -56,7 +56,7 @@ def leaser(pod: Pod, *answers: Message, progress: Progress | None = None) -> Lea
 
 def leaser_of(control: Deaf, progress: Progress | None = None) -> Leaser:
     agreement = Agreement(5, progress=progress or Progress([]))
-    return Leaser(control, 1, TenSamples(), agreement, READER, Pulse())  # type: ignore[arg-type]
+    return Leaser(control, 1, TenSamples(), agreement, READER, pulse=Pulse())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_as_many_blocks_are_asked_for_ahead_as_a_round_takes(pod: Pod) -> None:
 def test_a_single_member_asks_for_what_its_round_needs(pod: Pod) -> None:
     """It would be told another order of blocks than one that is resumed between two of its rounds."""
     control = Deaf(pod, LEASED)
-    one = Leaser(control, 1, TenSamples(), Agreement(5, progress=Progress([])), READER, Pulse(), members=1)  # type: ignore[arg-type]
+    one = Leaser(control, 1, TenSamples(), Agreement(5, progress=Progress([])), READER, pulse=Pulse(), members=1)  # type: ignore[arg-type]
     assert one.take(16) == (Slice(4, 7, 2, 10, 10),) * 2
     assert len(control.sent) == 2
 
@@ -246,14 +246,14 @@ def test_a_wait_for_a_block_is_told(pod: Pod) -> None:
     seen = []
 
     class Slow(TenSamples):
-        def ready(self, block: int, data_epoch: int) -> None:
+        def ready(self, *_: object) -> None:
             deadline = time.monotonic() + 5
             while not (waits := bool(pulse.signs().reading)) and time.monotonic() < deadline:
                 time.sleep(0.001)  # until the round has come to it
             seen.append(waits)
 
     pulse = Pulse()
-    one = Leaser(Deaf(pod, LEASED, NONE_NOW), 1, Slow(), Agreement(5, progress=Progress([])), READER, pulse)  # type: ignore[arg-type]
+    one = Leaser(Deaf(pod, LEASED, NONE_NOW), 1, Slow(), Agreement(5, progress=Progress([])), READER, pulse=pulse)  # type: ignore[arg-type]
     one.take(4)
     assert seen[0]
     assert pulse.signs().reading == 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-LONG = {"epochs": 100}  # more than any test needs to see it running
+LONG = {"epochs": 100_000}  # more than any test needs to see it running
 SOME = {"epochs": 12}
 
 
@@ -94,6 +94,7 @@ def test_more_workers_than_blocks(tmp_path: Path) -> None:
     assert outcome.step == 3
 
 
+@pytest.mark.usefixtures("paced")
 def test_a_worker_process_that_crashes_is_forked_again(tmp_path: Path) -> None:
     with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2, optimizer=SOME)) as run:
         run.start()
@@ -146,6 +147,7 @@ def test_a_pod_is_replaced_and_its_old_incarnation_refused(tmp_path: Path) -> No
         assert kinds(after) == ["WorkerLost", "WorkerJoined"]
 
 
+@pytest.mark.usefixtures("paced")
 def test_a_master_that_is_killed(tmp_path: Path) -> None:
     """The worker keeps what it has; each block counts once: the run has exactly as many rounds as it would have had."""
     with QuickRun(tmp_path / "run", runs.job(tmp_path, optimizer=SOME)) as run:
@@ -162,6 +164,7 @@ def test_a_master_that_is_killed(tmp_path: Path) -> None:
         assert outcome.step == rounds(12)
 
 
+@pytest.mark.usefixtures("paced")
 def test_suspended_and_resumed(alone: tuple[Path, Outcome], tmp_path: Path) -> None:
     """The result is the same, to the bit, as that of a run that was not suspended."""
     training = runs.job(tmp_path)

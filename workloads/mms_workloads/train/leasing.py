@@ -48,8 +48,8 @@ class Leaser:
         learner: Learner,
         agreement: Agreement,
         beside: Executor,
-        pulse: Pulse,
         *,
+        pulse: Pulse,
         members: int = 2,
         alone: bool = False,
     ) -> None:

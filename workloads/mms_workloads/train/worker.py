@@ -213,7 +213,7 @@ class Worker:
             self.learner,
             own.agreement,
             self.reader,
-            self.pulse,
+            pulse=self.pulse,
             members=place.members,
             alone=alone,
         )
