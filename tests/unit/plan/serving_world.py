@@ -51,6 +51,7 @@ class Pod:
     silent: bool = False  # its agent does not answer
     failed: str = ""  # to take what it was told: the reason
     tries_again: bool = False
+    broken: bool = False  # takes nothing rightly
     counters: Counters = field(default_factory=Counters)
 
     @property
@@ -160,7 +161,7 @@ class ServingWorld:
         for pod in [pod for pod in self.pods if pod.told and digest_in(pod.told) != pod.serves][:most]:
             wanted = digest_in(pod.told or "")
             unfit = (wanted in self.strange) != (pod.serves in self.strange)
-            pod.failed = "NewPodsNeeded" if unfit else "GoldenMismatch" if wanted in self.bad else ""
+            pod.failed = "NewPodsNeeded" if unfit else "GoldenMismatch" if wanted in self.bad or pod.broken else ""
             if not pod.failed:
                 pod.serves = digest_in(pod.told or "")
 

@@ -191,6 +191,29 @@ def test_running_pods_go_back_together(command: str) -> None:
     assert w.condition("Stalled") is not None
 
 
+@pytest.mark.parametrize("command", ["abort", "rollback"])
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_who_goes_back_is_not_held_by_a_pod_that_cannot(command: str, first: str) -> None:
+    """To what the pods began with, or to what they took later."""
+    w = world({**HOT_SWAP, "hotSwap": {"approval": True}}, replicas=3)
+    for letter in ("b", "c") if first == "b" else ("b",):
+        w.serve(letter)
+        w.say(None)
+        w.settle()
+        if letter == first or command == "rollback":
+            w.say("promote")
+            w.settle()
+    w.pods[1].broken = True
+    w.say(command)
+    w.settle()
+    if first == "a" and command == "rollback":  # there are no others that could begin with it: the Deployment is theirs
+        assert w.answering() == {"a": 2, "b": 1}
+        assert "delete the pod, and one that begins with it is made" in w.cr["status"]["conditions"][1]["message"]
+        del w.pods[1]
+        w.settle()
+    assert w.answering() == w.counts() == {first: 3}
+
+
 def test_a_pod_that_is_made_in_a_swap_takes_it_too() -> None:
     w = world(HOT_SWAP, replicas=2)
     w.serve("b")

@@ -118,9 +118,11 @@ def swap(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course:
     found = swapping.advance(how, begun, swapping.running(look.seen, stable.lineage), goal, look.now)
     if found.failed:
         pod, report = found.failed
-        if report.reason == contract.Reason.NEW_PODS_NEEDED:
+        new_pods = begun.rollback and chosen.digest != stable.lineage
+        if report.reason == contract.Reason.NEW_PODS_NEEDED or new_pods:
             return _by_new_pods(look, chosen, stable, begun, report.message)
-        return _given_up(look, chosen, stable, found.status, saying.refused_by(pod.name, chosen, report))
+        if not begun.rollback:  # what a rollback leaves is not to come back because of one pod
+            return _given_up(look, chosen, stable, found.status, saying.refused_by(pod.name, chosen, report))
     if found.done:
         past = history.record(look.status.history, chosen, Outcome.SERVED, look.now)
         versions = Versions(stable=look.counted(chosen))
@@ -164,6 +166,10 @@ def _slow(look: Look, chosen: ServedVersion, found: Swap, state: RolloutStatus) 
     deadline = timedelta(seconds=look.serving.spec.rollout.progressDeadlineSeconds)
     moves = state.phase is RolloutPhase.PROGRESSING and state.progressTime is not None
     late = moves and look.now - datetime.fromisoformat(state.progressTime or "") > deadline
+    if found.failed:
+        pod, report = found.failed
+        why = f"{saying.refused_by(pod.name, chosen, report)}: delete the pod, and one that begins with it is made"
+        return State(ready=False, reason=report.reason or Reason.ROLLING_OUT, message=why, waits=False)
     if found.tries:
         pod, report = found.tries
         why = f"{saying.refused_by(pod.name, chosen, report)}; it tries again"

@@ -52,7 +52,7 @@ class Swap:
     tell: tuple[Running, ...]  # those that are to take the version
     status: RolloutStatus
     done: bool = False
-    failed: tuple[Running, SwapReport] | None = None  # it cannot be taken: nobody else is to try
+    failed: tuple[Running, SwapReport] | None = None  # it cannot take it, and another pod may only on the way back
     tries: tuple[Running, SwapReport] | None = None  # it has failed, and is tried again
     requeue: float | None = None  # seconds until time alone moves it on
 
@@ -119,13 +119,13 @@ def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], go
     )
     failures = [(one, one.swap) for one in fleet if one.swap and _failed(one, one.swap, goal)]
     hopeless = next((found for found in failures if not found[1].retryable), None)
-    if hopeless:
-        return Swap((), state, failed=hopeless)
     tries = failures[0] if failures else None
     everybody = bool(fleet) and len(have) == len(fleet)
     waiting = [one for one in fleet if not _told(one, goal) and one.serves != goal.digest]
     if state.rollback:  # it has answered before: all of them
-        return _done(state) if everybody else Swap(tuple(waiting), state, tries=tries)
+        return _done(state) if everybody else Swap(tuple(waiting), state, failed=hopeless, tries=tries)
+    if hopeless:
+        return Swap((), state, failed=hopeless)
     if len(fleet) - len(waiting) > len(have):  # one is taking it, or has it and is not ready
         return Swap((), state.model_copy(update={"reachedTime": None}), tries=tries)
     paused = state.model_copy(update={"phase": RolloutPhase.PAUSED})
