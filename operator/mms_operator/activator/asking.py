@@ -6,7 +6,7 @@ The kubelet looks once a second, and what it finds goes through the API server.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -26,7 +26,6 @@ OK = 200
 class Agents:
     _asking: int = 0  # questions of a period
     _session: aiohttp.ClientSession | None = None
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def answering(self, agents: Iterable[tuple[str, int]]) -> frozenset[str]:
         """The addresses of those that are ready, after the period in which they may be asked."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HELD_BYTES = 4096  # of a connection that waits
 CONNECT_SECONDS = 2.0
-RETRY_SECONDS = 0.05
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 1.0
 # One buffer for all: what is read is copied before anything else is.
 _BUFFER = memoryview(bytearray(1 << 16))
 
@@ -103,7 +103,7 @@ class Client(Side):
 
 async def connect(client: Client, backends: Callable[[], Awaitable[list[tuple[str, int]]]]) -> None:
     """Waits for a pod that takes the connection, and joins the two. `backends` waits until there are some."""
-    turn = id(client) >> 4  # spreads those who have waited
+    turn, pause = id(client) >> 4, RETRY_SECONDS  # the turn spreads those who have waited
     while not client.transport.is_closing():
         there = await backends()
         host, port = there[turn % len(there)]
@@ -112,13 +112,15 @@ async def connect(client: Client, backends: Callable[[], Awaitable[list[tuple[st
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, side = await asyncio.get_running_loop().create_connection(Side, host, port)
         except (OSError, TimeoutError):
-            await asyncio.sleep(RETRY_SECONDS)  # its readiness is old, or not yet true: look again
+            await asyncio.sleep(pause)  # its readiness is old, or not yet true: look again
+            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
             continue
         if client.transport.is_closing():
             side.transport.close()
         elif side.transport.is_closing() or side.ended:
             side.transport.abort()  # it has changed its mind: another may take the connection
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
             continue
         else:
             client.join(side)

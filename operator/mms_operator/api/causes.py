@@ -23,6 +23,7 @@ class Cause(StrEnum):
     KILLED = "ProcessKilled"
     OUT_OF_MEMORY = "OutOfMemory"
     STALE = "StalePeer"
+    PEERS_UNREACHABLE = "PeersUnreachable"
     SILENT = "ProcessSilent"
     EVICTED = "PodEvicted"
     REJECTED = "PodRejected"
@@ -55,6 +56,9 @@ RULES: dict[Cause, Rule] = {
     Cause.KILLED: Rule("Exit code 128 and above: a signal.", Follows.REPLACED, counts=True),
     Cause.OUT_OF_MEMORY: Rule("It needed more memory than its limit.", Follows.REPLACED, counts=True),
     Cause.STALE: Rule("It was turned away as a pod of an earlier start.", Follows.REPLACED, counts=True),
+    Cause.PEERS_UNREACHABLE: Rule(
+        "It reached the master and not its peers, so the master sent it away.", Follows.REPLACED
+    ),
     Cause.SILENT: Rule(
         "The master has not heard of it for 12 s, and hears of others on its node.", Follows.REPLACED, counts=True
     ),

@@ -188,6 +188,7 @@ REASONS: dict[str, str] = {
     Pods.JOB_FILE_INVALID: "The pods' image and the operator are of releases that do not go together.",
     Pods.STALE_PEER: "A pod of an earlier start came back and was turned away.",
     Pods.OUT_OF_MEMORY: "A pod needed more memory than its limit.",
+    Pods.PEERS_UNREACHABLE: "A worker reached the master and not its peers; its pod is replaced.",
     Pods.WORKER_UNSOUND: "The guard found that a worker cannot be relied on; its pod is replaced.",
     Pods.TRAINING_DIVERGED: "The guard gave up: the loss or the gradients get out of hand again and again.",
     Pods.WORKER_CRASHED: "A worker's process ended unexpectedly.",

@@ -67,6 +67,7 @@ CASES: dict[str, tuple[Object, Cause | None]] = {
         ended(75, said("StorageUnreachable", retryable=True, heard=True)), Cause.MASTER_FAILED,
     ),
     "exit 75 with an outcome that no other try mends": (ended(75, said("DataEmpty", retryable=False)), Cause.PERMANENT),
+    "cut off from its peers": (ended(1, said("PeersUnreachable", retryable=True)), Cause.PEERS_UNREACHABLE),
     "turned away": (ended(1, said("StalePeer", retryable=False)), Cause.STALE),
     "SIGKILL": (ended(137), Cause.KILLED),
     "SIGSEGV": (ended(139, "Segmentation fault"), Cause.KILLED),

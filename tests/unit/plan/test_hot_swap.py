@@ -205,6 +205,12 @@ def test_who_goes_back_is_not_held_by_a_pod_that_cannot(command: str, first: str
             w.settle()
     w.pods[1].broken = True
     w.say(command)
+    left = w.answering()
+    for _ in range(6):
+        w.turn()
+        now = w.answering()
+        assert now.get("c", 0) <= left.get("c", 0), "who was back is sent away again"
+        left = now
     w.settle()
     if first == "a" and command == "rollback":  # there are no others that could begin with it: the Deployment is theirs
         assert w.answering() == {"a": 2, "b": 1}

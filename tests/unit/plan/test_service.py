@@ -127,14 +127,14 @@ def test_rollout_of_the_first_artifact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "port"),
-    [({}, "8080"), ({"livenessProbe": {"exec": {}}}, "8080"), ({"readinessProbe": {"exec": {}}}, None)],
+    ("containers", "port"),
+    [([], "8080"), ([{"name": "triton", "env": []}], "8080"), ([{"name": "log", "image": "x"}], None)],
 )
 def test_pods_are_ready_as_soon_as_their_agents_say_so_unless_more_is_needed(
-    container: dict[str, Any], port: str | None
+    containers: list[dict[str, Any]], port: str | None
 ) -> None:
     found = following()
-    template = {"spec": {"containers": [{"name": "a", "image": "b", **container}]}}
+    template = {"spec": {"containers": containers}}
     found["spec"] = {**FOLLOWING, "server": {"podTemplate": template}}
     plan = plan_service(found, ObservedService(training=trained()))
     assert objects_of(plan)["Service/words"]["metadata"]["labels"].get(names.LABEL_AGENT) == port

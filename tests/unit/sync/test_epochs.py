@@ -208,32 +208,64 @@ def test_what_failed_with_a_lost_member_is_nobodys_fault(master: Master) -> None
     assert first.count(wire.EVICT) + second.count(wire.EVICT) == 0
 
 
+def passes(master: Master, seconds: float) -> None:
+    master.clock.now += seconds
+    for peers in master.it.peers.values():
+        for rank in list(peers.links):
+            peers.heard(rank, master.clock.now)
+    master.it.tick()
+
+
+def rounds(master: Master, first: Peer) -> int:
+    """As many as it takes to know how long one takes; the last one's step."""
+    for step in range(1, stalls.LEARNED + 1):
+        first.progress(step)
+        passes(master, 1.0)
+    return stalls.LEARNED
+
+
 def test_a_round_that_does_not_end(master: Master) -> None:
     first, second = master.running()
-    step = 0
-    for _ in range(stalls.LEARNED):
-        step += 1
-        first.progress(step)
-        master.clock.now += 1.0
-
-    def passes(seconds: float) -> None:
-        master.clock.now += seconds
-        for peer in (first, second):
-            peer.say(wire.HEARTBEAT)
-        master.it.tick()
-
-    passes(stalls.FLOOR_SECONDS - 2)
+    step = rounds(master, first)
+    passes(master, stalls.FLOOR_SECONDS - 2)
     assert first.epoch == 1
-    passes(2)
+    passes(master, 2)
     assert (first.epoch, first.last(wire.EPOCH)["urgent"]) == (2, True)
     assert master.kinds() == ["EpochRestarted"]
     for peer in (first, second):
         peer.ready(step, [0] * BLOCKS)
-    passes(stalls.FLOOR_SECONDS + 2)
+    passes(master, stalls.FLOOR_SECONDS + 2)
     assert first.epoch == 2, "parameters may have to travel before the first round"
     master.it.desire(Desired(workers=2, suspend=True))
-    passes(stalls.UNKNOWN_SECONDS)
+    passes(master, stalls.UNKNOWN_SECONDS)
     assert first.epoch == 2, "the last checkpoint takes as long as it takes"
+
+
+def test_a_round_that_does_not_end_while_an_epoch_waits_for_its_end(master: Master) -> None:
+    """A joiner is let in at a round's end, which does not come."""
+    first, second = master.running()
+    first.lease(), second.lease()
+    rounds(master, first)
+    master.it.desire(Desired(workers=3))
+    Peer(master, 2)
+    assert (first.epoch, first.last(wire.EPOCH)["urgent"]) == (2, False)
+    passes(master, stalls.FLOOR_SECONDS)
+    assert (first.epoch, first.last(wire.EPOCH)["urgent"]) == (3, True)
+
+
+def test_shards_may_take_long_to_get_their_rows(tmp_path: Path, clock: Clock) -> None:
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 1})
+    shard, worker = Peer(master, 0, role="shard"), Peer(master, 0)
+    worker.ready()
+    shard.say(wire.READY, epoch=1, held=HeldShard().document())
+    assert shard.count(wire.BEGIN) == 1
+    passes(master, 2 * stalls.UNKNOWN_SECONDS)
+    assert worker.epoch == 1
+    shard.say(wire.STARTED, epoch=1)
+    passes(master, stalls.UNKNOWN_SECONDS - 1)
+    assert worker.epoch == 1
+    passes(master, 2)
+    assert worker.epoch == 2
 
 
 def test_a_collective_that_fails_because_of_a_loss(master: Master) -> None:

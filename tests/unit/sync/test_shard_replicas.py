@@ -12,7 +12,7 @@ import torch
 from mms_workloads.contract import Optimizer
 from mms_workloads.sync import shard_server
 from mms_workloads.sync.cursors import common, cursor, cut, end
-from mms_workloads.sync.layout import Fetch, Table, replica_holder
+from mms_workloads.sync.layout import Fetch, Layout, Table, replica_holder
 from mms_workloads.sync.leases import Slice
 from mms_workloads.sync.push import Push
 from mms_workloads.sync.shard_client import ShardClient
@@ -308,6 +308,20 @@ def test_a_shard_that_goes_on_while_it_is_fetched_from(monkeypatch):
         target.shard.prepare(job.layout, 0)
         with pytest.raises(ValueError, match="shard 0 went on from step 0 to 1: end its epoch first"):
             target.fetch("state", [Fetch(0, False, "dense", 0, 500)], job.addresses, Abort())
+
+
+def test_rows_of_an_epoch_that_never_began_are_forgotten():
+    """It would have had another layout; the next one has the old one again."""
+    with pods(2, workers=1) as job:
+        worker = Worker(job, 0)
+        worker.dense(gradient(0, 0), 2.0, 0.1)
+        held = job.parameters().clone()
+        worker.close()
+        for server in job.servers:
+            server.end_epoch("a shard comes")
+            server.shard.prepare(Layout(job.tables, 3), 0)
+        job.change(workers=1)
+        assert torch.equal(job.parameters(), held)
 
 
 def test_a_shard_that_is_cut_off_while_it_is_fetched_from():

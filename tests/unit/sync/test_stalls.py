@@ -36,22 +36,23 @@ def test_how_long_a_round_may_take(rounds: int, every: float, bound: float) -> N
 @pytest.mark.parametrize(
     ("unreached", "who"),
     [
-        ([[1], [0]], 1),  # the one that came last
-        ([[2], [2], [1], [3]], 2),
-        ([[9]], None),  # a rank that is no member
-        ([], None),  # nobody says who
+        ({0: [1], 1: [0]}, 1),  # the one that came last
+        ({0: [2], 1: [2], 2: [1, 3]}, 2),
+        ({0: [9]}, None),  # a rank that is no member
+        ({}, None),  # nobody says who
+        ({1: [1]}, 1),  # it alone does not reach a shard
+        ({0: [0], 1: [1], 2: [2], 3: [3]}, None),  # nobody reaches it
     ],
 )
-def test_who_leaves(unreached: list[list[int]], who: int | None) -> None:
+def test_who_leaves(unreached: dict[int, list[int]], who: int | None) -> None:
     found = Stalls()
-    for vain in range(VAIN_EPOCHS):
-        found.began(0.0)
-        for ranks in unreached:
-            found.missed(ranks)
-        left = found.failed(MEMBERS)
-        assert (left and left.rank) == (who if vain == VAIN_EPOCHS - 1 else None)
-    found.missed([1])
-    assert who is None or found.failed(MEMBERS) is None, "it begins anew"
+    for _ in range(2):  # it begins anew
+        for vain in range(VAIN_EPOCHS):
+            found.began(0.0)
+            for by, ranks in unreached.items():
+                found.missed(by, ranks)
+            left = found.failed(MEMBERS)
+            assert (left and left.rank) == (who if vain == VAIN_EPOCHS - 1 else None)
 
 
 def test_an_epoch_with_a_round_is_not_vain() -> None:
@@ -59,5 +60,19 @@ def test_an_epoch_with_a_round_is_not_vain() -> None:
     for _ in range(VAIN_EPOCHS + 1):
         found.began(0.0)
         found.round(1.0)
-        found.missed([1])
+        found.missed(0, [1])
         assert found.failed(MEMBERS) is None
+
+
+def test_epochs_that_failed_otherwise_are_not_counted() -> None:
+    found = Stalls()
+    for _ in range(VAIN_EPOCHS):
+        found.began(0.0)
+        assert found.failed(MEMBERS) is None
+    found.began(0.0)
+    found.missed(0, [1])
+    assert found.failed(MEMBERS) is None
+    found.lost()
+    found.began(0.0)
+    found.missed(0, [1])
+    assert found.failed(MEMBERS) is None, "a loss explains what was before it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from mms_workloads.sync.control import Control, Superseded, file
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.wire import Message
 from mms_workloads.train.leasing import Leaser
-from mms_workloads.train.pulse import Pulse
 from mms_workloads.train.state import Agreement
 from tests.unit.test_contract import JOB_FILE
 from tests.unit.train.deaf import Deaf
@@ -56,7 +54,7 @@ def leaser(pod: Pod, *answers: Message, progress: Progress | None = None) -> Lea
 
 def leaser_of(control: Deaf, progress: Progress | None = None) -> Leaser:
     agreement = Agreement(5, progress=progress or Progress([]))
-    return Leaser(control, 1, TenSamples(), agreement, READER, pulse=Pulse())  # type: ignore[arg-type]
+    return Leaser(control, 1, TenSamples(), agreement, READER)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +153,7 @@ def test_as_many_blocks_are_asked_for_ahead_as_a_round_takes(pod: Pod) -> None:
 def test_a_single_member_asks_for_what_its_round_needs(pod: Pod) -> None:
     """It would be told another order of blocks than one that is resumed between two of its rounds."""
     control = Deaf(pod, LEASED)
-    one = Leaser(control, 1, TenSamples(), Agreement(5, progress=Progress([])), READER, pulse=Pulse(), members=1)  # type: ignore[arg-type]
+    one = Leaser(control, 1, TenSamples(), Agreement(5, progress=Progress([])), READER, members=1)  # type: ignore[arg-type]
     assert one.take(16) == (Slice(4, 7, 2, 10, 10),) * 2
     assert len(control.sent) == 2
 
@@ -239,21 +237,3 @@ def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
     control._loop = asyncio.new_event_loop()
     control._loop.close()
     control.send(wire.HEARTBEAT)
-
-
-def test_a_wait_for_a_block_is_told(pod: Pod) -> None:
-    """The store gives neither data nor an error: whoever watches the process has to know since when."""
-    seen = []
-
-    class Slow(TenSamples):
-        def ready(self, *_: object) -> None:
-            deadline = time.monotonic() + 5
-            while not (waits := bool(pulse.signs().reading)) and time.monotonic() < deadline:
-                time.sleep(0.001)  # until the round has come to it
-            seen.append(waits)
-
-    pulse = Pulse()
-    one = Leaser(Deaf(pod, LEASED, NONE_NOW), 1, Slow(), Agreement(5, progress=Progress([])), READER, pulse=pulse)  # type: ignore[arg-type]
-    one.take(4)
-    assert seen[0]
-    assert pulse.signs().reading == 0

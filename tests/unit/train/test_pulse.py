@@ -7,15 +7,7 @@ import os
 import pytest
 
 from mms_workloads.train import pulse as pulses
-from mms_workloads.train.pulse import (
-    FLOOR_SECONDS,
-    READ_SECONDS,
-    SILENT_SECONDS,
-    SLOWEST,
-    UNKNOWN_SECONDS,
-    Pulse,
-    Signs,
-)
+from mms_workloads.train.pulse import FLOOR_SECONDS, SILENT_SECONDS, SLOWEST, UNKNOWN_SECONDS, Pulse, Signs
 
 NOW = 10_000.0
 
@@ -32,12 +24,10 @@ NOW = 10_000.0
         (Signs(NOW, NOW - 3 * SLOWEST - 1, 3.0, 9), "takes 61 s"),
         (Signs(NOW, NOW - UNKNOWN_SECONDS + 1, 0.1, 2), None),
         (Signs(NOW, NOW - UNKNOWN_SECONDS - 1, 0.1, 2), "takes 601 s"),
-        (Signs(NOW, 0, 0.1, 9, NOW - READ_SECONDS + 1), None),
-        (Signs(NOW, 0, 0.1, 9, NOW - READ_SECONDS - 1), "a block is read for 601 s"),
     ],
     ids=[
         "not begun", "beats", "stopped", "computes", "deadlocked", "slow as it was", "slower than ever", "first rounds",
-        "first round never ends", "reads", "store stalls",
+        "first round never ends",
     ],
 )  # fmt: skip
 def test_verdict(signs: Signs, verdict: str | None) -> None:

@@ -72,6 +72,7 @@ class Reason(StrEnum):
     STALE_PEER = "StalePeer"
     OUT_OF_MEMORY = "OutOfMemory"
     WORKER_CRASHED = "WorkerCrashed"
+    PEERS_UNREACHABLE = "PeersUnreachable"  # it reaches the master and not its peers: its pod is replaced
     WORKER_UNSOUND = "WorkerUnsound"  # the guard has evicted it: its pod is replaced
     TRAINING_DIVERGED = "TrainingDiverged"
     INTERNAL = "InternalError"

@@ -42,6 +42,9 @@ PROBES = 100.0  # a second, at most
 CONTROL_HEADER = "mms-control-key"  # over gRPC Triton wants it with the prefix triton-grpc-protocol-
 
 
+_KNOWN: dict[Path, tuple[tuple[int, int, int], ServeFile]] = {}  # what was read last
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The folders of the shared volume and the ports of the pod."""
@@ -97,7 +100,7 @@ def read_serve_file(environment: Mapping[str, str] = os.environ) -> ServeFile:
     """Raises JobError JobFileInvalid when the file cannot be read."""
     path = Path(environment.get("MMS_SERVE_FILE", SERVE_FILE))
     try:
-        return ServeFile.model_validate_json(path.read_bytes())
+        return _parsed(path)
     except (OSError, ValidationError) as error:
         raise JobError(Reason.JOB_FILE_INVALID, f"{path}: {error}") from error
 
@@ -106,9 +109,22 @@ def read_wanted(environment: Mapping[str, str] = os.environ) -> ServeFile | None
     """What the pod is told to serve in place of what it began with. None where nothing, or nothing clear, is said."""
     path = Path(environment.get("MMS_WANTED_FILE", WANTED_FILE))
     try:
-        return ServeFile.model_validate_json(path.read_bytes())
+        return _parsed(path) if path.stat().st_size else None
     except (OSError, ValidationError):
         return None
+
+
+def _parsed(path: Path) -> ServeFile:
+    """Of a file that is looked at many times a second, and is another one when it says something else.
+
+    Raises OSError, ValidationError.
+    """
+    found = path.stat()
+    stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+    known = _KNOWN.get(path)
+    if known is None or known[0] != stamp:
+        known = _KNOWN[path] = stamp, ServeFile.model_validate_json(path.read_bytes())
+    return known[1]
 
 
 def live_source(digest: str, environment: Mapping[str, str] = os.environ) -> LiveSource | None:

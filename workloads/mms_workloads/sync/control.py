@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from mms_workloads.contract import Outcome
+from mms_workloads.contract import Outcome, Reason
 from mms_workloads.data import keyring
 from mms_workloads.data import pages as data_pages
 from mms_workloads.logs import logger
+from mms_workloads.store import JobError
 from mms_workloads.sync import hosts, tls, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.membership import HEARTBEAT_SECONDS
@@ -68,7 +69,7 @@ class Inbox:
     go: int = 0  # the epoch whose shards all have their rows
     bye: Outcome | None = None
     refused: str | None = None
-    evicted: str | None = None  # why
+    evicted: JobError | None = None  # why
     stopping: bool = False  # SIGTERM
 
 
@@ -307,6 +308,6 @@ def file(box: Inbox, message: Message) -> None:  # noqa: C901, PLR0912 - one lin
         case wire.SUSPEND:
             box.suspend = True
         case wire.EVICT:
-            box.evicted = f["why"]
+            box.evicted = JobError(Reason(f["reason"]), f["why"], retryable=True)
         case wire.CHECKPOINT:
             box.checkpoint = True

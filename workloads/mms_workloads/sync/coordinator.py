@@ -274,7 +274,7 @@ class Coordinator:
                 **both,
                 wire.READY: lambda link, m: epochs.shard_ready(link, m, now),
                 wire.FILLED: epochs.shard_filled,
-                wire.STARTED: epochs.shard_started,
+                wire.STARTED: lambda link, m: epochs.shard_started(link, m, now),
             }
         return {
             **both,
@@ -317,7 +317,7 @@ class Coordinator:
                 self._incident(kind, rank, action)
             case Evict(kind, rank, action):
                 self._incident(kind, rank, action)
-                self.workers.tell(Message(wire.EVICT, {"why": action}), [rank])
+                self.workers.tell(Message(wire.EVICT, {"why": action, "reason": Reason.WORKER_UNSOUND}), [rank])
             case Rollback() if self.job.privacy:
                 self.fail(JobError(Reason.TRAINING_DIVERGED, f"{measure.kind}: {NOT_AGAIN}"))
             case Rollback():

@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mms_workloads.contract import Reason
 from mms_workloads.logs import logger
 from mms_workloads.sync import wire
 from mms_workloads.sync.forming import Begin, Forming, Held, Restart, decide
@@ -86,10 +87,8 @@ class Epochs:
         if again and again[1] and not broken:
             self.incident("EpochRestarted", None, f"its members meet again, since an exchange failed: {again[1]}")
             self._part_with(self.stalls.failed(self.current.members if self.current else ()))
-        elif broken:
+        elif broken or again:
             self.stalls.lost()
-        else:
-            self.stalls.pause()
         urgent = broken or again is not None or not self.forming.begun
         if self.forming.begun:
             self._previous, self._seen = self.current, self.dispatcher.step
@@ -114,8 +113,8 @@ class Epochs:
         self._again = at, why
 
     def watch(self, now: float) -> None:
-        """Gives up an epoch in which nothing moves any more."""
-        expected = self.forming.begun and not self.suspending and not self.dispatcher.exporting
+        """Gives up an epoch in which nothing moves any more, or one that waits for its members to leave such a one."""
+        expected = not self.suspending and not self.dispatcher.exporting
         if expected and self._again is None and (why := self.stalls.verdict(now)):
             self.restart(now, why)
 
@@ -171,12 +170,13 @@ class Epochs:
         if self.shards.all_among(self.forming.filled):
             self.shards.peers.tell(Message(wire.GO, {"epoch": message.fields["epoch"]}))
 
-    def shard_started(self, link: Link, message: Message) -> None:
+    def shard_started(self, link: Link, message: Message, now: float) -> None:
         if self.shards is None or not self._is_of_current(message):
             return
         self.forming.serving.add(link.rank)
         if self.shards.all_among(self.forming.serving):
             self.shards.serve()
+            self.stalls.began(now)
             self._tell(Message(wire.BEGIN, self.forming.told))
 
     def lease(self, link: Link, message: Message) -> None:
@@ -228,6 +228,7 @@ class Epochs:
             return None
         else:  # the members hold the round and will say so; what the guard saw of it nobody would tell any more
             self._seen = this.step
+            self.stalls.round(now)
         return this
 
     def broken(self, link: Link, message: Message, now: float) -> None:
@@ -235,7 +236,7 @@ class Epochs:
         epoch, f = self.current, message.fields
         if epoch is None or f["epoch"] != epoch.number:
             return
-        self.stalls.missed(f.get("unreached", ()))
+        self.stalls.missed(link.rank, f.get("unreached", ()))
         if self._again is None:
             self.restart(now + BROKEN_GRACE_SECONDS, f["why"])
             logger().info("collective failed", rank=link.rank, why=f["why"])
@@ -249,6 +250,7 @@ class Epochs:
         held = [Held() if self.checkpoints.is_void(one.lineage) else one for one in brought]
         begin = decide([] if restart else held, self.checkpoints.newest, len(leases.progress.applied))
         self._go_on_from(epoch, begin, restart, now)
+        self.stalls.began(now)
         self.forming.begun = True
         self._tell(Message(wire.BEGIN, {"epoch": epoch.number, "lineage": self._new_lineage(), **begin.fields()}))
         if self.suspending:
@@ -262,6 +264,7 @@ class Epochs:
             self.incident("Corruption", odd[0], action)
         forget = restart is not None or bool(odd)
         held = {} if forget else {r: h for r, h in shards.ready.items() if not self.checkpoints.is_void(h.lineage)}
+        self.stalls.pause()  # rows may travel for as long as they take
         of_shards = shards.decide(len(leases.progress.applied), self.checkpoints.newest, held)
         begin = Begin(of_shards.step, of_shards.progress)
         self._go_on_from(epoch, begin, restart, now)
@@ -277,7 +280,6 @@ class Epochs:
         self.measures.watch.restarted(begin.step, {m.rank: m.joined for m in epoch.members})
         self.dispatcher.resume(begin.step)
         self._save_at = now + self.save_seconds
-        self.stalls.began(now)
 
     def _new_lineage(self) -> str:
         """Members that were lost may go on from the same step on their own: what follows here is told apart."""
@@ -290,7 +292,8 @@ class Epochs:
         if member is not None:
             why = "other members do not reach it, nor it them: the worker is replaced"
             self.incident("Unreachable", member.rank, why)
-            self.workers.tell(Message(wire.EVICT, {"why": why}), [member.rank])
+            evict = Message(wire.EVICT, {"why": why, "reason": Reason.PEERS_UNREACHABLE})
+            self.workers.tell(evict, [member.rank])
 
     # Small things
 

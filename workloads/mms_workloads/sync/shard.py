@@ -110,6 +110,7 @@ class Shard:
             epoch = self._epoch
             if epoch and not epoch.over:
                 epoch.over = why or "the master has ended it"
+            self._filling = {}  # what has not begun is nobody's: the next epoch may have another layout
             self._changed.notify_all()
         if epoch and epoch.forward:
             epoch.forward.close()

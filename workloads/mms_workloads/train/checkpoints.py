@@ -52,7 +52,8 @@ class Checkpointer:
             except JobError as error:
                 if not error.retryable:
                     raise
-                self._failed(state.agreement.step, error)
+                if not tries:  # once: it is an incident of the run
+                    self._failed(state.agreement.step, error)
             else:
                 return
             if self._control.wait(lambda _: over(), again.pause(tries)):

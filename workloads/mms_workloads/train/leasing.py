@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from mms_workloads.train.learner import Learner
-    from mms_workloads.train.pulse import Pulse
     from mms_workloads.train.state import Agreement
 
 
@@ -49,11 +48,10 @@ class Leaser:
         agreement: Agreement,
         beside: Executor,
         *,
-        pulse: Pulse,
         members: int = 2,
         alone: bool = False,
     ) -> None:
-        """agreement: the state's, which grows with the rounds. beside: one thread, to read in. pulse: hears of waits.
+        """agreement: the state's, which grows with the rounds. beside: one thread, to read in.
 
         members: of the epoch. A single one asks for no block that its round does not need while it still holds the
         last one, which could not be leased again then: the order of blocks would depend on where it was resumed.
@@ -61,7 +59,6 @@ class Leaser:
         only, so that whoever repeats it after a loss repeats the very same slices.
         """
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
-        self._pulse = pulse
         self._alone, self._single = alone, members == 1
         self._open: list[_Open] = []
         self._dead: set[int] = set()  # blocks that there is nothing to learn from
@@ -147,8 +144,7 @@ class Leaser:
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
         reading = self._reading.pop((lease.data_epoch, lease.block), None)
-        with self._pulse.reading():
-            found = reading.result() if reading else self._read(lease.block, lease.data_epoch)
+        found = reading.result() if reading else self._read(lease.block, lease.data_epoch)
         self._size = found.size
         if found.dead and lease.block not in self._dead:
             self._dead.add(lease.block)

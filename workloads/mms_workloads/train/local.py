@@ -120,7 +120,7 @@ class LocalRun:
         heard = min(deadline, time.monotonic() + HEARD_SECONDS)
         for name, process in self.processes.items():
             try:
-                if not self._ended(process, heard):
+                if name != "master" and not self._ended(process, heard):
                     process.send_signal(signal.SIGTERM)
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired as error:

@@ -2,7 +2,7 @@
 
 A process that is stopped or starved gives none at all; one whose computation hangs still answers its master, but its
 round takes far longer than those before it. Time in an exchange is no sign: it is the peers' as well, and a peer that
-hangs is found by its own supervisor. A mounted store that stalls holds up whoever reads from it, without an error.
+hangs is found by its own supervisor.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ FLOOR_SECONDS = 10.0
 LEARNED = 3
 UNKNOWN_SECONDS = 600.0
 
-READ_SECONDS = 600.0  # that a round waits for a block: a usual one comes at 100 kB/s meanwhile
-
-# Last beat, computing since (0: it does not), seconds that it may take, rounds made, waiting for a block since.
-_FIELDS = struct.Struct("5d")
+_FIELDS = struct.Struct("4d")  # last beat, computing since (0: it does not), seconds that it may take, rounds made
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,6 @@ class Signs:
     since: float
     usual: float  # seconds of the longest computation so far, in proportion where this one is larger than all were
     count: float
-    reading: float = 0.0
 
     def verdict(self, now: float) -> str | None:
         """Why the process counts as hung; None while it does not."""
@@ -52,8 +48,6 @@ class Signs:
         bound = max(FLOOR_SECONDS, SLOWEST * self.usual) if self.count >= LEARNED else UNKNOWN_SECONDS
         if self.since and now - self.since > bound:
             return f"a round's computation takes {now - self.since:.0f} s, up to {self.usual:.1f} s were expected"
-        if self.reading and now - self.reading > READ_SECONDS:
-            return f"a block is read for {now - self.reading:.0f} s: the store gives neither data nor an error"
         return None
 
 
@@ -83,15 +77,6 @@ class Pulse:
                 self._largest = max(self._largest, work)
                 self._count += 1
             self._put(3, self._count)
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """A round waits for its block."""
-        self._put(4, time.monotonic())
-        try:
-            yield
-        finally:
-            self._put(4, 0.0)
 
     def made(self, rounds: int) -> None:
         """A shard computes nothing by itself: updates that it has applied."""

@@ -118,7 +118,7 @@ class Worker:
             if box.refused:
                 raise JobError(Reason.STALE_PEER, f"the master refused this pod: {box.refused}")
             if box.evicted:
-                raise JobError(Reason.WORKER_UNSOUND, box.evicted, retryable=True)
+                raise box.evicted
             if box.stopping:
                 self.control.send(wire.LEAVE)
                 raise Stopped
@@ -208,14 +208,7 @@ class Worker:
         communicator.attach(own)
         logs.logger().info("epoch begins", ranks=announcement.ranks, step=own.agreement.step)
         leaser = Leaser(
-            self.control,
-            self.epoch,
-            self.learner,
-            own.agreement,
-            self.reader,
-            pulse=self.pulse,
-            members=place.members,
-            alone=alone,
+            self.control, self.epoch, self.learner, own.agreement, self.reader, members=place.members, alone=alone
         )
         leads = place.position == 0
         if alone:

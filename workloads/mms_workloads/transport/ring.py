@@ -80,7 +80,11 @@ class RingTransport:
         deadline = None if timeout is None else time.monotonic() + timeout
         following, before = (position + 1) % size, (position - 1) % size
         me = Greeting(fence, OU_WORKER, rank, incarnation, _purpose(position, following, size))
-        to_next = dial(*addresses[following], security, me, abort, deadline)
+        try:
+            to_next = dial(*addresses[following], security, me, abort, deadline)
+        except PeerLost as error:
+            error.places = () if abort.is_set() else (following,)
+            raise
         door = _Door(listener, fence, _purpose(before, position, size))
         try:
             while not (to_next.done and door.previous):

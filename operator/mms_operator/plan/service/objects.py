@@ -209,9 +209,9 @@ def _service(serving: Serving, name: str, selector: dict[str, str]) -> Object:
 
 
 def _by_agent(serving: Serving) -> bool:
-    """Whether pods are ready as soon as their agents say so: no container of the user has to be."""
+    """Whether pods are ready as soon as their agents say so: there is no container of the user that has to be."""
     spec = (serving.spec.server.podTemplate or {}).get("spec") or {}
-    return not any("readinessProbe" in container for container in spec.get("containers") or ())
+    return all(container.get("name") in CONTAINERS for container in spec.get("containers") or ())
 
 
 def activated(serving: Serving) -> dict[str, str]:

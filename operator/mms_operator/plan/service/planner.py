@@ -268,7 +268,11 @@ def _plan(look: Look, course: Course, observed: ObservedService, told: Sequence[
     followed = live.found(look, stable, observed.training)
     course = replace(course, status=course.status.model_copy(update={"live": followed.status}))
     if not course.swaps and stable is not None:  # whatever else happens, pods serve what is stable
-        astray = swapping.astray(swapping.running(seen, stable.lineage), stable.digest)
+        rollout, following = course.status.rollout, course.status.versions.next
+        # Who is back already on the way to what is wanted stays so, though others need new pods for it.
+        back = following.digest if following and rollout and rollout.rollback else None
+        fleet = [one for one in swapping.running(seen, stable.lineage) if back is None or one.told != back]
+        astray = swapping.astray(fleet, stable.digest)
         course = replace(course, tell=astray, take=stable, attempt=rfc3339(look.now))
     status = course.status.model_copy(
         update={

@@ -55,6 +55,8 @@ def _of_end(ended: Ended, disruption: str) -> Cause:
         return Cause.OUT_OF_MEMORY
     if ended.reason == contract.Reason.STALE_PEER:
         return Cause.STALE
+    if ended.reason == contract.Reason.PEERS_UNREACHABLE:
+        return Cause.PEERS_UNREACHABLE
     if ended.exit_code >= SIGNALLED:
         return Cause.KILLED
     said = ended.outcome
