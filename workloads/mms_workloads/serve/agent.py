@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 async def _readyz(agent: Agent, _: web.Request) -> web.Response:
-    ready = await agent.triton.ready() if agent.state.phase == "Verified" else {}
+    ready = await agent.ready() if agent.state.phase == "Verified" else {}
     # The models may have been lost and loaded again while they were asked for: the later state decides.
     status, body = readiness(agent.state, ready)
     return web.json_response(body, status=status)

@@ -42,7 +42,7 @@ PROBES = 100.0  # a second, at most
 CONTROL_HEADER = "mms-control-key"  # over gRPC Triton wants it with the prefix triton-grpc-protocol-
 
 
-_KNOWN: dict[Path, tuple[tuple[int, int, int], ServeFile]] = {}  # what was read last
+_KNOWN: dict[str, tuple[tuple[int, int, int], ServeFile]] = {}  # what was read last
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def read_layout(environment: Mapping[str, str] = os.environ) -> Layout:
 
 def read_serve_file(environment: Mapping[str, str] = os.environ) -> ServeFile:
     """Raises JobError JobFileInvalid when the file cannot be read."""
-    path = Path(environment.get("MMS_SERVE_FILE", SERVE_FILE))
+    path = environment.get("MMS_SERVE_FILE", SERVE_FILE)
     try:
         return _parsed(path)
     except (OSError, ValidationError) as error:
@@ -107,23 +107,23 @@ def read_serve_file(environment: Mapping[str, str] = os.environ) -> ServeFile:
 
 def read_wanted(environment: Mapping[str, str] = os.environ) -> ServeFile | None:
     """What the pod is told to serve in place of what it began with. None where nothing, or nothing clear, is said."""
-    path = Path(environment.get("MMS_WANTED_FILE", WANTED_FILE))
+    path = environment.get("MMS_WANTED_FILE", WANTED_FILE)
     try:
-        return _parsed(path) if path.stat().st_size else None
+        return _parsed(path) if os.stat(path).st_size else None  # noqa: PTH116 - a Path costs more than the question
     except (OSError, ValidationError):
         return None
 
 
-def _parsed(path: Path) -> ServeFile:
+def _parsed(path: str) -> ServeFile:
     """Of a file that is looked at many times a second, and is another one when it says something else.
 
     Raises OSError, ValidationError.
     """
-    found = path.stat()
+    found = os.stat(path)  # noqa: PTH116 - see above
     stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
     known = _KNOWN.get(path)
     if known is None or known[0] != stamp:
-        known = _KNOWN[path] = stamp, ServeFile.model_validate_json(path.read_bytes())
+        known = _KNOWN[path] = stamp, ServeFile.model_validate_json(Path(path).read_bytes())
     return known[1]
 
 

@@ -96,13 +96,14 @@ class Agent:
         self._settle = settle
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
         self._started = time.monotonic()
+        self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
         self._measured_at = float("-inf")
 
     async def supervise(self) -> None:
         """Brings the models up and keeps them so, and takes what is wanted. Ends only by JobError."""
         while True:
             try:
-                if self.state.phase != "Verified" or not all((await self.triton.ready()).values()):
+                if self.state.phase != "Verified" or not all((await self._looked()).values()):
                     await self._follow(on=False)
                     await self._bring_up()
                 elif (serve := self._next()) is not None:
@@ -114,6 +115,17 @@ class Agent:
             except TritonGoneError as error:
                 self._enter("WaitingForTriton", f"Triton went away: {error}")
             await self._rest()
+
+    async def ready(self) -> dict[str, bool]:
+        """Which models answer now."""
+        found = await self.triton.ready()
+        self._ready = time.monotonic(), found
+        return found
+
+    async def _looked(self) -> dict[str, bool]:
+        """The same; probes may have asked a moment ago."""
+        at, found = self._ready
+        return found if time.monotonic() - at < WATCH_SECONDS else await self.ready()
 
     async def _follow(self, *, on: bool) -> None:
         """Whether the training's next parameters are taken, where it is one's parameters that serve."""
@@ -150,6 +162,7 @@ class Agent:
         self._verified(right)
 
     def _verified(self, right: int) -> None:
+        self._ready = (float("-inf"), {})  # what was seen before says nothing of them
         self.state = replace(
             self.state,
             phase="Verified",
