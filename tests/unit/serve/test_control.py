@@ -32,6 +32,7 @@ class Server:
     def __init__(self, built: Built) -> None:
         self.digest = self.built_digest = built.digest
         self.ready = {"vectors"}
+        self.counted = list(MODELS)
         self.refusal: tuple[int, str] | None = None  # of loads and questions
         self.hangs = False
         self.body: bytes | None = None  # instead of an answer
@@ -47,7 +48,7 @@ class Server:
             [
                 web.get("/v2/health/live", self.live),
                 web.post("/v2/repository/index", self.index),
-                web.get("/v2/models/{model}/stats", self.stats),
+                web.get("/v2/models/stats", self.stats),
                 web.post("/v2/models/{model}/infer", self.infer),
                 web.post("/v2/repository/models/{model}/load", self.load),
             ]
@@ -95,10 +96,11 @@ class Server:
         ]
         return web.Response(body=self.body or json.dumps({"outputs": tensors}).encode())
 
-    async def stats(self, request: web.Request) -> web.Response:
+    async def stats(self, _: web.Request) -> web.Response:
         stats = {"success": {"count": 10, "ns": 1}, "fail": {"count": 3}, "queue": {"ns": 500000000},
                  "compute_infer": {"ns": 1000000000}}  # fmt: skip
-        return web.json_response({"model_stats": [{"name": request.match_info["model"], "inference_stats": stats}]})
+        names = [*self.counted, "another"]
+        return web.json_response({"model_stats": [{"name": name, "inference_stats": stats} for name in names]})
 
     def refused(self) -> web.Response | None:
         if self.refusal is None:
@@ -205,6 +207,9 @@ async def test_what_is_asked_here_is_counted_apart(triton: Triton, server: Serve
     total, own = await triton.counters()
     assert own == Counters(requests=4, failed=1, timed=3)
     assert total == Counters(requests=4 * 13, failed=4 * 3, timed=4 * 10, seconds=4 * 1.5)
+    gone = server.counted.pop()
+    assert await triton.counters() == (None, own), "what a model had counted is gone with it"
+    server.counted.append(gone)
     await server.stop()
     assert await triton.counters() == (None, own)
 

@@ -120,15 +120,13 @@ class Triton:
     async def _count_now(self) -> tuple[Counters | None, Counters]:
         own = self._own
         try:
-            said = [
-                asking.parsed(answer)
-                for answer in await asyncio.gather(
-                    *(self._http.get(f"/v2/models/{model}/stats", PROBE_SECONDS) for model in self.models)
-                )
-            ]
+            said = asking.parsed(await self._http.get("/v2/models/stats", PROBE_SECONDS)).get("model_stats", ())
         except AnswerError:
             return None, own
-        stats = [one["inference_stats"] for answer in said for one in answer.get("model_stats", ())]
+        mine = [one for one in said if one["name"] in self.models]
+        if {one["name"] for one in mine} != set(self.models):  # one is gone: what it has counted would be, too
+            return None, own
+        stats = [one["inference_stats"] for one in mine]
         good, bad = (sum(_count(one, kind) for one in stats) for kind in ("success", "fail"))
         times = sum(int(one.get(kind, {}).get("ns", 0)) for one in stats for kind in _TIMES)
         return Counters(requests=good + bad, failed=bad, timed=good, seconds=times / 1e9), own
