@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 LONGEST_WORD_BYTES = 1024
 SENTENCE_TOKENS = 1000
 
-_WORDS = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+_MARKS = "".join(chr(c) for c in range(0x300, 0x20000) if unicodedata.category(chr(c)) in {"Mn", "Mc"})
+_PART = rf"[^\W_](?:[^\W_]|[{_MARKS}])*"
+_WORDS = re.compile(rf"{_PART}(?:['\u2019]{_PART})*")
 _CHARACTERS = re.compile(r"[^\W_]")
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from mms_workloads.contract import DataFile, Store, WordEmbedding
-from mms_workloads.data import corpus, reader
+from mms_workloads.data import corpus, reader, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.corpus import Cache, Corpus
 from mms_workloads.data.reader import Reader
@@ -63,6 +64,28 @@ def test_threads_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         words, sizes = corpus.count(reader, segments, task, threads=threads)
         assert words.above(0) == expected
         assert sizes == {1: len(packed.encode())}
+
+
+@pytest.mark.parametrize("phrases", [None, {}], ids=["words", "phrases"])
+def test_what_is_counted_does_not_depend_on_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phrases: dict[str, Any] | None
+) -> None:
+    """As many words as may be held, of which each thread sees a few of each; and far more pairs than may be held."""
+    kinds, rng = 20_000, random.Random(0)
+    words = [f"w{i}" for i in range(kinds)] * 6
+    rng.shuffle(words)
+    content = " ".join(words).encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    monkeypatch.setattr(corpus, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(corpus, "OWN_TYPES", 3000)
+    monkeypatch.setattr(vocabulary, "COUNTER_FLOOR", kinds)
+    task = WordEmbedding.model_validate({"maxVocabulary": 5000, "phrases": phrases})
+    for threads in (1, 16):
+        reader = Reader(Store(uri=f"file://{tmp_path}"), [f"file://{tmp_path}/a.txt"], tmp_path / str(threads))
+        found, _ = corpus.count(reader, [Segment(0, 0, None)], task, threads=threads)
+        counts = found.above(0)
+        assert {word: count for word, count in counts.items() if " " not in word} == dict.fromkeys(words, 6)
+        assert sum(" " in word for word in counts) <= kinds
 
 
 def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_blocks(

@@ -31,6 +31,7 @@ CACHE_BYTES = 2 << 30
 HELD_BLOCKS = 4  # the one that is trained on, the one read ahead, and those of a round over several
 LOCKS = 16
 PIECE_BYTES = 2 << 20  # of a counting task, that a thread holds at a time
+OWN_TYPES = 400_000  # words and pairs that a thread counts for itself before it tells the others
 
 
 def count(
@@ -43,26 +44,37 @@ def count(
     words = Words()
     if task is not None:
         pieces = reader.pieces(tuple(segments), PIECE_BYTES)
-        threads = min(threads, len(pieces))
-        if threads > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                parts = [pieces[first::threads] for first in range(threads)]
-                limit = vocabulary.counter_limit(task) // threads
-                for counted in pool.map(lambda part: _count(reader, part, task, limit), parts):
-                    words.merge(counted)
-                    words.bound(vocabulary.counter_limit(task))
-        else:
-            words = _count(reader, pieces, task, vocabulary.counter_limit(task))
+        threads = max(1, min(threads, len(pieces)))
+        shared = _Shared(words, vocabulary.counter_limit(task))
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [pieces[first::threads] for first in range(threads)]
+            for _ in pool.map(lambda part: _count(reader, part, task, shared), parts):
+                pass
     sizes = {s.file: reader.size(s.file) for s in segments if s.end is None}
     return words, sizes
 
 
-def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding, limit: int) -> Words:
+class _Shared:
+    """What all threads have counted: only what is rare in all of it may be forgotten."""
+
+    def __init__(self, words: Words, limit: int) -> None:
+        self._words, self._limit = words, limit
+        self._lock = threading.Lock()
+
+    def take(self, counted: Words) -> None:
+        with self._lock:
+            self._words.merge(counted)
+            self._words.bound(self._limit)
+
+
+def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding, shared: _Shared) -> None:
     words = Words()
     for piece in pieces:
         words.count(reader.text(piece), task.tokenizer, pairs=task.phrases is not None)
-        words.bound(limit)
-    return words
+        if len(words) > OWN_TYPES:
+            shared.take(words)
+            words = Words()
+    shared.take(words)
 
 
 class Cache:

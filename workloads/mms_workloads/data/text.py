@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import re
+import unicodedata
 import weakref
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Tokenizer = Literal["Words", "Whitespace", "Characters"]
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 LIBRARY = Path(__file__).with_name("libmms_text.so")
 TOKENIZERS = {"Words": 0, "Whitespace": 1, "Characters": 2}
 ASCII_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]")
@@ -37,7 +38,9 @@ PAIR = " "  # between the words of a pair: no tokenizer leaves it in a word
 LEAST = -(1 << 63)  # below any number
 MOST_ROWS = (1 << 31) - 1
 CODE_POINTS, PAGE = 0x110000, 256
-LETTER, SPACE, LOWER = 1 << 31, 1 << 30, (1 << 21) - 1
+LETTER, SPACE, MARK, LOWER = 1 << 31, 1 << 30, 1 << 29, (1 << 21) - 1
+# Vowel signs, accents, points: they go on with a word and begin none. Behind these there are selectors of variants.
+MARKS = [c for c in range(0x300, 0x20000) if unicodedata.category(chr(c)) in {"Mn", "Mc"}]
 SURROGATES = slice(0xD800, 0xE000)
 # Letters whose lower case depends on what stands around them, or is more than one letter: Python knows.
 SIGMA, DOTTED = "\u03a3", "\u0130"
@@ -60,12 +63,12 @@ _lib = libraries.load(
         "mms_text_abi_version": (c_int32, ()),
         "mms_text_words": (c_void_p, ()),
         "mms_text_release": (None, (c_void_p,)),
-        "mms_text_length": (c_int64, (c_void_p,)),
+        "mms_text_length": (c_int64, (c_void_p, c_bool)),
         "mms_text_size": (c_int64, (c_void_p, c_int64, POINTER(c_int64))),
         "mms_text_list": (None, (c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
         "mms_text_special": (c_bool, (c_char_p, c_int64)),
         "mms_text_put": (c_int32, (c_void_p, c_char_p, c_void_p, c_void_p, c_int64)),
-        "mms_text_prune": (c_int32, (c_void_p, c_int64)),
+        "mms_text_prune": (c_int32, (c_void_p, c_int64, c_bool)),
         "mms_text_count": (c_int32, (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64, c_bool)),
         "mms_text_encode": (
             c_int64,
@@ -98,7 +101,7 @@ class Words:
         return made
 
     def __len__(self) -> int:
-        return int(_lib.mms_text_length(self._words))
+        return self._length(pairs=False) + self._length(pairs=True)
 
     def add(self, words: Sequence[str], numbers: NDArray[np.int64]) -> None:
         """Raises MemoryError."""
@@ -118,11 +121,15 @@ class Words:
         self._put(*other._list(LEAST))
 
     def bound(self, limit: int) -> None:
-        """Forgets words counted once, then twice, ... until half the limit is free. Raises MemoryError."""
-        floor = 0
-        while len(self) > (limit if not floor else limit // 2):
-            floor += 1
-            self._check(_lib.mms_text_prune(self._words, floor))
+        """Of words and of pairs: forgets those counted once, then twice, ... until half the limit of each is free.
+
+        Raises MemoryError.
+        """
+        for pairs in (False, True):
+            floor = 0
+            while self._length(pairs=pairs) > (limit if not floor else limit // 2):
+                floor += 1
+                self._check(_lib.mms_text_prune(self._words, floor, pairs))
 
     def above(self, floor: int) -> dict[str, int]:
         """Words whose number is greater."""
@@ -147,6 +154,9 @@ class Words:
         if count < 0:
             raise MemoryError
         return out[:count].copy()
+
+    def _length(self, *, pairs: bool) -> int:
+        return int(_lib.mms_text_length(self._words, pairs))
 
     def _list(self, floor: int) -> tuple[ctypes.Array[ctypes.c_char], NDArray[np.int64], NDArray[np.int64]]:
         """Words whose number is greater: their bytes, where each ends, and the numbers."""
@@ -177,6 +187,7 @@ def _table() -> _Characters:
     for pattern, bit in ((r"[^\W_]+", LETTER), (r"\s+", SPACE)):
         for found in re.finditer(pattern, letters):
             entries[code_points[found.start() : found.end()]] |= np.uint32(bit)
+    entries[MARKS] |= np.uint32(MARK)
     seen: dict[bytes, int] = {}
     numbers = [seen.setdefault(page.tobytes(), len(seen)) for page in entries.reshape(-1, PAGE)]
     return _Characters(np.array(numbers, np.uint16), np.frombuffer(b"".join(seen), np.uint32))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Mapping
 
-# Counters never hold more than this many times maxVocabulary, and at least COUNTER_FLOOR words.
+# Counters never hold more words, nor pairs, than this many times maxVocabulary, and at least COUNTER_FLOOR.
 COUNTER_FACTOR = 4
 COUNTER_FLOOR = 4_000_000
 
@@ -51,17 +51,22 @@ def counter_limit(task: WordEmbedding) -> int:
 def prune(counts: Counter[str], limit: int) -> int:
     """Bounds a counter in place, as word2vec does: drops words seen once, then twice, ... until half the limit is free.
 
-    Returns the highest count that was dropped. A word's final count may be too low by at most that for each pruning; a
-    word of the final vocabulary is that rare only in corpora whose vocabulary is far beyond maxVocabulary.
+    Pairs have a limit of their own, which is the same. Returns the highest count that was dropped: a word's final count
+    may be too low by at most that for each pruning.
     """
-    floor = 0
     if len(counts) <= limit:
-        return floor
-    while len(counts) > limit // 2:
-        floor += 1
-        for word in [w for w, c in counts.items() if c <= floor]:
-            del counts[word]
-    return floor
+        return 0
+    highest = 0
+    for pairs in (False, True):
+        left, floor = [w for w in counts if (PAIR in w) is pairs], 0
+        while len(left) > (limit if not floor else limit // 2):
+            floor += 1
+            for word in left:
+                if counts[word] <= floor:
+                    del counts[word]
+            left = [w for w in left if w in counts]
+        highest = max(highest, floor)
+    return highest
 
 
 def cut(counts: Mapping[str, int], task: WordEmbedding) -> Vocabulary:

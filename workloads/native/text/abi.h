@@ -11,14 +11,14 @@ namespace mms {
 enum Status : int32_t { OK = 0, NO_MEMORY = 1 };
 
 enum Tokenizer : int32_t {
-  WORDS = 0,       // runs of letters and digits with apostrophes inside, in lower case
+  WORDS = 0,       // runs of letters and digits with their marks and apostrophes inside, in lower case
   WHITESPACE = 1,  // whatever stands between white space, as it is
   CHARACTERS = 2,  // each letter or digit, in lower case
 };
 
 // What each code point c is, in pages of 256: entries[page[c >> 8] * 256 + (c & 255)] has these bits; LOWER of it is
 // what must be added to c for its lower case.
-enum Class : uint32_t { LETTER = 1u << 31, SPACE = 1u << 30, LOWER = (1u << 21) - 1 };
+enum Class : uint32_t { LETTER = 1u << 31, SPACE = 1u << 30, MARK = 1u << 29, LOWER = (1u << 21) - 1 };
 
 struct Characters {
   const uint16_t* page;
@@ -36,7 +36,8 @@ MMS_API int32_t mms_text_abi_version();
 MMS_API mms::Words* mms_text_words();
 MMS_API void mms_text_release(mms::Words* words);
 
-MMS_API int64_t mms_text_length(const mms::Words* words);
+// Of those that are two words with a space between them (`pairs`), or of the others.
+MMS_API int64_t mms_text_length(const mms::Words* words, bool pairs);
 
 // How many words there are whose number is above `floor`, and their bytes.
 MMS_API int64_t mms_text_size(const mms::Words* words, int64_t floor, int64_t* bytes);
@@ -48,8 +49,8 @@ MMS_API void mms_text_list(const mms::Words* words, int64_t floor, char* bytes, 
 MMS_API int32_t mms_text_put(mms::Words* words, const char* bytes, const int64_t* ends, const int64_t* numbers,
                              int64_t count);
 
-// Forgets the words whose number is `floor` or less.
-MMS_API int32_t mms_text_prune(mms::Words* words, int64_t floor);
+// Forgets those of a kind whose number is `floor` or less.
+MMS_API int32_t mms_text_prune(mms::Words* words, int64_t floor, bool pairs);
 
 // Whether there is a letter whose lower case depends on others (U+03A3), or is more than one letter (U+0130).
 MMS_API bool mms_text_special(const uint8_t* text, int64_t size);

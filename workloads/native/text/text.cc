@@ -28,12 +28,14 @@ static inline bool equal(const char* a, const char* b, int64_t length) {
   return true;
 }
 
+static inline bool is_pair(const char* word, int64_t length) { return memchr(word, ' ', length) != nullptr; }
+
 // Open addressing with linear probing, at most half full.
 struct Words {
   Slot* slots;
   char* bytes;
   uint64_t mask;
-  int64_t used;
+  int64_t used, pairs;  // slots, and those of them that are pairs
   uint64_t filled, room;  // bytes
 
   bool make(uint64_t size) {
@@ -55,7 +57,7 @@ struct Words {
     Slot* slot = find(hash, word, length);
     if (!slot->length) {
       if (static_cast<uint64_t>(used + 1) * 2 > mask) {
-        if (!rehash((mask + 1) * 2, INT64_MIN)) return false;
+        if (!rehash((mask + 1) * 2)) return false;
         slot = find(hash, word, length);
       }
       if (filled + length + STEP > room) {
@@ -68,39 +70,51 @@ struct Words {
       slot->hash = hash, slot->start = filled, slot->length = length;
       filled += length;
       ++used;
+      pairs += is_pair(word, length);
     }
     slot->number += number;
     return true;
   }
 
-  // Another table, of those above `floor`; their bytes move together.
-  bool rehash(uint64_t size, int64_t floor) {
+  void place(const Slot& slot) {
+    uint64_t to = slot.hash & mask;
+    while (slots[to].length) to = (to + 1) & mask;
+    slots[to] = slot;
+  }
+
+  // Another table, of the same ones.
+  bool rehash(uint64_t size) {
     Words next = {};
     if (!next.make(size)) return false;
-    if (floor != INT64_MIN) {
-      next.bytes = static_cast<char*>(malloc(room ? room : 1)), next.room = room;
-      if (!next.bytes) return free(next.slots), false;
-    }
     for (uint64_t at = 0; at <= mask; ++at) {
-      Slot slot = slots[at];
-      if (!slot.length || slot.number <= floor) continue;
-      if (next.bytes) {
-        memcpy(next.bytes + next.filled, bytes + slot.start, slot.length);
-        slot.start = next.filled;
-        next.filled += slot.length;
-      }
-      uint64_t to = slot.hash & next.mask;
-      while (next.slots[to].length) to = (to + 1) & next.mask;
-      next.slots[to] = slot;
-      ++next.used;
+      if (slots[at].length) next.place(slots[at]);
     }
     free(slots);
-    if (next.bytes) {
-      free(bytes);
-      *this = next;
-    } else {
-      slots = next.slots, mask = next.mask;
+    slots = next.slots, mask = next.mask;
+    return true;
+  }
+
+  // Without those of a kind whose number is `floor` or less; the bytes of the others move together.
+  bool prune(int64_t floor, bool of_pairs) {
+    Words next = {};
+    if (!next.make(mask + 1)) return false;
+    next.bytes = static_cast<char*>(malloc(room ? room : 1)), next.room = room;
+    if (!next.bytes) return free(next.slots), false;
+    for (uint64_t at = 0; at <= mask; ++at) {
+      Slot slot = slots[at];
+      if (!slot.length) continue;
+      bool pair = is_pair(bytes + slot.start, slot.length);
+      if (slot.number <= floor && pair == of_pairs) continue;
+      memcpy(next.bytes + next.filled, bytes + slot.start, slot.length);
+      slot.start = next.filled;
+      next.filled += slot.length;
+      next.place(slot);
+      ++next.used;
+      next.pairs += pair;
     }
+    free(slots);
+    free(bytes);
+    *this = next;
     return true;
   }
 };
@@ -225,7 +239,7 @@ static inline const uint8_t* finish(const Classes& classes, Text text, Writer& o
     if (TOKENIZER == WHITESPACE) {
       if (e & SPACE) break;
       word.add(c);
-    } else if (e & LETTER) {
+    } else if (e & (LETTER | MARK)) {
       word.add(Classes::lower(c, e));
     } else {
       if ((c != APOSTROPHE && c != QUOTE) || behind.at == behind.end) break;
@@ -370,7 +384,7 @@ struct Encode {
 
 }  // namespace mms
 
-int32_t mms_text_abi_version() { return 2; }
+int32_t mms_text_abi_version() { return 3; }
 
 mms::Words* mms_text_words() {
   mms::Words* words = static_cast<mms::Words*>(calloc(1, sizeof(mms::Words)));
@@ -387,7 +401,9 @@ void mms_text_release(mms::Words* words) {
   free(words);
 }
 
-int64_t mms_text_length(const mms::Words* words) { return words->used; }
+int64_t mms_text_length(const mms::Words* words, bool pairs) {
+  return pairs ? words->pairs : words->used - words->pairs;
+}
 
 int64_t mms_text_size(const mms::Words* words, int64_t floor, int64_t* bytes) {
   int64_t count = 0;
@@ -441,8 +457,8 @@ int32_t mms_text_put(mms::Words* words, const char* bytes, const int64_t* ends, 
   return mms::OK;
 }
 
-int32_t mms_text_prune(mms::Words* words, int64_t floor) {
-  return words->rehash(words->mask + 1, floor) ? mms::OK : mms::NO_MEMORY;
+int32_t mms_text_prune(mms::Words* words, int64_t floor, bool pairs) {
+  return words->prune(floor, pairs) ? mms::OK : mms::NO_MEMORY;
 }
 
 int32_t mms_text_count(mms::Words* words, const mms::Characters* characters, int32_t tokenizer, const uint8_t* text,
