@@ -78,6 +78,7 @@ class Scope(BaseSettings):
 
     namespaces: Names = ()  # none: the whole cluster
     lease_namespace: str = ""  # absent: the pod's own, else mms-system
+    lease_name: str = names.LEASE_NAME  # who leads: of one installation among those in a namespace
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("namespaces", mode="before")
@@ -165,12 +166,13 @@ class Operator:
     planners: Mapping[str, Planner]
     started: Callable[[], object]  # called when the watches have begun
     activator: tuple[str | None, int] = (None, ACTIVATOR_PORT)
+    lease_name: str = names.LEASE_NAME
 
     async def run(self) -> None:
         """Runs until it is cancelled; ends the process when the Lease is lost."""
         api = kubeapi.KubeApi(self.configuration, self.observe)
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-        lease = Lease(api, self.settings.operator_namespace, identity)
+        lease = Lease(api, self.settings.operator_namespace, identity, self.lease_name)
         self.health.lease = lease
         try:
             await lease.acquire()
@@ -255,7 +257,15 @@ async def run(environment: Environment, planners: Mapping[str, Planner] = PLANNE
     take_signals()
     activator = (environment.activator_host, environment.activator_port)
     operator = Operator(
-        settings, environment.namespaces, configuration, metrics, state, planners, take_signals, activator
+        settings,
+        environment.namespaces,
+        configuration,
+        metrics,
+        state,
+        planners,
+        take_signals,
+        activator,
+        environment.lease_name,
     )
     work = asyncio.create_task(operator.run())
     waiting = asyncio.create_task(stopped.wait())

@@ -33,7 +33,8 @@ log = structlog.get_logger()
 
 async def run(scope: Scope, api: kubeapi.KubeApi) -> int:
     """How many trainings were let go. Raises OSError, ApiError."""
-    lease = Lease(api, scope.own_namespace, f"{socket.gethostname()}_uninstall", duration=LEASE_SECONDS)
+    identity = f"{socket.gethostname()}_uninstall"
+    lease = Lease(api, scope.own_namespace, identity, scope.lease_name, duration=LEASE_SECONDS)
     await asyncio.sleep(await lease.seize())
     holding = asyncio.create_task(lease.hold())
     try:

@@ -51,6 +51,9 @@ def test_the_least_that_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert settings(monkeypatch) == Settings(Images("worker:1", "server:1"))
     found = main.Environment()
     assert (found.namespaces, found.health_port, found.log_level) == ((), 8081, "INFO")
+    assert found.lease_name == "mms-operator"
+    environment(monkeypatch, MMS_LEASE_NAME="b-operator")
+    assert main.Environment().lease_name == main.Scope().lease_name == "b-operator"
 
 
 def test_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

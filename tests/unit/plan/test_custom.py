@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from mms_operator.api import names
+from mms_operator.api.custom_task import Custom
+from mms_operator.api.training import TrainingSpec
 from mms_operator.plan import pods as reading
 from mms_operator.plan.training import references
+from mms_operator.plan.training.custom import objects
+from mms_operator.plan.training.job import Job
 from mms_operator.plan.types import ObservedService, ReferencedSecret
-from tests.unit.plan.world import World, cr, plan_service, role_of
+from tests.unit.plan.world import SETTINGS, World, cr, plan_service, role_of
 
 IMAGE = "registry/mine:1"
 LOCAL = "mine-pods.d.svc.cluster.local"
@@ -338,6 +342,18 @@ def test_another_pod_template_is_no_reason_to_restart() -> None:
     made.change(workers={"replicas": 2, "podTemplate": {"metadata": {"labels": {"a": "b"}}}})
     made.settle()
     assert (made.status["phase"], made.status["attempt"]) == ("Running", 1)
+
+
+def test_a_field_that_another_operator_knows_beside_is_no_reason_to_restart() -> None:
+    class Later(Custom):
+        more: int = 7
+
+    spec = TrainingSpec.model_validate(world().cr["spec"])
+    assert spec.task.custom is not None
+    more = Later.model_validate(spec.task.custom.model_dump())
+    later = spec.model_copy(update={"task": spec.task.model_copy(update={"custom": more})})
+    first, second = (objects.template(Job(world().cr, one, SETTINGS, 1, 1)) for one in (spec, later))
+    assert first == second
 
 
 def test_an_image_that_is_put_right() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from mms_operator.api.service import PretrainedModel
+from mms_operator.plan.service import pretrained
 from mms_workloads.contract import PrecisionReport
 from tests.unit.plan.serving_world import ServingWorld, digest, file_in
 
@@ -25,6 +27,15 @@ def told(made: ServingWorld) -> list[str | None]:
     files = [one for key, one in made.objects.items() if key.startswith("ConfigMap/")]
     found = [file_in(one["data"]["serve.json"]).pretrained for one in files]
     return [one.digest if one else None for one in found]
+
+
+def test_a_field_that_another_operator_knows_beside_makes_no_version() -> None:
+    class Later(PretrainedModel):
+        more: int = 7
+
+    asked = {"uri": "s3://models/vad/", "trusted": True}
+    versions = [pretrained.version_of(kind.model_validate(asked), None) for kind in (PretrainedModel, Later)]
+    assert versions[0].digest == versions[1].digest
 
 
 def test_the_first_pod_says_which_files_all_others_serve() -> None:

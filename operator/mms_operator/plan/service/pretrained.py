@@ -41,7 +41,8 @@ def problem(asked: PretrainedModel | None) -> str | None:
 
 
 def version_of(asked: PretrainedModel, default: DefaultStore | None) -> ServedVersion:
-    told = asked.model_dump(mode="json", exclude={"secretRef"}, exclude_none=True)
+    # What is not said stays unsaid: for another operator, which may know more fields, it is the same version.
+    told = asked.model_dump(mode="json", exclude={"secretRef"}, exclude_none=True, exclude_defaults=True)
     identity = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return ServedVersion(
         digest=f"sha256:{identity}",

@@ -194,8 +194,9 @@ def _avoiding(pod: Object, nodes: Sequence[str]) -> Object:
 def template(job: Job) -> str:
     """A digest of what pods are made from: one that waits with another is made anew."""
     workers, images = job.spec.workers, job.settings.images
-    own = job.custom.model_dump() if job.custom else workers.image or images.worker
-    parts = [own, workers.resources.model_dump(), workers.podTemplate]
+    # What is not said stays unsaid: another operator may know more fields.
+    own = job.custom.model_dump(exclude_defaults=True) if job.custom else workers.image or images.worker
+    parts = [own, workers.resources.model_dump(exclude_defaults=True), workers.podTemplate]
     if job.spec.runPolicy.priorityClassName:
         parts.append(job.spec.runPolicy.priorityClassName)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:TEMPLATE_DIGITS]

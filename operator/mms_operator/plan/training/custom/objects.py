@@ -62,7 +62,8 @@ def template(job: Job) -> str:
     Where the first is another, all pods are made anew, even those that run; for the second those that wait are reason
     enough.
     """
-    parts = [job.custom.model_dump() if job.custom else None, counts(job)]
+    # What is not said stays unsaid: another operator may know more fields.
+    parts = [job.custom.model_dump(exclude_defaults=True) if job.custom else None, counts(job)]
     world = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_WORLD_DIGITS]
     return f"{world}-{objects.template(job)}"
 
