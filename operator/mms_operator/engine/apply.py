@@ -192,7 +192,7 @@ class Applier:
         entry = self.cache.entry(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
         if entry and entry.owner_uid != cr["metadata"]["uid"]:
             entry = await self._verify(cr, resource, obj)
-        if entry and (resource == POD or (entry.hash == hash_of(obj) and entry.intact)):
+        if entry and (resource == POD or (entry.hash == hash_of(obj) and self.cache.is_as_planned(entry, obj))):
             self.metrics.skipped.labels(resource.kind).inc()
             return False
         async with self._slots:

@@ -15,6 +15,7 @@ from pydantic_core import from_json, to_json
 
 from mms_operator.api import names
 from mms_operator.api.names import Phase
+from mms_operator.engine import ownership
 from mms_operator.engine.resources import CHILDREN, OWNERS, POD, Key
 from mms_operator.plan.training.pretrained import reference
 
@@ -45,6 +46,8 @@ class Entry:
     body: bytes | None
     fields: bytes | None = None  # digest of the fields that are ours by server-side apply
     applied_fields: bytes | None = None  # the same when it had just been applied, or was first seen
+
+    owned: bytes | None = None  # fieldsV1 of what was seen for the first time, until it is compared with a plan
 
     @property
     def intact(self) -> bool:
@@ -91,14 +94,28 @@ class Cache:
             del self._tombstones[metadata["uid"]]
         if known is not None and known.version >= version:
             if applied and known.version == version:  # its watch event was faster
-                self._replace(replace(known, applied_fields=known.fields))
+                self._replace(replace(known, applied_fields=known.fields, owned=None))
             return frozenset()
         entry = _entry(place, version, obj)
+        if applied or (known is not None and known.owned is None):
+            entry = replace(entry, owned=None)
         if not applied and known is not None and (known.uid, known.hash) == (entry.uid, entry.hash):
             entry = replace(entry, applied_fields=known.applied_fields)
         concerned = self._unlink(known) if known else set()
         self._entries[place] = entry
         return frozenset(concerned | self._link(entry, obj))
+
+    def is_as_planned(self, entry: Entry, planned: Object) -> bool:
+        """Whether an object that was applied with the plan's hash still has what was applied.
+
+        Of what was edited while nobody watched only its owners tell: whoever changes a field takes it over.
+        """
+        if entry.owned is None or not entry.intact:
+            return entry.intact
+        if not ownership.covers(from_json(entry.owned), planned):
+            return False
+        self._replace(replace(entry, owned=None))
+        return True
 
     def remove(self, kind: str, namespace: str, name: str, uid: str | None = None) -> frozenset[Key]:
         """Forgets an object (only the one with `uid`, where given). Gives the keys that it is news to."""
@@ -219,7 +236,8 @@ def _entry(place: tuple[str, str, str], version: int, obj: Object) -> Entry:
     metadata = obj["metadata"]
     annotations = metadata.get("annotations") or {}
     owner, owner_uid = _owner(kind, namespace, metadata)
-    fields = _fields(metadata) if kind in _EDITED else None
+    owned = _owned(metadata) if kind in _EDITED else None
+    fields = hashlib.sha256(owned).digest()[:8] if owned else None
     return Entry(
         kind=kind,
         namespace=namespace,
@@ -234,6 +252,7 @@ def _entry(place: tuple[str, str, str], version: int, obj: Object) -> Entry:
         body=to_json(trim(kind, obj)) if kind in _BODIES else None,
         fields=fields,
         applied_fields=fields,
+        owned=owned,
     )
 
 
@@ -255,10 +274,10 @@ def _pins(service: Object) -> frozenset[str]:
     return frozenset(one["uri"] for one in found if one and "uri" in one)
 
 
-def _fields(metadata: dict[str, Any]) -> bytes | None:
+def _owned(metadata: dict[str, Any]) -> bytes | None:
     for manager in metadata.get("managedFields") or ():
         if manager.get("manager") == names.FIELD_MANAGER and manager.get("operation") == "Apply":
-            return hashlib.sha256(to_json(manager.get("fieldsV1"))).digest()[:8]
+            return to_json(manager.get("fieldsV1"))
     return None
 
 

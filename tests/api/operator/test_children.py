@@ -116,6 +116,20 @@ def test_what_is_edited_by_hand_is_put_back(
     assert cluster.event_reasons() == ["Starting"]
 
 
+@pytest.mark.parametrize(("kind", "name", "edit"), EDITS.values(), ids=EDITS)
+def test_what_was_edited_while_nobody_led_is_put_back(cluster: Cluster, kind: str, name: str, edit: Object) -> None:
+    with Replica(cluster, (cluster.namespace,)) as replica:
+        cluster.train()
+        cluster.there("Pod", "words-worker-1-1")
+        replica.settled()
+    original = cluster.there(kind, name)
+    assert content(cluster.patch(kind, name, edit)) != content(original)
+    with Replica(cluster, (cluster.namespace,)) as replica:
+        replica.leads()
+        until(lambda: content(cluster.get(kind, name)) == content(original), f"{kind} {name} is as before")
+        assert 1 <= replica.settled() <= 3
+
+
 def content(obj: Object | None) -> Object:
     assert obj
     metadata = obj["metadata"]

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mms_operator.api import names
 from mms_operator.engine import cache as module
+from mms_operator.engine import ownership
 from mms_operator.engine.cache import Cache, trim
 from mms_operator.engine.resources import Key
 
@@ -371,6 +372,54 @@ def test_an_application_that_changed_nothing_is_not_repeated_for_ever(cache: Cac
     assert not intact(cache)
     cache.put("ConfigMap", applied(2, PART), applied=True)
     assert intact(cache)
+
+
+PLANNED = {"kind": "ConfigMap", "metadata": {"name": "x"}, "data": {"a": "1", "b": "2"}}
+
+
+def planned(cache: Cache) -> bool:
+    entry = cache.entry("ConfigMap", "ns", "x")
+    assert entry
+    return cache.is_as_planned(entry, PLANNED)
+
+
+def test_what_was_edited_while_nobody_watched_shows(cache: Cache) -> None:
+    whole, part = ({**fields, "f:metadata": {}} for fields in (FULL, PART))
+    cache.put("ConfigMap", applied(1, part))
+    assert not planned(cache)
+    assert not planned(cache), "until it is applied again"
+    cache.put("ConfigMap", applied(2, whole), applied=True)
+    assert planned(cache)
+    cache.put("ConfigMap", applied(3, part))
+    assert not planned(cache)
+
+
+def test_what_was_first_seen_whole_is_compared_once(cache: Cache) -> None:
+    whole = {**FULL, "f:metadata": {}}
+    cache.put("ConfigMap", applied(1, whole))
+    cache.put("ConfigMap", applied(2, whole))
+    assert planned(cache)
+    entry = cache.entry("ConfigMap", "ns", "x")
+    assert entry
+    assert entry.owned is None
+    assert intact(cache)
+    cache.put("ConfigMap", applied(3, PART))
+    assert not planned(cache)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted", "whole"),
+    [
+        ({"f:spec": {"f:replicas": {}}}, {"spec": {"replicas": 0}}, True),
+        ({"f:spec": {}}, {"spec": {"replicas": 0}}, True),  # the map is owned as a whole
+        ({"f:spec": {"f:selector": {}}}, {"spec": {"replicas": 3}}, False),
+        ({"f:spec": {"f:a": {}}}, {"spec": {"a": [{"b": 1}], "c": None, "d": {}, "e": []}}, True),
+        ({"f:metadata": {"f:labels": {"f:x": {}}}}, {"metadata": {"name": "n", "labels": {"x": "1", "y": "2"}}}, False),
+        ({}, {"apiVersion": "v1", "kind": "Service"}, True),
+    ],
+)
+def test_all_that_is_planned_is_ours(fields: Object, wanted: Object, whole: bool) -> None:
+    assert ownership.covers(fields, wanted) is whole
 
 
 def test_other_content_has_other_fields(cache: Cache) -> None:
