@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 from mms_operator import handlers, logs
 from mms_operator.activator.report import PORT as ACTIVATOR_PORT
 from mms_operator.api import names
-from mms_operator.engine import health, kubeapi
+from mms_operator.engine import health, kubeapi, reach
 from mms_operator.engine.activators import Activators
 from mms_operator.engine.agents import Agents
 from mms_operator.engine.apply import Applier
@@ -187,8 +187,21 @@ class Operator:
         self.health.observe_call(call, status)
 
     async def _lead(self, api: kubeapi.KubeApi, lease: Lease) -> None:
+        holding = asyncio.create_task(_hold(lease))
+        try:
+            await self._serve(api, lease)
+        finally:
+            holding.cancel()
+            await asyncio.wait({holding})  # or its last renewal could undo the release
+
+    async def _serve(self, api: kubeapi.KubeApi, lease: Lease) -> None:
         routes = tuple([route for route in ROUTES if await api.serves(route)])
         settings = replace(self.settings, gateway_api=routes == ROUTES)
+        readable, unreadable = await reach.parted(api, self.namespaces)
+        namespaces = readable or self.namespaces  # where there is none, what reads them says why
+        self.metrics.unreadable.set(len(unreadable))
+        if unreadable:
+            log.error("namespaces that may not be read are left out: create the Roles again", namespaces=unreadable)
         queue: WorkQueue[Key] = WorkQueue()
         cache = Cache(storage_uri=lambda cr: training.storage_place(cr, self.settings.default_store))
         applier = Applier(api, cache, self.metrics, queue.add, lease.identity)
@@ -198,32 +211,35 @@ class Operator:
         reconciler = Reconciler(
             api, cache, queue, applier, polls, agents, activators, self.planners, settings, self.metrics
         )
-        sweeper = Sweeper(api, cache, queue, self.metrics, self.namespaces or (None,), resources=WATCHED + routes)
+        sweeper = Sweeper(api, cache, queue, self.metrics, namespaces or (None,), resources=WATCHED + routes)
         self.health.queue = queue
         self.metrics.observe_queue(queue)
         intake = Intake(cache, queue, self.health)
         watches = handlers.Watches(self.configuration, intake, self.observe)
         metadata_watches = MetadataWatches(api, intake, sweeper, self.metrics)
-        holding = asyncio.create_task(_hold(lease))
-        try:
-            await sweeper.fill()  # planners see all there is, or a pod not seen yet would be taken for lost
-            activators.seed((key, cr) for key in cache.owners() if key.kind == names.SERVICE and (cr := cache.get(key)))
-            gc.freeze()  # what is there now stays: it need not be looked at again and again
-            gc.set_threshold(20_000, 20, 50)
-            self.health.watch(sweeper.resources)
-            self.health.synced = True
-            log.info("started", keys=queue.depth, objects=len(cache), namespaces=self.namespaces or "all")
-            async with asyncio.TaskGroup() as group:
-                group.create_task(queue.run(reconciler.work, WORKERS))
-                group.create_task(polls.run())
-                group.create_task(agents.run())
-                group.create_task(activators.run())
-                group.create_task(sweeper.run())
-                group.create_task(metadata_watches.run())
-                await watches.run(self.namespaces, self.started)
-        finally:
-            holding.cancel()
-            await asyncio.wait({holding})  # or its last renewal could undo the release
+        await sweeper.fill()  # planners see all there is, or a pod not seen yet would be taken for lost
+        activators.seed((key, cr) for key in cache.owners() if key.kind == names.SERVICE and (cr := cache.get(key)))
+        gc.freeze()  # what is there now stays: it need not be looked at again and again
+        gc.set_threshold(20_000, 20, 50)
+        self.health.watch(sweeper.resources)
+        self.health.synced = True
+        log.info("started", keys=queue.depth, objects=len(cache), namespaces=namespaces or "all")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(queue.run(reconciler.work, WORKERS))
+            group.create_task(polls.run())
+            group.create_task(agents.run())
+            group.create_task(activators.run())
+            group.create_task(sweeper.run())
+            group.create_task(metadata_watches.run())
+            if unreadable:
+                group.create_task(_until_returned(api, unreadable))
+            await watches.run(namespaces, self.started)
+
+
+async def _until_returned(api: kubeapi.KubeApi, namespaces: tuple[str, ...]) -> None:
+    """Ends the process then: the next leader reads all there is."""
+    namespace = await reach.returned(api, namespaces)
+    raise RuntimeError(f"namespace {namespace} can be read again: it is served after another start")
 
 
 async def _hold(lease: Lease) -> None:

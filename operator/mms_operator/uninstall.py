@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 30  # after the last renewal: Helm deletes the operator's Deployment within this
 PARALLEL_WRITES = 16
-NOT_FOUND, CONFLICT = 404, 409
+FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
 log = structlog.get_logger()
 
@@ -58,7 +58,9 @@ async def _let_go(api: kubeapi.KubeApi, namespaces: tuple[str | None, ...]) -> i
                 await asyncio.gather(*map(one, held))
                 found += len(held)
         except ApiError as error:
-            if error.status != NOT_FOUND:  # the kind is not installed any more
+            if error.status == FORBIDDEN and namespace is not None:  # its Role is gone, as with the namespace itself
+                log.error("a namespace may not be read: its trainings keep their finalizers", namespace=namespace)  # noqa: TRY400
+            elif error.status != NOT_FOUND:  # the kind is not installed any more
                 raise
     return found
 

@@ -44,6 +44,9 @@ class Metrics:
         self.polls = Counter("mms_polls", "Calls of trainings' masters.", ("result",), registry=self.registry)
         self.swept = Counter("mms_swept", "Objects that the sweeper found missed or gone.", registry=self.registry)
         self.leader = Gauge("mms_leader", "1 while this replica holds the Lease.", registry=self.registry)
+        self.unreadable = Gauge(
+            "mms_namespaces_unreadable", "Namespaces of the scope that may not be read.", registry=self.registry
+        )
         self.cached = Gauge("mms_cached_objects", "Objects in the cache.", registry=self.registry)
         labels = ("namespace", "name")
         self._services = {

@@ -94,9 +94,10 @@ class FakeApi:
         return {"kind": "Status", "metadata": {}}
 
     async def list(
-        self, resource: Resource, namespace: str | None, _: str, *, metadata: bool
+        self, resource: Resource, namespace: str | None, _: str, *, metadata: bool, chunk: int = 500
     ) -> AsyncIterator[tuple[list[Object], int]]:
-        await self._called("list", resource, "")
+        del chunk
+        await self._called("list", resource, namespace or "")
         found = [copy.deepcopy(obj) for (kind, *_), obj in self.objects.items() if kind == resource.kind]
         found = [obj for obj in found if namespace in (None, obj["metadata"]["namespace"])]
         yield [{"metadata": obj["metadata"]} for obj in found] if metadata else found, self.version
