@@ -108,10 +108,11 @@ def test_chinese_by_characters(tmp_path: Path) -> None:
         (b"", {}, Reason.DATA_EMPTY, "empty"),
         (b" \n ... \n", {}, Reason.DATA_EMPTY, "no word"),
         (b"one two three", {"minCount": 5}, Reason.VOCABULARY_TOO_SMALL, "lower minCount"),
+        (b"one\ntwo\nthree\n" * 50, {}, Reason.DATA_INVALID, "no two words stand in one line"),
         (b"one two \xff three", {}, Reason.DATA_UNREADABLE, "not UTF-8: byte 0xff at offset 8"),
         (b"one two two", {"subwords": {"buckets": 10**12}}, Reason.OUT_OF_MEMORY, "lower dimensions"),
     ],
-    ids=["empty", "no word", "only rare words", "not UTF-8", "too large"],
+    ids=["empty", "no word", "only rare words", "one word a line", "not UTF-8", "too large"],
 )
 def test_refusals(tmp_path: Path, content: bytes, task: dict[str, Any], reason: Reason, said: str) -> None:
     path = tmp_path / "text"

@@ -174,7 +174,11 @@ class EmbeddingLearner:
 
     def evaluate(self, state: State) -> Evaluation:
         assert isinstance(state, EmbeddingState | PulledState)  # noqa: S101 - made by `start`
-        vectors = files.words_of(state.parameters(), self.words, state.matrix)
+        parameters = state.parameters()
+        # They begin as zeros, and each pair changes some: this holds whoever trained.
+        if not any(part.any() for part in files.parts(parameters.contexts)):
+            raise training.without_pairs()
+        vectors = files.words_of(parameters, self.words, state.matrix)
         chosen = list(self.held_out or self.trained_on)[: evaluation.MAX_BLOCKS]
         tokens = (self.corpus.tokens(block) for block in chosen)
         metrics = evaluation.measured(

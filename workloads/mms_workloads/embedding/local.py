@@ -126,14 +126,14 @@ def _encode(data: Corpus, threads: int, tell: Callable[[Progress], None]) -> Non
 def _train(
     settings: Settings, words: Vocabulary, data: Corpus, tell: Callable[[Progress], None]
 ) -> tuple[list[tuple[int, float]], Parameters, Distribution]:
-    """The loss after so many words, the parameters, and what words are made of."""
+    """The loss after so many words, the parameters, and what words are made of. Raises JobError."""
     task = settings.task
     buckets = task.subwords.buckets if task.subwords else 0
     need(len(words), task.dimensions, buckets)
     known = distribution(np.array(words.counts, np.int64), task, words.words)
     parameters = initial_parameters(len(words), task.dimensions, settings.seed, buckets)
     total = max(1, settings.epochs * sum(words.counts))
-    trained, losses = 0, list[tuple[int, float]]()
+    trained, pairs, losses = 0, 0.0, list[tuple[int, float]]()
     for epoch in range(settings.epochs):
         for block in range(len(data.blocks)):
             tokens = data.tokens(block)
@@ -143,10 +143,12 @@ def _train(
             stats = training.train_block(
                 parameters, tokens, known, task, rates=rates, seed=seed, threads=settings.threads
             )
-            trained = ahead
+            trained, pairs = ahead, pairs + stats.pairs
             if stats.pairs:
                 losses.append((trained, stats.loss))
             tell(Progress("training", min(1.0, trained / total), trained, stats.loss))
+        if not pairs:
+            raise training.without_pairs()
     return losses, parameters, known
 
 
