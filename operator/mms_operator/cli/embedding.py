@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +43,31 @@ class How:
     threads: int | None  # None: one for each processor
 
 
+def decimals(value: float) -> str:
+    """As the API has fractions: without an exponent, and exact."""
+    return format(Decimal(repr(value)), "f").removesuffix(".0")
+
+
+def part(name: str, fields: dict[str, Any], *, asked: bool) -> dict[str, Any] | None:
+    """Of the task, which there is where it was asked for. fields: None is absent. Raises SettingsError."""
+    given = {field: value for field, value in fields.items() if value is not None}
+    if given and not asked:
+        raise SettingsError(f"{name}.{next(iter(given))} is of --{name} only: add --{name}, or leave it out")
+    return given if asked else None
+
+
 def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Console) -> Result:
     """given: the fields of task.wordEmbedding as the API has them. Raises SettingsError, store.JobError, OSError."""
     try:
         task = WordEmbedding.model_validate(given)
     except ValidationError as error:
         raise SettingsError("\n".join(_said(one) for one in error.errors())) from error
+    if how.learning_rate is not None and not math.isfinite(how.learning_rate):
+        raise SettingsError(f"--learning-rate: input should be a finite number, not {how.learning_rate}")
+    if task.negatives is not None and task.objective != "NegativeSampling":
+        raise SettingsError("negatives is of objective NegativeSampling only: leave one of them out")
+    if task.subwords and task.subwords.minLength > task.subwords.maxLength:
+        raise SettingsError("subwords.minLength must not be above maxLength: change one of them")
     if task.objective == "Softmax" and (task.subwords or task.maxVocabulary > SOFTMAX_WORDS):
         raise SettingsError(
             f"objective Softmax compares each pair with all words: set maxVocabulary to {SOFTMAX_WORDS} or less, and "

@@ -6,15 +6,17 @@ import gzip
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
-from mms_operator.cli import app
+from mms_operator.cli import app, embedding
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mms_workloads.embedding.local import Result, Settings
 
 
 @pytest.fixture
@@ -78,6 +80,42 @@ def test_neither_torch_nor_kubernetes_is_needed(tmp_path: Path, corpus: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ([], {"negatives": 5, "subsample": 0.001}),
+        (["--negatives", "20"], {"negatives": 20}),
+        (["--objective", "HierarchicalSoftmax"], {"objective": "HierarchicalSoftmax"}),
+        (["--subsample", "1e-11"], {"subsample": 1e-11}),
+        (["--subsample", "0"], {"subsample": 0.0}),
+        (["--subwords"], {"subwords": {"minLength": 3, "maxLength": 6, "buckets": 500_000}}),
+        (
+            ["--subwords", "--min-length", "2", "--max-length", "4", "--buckets", "9"],
+            {"subwords": {"minLength": 2, "maxLength": 4, "buckets": 9}},
+        ),
+        (["--phrases"], {"phrases": {"minCount": 5, "threshold": 100.0}}),
+        (
+            ["--phrases", "--phrase-min-count", "7", "--phrase-threshold", "12.5"],
+            {"phrases": {"minCount": 7, "threshold": 12.5}},
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_are_taken_as_they_are(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], fields: dict[str, Any]
+) -> None:
+    settings: list[Settings] = []
+
+    def stop(given: Settings, *_: Any) -> Result:
+        settings.append(given)
+        raise OSError("enough")
+
+    monkeypatch.setattr(embedding.local, "embed", stop)
+    assert "enough" in CliRunner().invoke(app, ["embed", str(corpus), *options]).output
+    task = settings[0].task.model_dump()
+    assert {name: task[name] for name in fields} == fields
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         (["-d", "0"], "dimensions: input should be greater than or equal to 2, not 0"),
@@ -87,6 +125,19 @@ def test_neither_torch_nor_kubernetes_is_needed(tmp_path: Path, corpus: Path) ->
         (["--tokenizer", "BPE"], "tokenizer: input should be 'Words', 'Whitespace' or 'Characters', not 'BPE'"),
         (["--subwords", "--buckets", "0"], "subwords.buckets: input should be greater"),
         (["--min-count", "1000"], "lower minCount"),
+        (
+            ["--objective", "HierarchicalSoftmax", "--negatives", "20"],
+            "negatives is of objective",
+        ),
+        (["--buckets", "1000"], "subwords.buckets is of --subwords only: add --subwords"),
+        (["--max-length", "4"], "subwords.maxLength is of --subwords only"),
+        (["--subwords", "--min-length", "7"], "subwords.minLength must not be above maxLength"),
+        (["--phrase-threshold", "10"], "phrases.threshold is of --phrases only: add --phrases"),
+        (["--phrases", "--phrase-min-count", "0"], "phrases.minCount: input should be greater than or equal to 1"),
+        (["--phrases", "--phrase-threshold", "nan"], "phrases.threshold: string should match"),
+        (["--subsample", "-1"], "subsample: string should match"),
+        (["--subsample", "nan"], "subsample: string should match"),
+        (["--learning-rate", "inf"], "--learning-rate: input should be a finite number, not inf"),
         (["--objective", "Softmax"], "set maxVocabulary to 50000 or less"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
