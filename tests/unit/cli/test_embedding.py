@@ -149,6 +149,15 @@ def test_bad_options(corpus: Path, tmp_path: Path, options: list[str], said: str
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["wiki [2024].txt", "what?.txt"])
+def test_a_file_is_no_pattern(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("one two three\n" * 50)
+    options = ["-o", str(tmp_path / "out"), "-d", "4", "--subsample", "0"]
+    done = CliRunner().invoke(app, ["embed", str(tmp_path / name), *options])
+    assert done.exit_code == 0, done.output
+    assert "3 words" in done.output
+
+
 def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["embed", str(tmp_path / "none.txt"), "-o", str(tmp_path / "out")])
     assert done.exit_code == 1
