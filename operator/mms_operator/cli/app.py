@@ -227,7 +227,7 @@ def embed(
     of_subwords = {"minLength": min_length, "maxLength": max_length, "buckets": buckets}
     threshold = None if phrase_threshold is None else embedding.decimals(phrase_threshold)
     of_phrases = {"minCount": phrase_min_count, "threshold": threshold}
-    how = embedding.How(epochs, learning_rate, seed, threads)
+    how = embedding.How(epochs, learning_rate, seed, threads, text)
     try:
         given = {
             "model": model, "objective": objective, "dimensions": dimensions, "window": window, "windowing": windowing,
@@ -237,8 +237,6 @@ def embed(
             "phrases": embedding.part("phrases", of_phrases, asked=phrases),
         }  # fmt: skip
         result = embedding.run(corpus, given, how, output, errors)
-        if text:
-            embedding.write_text(result, output)
     except (embedding.SettingsError, JobError, OSError) as error:
         _fail(str(error))
     _print(embedding.summary(result, output))

@@ -41,6 +41,7 @@ class How:
     learning_rate: float | None  # None: as the model has it
     seed: int
     threads: int | None  # None: one for each processor
+    text: bool = False  # vectors.txt, too
 
 
 def decimals(value: float) -> str:
@@ -81,6 +82,7 @@ def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Con
         learning_rate=how.learning_rate or usual,
         seed=how.seed,
         threads=how.threads or len(os.sched_getaffinity(0)),
+        text=how.text,
     )
     with tempfile.TemporaryDirectory(prefix="mms-embed-") as scratch, _Bar(console) as bar:
         return local.embed(settings, output, Path(scratch), bar.tell)
@@ -107,17 +109,13 @@ def export(artifact: str, target: Path) -> int:
     return len(words)
 
 
-def write_text(result: Result, output: Path) -> None:
-    files.word2vec_text(output / "vectors.txt", result.words, result.vectors)
-
-
 def summary(result: Result, output: Path) -> str:
     rate = result.trained / max(PRECISION, result.seconds["training"]) / 1e6
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in result.metrics.items())
     return (
         f"{len(result.words):,} words of {result.vectors.shape[1]} dimensions in {sum(result.seconds.values()):.1f} s "
         f"({rate:.2f} million words/s while training): {metrics}\n"
-        f"{escape(str(output))}: {', '.join(sorted(path.name for path in output.iterdir()))}"
+        f"{escape(str(output))}: {', '.join(sorted(result.written))}"
     )
 
 

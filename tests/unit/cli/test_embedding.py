@@ -39,6 +39,20 @@ def test_files_are_written(tmp_path: Path, corpus: Path) -> None:
     assert (out / "vocabulary.txt").read_text().splitlines()[0].endswith("\t400")
 
 
+def test_files_of_an_earlier_run_are_not_told_as_its_own(tmp_path: Path, corpus: Path) -> None:
+    out, run = tmp_path / "out", CliRunner().invoke
+    options = ["embed", str(corpus), "-o", str(out), "-d", "8", "--epochs", "1"]
+    assert "vectors.txt" in run(app, [*options, "--text"]).output
+    (out / "notes.md").write_text("mine")
+    done = run(app, options)
+    assert done.exit_code == 0, done.output
+    assert "vectors.txt" not in done.output
+    assert "notes.md" not in done.output
+    assert "model.json, model.safetensors, report.html, vectors.bin, vocabulary.txt" in done.output
+    assert not (out / "vectors.txt").exists(), "it had other vectors"
+    assert (out / "notes.md").exists()
+
+
 @pytest.mark.parametrize("suffix", [".bin", ".txt"])
 def test_export(tmp_path: Path, corpus: Path, suffix: str) -> None:
     out, target = tmp_path / "out", tmp_path / f"exported{suffix}"

@@ -6,7 +6,8 @@ import lzma
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,6 @@ from mms_workloads.contract import Reason, Store, WordEmbedding
 from mms_workloads.embedding import local
 from mms_workloads.embedding.local import Progress, Settings
 from mms_workloads.store import JobError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TOPICS = [[f"{topic}{i}" for i in range(12)] for topic in ("ship", "farm", "court")]
 
@@ -148,8 +146,11 @@ def test_memory_that_is_free(tmp_path: Path) -> None:
 def test_results_that_have_no_place_are_refused_before_the_work(tmp_path: Path, corpus: Path) -> None:
     told: list[Progress] = []
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(NotADirectoryError, match="name a folder"):
-        local.embed(settings(corpus), tmp_path / "out", tmp_path / "scratch", told.append)
+    for output in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(NotADirectoryError, match="name a folder"):
+            local.embed(settings(corpus), output, tmp_path / "scratch", told.append)
+    with pytest.raises(OSError, match=r"/proc/out: nothing can be written there .*: name another folder"):
+        local.embed(settings(corpus), Path("/proc/out"), tmp_path / "scratch", told.append)
     assert told == []
 
 

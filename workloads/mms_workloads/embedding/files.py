@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, VOCABULARY, TASK = "model.safetensors", "vocabulary.txt", "model.json"
 REPORT = "report.html"
+BINARY, TEXT = "vectors.bin", "vectors.txt"
 ROWS_AT_ONCE = 4096
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Settings:
     learning_rate: float
     seed: int
     threads: int
+    text: bool = False  # write vectors.txt, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,12 @@ class Result:
     metrics: dict[str, float]
     trained: int  # words, over all epochs
     seconds: dict[str, float]  # of each phase
+    written: tuple[str, ...]  # names of files
 
 
 def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progress], None]) -> Result:
     """Writes the artifact's files, vectors.bin and report.html into `output`, a folder. Raises JobError, OSError."""
-    if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"{output} is a file: name a folder for the results")
+    _probe(output)
     memory.give_back()
     clock = _Clock(tell)
     clock.enter("counting")
@@ -88,13 +90,35 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
         seed=settings.seed,
         held_out=False,
     )
+    page = report.page(plan.vocabulary, vectors, metrics, losses, settings.task)
+    written = [files.TASK, files.WEIGHTS, files.REPORT, files.BINARY, files.VOCABULARY]
     output.mkdir(parents=True, exist_ok=True)
     files.write(output, parameters, vectors, plan.vocabulary, settings.task)
-    files.word2vec_binary(output / "vectors.bin", plan.vocabulary.words, vectors)
-    page = report.page(plan.vocabulary, vectors, metrics, losses, settings.task)
+    files.word2vec_binary(output / files.BINARY, plan.vocabulary.words, vectors)
+    if settings.text:
+        files.word2vec_text(output / files.TEXT, plan.vocabulary.words, vectors)
+        written.append(files.TEXT)
+    else:
+        (output / files.TEXT).unlink(missing_ok=True)  # of an earlier run: it has other vectors
     (output / files.REPORT).write_text(page, encoding="utf-8")
     clock.enter("")
-    return Result(plan.vocabulary.words, vectors, metrics, losses[-1][0] if losses else 0, clock.seconds)
+    trained = losses[-1][0] if losses else 0
+    return Result(plan.vocabulary.words, vectors, metrics, trained, clock.seconds, tuple(written))
+
+
+def _probe(output: Path) -> None:
+    """Raises OSError for a folder in which nothing can be written: before the work, and without making it."""
+    there = output.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file: name a folder for the results")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        message = f"{output}: nothing can be written there ({error}): name another folder for the results"
+        raise OSError(message) from error
 
 
 def _plan(settings: Settings, scratch: Path) -> Plan:
