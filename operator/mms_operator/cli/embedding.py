@@ -144,9 +144,10 @@ class _Bar(Bars):
             self._phase, self._began = now.phase, time.perf_counter()
             self.add_task(now.phase, total=1.0, said="")
         said = ""
-        if now.words and now.loss is not None:
+        if now.words:
             rate = now.words / max(PRECISION, time.perf_counter() - self._began)
-            said = f"{rate / 1e6:.2f} million words/s, loss {now.loss:.3f}"
+            loss = "" if now.loss is None else f", loss {now.loss:.3f}"
+            said = f"{rate / 1e6:.2f} million words/s{loss}"
         self.update(self.task_ids[-1], completed=now.done, said=said)
 
     def stop(self) -> None:

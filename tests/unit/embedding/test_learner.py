@@ -13,10 +13,12 @@ from mms_workloads.contract import DataFile, JobFile, Reason, WordEmbedding
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.embedding import learner as module
 from mms_workloads.embedding.learner import EmbeddingLearner
+from mms_workloads.embedding.parameters import BlockStats
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
+from mms_workloads.train.communicator import Stats
 from mms_workloads.train.learner import Place
 
 if TYPE_CHECKING:
@@ -118,6 +120,17 @@ def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.Monke
     losses = [loss for _, loss in it.losses]
     assert abs(stats.loss - np.mean(losses)) < 0.2 * abs(losses[-1] - np.mean(losses)), "of all blocks, not the last"
     assert [words for words, _ in it.losses] == [1000, 2000, 3000, 4000]
+
+
+def test_what_was_not_measured_is_no_term_of_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = iter([BlockStats(10, 20.0, None), BlockStats(10, 30.0, 2.0), BlockStats(10, 5.0, None)])
+    monkeypatch.setattr(module.training, "train_block", lambda *_, **__: next(blocks))
+    it = learner(tmp_path, 4)
+    state = it.start()
+    state.agreement.progress = Progress.none(4)
+    stats = it.compute(state, [Slice(0, block, 0, 1, 1) for block in range(3)], Place(0, 1))
+    assert stats == Stats(30, 30.0, 2.0)
+    assert it.losses == [(2000, 2.0)]
 
 
 def test_where_there_is_a_gpu_it_trains_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

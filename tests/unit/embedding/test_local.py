@@ -100,6 +100,24 @@ def test_chinese_by_characters(tmp_path: Path) -> None:
     assert set(result.words) == set("机器学习")
 
 
+def test_a_loss_that_was_not_measured_is_no_point_of_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the second block, which begins with a line of one word, and is short. Its words count all the same."""
+    path, curves, told = tmp_path / "text", list[list[tuple[int, float]]](), list[Progress]()
+    path.write_text("one two three four\n" * 50 + "one\ntwo three\n")
+    monkeypatch.setattr(local, "BLOCK_BYTES", 19 * 50)
+
+    def page(*given: Any) -> str:
+        curves.append(given[3])
+        return ""
+
+    monkeypatch.setattr(local.report, "page", page)
+    result = local.embed(settings(path, epochs=2), tmp_path / "out", tmp_path / "s", told.append)
+    assert result.trained == 2 * 203
+    assert [words for words, _ in curves[0]] == [200, 403]
+    assert min(loss for _, loss in curves[0]) > 0
+    assert [one.loss is None for one in told if one.words] == [False, True, False, True]
+
+
 @pytest.mark.parametrize(
     ("content", "task", "reason", "said"),
     [

@@ -161,12 +161,14 @@ class EmbeddingLearner:
             else:
                 how: Any = {"rates": rates, "touches": touches, **self._chance(s)}
                 done = training.train_block(parameters, tokens, self.words, self.task, **how)
-            pairs = total.weight + done.pairs
-            loss = (total.loss * total.weight + done.loss * done.pairs) / pairs if pairs else 0.0
+            pairs, loss = total.weight, total.loss
+            if done.loss is not None:  # what was trained, but not measured, is no term of the loss
+                pairs += done.pairs
+                loss += (done.loss - loss) * done.pairs / pairs
             total = Stats(total.samples + done.words, pairs, loss)
             begin = end
             words = int(end * optimizer.epochs * self.total)
-            if done.pairs:
+            if done.loss is not None:
                 self.losses.append((words, done.loss))
         if gpu:
             gpu.back()

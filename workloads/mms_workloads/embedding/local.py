@@ -77,7 +77,7 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
     data = Corpus(settings.data, plan, settings.task, scratch / "blocks")
     _encode(data, settings.threads, tell)
     clock.enter("training")
-    losses, parameters, words = _train(settings, plan.vocabulary, data, tell)
+    trained, losses, parameters, words = _train(settings, plan.vocabulary, data, tell)
     clock.enter("writing")
     vectors = files.words_of(parameters, words)
     sample = data.tokens(len(data.blocks) // 2)[:EVALUATED_TOKENS]
@@ -102,7 +102,6 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
         (output / files.TEXT).unlink(missing_ok=True)  # of an earlier run: it has other vectors
     (output / files.REPORT).write_text(page, encoding="utf-8")
     clock.enter("")
-    trained = losses[-1][0] if losses else 0
     return Result(plan.vocabulary.words, vectors, metrics, trained, clock.seconds, tuple(written))
 
 
@@ -149,8 +148,8 @@ def _encode(data: Corpus, threads: int, tell: Callable[[Progress], None]) -> Non
 
 def _train(
     settings: Settings, words: Vocabulary, data: Corpus, tell: Callable[[Progress], None]
-) -> tuple[list[tuple[int, float]], Parameters, Distribution]:
-    """The loss after so many words, the parameters, and what words are made of. Raises JobError."""
+) -> tuple[int, list[tuple[int, float]], Parameters, Distribution]:
+    """Words trained on, the loss after so many of them, the parameters, and what words are made of. Raises JobError."""
     task = settings.task
     buckets = task.subwords.buckets if task.subwords else 0
     need(len(words), task.dimensions, buckets)
@@ -168,12 +167,12 @@ def _train(
                 parameters, tokens, known, task, rates=rates, seed=seed, threads=settings.threads
             )
             trained, pairs = ahead, pairs + stats.pairs
-            if stats.pairs:
+            if stats.loss is not None:
                 losses.append((trained, stats.loss))
             tell(Progress("training", min(1.0, trained / total), trained, stats.loss))
         if not pairs:
             raise training.without_pairs()
-    return losses, parameters, known
+    return trained, losses, parameters, known
 
 
 def _rate(settings: Settings, done: float) -> float:
