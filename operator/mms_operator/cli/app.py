@@ -183,7 +183,9 @@ def similarity(
 
 @app.command("embed")
 def embed(
-    corpus: Annotated[str, typer.Argument(help="A text file, or a URI such as s3://bucket/*.txt.xz; .gz, .xz, .bz2.")],
+    corpus: Annotated[
+        str, typer.Argument(help="A text file, or a URI such as s3://bucket/*.txt.xz; also .gz, .bz2, .zst.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the files.")] = Path("vectors"),
     *,
     model: Annotated[str, typer.Option(help="SkipGram or CBOW.")] = "SkipGram",

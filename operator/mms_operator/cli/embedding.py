@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.embedding.local import Progress, Result
 
+SCRATCH = "the scratch volume"  # as messages have it
 PRECISION = 1e-6  # of a fraction that is written as decimals
 
 
@@ -85,7 +86,14 @@ def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Con
         text=how.text,
     )
     with tempfile.TemporaryDirectory(prefix="mms-embed-") as scratch, _Bar(console) as bar:
-        return local.embed(settings, output, Path(scratch), bar.tell)
+        try:
+            return local.embed(settings, output, Path(scratch), bar.tell)
+        except stores.JobError as error:
+            if SCRATCH not in error.message:
+                raise
+            # Workers have a volume for it, whose remedy is another one.
+            remedy = f"here it is {tempfile.gettempdir()}: set TMPDIR to a folder with more room"
+            raise stores.JobError(error.reason, f"{error.message}; {remedy}", retryable=error.retryable) from error
 
 
 def export(artifact: str, target: Path) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
 from mms_operator.cli import app, embedding
+from mms_workloads.data import reader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,6 +164,18 @@ def test_bad_options(corpus: Path, tmp_path: Path, options: list[str], said: str
     assert done.exit_code == 1
     assert said in " ".join(done.output.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_where_there_is_no_room_to_decompress_the_remedy_is_of_this_machine(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reader.shutil, "copyfileobj", full)
+    done = CliRunner().invoke(app, ["embed", str(corpus), "-o", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert f"here it is {tempfile.gettempdir()}: set TMPDIR to a folder with more room" in done.output
 
 
 @pytest.mark.parametrize("name", ["wiki [2024].txt", "what?.txt"])

@@ -121,7 +121,7 @@ def test_a_loss_that_was_not_measured_is_no_point_of_the_curve(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("content", "task", "reason", "said"),
     [
-        (b"", {}, Reason.DATA_EMPTY, "empty"),
+        (b"", {}, Reason.DATA_EMPTY, "all files are empty: check them"),
         (b" \n ... \n", {}, Reason.DATA_EMPTY, "no word"),
         (b"one two three", {"minCount": 5}, Reason.VOCABULARY_TOO_SMALL, "lower minCount"),
         (b"one\ntwo\nthree\n" * 50, {}, Reason.DATA_INVALID, "no two words stand in one line"),

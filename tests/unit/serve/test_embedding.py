@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,6 +127,16 @@ def test_how_many_answers_an_analogy_has(plain: Embedding) -> None:
     for number, error in ((4, more), (0, none)):
         assert isinstance(error, RequestError)
         assert f"K: {number} neighbours asked for: K must be 1 to 3" in str(error)
+
+
+@pytest.mark.parametrize("asked", [None, k(1)], ids=["as many as there are", "one"])
+def test_a_model_of_as_many_words_as_an_analogy_has_none_for_an_answer(
+    plain: Embedding, asked: NDArray[np.int32] | None
+) -> None:
+    few = replace(plain, words=plain.words[np.arange(3)], rows=plain.rows[:3])  # type: ignore[arg-type]
+    (error,) = embedding.analogies(few, [Question(ids=np.array([[0, 1, 2]]), k=asked)])
+    assert isinstance(error, RequestError)
+    assert "too few words" in str(error)
 
 
 def test_a_bad_analogy_fails_alone(plain: Embedding) -> None:

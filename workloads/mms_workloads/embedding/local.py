@@ -126,7 +126,7 @@ def _plan(settings: Settings, scratch: Path) -> Plan:
     tasks = blocks.counting_tasks([f.uri for f in found], [f.size for f in found])
     segments = [segment for task in tasks for segment in task]
     if not segments:
-        raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty")
+        raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty: check them, or name others")
     reader = readers.counting(settings.data, uris, segments, scratch)
     counted, sizes = corpus.count(reader, segments, settings.task, threads=settings.threads)
     sizes = {i: f.size for i, f in enumerate(found)} | sizes

@@ -271,6 +271,11 @@ def count(k: NDArray[Any] | None, rows: int, limit: int) -> int:
     if len(values) != 1:
         raise RequestError(f"K: {_some(sorted(values))} in one request: K must be the same for all its words")
     value = values.pop()
+    if limit < 1:
+        raise RequestError(
+            "the model has too few words: none is left for an answer beside those of the question. Train it on a "
+            "longer text, or with a lower minCount"
+        )
     if k is None:
         value = min(value, limit)
     if not 1 <= value <= limit:
