@@ -161,6 +161,24 @@ def test_vectors_of_words_that_were_never_seen(tmp_path: Path, length_one: bool)
     np.testing.assert_allclose(found, [unit(e) for e in expected] if length_one else expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("subwords", [SUBWORDS, None], ids=["n-grams", "words alone"])
+def test_words_are_looked_up_as_the_tokenizer_writes_them(tmp_path: Path, subwords: Subwords | None) -> None:
+    model = made(tmp_path, WordEmbedding(subwords=subwords), unit=False)
+    (found,) = embedding.vectors(model, [Question(rows("King", "HÖHE", "king"))])
+    np.testing.assert_array_equal(found, VECTORS[[0, 4, 0]])
+    capital, small = embedding.neighbours(model, [Question(rows(word), k=k(5)) for word in ("King", "king")])
+    assert words(model, capital) == words(model, small), "the word itself is left out"
+    if subwords:
+        (found,) = embedding.vectors(model, [Question(rows("Kings"))])
+        np.testing.assert_allclose(found, [of_ngrams("kings")], atol=1e-6)
+
+
+def test_words_that_a_tokenizer_keeps_as_they_are(tmp_path: Path) -> None:
+    model = made(tmp_path, WordEmbedding(subwords=SUBWORDS, tokenizer="Whitespace"), unit=False)
+    (found,) = embedding.vectors(model, [Question(rows("King"))])
+    np.testing.assert_allclose(found, [of_ngrams("King")], atol=1e-6)
+
+
 def test_neighbours_of_a_word_that_was_never_seen(with_ngrams: Embedding) -> None:
     (answer,) = embedding.neighbours(with_ngrams, [Question(rows("kings", "king"), k=k(5, 2))])
     assert isinstance(answer, Nearest)
