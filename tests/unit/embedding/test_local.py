@@ -69,6 +69,19 @@ def test_from_text_to_vectors(
     assert training[-1].loss < training[0].loss  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_counting_tells_how_far_it_is(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(local.corpus, "PIECE_BYTES", 40_000)
+    told: list[Progress] = []
+    local.embed(settings(corpus, threads=threads, epochs=1), tmp_path / "out", tmp_path / "s", told.append)
+    counting = [one.done for one in told if one.phase == "counting"]
+    assert counting == sorted(counting)
+    assert len(counting) > 4
+    assert 0.5 < counting[-1] < 1
+
+
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path, corpus: Path) -> None:
     first, again = (
         local.embed(settings(corpus, epochs=1), tmp_path / "out", tmp_path / f"scratch-{i}", lambda _: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import numpy as np
 from mms_workloads import memory
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason
-from mms_workloads.data import blocks, corpus, readers, vocabulary
+from mms_workloads.data import blocks, corpus, vocabulary
 from mms_workloads.data.corpus import Corpus
+from mms_workloads.data.reader import Reader
 from mms_workloads.embedding import evaluation, files, report, training
 from mms_workloads.embedding.distribution import distribution
 from mms_workloads.embedding.parameters import initial_parameters, need
@@ -22,12 +24,13 @@ from mms_workloads.store import JobError
 from mms_workloads.sync.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mms_workloads.contract import Store, WordEmbedding
+    from mms_workloads.data.blocks import Block, Segment
     from mms_workloads.data.vocabulary import Vocabulary
     from mms_workloads.embedding.distribution import Distribution
     from mms_workloads.embedding.parameters import Parameters
@@ -72,7 +75,7 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
     memory.give_back()
     clock = _Clock(tell)
     clock.enter("counting")
-    plan = _plan(settings, scratch)
+    plan = _plan(settings, scratch, tell)
     clock.enter("encoding")
     data = Corpus(settings.data, plan, settings.task, scratch / "blocks")
     _encode(data, settings.threads, tell)
@@ -120,14 +123,13 @@ def _probe(output: Path) -> None:
         raise OSError(message) from error
 
 
-def _plan(settings: Settings, scratch: Path) -> Plan:
+def _plan(settings: Settings, scratch: Path, tell: Callable[[Progress], None]) -> Plan:
     found = stores.glob(settings.data)
-    uris = dict(enumerate(file.uri for file in found))
     tasks = blocks.counting_tasks([f.uri for f in found], [f.size for f in found])
     segments = [segment for task in tasks for segment in task]
     if not segments:
         raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty: check them, or name others")
-    reader = readers.counting(settings.data, uris, segments, scratch)
+    reader = _Told(settings.data, [file.uri for file in found], scratch, tell)
     counted, sizes = corpus.count(reader, segments, settings.task, threads=settings.threads)
     sizes = {i: f.size for i, f in enumerate(found)} | sizes
     plan_files = tuple(DataFile(uri=f.uri, size=sizes[i], etag=f.etag) for i, f in enumerate(found))
@@ -177,6 +179,26 @@ def _train(
 
 def _rate(settings: Settings, done: float) -> float:
     return settings.learning_rate * max(LEAST_RATE, 1 - done)
+
+
+class _Told(Reader):
+    """Tells how much was counted, of threads that read pieces."""
+
+    def __init__(self, store: Store, uris: Sequence[str], scratch: Path, tell: Callable[[Progress], None]) -> None:
+        super().__init__(store, uris, scratch)
+        self._tell, self._all, self._read, self._telling = tell, 0, 0, threading.Lock()
+
+    def pieces(self, block: Block, piece_bytes: int) -> list[Segment]:
+        found = super().pieces(block, piece_bytes)
+        self._all = sum((piece.end or 0) - piece.start for piece in found)
+        return found
+
+    def text(self, segment: Segment) -> bytes:
+        data = super().text(segment)
+        with self._telling:
+            self._tell(Progress("counting", self._read / max(1, self._all)))  # of the pieces before: they are counted
+            self._read += (segment.end or 0) - segment.start
+        return data
 
 
 class _Clock:
