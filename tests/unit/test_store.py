@@ -31,7 +31,7 @@ def names(found: list[store.Found], root: str) -> list[str]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for name in ("b.txt", "a.txt", "sub/c.txt", "sub/d.csv", "odd[1].txt", "odd#2?.txt"):
+    for name in ("b.txt", "a.txt", "sub/c.txt", "sub/d.csv", "odd[1].txt", "odd#2?.txt", "of[2]/e.txt"):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
@@ -44,11 +44,14 @@ def tree(tmp_path: Path) -> Path:
         ("/a.txt", ["/a.txt"]),
         ("/sub", ["/sub/c.txt", "/sub/d.csv"]),
         ("/sub/", ["/sub/c.txt", "/sub/d.csv"]),
-        ("", ["/a.txt", "/b.txt", "/odd#2?.txt", "/odd[1].txt", "/sub/c.txt", "/sub/d.csv"]),
+        ("", ["/a.txt", "/b.txt", "/odd#2?.txt", "/odd[1].txt", "/of[2]/e.txt", "/sub/c.txt", "/sub/d.csv"]),
         ("/?.txt", ["/a.txt", "/b.txt"]),
-        ("/*/*.txt", ["/sub/c.txt"]),
+        ("/*/*.txt", ["/of[2]/e.txt", "/sub/c.txt"]),
         ("/**/*.csv", ["/sub/d.csv"]),
         ("/[b-z].txt", ["/b.txt"]),
+        ("/odd[1].txt", ["/odd[1].txt"]),
+        ("/odd#2?.txt", ["/odd#2?.txt"]),
+        ("/of[2]", ["/of[2]/e.txt"]),
         ("/sub*", None),
         ("/no.txt", None),
         ("/a.txt/x", None),
@@ -62,6 +65,9 @@ def tree(tmp_path: Path) -> Path:
         "star",
         "deep",
         "set",
+        "name with brackets",
+        "name with a question mark",
+        "folder with brackets",
         "folders only",
         "missing",
         "below a file",

@@ -139,7 +139,8 @@ def at(store: Store, uri: str) -> Store:
 
 def glob(store: Store) -> list[Found]:
     """The files that the store's URI names, sorted by URI: one file, a pattern with *, or a folder's files; a web
-    server's folder ends with /, and its page has a link to each file.
+    server's folder ends with /, and its page has a link to each file. What a file system has by just this name is no
+    pattern.
 
     Raises JobError: DataNotFound when there are none.
     """
@@ -151,7 +152,7 @@ def glob(store: Store) -> list[Found]:
             names = fs.glob(path) if "*" in path else _linked(fs, path)
             with ThreadPoolExecutor(AT_ONCE) as pool:  # a page of links says no sizes
                 infos = dict(zip(names, pool.map(fs.info, names), strict=True))
-        elif scheme not in _WEB and any(c in path for c in "*?["):
+        elif scheme not in _WEB and any(c in path for c in "*?[") and not (scheme == "file" and fs.exists(path)):
             infos = fs.glob(path, detail=True)
         else:
             info = fs.info(path)

@@ -177,7 +177,8 @@ REASONS: dict[str, str] = {
     Pods.DATA_NOT_FOUND: "No file matches data.uri.",
     Pods.DATA_UNREADABLE: "A file of the data cannot be read: permission, compression or encoding.",
     Pods.DATA_EMPTY: "There is nothing in the data.",
-    Pods.DATA_INVALID: "More records are bad than `data.quality.maxBadRecords`, or they are not as data.fields says.",
+    Pods.DATA_INVALID: "More records are bad than `data.quality.maxBadRecords`, they are not as data.fields says, "
+    "or no line of a text has two words of the vocabulary.",
     Pods.PRETRAINED_UNFIT: "What spec.pretrained names is of another task, or nothing that can be loaded.",
     Pods.VOCABULARY_TOO_SMALL: "Too few words are as frequent as minCount asks.",
     Pods.GATE_MISSED: "The result does not reach what evaluation.gate asks, so it is not published.",

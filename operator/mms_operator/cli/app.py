@@ -183,7 +183,9 @@ def similarity(
 
 @app.command("embed")
 def embed(
-    corpus: Annotated[str, typer.Argument(help="A text file, or a URI such as s3://bucket/*.txt.xz; .gz, .xz, .bz2.")],
+    corpus: Annotated[
+        str, typer.Argument(help="A text file, or a URI such as s3://bucket/*.txt.xz; also .gz, .bz2, .zst.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the files.")] = Path("vectors"),
     *,
     model: Annotated[str, typer.Option(help="SkipGram or CBOW.")] = "SkipGram",
@@ -193,7 +195,7 @@ def embed(
     dimensions: Annotated[int, typer.Option("--dimensions", "-d", help="Length of a vector.")] = 100,
     window: Annotated[int, typer.Option(help="Words to each side of the centre, at most.")] = 5,
     windowing: Annotated[str, typer.Option(help="Dynamic: each window is 1 to --window words. Fixed.")] = "Dynamic",
-    negatives: Annotated[int, typer.Option(help="With NegativeSampling.")] = 5,
+    negatives: Annotated[int | None, typer.Option(help="With NegativeSampling. Absent: 5.")] = None,
     min_count: Annotated[int, typer.Option(help="Words that are rarer are left out.")] = 5,
     max_vocabulary: Annotated[int, typer.Option(help="The most frequent words that are kept.")] = 1_000_000,
     subsample: Annotated[
@@ -203,8 +205,18 @@ def embed(
     subwords: Annotated[
         bool, typer.Option("--subwords", help="Vectors of n-grams, too: for words never seen.")
     ] = False,
-    buckets: Annotated[int, typer.Option(help="With --subwords: vectors that n-grams share.")] = 500_000,
+    min_length: Annotated[int | None, typer.Option(help="With --subwords: of n-grams. Absent: 3.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="With --subwords: of n-grams. Absent: 6.")] = None,
+    buckets: Annotated[
+        int | None, typer.Option(help="With --subwords: vectors that n-grams share. Absent: 500000.")
+    ] = None,
     phrases: Annotated[bool, typer.Option("--phrases", help="Words that often follow one another become one.")] = False,
+    phrase_min_count: Annotated[
+        int | None, typer.Option(help="With --phrases: pairs that are rarer stay two words. Absent: 5.")
+    ] = None,
+    phrase_threshold: Annotated[
+        float | None, typer.Option(help="With --phrases: the score from which a pair is one word. Absent: 100.")
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="How often the text is read.")] = 5,
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-9, help="At the start. Absent: 0.025, with CBOW or subwords 0.05.")
@@ -214,18 +226,19 @@ def embed(
     text: Annotated[bool, typer.Option("--text", help="Write vectors.txt, too, in word2vec's text format.")] = False,
 ) -> None:
     """Train word vectors here, without a cluster."""
-    given = {
-        "model": model, "objective": objective, "dimensions": dimensions, "window": window, "windowing": windowing,
-        "negatives": negatives if objective == "NegativeSampling" else None, "minCount": min_count,
-        "maxVocabulary": max_vocabulary, "subsample": f"{subsample:.10f}".rstrip("0").rstrip("."),
-        "tokenizer": tokenizer, "subwords": {"buckets": buckets} if subwords else None,
-        "phrases": {} if phrases else None,
-    }  # fmt: skip
-    how = embedding.How(epochs, learning_rate, seed, threads)
+    of_subwords = {"minLength": min_length, "maxLength": max_length, "buckets": buckets}
+    threshold = None if phrase_threshold is None else embedding.decimals(phrase_threshold)
+    of_phrases = {"minCount": phrase_min_count, "threshold": threshold}
+    how = embedding.How(epochs, learning_rate, seed, threads, text)
     try:
+        given = {
+            "model": model, "objective": objective, "dimensions": dimensions, "window": window, "windowing": windowing,
+            "negatives": negatives, "minCount": min_count, "maxVocabulary": max_vocabulary,
+            "subsample": embedding.decimals(subsample), "tokenizer": tokenizer,
+            "subwords": embedding.part("subwords", of_subwords, asked=subwords),
+            "phrases": embedding.part("phrases", of_phrases, asked=phrases),
+        }  # fmt: skip
         result = embedding.run(corpus, given, how, output, errors)
-        if text:
-            embedding.write_text(result, output)
     except (embedding.SettingsError, JobError, OSError) as error:
         _fail(str(error))
     _print(embedding.summary(result, output))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.embedding.local import Progress, Result
 
+SCRATCH = "the scratch volume"  # as messages have it
 PRECISION = 1e-6  # of a fraction that is written as decimals
 
 
@@ -39,6 +42,20 @@ class How:
     learning_rate: float | None  # None: as the model has it
     seed: int
     threads: int | None  # None: one for each processor
+    text: bool = False  # vectors.txt, too
+
+
+def decimals(value: float) -> str:
+    """As the API has fractions: without an exponent, and exact."""
+    return format(Decimal(repr(value)), "f").removesuffix(".0")
+
+
+def part(name: str, fields: dict[str, Any], *, asked: bool) -> dict[str, Any] | None:
+    """Of the task, which there is where it was asked for. fields: None is absent. Raises SettingsError."""
+    given = {field: value for field, value in fields.items() if value is not None}
+    if given and not asked:
+        raise SettingsError(f"{name}.{next(iter(given))} is of --{name} only: add --{name}, or leave it out")
+    return given if asked else None
 
 
 def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Console) -> Result:
@@ -47,6 +64,12 @@ def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Con
         task = WordEmbedding.model_validate(given)
     except ValidationError as error:
         raise SettingsError("\n".join(_said(one) for one in error.errors())) from error
+    if how.learning_rate is not None and not math.isfinite(how.learning_rate):
+        raise SettingsError(f"--learning-rate: input should be a finite number, not {how.learning_rate}")
+    if task.negatives is not None and task.objective != "NegativeSampling":
+        raise SettingsError("negatives is of objective NegativeSampling only: leave one of them out")
+    if task.subwords and task.subwords.minLength > task.subwords.maxLength:
+        raise SettingsError("subwords.minLength must not be above maxLength: change one of them")
     if task.objective == "Softmax" and (task.subwords or task.maxVocabulary > SOFTMAX_WORDS):
         raise SettingsError(
             f"objective Softmax compares each pair with all words: set maxVocabulary to {SOFTMAX_WORDS} or less, and "
@@ -60,9 +83,17 @@ def run(corpus: str, given: dict[str, Any], how: How, output: Path, console: Con
         learning_rate=how.learning_rate or usual,
         seed=how.seed,
         threads=how.threads or len(os.sched_getaffinity(0)),
+        text=how.text,
     )
     with tempfile.TemporaryDirectory(prefix="mms-embed-") as scratch, _Bar(console) as bar:
-        return local.embed(settings, output, Path(scratch), bar.tell)
+        try:
+            return local.embed(settings, output, Path(scratch), bar.tell)
+        except stores.JobError as error:
+            if SCRATCH not in error.message:
+                raise
+            # Workers have a volume for it, whose remedy is another one.
+            remedy = f"here it is {tempfile.gettempdir()}: set TMPDIR to a folder with more room"
+            raise stores.JobError(error.reason, f"{error.message}; {remedy}", retryable=error.retryable) from error
 
 
 def export(artifact: str, target: Path) -> int:
@@ -86,17 +117,13 @@ def export(artifact: str, target: Path) -> int:
     return len(words)
 
 
-def write_text(result: Result, output: Path) -> None:
-    files.word2vec_text(output / "vectors.txt", result.words, result.vectors)
-
-
 def summary(result: Result, output: Path) -> str:
     rate = result.trained / max(PRECISION, result.seconds["training"]) / 1e6
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in result.metrics.items())
     return (
         f"{len(result.words):,} words of {result.vectors.shape[1]} dimensions in {sum(result.seconds.values()):.1f} s "
         f"({rate:.2f} million words/s while training): {metrics}\n"
-        f"{escape(str(output))}: {', '.join(sorted(path.name for path in output.iterdir()))}"
+        f"{escape(str(output))}: {', '.join(sorted(result.written))}"
     )
 
 
@@ -125,9 +152,10 @@ class _Bar(Bars):
             self._phase, self._began = now.phase, time.perf_counter()
             self.add_task(now.phase, total=1.0, said="")
         said = ""
-        if now.words and now.loss is not None:
+        if now.words:
             rate = now.words / max(PRECISION, time.perf_counter() - self._began)
-            said = f"{rate / 1e6:.2f} million words/s, loss {now.loss:.3f}"
+            loss = "" if now.loss is None else f", loss {now.loss:.3f}"
+            said = f"{rate / 1e6:.2f} million words/s{loss}"
         self.update(self.task_ids[-1], completed=now.done, said=said)
 
     def stop(self) -> None:

@@ -39,7 +39,7 @@ def test_cut(sizes: list[int], expected: list[blocks.Block]) -> None:
 
 def test_counting_tasks() -> None:
     """A compressed file is read from its start to its end, by one worker; its stored size says nothing."""
-    uris = ["a.txt", "b.gz", "c.txt", "d.xz", "e.bz2"]
+    uris = ["a.txt", "b.gz", "c.txt", "d.XZ", "e.bz2"]
     tasks = blocks.counting_tasks(uris, [COUNTING_BYTES + 5, 7, 3, 9, 1])
     assert tasks[:3] == [(Segment(1, 0, None),), (Segment(3, 0, None),), (Segment(4, 0, None),)]
     assert tasks[3:] == [

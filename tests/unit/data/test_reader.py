@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -30,6 +31,10 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".xz": lzma.compress,
     ".bz2": bz2.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+    ".GZ": gzip.compress,
+    ".Xz": lzma.compress,
+    ".ZST": lambda data: pa.compress(data, codec="zstd", asbytes=True),
 }
 # Words of one to four bytes a character, with what separates them and what only looks as if it did.
 PIECES = [

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from mms_workloads.contract import DataFile, JobFile, WordEmbedding
+from mms_workloads.contract import DataFile, JobFile, Reason, WordEmbedding
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.embedding import learner as module
 from mms_workloads.embedding.learner import EmbeddingLearner
+from mms_workloads.embedding.parameters import BlockStats
+from mms_workloads.embedding.state import EmbeddingState
+from mms_workloads.store import JobError
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
+from mms_workloads.train.communicator import Stats
 from mms_workloads.train.learner import Place
 
 if TYPE_CHECKING:
@@ -43,6 +47,14 @@ def learner(tmp_path: Path, blocks: int, **task: Any) -> EmbeddingLearner:
     plan = Plan((DataFile(uri=f"file://{path}", size=size),), -(-size // blocks), Vocabulary(WORDS, (500,) * 8))
     assert job.task.wordEmbedding is not None
     return EmbeddingLearner.of(job, job.task.wordEmbedding, plan, tmp_path / "cache")
+
+
+def trained(it: EmbeddingLearner) -> EmbeddingState:
+    """As after a pair."""
+    state = it.start()
+    assert isinstance(state, EmbeddingState)
+    state.base.contexts[0] = 0.1
+    return state
 
 
 @pytest.mark.parametrize(
@@ -110,6 +122,17 @@ def test_the_rate_falls_within_a_round(tmp_path: Path, monkeypatch: pytest.Monke
     assert [words for words, _ in it.losses] == [1000, 2000, 3000, 4000]
 
 
+def test_what_was_not_measured_is_no_term_of_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = iter([BlockStats(10, 20.0, None), BlockStats(10, 30.0, 2.0), BlockStats(10, 5.0, None)])
+    monkeypatch.setattr(module.training, "train_block", lambda *_, **__: next(blocks))
+    it = learner(tmp_path, 4)
+    state = it.start()
+    state.agreement.progress = Progress.none(4)
+    stats = it.compute(state, [Slice(0, block, 0, 1, 1) for block in range(3)], Place(0, 1))
+    assert stats == Stats(30, 30.0, 2.0)
+    assert it.losses == [(2000, 2.0)]
+
+
 def test_where_there_is_a_gpu_it_trains_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its stand-in is another name of the processor. The rows that it touches are those that were told."""
     monkeypatch.setattr(module.device, "chosen", lambda: torch.device("cpu", 0))
@@ -143,16 +166,25 @@ def test_rows_are_those_that_are_touched(tmp_path: Path) -> None:
 def test_a_graph_of_many_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int) -> None:
     monkeypatch.setattr(module.graph, "LEAST_WORDS", least)
     it = learner(tmp_path, 4)
-    state = it.start()
+    state = trained(it)
     folder = tmp_path / "artifact"
     folder.mkdir()
     it.write(state, it.evaluate(state), folder)
     assert (folder / "neighbours.usearch").exists() == (least <= len(WORDS))
 
 
+def test_parameters_that_no_pair_has_changed_are_no_model(tmp_path: Path) -> None:
+    """Whoever trained: the one that exports may not have seen a block."""
+    it = learner(tmp_path, 4)
+    with pytest.raises(JobError, match="no two words stand in one line") as raised:
+        it.evaluate(it.start())
+    assert raised.value.reason == Reason.DATA_INVALID
+    it.evaluate(trained(it))
+
+
 def test_what_is_written(tmp_path: Path) -> None:
     it = learner(tmp_path, 4, subwords={"buckets": 1000})
-    state = it.start()
+    state = trained(it)
     evaluation = it.evaluate(state)
     folder = tmp_path / "artifact"
     folder.mkdir()

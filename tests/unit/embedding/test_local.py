@@ -6,7 +6,8 @@ import lzma
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,6 @@ from mms_workloads.contract import Reason, Store, WordEmbedding
 from mms_workloads.embedding import local
 from mms_workloads.embedding.local import Progress, Settings
 from mms_workloads.store import JobError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TOPICS = [[f"{topic}{i}" for i in range(12)] for topic in ("ship", "farm", "court")]
 
@@ -71,6 +69,19 @@ def test_from_text_to_vectors(
     assert training[-1].loss < training[0].loss  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_counting_tells_how_far_it_is(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(local.corpus, "PIECE_BYTES", 40_000)
+    told: list[Progress] = []
+    local.embed(settings(corpus, threads=threads, epochs=1), tmp_path / "out", tmp_path / "s", told.append)
+    counting = [one.done for one in told if one.phase == "counting"]
+    assert counting == sorted(counting)
+    assert len(counting) > 4
+    assert 0.5 < counting[-1] < 1
+
+
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path, corpus: Path) -> None:
     first, again = (
         local.embed(settings(corpus, epochs=1), tmp_path / "out", tmp_path / f"scratch-{i}", lambda _: None)
@@ -102,16 +113,35 @@ def test_chinese_by_characters(tmp_path: Path) -> None:
     assert set(result.words) == set("机器学习")
 
 
+def test_a_loss_that_was_not_measured_is_no_point_of_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the second block, which begins with a line of one word, and is short. Its words count all the same."""
+    path, curves, told = tmp_path / "text", list[list[tuple[int, float]]](), list[Progress]()
+    path.write_text("one two three four\n" * 50 + "one\ntwo three\n")
+    monkeypatch.setattr(local, "BLOCK_BYTES", 19 * 50)
+
+    def page(*given: Any) -> str:
+        curves.append(given[3])
+        return ""
+
+    monkeypatch.setattr(local.report, "page", page)
+    result = local.embed(settings(path, epochs=2), tmp_path / "out", tmp_path / "s", told.append)
+    assert result.trained == 2 * 203
+    assert [words for words, _ in curves[0]] == [200, 403]
+    assert min(loss for _, loss in curves[0]) > 0
+    assert [one.loss is None for one in told if one.words] == [False, True, False, True]
+
+
 @pytest.mark.parametrize(
     ("content", "task", "reason", "said"),
     [
-        (b"", {}, Reason.DATA_EMPTY, "empty"),
+        (b"", {}, Reason.DATA_EMPTY, "all files are empty: check them"),
         (b" \n ... \n", {}, Reason.DATA_EMPTY, "no word"),
         (b"one two three", {"minCount": 5}, Reason.VOCABULARY_TOO_SMALL, "lower minCount"),
+        (b"one\ntwo\nthree\n" * 50, {}, Reason.DATA_INVALID, "no two words stand in one line"),
         (b"one two \xff three", {}, Reason.DATA_UNREADABLE, "not UTF-8: byte 0xff at offset 8"),
         (b"one two two", {"subwords": {"buckets": 10**12}}, Reason.OUT_OF_MEMORY, "lower dimensions"),
     ],
-    ids=["empty", "no word", "only rare words", "not UTF-8", "too large"],
+    ids=["empty", "no word", "only rare words", "one word a line", "not UTF-8", "too large"],
 )
 def test_refusals(tmp_path: Path, content: bytes, task: dict[str, Any], reason: Reason, said: str) -> None:
     path = tmp_path / "text"
@@ -147,8 +177,11 @@ def test_memory_that_is_free(tmp_path: Path) -> None:
 def test_results_that_have_no_place_are_refused_before_the_work(tmp_path: Path, corpus: Path) -> None:
     told: list[Progress] = []
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(NotADirectoryError, match="name a folder"):
-        local.embed(settings(corpus), tmp_path / "out", tmp_path / "scratch", told.append)
+    for output in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(NotADirectoryError, match="name a folder"):
+            local.embed(settings(corpus), output, tmp_path / "scratch", told.append)
+    with pytest.raises(OSError, match=r"/proc/out: nothing can be written there .*: name another folder"):
+        local.embed(settings(corpus), Path("/proc/out"), tmp_path / "scratch", told.append)
     assert told == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 
 from mms_workloads import memory
 from mms_workloads.contract import WordEmbedding
-from mms_workloads.embedding import training
+from mms_workloads.embedding import parameters, training
 from mms_workloads.embedding.distribution import distribution
 from mms_workloads.embedding.golden import nearest
 from mms_workloads.embedding.parameters import initial_parameters, initial_rows, no_touches
@@ -96,6 +97,24 @@ def test_memory_is_of_the_rows_that_are_held() -> None:
     assert (held.working[:20] == 20).all()
     assert held.places[:20_000:1000].tolist() == list(range(20))
     assert held.places.count_nonzero() == 19
+
+
+def test_rows_of_the_round_before_go_before_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = PulledState.of(Table("vectors", 100_000, 30), Table("contexts", 100, 30)).held["vectors"]
+    made, real, rows = list[weakref.ref[np.ndarray]](), parameters.matrix, list[int]()
+
+    def matrix(*shape: int) -> np.ndarray:
+        made.append(weakref.ref(found := real(*shape)))
+        return found
+
+    monkeypatch.setattr(parameters, "matrix", matrix)
+    monkeypatch.setattr(
+        parameters, "room", lambda *_: rows.append(sum(len(a) for one in made if (a := one()) is not None))
+    )
+    held.hold(torch.arange(10))
+    held.hold(torch.arange(1000))
+    assert len(held.base) == 1250
+    assert rows == [0, 0]
 
 
 def test_a_round_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

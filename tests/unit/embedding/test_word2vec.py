@@ -247,7 +247,18 @@ def test_a_block_without_words(tokens: list[int]) -> None:
     task = WordEmbedding(dimensions=4)
     start, words = initial_parameters(2, 4, 1), distribution(np.array([5, 5]), task)
     stats = word2vec.train_block(start, np.array(tokens, np.int32), words, task, rates=(0.1, 0.1), seed=1)
-    assert stats == BlockStats(0, 0.0, 0.0)
+    assert stats == BlockStats(0, 0.0, None)
+
+
+@every_task
+def test_pairs_that_were_not_measured_have_no_loss(task: dict[str, str]) -> None:
+    """The first window of a block is measured, and then each 64th: here the first one has no pair."""
+    settings = WordEmbedding.model_validate({**task, "dimensions": 8, "window": 2, "subsample": 0})
+    words, start = distribution(np.ones(3, np.int64), settings), initial_parameters(3, 8, 1)
+    tokens = np.array([0, -1, 1, 2, -1], np.int32)
+    stats = word2vec.train_block(start, tokens, words, settings, rates=(0.1, 0.1), seed=1)
+    assert stats.pairs > 0
+    assert stats.loss is None
 
 
 @every_task

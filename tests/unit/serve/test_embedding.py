@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,6 +129,16 @@ def test_how_many_answers_an_analogy_has(plain: Embedding) -> None:
         assert f"K: {number} neighbours asked for: K must be 1 to 3" in str(error)
 
 
+@pytest.mark.parametrize("asked", [None, k(1)], ids=["as many as there are", "one"])
+def test_a_model_of_as_many_words_as_an_analogy_has_none_for_an_answer(
+    plain: Embedding, asked: NDArray[np.int32] | None
+) -> None:
+    few = replace(plain, words=plain.words[np.arange(3)], rows=plain.rows[:3])  # type: ignore[arg-type]
+    (error,) = embedding.analogies(few, [Question(ids=np.array([[0, 1, 2]]), k=asked)])
+    assert isinstance(error, RequestError)
+    assert "too few words" in str(error)
+
+
 def test_a_bad_analogy_fails_alone(plain: Embedding) -> None:
     good = Question(rows(("man", "king", "woman")), k=k(1))
     before, unknown, outside, after = embedding.analogies(
@@ -148,6 +159,24 @@ def test_vectors_of_words_that_were_never_seen(tmp_path: Path, length_one: bool)
     assert isinstance(found, np.ndarray)
     expected = [of_ngrams("kings"), of_ngrams("höhen"), VECTORS[0]]
     np.testing.assert_allclose(found, [unit(e) for e in expected] if length_one else expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("subwords", [SUBWORDS, None], ids=["n-grams", "words alone"])
+def test_words_are_looked_up_as_the_tokenizer_writes_them(tmp_path: Path, subwords: Subwords | None) -> None:
+    model = made(tmp_path, WordEmbedding(subwords=subwords), unit=False)
+    (found,) = embedding.vectors(model, [Question(rows("King", "HÖHE", "king"))])
+    np.testing.assert_array_equal(found, VECTORS[[0, 4, 0]])
+    capital, small = embedding.neighbours(model, [Question(rows(word), k=k(5)) for word in ("King", "king")])
+    assert words(model, capital) == words(model, small), "the word itself is left out"
+    if subwords:
+        (found,) = embedding.vectors(model, [Question(rows("Kings"))])
+        np.testing.assert_allclose(found, [of_ngrams("kings")], atol=1e-6)
+
+
+def test_words_that_a_tokenizer_keeps_as_they_are(tmp_path: Path) -> None:
+    model = made(tmp_path, WordEmbedding(subwords=SUBWORDS, tokenizer="Whitespace"), unit=False)
+    (found,) = embedding.vectors(model, [Question(rows("King"))])
+    np.testing.assert_allclose(found, [of_ngrams("King")], atol=1e-6)
 
 
 def test_neighbours_of_a_word_that_was_never_seen(with_ngrams: Embedding) -> None:

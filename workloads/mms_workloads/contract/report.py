@@ -61,7 +61,7 @@ class Reason(StrEnum):
     DATA_UNREADABLE = "DataUnreadable"  # permission, decompression, not UTF-8
     DATA_EMPTY = "DataEmpty"
     PRETRAINED_UNFIT = "PretrainedUnfit"  # not of the task's kind, or of no kind that is known
-    DATA_INVALID = "DataInvalid"  # more bad records than data.quality allows, or no such columns
+    DATA_INVALID = "DataInvalid"  # more bad records than data.quality allows, no such columns, no pair of words
     VOCABULARY_TOO_SMALL = "VocabularyTooSmall"
     GATE_MISSED = "GateMissed"
     STORAGE_UNREACHABLE = "StorageUnreachable"

@@ -30,7 +30,7 @@ Block = tuple[Segment, ...]
 
 
 def compressed(uri: str) -> bool:
-    return uri.endswith(COMPRESSED)
+    return uri.lower().endswith(COMPRESSED)
 
 
 def cut(sizes: Sequence[int], block_bytes: int, *, varied: bool = False) -> list[Block]:

@@ -233,13 +233,14 @@ def decompress(store: Store, target: Path) -> None:
 
 
 def _decompressor(uri: str, raw: IO[bytes]) -> IO[bytes]:
-    if uri.endswith(".gz"):
+    suffix = uri.lower().rpartition(".")[2]
+    if suffix == "gz":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if uri.endswith(".zst"):
+    if suffix == "zst":
         import pyarrow as pa  # noqa: PLC0415 - large, and few data sets need it
 
         return cast("IO[bytes]", pa.CompressedInputStream(raw, "zstd"))
-    return lzma.LZMAFile(raw) if uri.endswith(".xz") else bz2.BZ2File(raw)
+    return lzma.LZMAFile(raw) if suffix == "xz" else bz2.BZ2File(raw)
 
 
 def _corrupt(uri: str, error: Exception) -> JobError:

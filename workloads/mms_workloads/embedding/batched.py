@@ -109,7 +109,7 @@ class OnDevice:
             loss += self._step(batch, rate)
             some = batch.there.any(axis=1)
             pairs += int(some.sum() if self._task.model == "CBOW" else batch.there.sum())
-        return BlockStats(int((tokens >= 0).sum()), float(pairs), float(loss) / pairs if pairs else 0.0)
+        return BlockStats(int((tokens >= 0).sum()), float(pairs), float(loss) / pairs if pairs else None)
 
     def _step(self, batch: Batch, rate: float) -> Tensor:
         """Its summed loss."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, VOCABULARY, TASK = "model.safetensors", "vocabulary.txt", "model.json"
 REPORT = "report.html"
+BINARY, TEXT = "vectors.bin", "vectors.txt"
 ROWS_AT_ONCE = 4096
 
 
@@ -52,7 +53,7 @@ def write(
     tensors = {"vectors": vectors, "contexts": parameters.contexts}
     if task.subwords:
         tensors["ngrams"] = parameters.vectors[len(vocabulary) :]
-    if not all(np.isfinite(part).all() for one in tensors.values() for part in _parts(one)):
+    if not all(np.isfinite(part).all() for one in tensors.values() for part in parts(one)):
         raise JobError(
             Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
         )
@@ -87,5 +88,6 @@ def _write(
             file.write(line(word.encode(), row))
 
 
-def _parts(matrix: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def parts(matrix: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Of rows, so that what is made of one takes little memory."""
     return [matrix[first : first + ROWS_AT_ONCE] for first in range(0, len(matrix), ROWS_AT_ONCE)]

@@ -161,12 +161,14 @@ class EmbeddingLearner:
             else:
                 how: Any = {"rates": rates, "touches": touches, **self._chance(s)}
                 done = training.train_block(parameters, tokens, self.words, self.task, **how)
-            pairs = total.weight + done.pairs
-            loss = (total.loss * total.weight + done.loss * done.pairs) / pairs if pairs else 0.0
+            pairs, loss = total.weight, total.loss
+            if done.loss is not None:  # what was trained, but not measured, is no term of the loss
+                pairs += done.pairs
+                loss += (done.loss - loss) * done.pairs / pairs
             total = Stats(total.samples + done.words, pairs, loss)
             begin = end
             words = int(end * optimizer.epochs * self.total)
-            if done.pairs:
+            if done.loss is not None:
                 self.losses.append((words, done.loss))
         if gpu:
             gpu.back()
@@ -174,7 +176,11 @@ class EmbeddingLearner:
 
     def evaluate(self, state: State) -> Evaluation:
         assert isinstance(state, EmbeddingState | PulledState)  # noqa: S101 - made by `start`
-        vectors = files.words_of(state.parameters(), self.words, state.matrix)
+        parameters = state.parameters()
+        # They begin as zeros, and each pair changes some: this holds whoever trained.
+        if not any(part.any() for part in files.parts(parameters.contexts)):
+            raise training.without_pairs()
+        vectors = files.words_of(parameters, self.words, state.matrix)
         chosen = list(self.held_out or self.trained_on)[: evaluation.MAX_BLOCKS]
         tokens = (self.corpus.tokens(block) for block in chosen)
         metrics = evaluation.measured(

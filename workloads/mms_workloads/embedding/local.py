@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +14,9 @@ import numpy as np
 from mms_workloads import memory
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason
-from mms_workloads.data import blocks, corpus, readers, vocabulary
+from mms_workloads.data import blocks, corpus, vocabulary
 from mms_workloads.data.corpus import Corpus
+from mms_workloads.data.reader import Reader
 from mms_workloads.embedding import evaluation, files, report, training
 from mms_workloads.embedding.distribution import distribution
 from mms_workloads.embedding.parameters import initial_parameters, need
@@ -21,12 +24,13 @@ from mms_workloads.store import JobError
 from mms_workloads.sync.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mms_workloads.contract import Store, WordEmbedding
+    from mms_workloads.data.blocks import Block, Segment
     from mms_workloads.data.vocabulary import Vocabulary
     from mms_workloads.embedding.distribution import Distribution
     from mms_workloads.embedding.parameters import Parameters
@@ -44,6 +48,7 @@ class Settings:
     learning_rate: float
     seed: int
     threads: int
+    text: bool = False  # write vectors.txt, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +66,21 @@ class Result:
     metrics: dict[str, float]
     trained: int  # words, over all epochs
     seconds: dict[str, float]  # of each phase
+    written: tuple[str, ...]  # names of files
 
 
 def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progress], None]) -> Result:
     """Writes the artifact's files, vectors.bin and report.html into `output`, a folder. Raises JobError, OSError."""
-    if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"{output} is a file: name a folder for the results")
+    _probe(output)
     memory.give_back()
     clock = _Clock(tell)
     clock.enter("counting")
-    plan = _plan(settings, scratch)
+    plan = _plan(settings, scratch, tell)
     clock.enter("encoding")
     data = Corpus(settings.data, plan, settings.task, scratch / "blocks")
     _encode(data, settings.threads, tell)
     clock.enter("training")
-    losses, parameters, words = _train(settings, plan.vocabulary, data, tell)
+    trained, losses, parameters, words = _train(settings, plan.vocabulary, data, tell)
     clock.enter("writing")
     vectors = files.words_of(parameters, words)
     sample = data.tokens(len(data.blocks) // 2)[:EVALUATED_TOKENS]
@@ -88,23 +93,43 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
         seed=settings.seed,
         held_out=False,
     )
+    page = report.page(plan.vocabulary, vectors, metrics, losses, settings.task)
+    written = [files.TASK, files.WEIGHTS, files.REPORT, files.BINARY, files.VOCABULARY]
     output.mkdir(parents=True, exist_ok=True)
     files.write(output, parameters, vectors, plan.vocabulary, settings.task)
-    files.word2vec_binary(output / "vectors.bin", plan.vocabulary.words, vectors)
-    page = report.page(plan.vocabulary, vectors, metrics, losses, settings.task)
+    files.word2vec_binary(output / files.BINARY, plan.vocabulary.words, vectors)
+    if settings.text:
+        files.word2vec_text(output / files.TEXT, plan.vocabulary.words, vectors)
+        written.append(files.TEXT)
+    else:
+        (output / files.TEXT).unlink(missing_ok=True)  # of an earlier run: it has other vectors
     (output / files.REPORT).write_text(page, encoding="utf-8")
     clock.enter("")
-    return Result(plan.vocabulary.words, vectors, metrics, losses[-1][0] if losses else 0, clock.seconds)
+    return Result(plan.vocabulary.words, vectors, metrics, trained, clock.seconds, tuple(written))
 
 
-def _plan(settings: Settings, scratch: Path) -> Plan:
+def _probe(output: Path) -> None:
+    """Raises OSError for a folder in which nothing can be written: before the work, and without making it."""
+    there = output.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{there} is a file: name a folder for the results")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        message = f"{output}: nothing can be written there ({error}): name another folder for the results"
+        raise OSError(message) from error
+
+
+def _plan(settings: Settings, scratch: Path, tell: Callable[[Progress], None]) -> Plan:
     found = stores.glob(settings.data)
-    uris = dict(enumerate(file.uri for file in found))
     tasks = blocks.counting_tasks([f.uri for f in found], [f.size for f in found])
     segments = [segment for task in tasks for segment in task]
     if not segments:
-        raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty")
-    reader = readers.counting(settings.data, uris, segments, scratch)
+        raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty: check them, or name others")
+    reader = _Told(settings.data, [file.uri for file in found], scratch, tell)
     counted, sizes = corpus.count(reader, segments, settings.task, threads=settings.threads)
     sizes = {i: f.size for i, f in enumerate(found)} | sizes
     plan_files = tuple(DataFile(uri=f.uri, size=sizes[i], etag=f.etag) for i, f in enumerate(found))
@@ -125,15 +150,15 @@ def _encode(data: Corpus, threads: int, tell: Callable[[Progress], None]) -> Non
 
 def _train(
     settings: Settings, words: Vocabulary, data: Corpus, tell: Callable[[Progress], None]
-) -> tuple[list[tuple[int, float]], Parameters, Distribution]:
-    """The loss after so many words, the parameters, and what words are made of."""
+) -> tuple[int, list[tuple[int, float]], Parameters, Distribution]:
+    """Words trained on, the loss after so many of them, the parameters, and what words are made of. Raises JobError."""
     task = settings.task
     buckets = task.subwords.buckets if task.subwords else 0
     need(len(words), task.dimensions, buckets)
     known = distribution(np.array(words.counts, np.int64), task, words.words)
     parameters = initial_parameters(len(words), task.dimensions, settings.seed, buckets)
     total = max(1, settings.epochs * sum(words.counts))
-    trained, losses = 0, list[tuple[int, float]]()
+    trained, pairs, losses = 0, 0.0, list[tuple[int, float]]()
     for epoch in range(settings.epochs):
         for block in range(len(data.blocks)):
             tokens = data.tokens(block)
@@ -143,15 +168,37 @@ def _train(
             stats = training.train_block(
                 parameters, tokens, known, task, rates=rates, seed=seed, threads=settings.threads
             )
-            trained = ahead
-            if stats.pairs:
+            trained, pairs = ahead, pairs + stats.pairs
+            if stats.loss is not None:
                 losses.append((trained, stats.loss))
             tell(Progress("training", min(1.0, trained / total), trained, stats.loss))
-    return losses, parameters, known
+        if not pairs:
+            raise training.without_pairs()
+    return trained, losses, parameters, known
 
 
 def _rate(settings: Settings, done: float) -> float:
     return settings.learning_rate * max(LEAST_RATE, 1 - done)
+
+
+class _Told(Reader):
+    """Tells how much was counted, of threads that read pieces."""
+
+    def __init__(self, store: Store, uris: Sequence[str], scratch: Path, tell: Callable[[Progress], None]) -> None:
+        super().__init__(store, uris, scratch)
+        self._tell, self._all, self._read, self._telling = tell, 0, 0, threading.Lock()
+
+    def pieces(self, block: Block, piece_bytes: int) -> list[Segment]:
+        found = super().pieces(block, piece_bytes)
+        self._all = sum((piece.end or 0) - piece.start for piece in found)
+        return found
+
+    def text(self, segment: Segment) -> bytes:
+        data = super().text(segment)
+        with self._telling:
+            self._tell(Progress("counting", self._read / max(1, self._all)))  # of the pieces before: they are counted
+            self._read += (segment.end or 0) - segment.start
+        return data
 
 
 class _Clock:

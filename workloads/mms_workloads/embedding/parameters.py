@@ -87,7 +87,7 @@ class Touches:
 class BlockStats:
     words: int  # tokens of the block, before subsampling
     pairs: float
-    loss: float  # mean over the pairs that were sampled for it
+    loss: float | None  # mean over the pairs that were sampled for it; None: there was none
 
 
 def initial_parameters(vocabulary: int, dimensions: int, seed: int, buckets: int = 0) -> Parameters:

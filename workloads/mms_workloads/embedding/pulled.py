@@ -43,14 +43,14 @@ class HeldRows:
 
     @classmethod
     def of(cls, rows: int, columns: int) -> HeldRows:
-        none = torch.from_numpy(parameters.matrix(0, columns))
+        none = _none(columns)
         return cls(rows, columns, torch.zeros(rows, dtype=torch.int32), base=none, working=none)
 
     def hold(self, numbers: Tensor) -> None:
         """Room for these rows (int64 [n], ascending) instead of the ones before. Raises JobError OutOfMemory."""
         count = numbers.numel()
         if count > len(self.base):
-            self.base = self.working = self.base[:0]  # what was there goes first
+            self.base = self.working = _none(self.columns)  # what was there goes first: a view of it would hold it
             room = min(self.rows, int(count * (1 + SPARE)))
             parameters.room(2 * room, self.columns, f"a round that needs {count:,} rows of word vectors")
             self.base, self.working = (torch.from_numpy(parameters.matrix(room, self.columns)) for _ in range(2))
@@ -62,6 +62,10 @@ class HeldRows:
         """The parameters of numbers[part]."""
         self.base[part] = values
         self.working[part] = values
+
+
+def _none(columns: int) -> Tensor:
+    return torch.from_numpy(parameters.matrix(0, columns))
 
 
 @dataclass(slots=True)

@@ -59,7 +59,7 @@ def train_block(
             for first in range(0, count, INPUTS):
                 loss += step(parameters, part(found, first, min(first + INPUTS, count)), rate, touches)
             pairs += len(found.targets)
-    return BlockStats(int((tokens >= 0).sum()), float(pairs), loss / pairs if pairs else 0.0)
+    return BlockStats(int((tokens >= 0).sum()), float(pairs), loss / pairs if pairs else None)
 
 
 def step(parameters: Parameters, batch: Windows, rate: float, touches: Touches | None = None) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mms_workloads.contract import Reason
 from mms_workloads.embedding import softmax, word2vec
+from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,3 +32,12 @@ def rows(
     if task.objective == "Softmax":
         return softmax.rows(len(words.keep), tokens)
     return word2vec.rows(tokens, words, task, seed=seed, threads=threads)
+
+
+def without_pairs() -> JobError:
+    """Of a text in which no word has another beside it: what would be written is what chance began with."""
+    return JobError(
+        Reason.DATA_INVALID,
+        "no two words stand in one line, so that there is nothing to learn from: join lines, lower minCount if most "
+        "words are rarer, or raise subsample (or set it to 0) if nearly all are skipped",
+    )

@@ -50,7 +50,7 @@ def train_block(
         model.vector_places, model.context_places = at(parameters.places.vectors), at(parameters.places.contexts)
     done = _run(model, _passes(tokens, rates, seed, threads))
     measured = sum(one.measured for one in done)
-    loss = sum(one.loss for one in done) / measured if measured else 0.0
+    loss = sum(one.loss for one in done) / measured if measured else None
     return BlockStats(sum(one.words for one in done), float(sum(one.pairs for one in done)), loss)
 
 

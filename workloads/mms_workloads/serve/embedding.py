@@ -196,13 +196,25 @@ def asked(embedding: Embedding, question: Question) -> Found:
 
 
 def find(embedding: Embedding, words: Sequence[bytes]) -> Found:
-    rows = embedding.words.rows(words)
+    """Words as they are, else as the training's tokenizer would have written them."""
+    rows, words = embedding.words.rows(words), list(words)
+    if embedding.task.tokenizer != "Whitespace" and (missing := np.flatnonzero(rows < 0).tolist()):
+        for place in missing:
+            words[place] = _lower(words[place])
+        rows[missing] = embedding.words.rows([words[place] for place in missing])
     found = Found(rows, embedding.rows[rows], rows >= 0)
     for place in np.flatnonzero(rows < 0).tolist():
         made = composed(embedding, words[place])
         found.known[place] = made is not None
         found.vectors[place] = 0 if made is None else made
     return found
+
+
+def _lower(word: bytes) -> bytes:
+    try:
+        return word.decode().lower().encode()
+    except UnicodeDecodeError:
+        return word
 
 
 def composed(embedding: Embedding, word: bytes) -> NDArray[np.float32] | None:
@@ -271,6 +283,11 @@ def count(k: NDArray[Any] | None, rows: int, limit: int) -> int:
     if len(values) != 1:
         raise RequestError(f"K: {_some(sorted(values))} in one request: K must be the same for all its words")
     value = values.pop()
+    if limit < 1:
+        raise RequestError(
+            "the model has too few words: none is left for an answer beside those of the question. Train it on a "
+            "longer text, or with a lower minCount"
+        )
     if k is None:
         value = min(value, limit)
     if not 1 <= value <= limit:
