@@ -362,6 +362,20 @@ def test_the_masters_resources_come_from_the_pod_template() -> None:
     assert worker["resources"] == {"requests": {"cpu": "100m", "memory": "512Mi"}}
 
 
+def test_nulls_of_a_pod_template_are_fields_that_are_not_there() -> None:
+    nothing = {"env": None, "envFrom": None, "volumeMounts": None, "resources": None}
+    given = [{"name": "worker", **nothing}, {"name": "log", "image": "x", "securityContext": None}]
+    lists = {"tolerations": None, "volumes": None, "imagePullSecrets": None, "nodeSelector": {"a": None}}
+    plain = world(workers={"replicas": 1})
+    found = world(workers={"replicas": 1, "podTemplate": {"metadata": None, "spec": {"containers": given, **lists}}})
+    plain.settle()
+    found.settle()
+    assert found.pods["words-master-0-1"]["spec"] == plain.pods["words-master-0-1"]["spec"] | {"nodeSelector": {}}
+    worker, log = found.pods["words-worker-0-1"]["spec"]["containers"]
+    assert worker == plain.pods["words-worker-0-1"]["spec"]["containers"][0]
+    assert log["securityContext"] == worker["securityContext"]
+
+
 def test_a_master_that_cannot_be_reached_is_told() -> None:
     found = world()
     found.training()
