@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from mms_operator.api import names
 from mms_operator.engine.problems import Problem, with_problem
 from mms_operator.plan.training import draft, ending, planner, running, storage_place
 from mms_operator.plan.types import ReferencedSecret
@@ -374,6 +375,16 @@ def test_nulls_of_a_pod_template_are_fields_that_are_not_there() -> None:
     worker, log = found.pods["words-worker-0-1"]["spec"]["containers"]
     assert worker == plain.pods["words-worker-0-1"]["spec"]["containers"][0]
     assert log["securityContext"] == worker["securityContext"]
+
+
+@pytest.mark.parametrize("label", [names.LABEL_RANK, names.LABEL_INCARNATION, names.LABEL_RUN, names.LABEL_ATTEMPT])
+def test_a_pod_whose_labels_somebody_has_written_over_is_replaced(label: str) -> None:
+    found = world()
+    found.training()
+    found.pods["words-worker-0-1"]["metadata"]["labels"][label] = "mine"
+    found.settle()
+    assert "words-worker-0-1" not in found.live()
+    assert "words-worker-0-2" in found.live()
 
 
 def test_a_master_that_cannot_be_reached_is_told() -> None:
