@@ -156,6 +156,30 @@ def test_the_outcome_is_read_from_a_pod_when_the_report_was_missed(teller: str) 
     assert found.status["phase"] == "Complete"
 
 
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [(123456789.0, "123456789.0000"), (1e300, "1.0000e+300"), (-1e300, "-1.0000e+300"), (float("inf"), "inf")],
+)
+def test_a_loss_of_any_size_fits_into_the_status(loss: float, said: str) -> None:
+    found = world()
+    found.training()
+    found.says(loss=loss)
+    found.settle()
+    assert found.status["progress"]["loss"] == said
+
+
+def test_what_is_in_the_longest_folder_fits_into_the_status() -> None:
+    found = world(storage={"uri": "s3://" + 895 * "m", "endpoint": "http://s3:9000"})
+    found.training()
+    written = JobFile.model_validate_json(found.others["ConfigMap/words-job-1-1"]["data"]["job.json"]).storage.uri
+    found.says(checkpoint=CHECKPOINT.model_copy(update={"uri": f"{written}/checkpoints/step-{10**12}-{32 * 'f'}"}))
+    found.settle()
+    assert found.status["checkpoint"]["uri"].startswith("s3://mmm")
+    longer = world(storage={"uri": "s3://" + 896 * "m"})
+    longer.settle()
+    assert "storage.uri" in longer.condition("Accepted")["message"]
+
+
 # ---- losses
 
 
