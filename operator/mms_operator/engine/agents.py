@@ -120,8 +120,9 @@ class Agents:
                 reports[uid] = service.reports[uid]
         told, news = service.reports, {uid: _facts(one) for uid, one in reports.items()}
         changed = news != {uid: _facts(one) for uid, one in told.items()}
-        if service.at is not None:
-            service.interval = Interval(service.at, now, told, reports)
+        # Where the clock has been set back nobody knows how much time has passed.
+        began = service.at
+        service.interval = Interval(began, now, told, reports) if began is not None and began < now else None
         service.reports, service.at = reports, now
         if changed or calls.each:
             self.wake(key)
