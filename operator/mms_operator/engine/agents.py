@@ -113,9 +113,9 @@ class Agents:
             self._changed.set()
         if self._services.get(key) is not service or service.calls != calls:
             return
+        service.missed = {uid: 0 if uid in reports else service.missed.get(uid, 0) + 1 for uid in calls.hosts}
         for uid in calls.hosts:
             # One answer that is lost says nothing; a pod that stays silent is none that is known to serve anything.
-            service.missed[uid] = 0 if uid in reports else service.missed.get(uid, 0) + 1
             if uid in service.reports and 0 < service.missed[uid] <= MISSES:
                 reports[uid] = service.reports[uid]
         told, news = service.reports, {uid: _facts(one) for uid, one in reports.items()}

@@ -124,6 +124,7 @@ async def test_of_pods_that_are_gone_nothing_is_kept(world: World) -> None:
         world.follow(period=3600, u2="127.0.0.1")
         assert world.agents.reports(WORDS) == {}
         await until(lambda: "u2" in world.agents.reports(WORDS))
+        assert set(world.agents._services[WORDS].missed) == {"u2"}
 
 
 async def test_a_clock_that_is_set_back_makes_no_interval(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
