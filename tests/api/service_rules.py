@@ -99,8 +99,14 @@ CASES = [
             "section": routed(http=LISTENER, grpc={**LISTENER, "sectionName": "grpc"}),
             "name": routed(http=LISTENER, grpc={**LISTENER, "name": "other"}),
             "hostnames": routed(http=LISTENER, grpc={**LISTENER, "hostnames": ["grpc.example.com"]}),
+            "one-section": routed(http={"name": "front"}, grpc={"name": "front", "sectionName": "grpc"}),
+            "one-hostname": routed(http=LISTENER, grpc={"name": "front", "sectionName": "https"}),
+            "names-only": routed(http={"name": "front"}, grpc={"name": "other"}),
         },
-        bad={"same": routed(http=LISTENER, grpc=LISTENER)},
+        bad={
+            "same": routed(http=LISTENER, grpc=LISTENER),
+            "same-name-only": routed(http={"name": "front"}, grpc={"name": "front"}),
+        },
         plural=SERVICES,
     ),
     *created(

@@ -38,6 +38,12 @@ class Shadow(Model):
     percent: int = Field(ge=1, le=100, description="Of all requests.")
 
 
+def _differ(field: str) -> str:
+    """Of a field that may be absent: on one side only is a difference, too."""
+    http, grpc = f"self.http.{field}", f"self.grpc.{field}"
+    return f"has({http}) != has({grpc}) || (has({http}) && {http} != {grpc})"
+
+
 class Gateway(Model):
     """Routes that are kept beside the Service."""
 
@@ -46,8 +52,8 @@ class Gateway(Model):
             ("has(self.http) || has(self.grpc)", "gateway needs at least one of http and grpc"),
             (
                 (
-                    "!has(self.http) || !has(self.grpc) || self.http.name != self.grpc.name "
-                    "|| self.http.sectionName != self.grpc.sectionName || self.http.hostnames != self.grpc.hostnames"
+                    "!has(self.http) || !has(self.grpc) || self.http.name != self.grpc.name || "
+                    f"{_differ('sectionName')} || {_differ('hostnames')}"
                 ),
                 (
                     "http and grpc must differ in name, sectionName or hostnames: a listener takes one kind of route "

@@ -246,7 +246,7 @@ class Storage(StoreAccess):
 
     uri: str = Field(
         description="A folder that this training has for itself, such as s3://models/words.",
-        max_length=1024,
+        max_length=900,  # the addresses of what is in it have 1024 at most
         pattern=WRITABLE_URI_PATTERN,
     )
 

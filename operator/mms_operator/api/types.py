@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 class Model(BaseModel):
@@ -91,8 +91,16 @@ class Resources(Model):
     )
 
 
+def _without_nulls(value: Any) -> Any:
+    """A field that is null is one that is not there, as in a pod. One in a list stays: what it means nobody knows."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
 PodTemplate = Annotated[
     dict[str, Any],
+    AfterValidator(_without_nulls),
     WithJsonSchema(
         {
             "type": "object",

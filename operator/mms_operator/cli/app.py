@@ -348,7 +348,7 @@ def put(
     """Upload files into the store that the chart brings."""
     try:
         written = cluster_store.put(files, uri, namespace=namespace, release=release)
-    except (forward.ForwardError, cluster_store.StoreNotFoundError, OSError) as error:
+    except (forward.ForwardError, cluster_store.StoreNotFoundError, cluster_store.SameTargetError, OSError) as error:
         _fail(str(error))
     for target, size in written:
         _print(f"{escape(target)}  {size / 1e6:.1f} MB")

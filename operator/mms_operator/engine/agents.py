@@ -113,15 +113,16 @@ class Agents:
             self._changed.set()
         if self._services.get(key) is not service or service.calls != calls:
             return
+        service.missed = {uid: 0 if uid in reports else service.missed.get(uid, 0) + 1 for uid in calls.hosts}
         for uid in calls.hosts:
             # One answer that is lost says nothing; a pod that stays silent is none that is known to serve anything.
-            service.missed[uid] = 0 if uid in reports else service.missed.get(uid, 0) + 1
             if uid in service.reports and 0 < service.missed[uid] <= MISSES:
                 reports[uid] = service.reports[uid]
         told, news = service.reports, {uid: _facts(one) for uid, one in reports.items()}
         changed = news != {uid: _facts(one) for uid, one in told.items()}
-        if service.at is not None:
-            service.interval = Interval(service.at, now, told, reports)
+        # Where the clock has been set back nobody knows how much time has passed.
+        began = service.at
+        service.interval = Interval(began, now, told, reports) if began is not None and began < now else None
         service.reports, service.at = reports, now
         if changed or calls.each:
             self.wake(key)

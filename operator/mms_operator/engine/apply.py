@@ -64,7 +64,7 @@ class Applier:
                 written |= await self._together((self._object(cr, obj) for obj in objects), problems)
         gone = self._superfluous(key, cr, plan) if not problems else ()
         written |= await self._together(
-            (self._delete(*args) for args in (*gone, *map(_arguments, plan.deletions))), problems
+            (self._delete(*args, key=key) for args in (*gone, *map(_arguments, plan.deletions))), problems
         )
         written |= await self._finalizer(key, cr, plan.finalizer, problems)
         if not problems:
@@ -266,7 +266,10 @@ class Applier:
         self._wake(self.cache.put(POD.kind, answer))
         return True
 
-    async def _delete(self, resource: Resource, namespace: str, name: str, uid: str, grace: int | None) -> bool:
+    async def _delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, grace: int | None, *, key: Key
+    ) -> bool:
+        """Whether that changed anything. What waits for the object to go hears of it: the watch has no news then."""
         async with self._slots:
             try:
                 answer = await self.api.delete(resource, namespace, name, uid, grace)
@@ -276,12 +279,14 @@ class Applier:
                         "DeleteFailed", f"{resource.kind} {name} could not be deleted: {error.message} ({error.reason})"
                     )
                     raise ReconcileError((problem,)) from error
-                self.cache.remove(resource.kind, namespace, name, uid)
-                return False
+                concerned = self.cache.remove(resource.kind, namespace, name, uid)
+                self._wake(concerned - {key})
+                return bool(concerned)
         if "deletionTimestamp" in answer.get("metadata", {}):
-            self.cache.put(resource.kind, answer)
+            concerned = self.cache.put(resource.kind, answer)
         else:
-            self.cache.remove(resource.kind, namespace, name, uid)
+            concerned = self.cache.remove(resource.kind, namespace, name, uid)
+        self._wake(concerned - {key})
         return True
 
 

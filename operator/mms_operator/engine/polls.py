@@ -18,6 +18,7 @@ import aiohttp
 import structlog
 from pydantic import ValidationError
 
+from mms_operator.api.names import Phase
 from mms_operator.engine.certificates import CA_CRT, OPERATOR_CRT, OPERATOR_KEY, authority_name
 from mms_operator.engine.kubeapi import ApiError
 from mms_operator.engine.resources import SECRET, Key
@@ -39,6 +40,8 @@ SILENT_SECONDS = 30.0  # a master that does not answer for so long is a matter f
 PARALLEL = 32
 REPORT_LIMIT = 1 << 20  # bytes
 MISSED = (GONE_SECONDS, HUNG_SECONDS)  # for so long a pod is not heard of before it may be replaced
+
+_ENDED = (Phase.COMPLETE, Phase.FAILED)
 
 log = structlog.get_logger()
 
@@ -81,6 +84,9 @@ class Polls:
 
     def follow(self, key: Key, cr: Object, plan: Plan) -> None:
         """Takes over what a plan says of the master."""
+        if plan.status.get("phase") in _ENDED:
+            self.drop(key)  # what its report said is in the status
+            return
         if plan.master is None:
             # The last report stays: what it said of the attempt is true after the master has gone, too.
             if key in self._followed:

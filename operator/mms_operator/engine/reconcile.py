@@ -172,9 +172,10 @@ class Reconciler:
         times = []
         for name in secret_names(key.name, tuple(roles)):
             entry = self.cache.entry(SECRET.kind, key.namespace, name)
-            if entry is None or entry.owner_uid != uid or entry.expires is None:
+            ends = _moment(entry.expires) if entry is not None and entry.owner_uid == uid else None
+            if ends is None:
                 return None
-            times.append(datetime.fromisoformat(entry.expires))
+            times.append(ends)
         return min(times)
 
     async def _secret(self, namespace: str, name: str) -> ReferencedSecret:
@@ -216,3 +217,12 @@ class Reconciler:
 def _goes(metadata: Object) -> bool:
     """Whether it is being deleted, and not held by us."""
     return "deletionTimestamp" in metadata and names.FINALIZER not in (metadata.get("finalizers") or ())
+
+
+def _moment(said: str | None) -> datetime | None:
+    """None where an annotation that anybody may have edited says none, or not of which zone."""
+    try:
+        found = datetime.fromisoformat(said or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else None

@@ -28,7 +28,15 @@ _SIDECAR_FIELDS = _MAIN_FIELDS | {
     "args", "command", "image", "imagePullPolicy", "livenessProbe", "ports", "readinessProbe", "securityContext",
     "startupProbe", "workingDir",
 }  # fmt: skip
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _SECURITY_FIELDS = frozenset({"readOnlyRootFilesystem", "runAsGroup", "runAsUser"})  # free: they take rights away
+# What the restricted pod security standard asks for, and holds anyway.
+_RESTRICTED: Object = {
+    **CONTAINER_SECURITY,
+    "privileged": False,
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 _OWN_LABELS = (f"{names.GROUP}/", "app.kubernetes.io/")
 _OWN_ENV = ("MMS_",)
 
@@ -187,7 +195,26 @@ def _containers(
                 if _is_of(variables, variable.get("name", ""))
             ]
         found += _security(f"{here}.securityContext", container.get("securityContext") or {}, policy)
+        if name not in own and not policy.allow_host_namespaces:
+            found += _of_the_host(here, container)
     return found
+
+
+def _of_the_host(path: str, container: Object) -> list[str]:
+    """Where a sidecar would use the node's network: its ports, or the kubelet's way to anywhere in place of a probe."""
+    found = [
+        f"{path}.ports[{number}].{key}"
+        for number, port in enumerate(container.get("ports") or [])
+        for key in ("hostPort", "hostIP")
+        if port.get(key)
+    ]
+    found += [
+        f"{path}.{probe}.{way}.host"
+        for probe in _PROBES
+        for way in ("httpGet", "tcpSocket")
+        if ((container.get(probe) or {}).get(way) or {}).get("host")
+    ]
+    return [f"{one} needs the installation's policy.allowHostNamespaces: leave it out, or allow that" for one in found]
 
 
 def _is_of(variables: tuple[str, ...], name: str) -> bool:
@@ -207,6 +234,9 @@ def _mounts(path: str, containers: Any, own: tuple[str, ...], own_volumes: Mappi
 
 
 _LISTS = ("containers", "volumes", "tolerations", "topologySpreadConstraints", "imagePullSecrets")
+_EXAMPLES = dict.fromkeys(("env", "envFrom", "volumeMounts"), "{name: ..., value: ...}") | {
+    "ports": "{containerPort: ...}"
+}  # of what a container's lists have
 _CONTAINER_LISTS = ("env", "envFrom", "volumeMounts", "ports", "command", "args")
 
 
@@ -234,12 +264,21 @@ def _shapes(field: str, template: Object) -> list[str]:
         path = f"{field}.spec.containers[{number}]"
         found += [f"{path}.{key} must be a list" for key in _CONTAINER_LISTS if _is_no(list, container.get(key))]
         found += [
-            f"{path}.{key} must be a list of objects, such as {{name: ..., value: ...}}"
-            for key in ("env", "envFrom", "volumeMounts")
+            f"{path}.{key} must be a list of objects, such as {example}"
+            for key, example in _EXAMPLES.items()
             if isinstance(container.get(key), list) and any(not isinstance(item, dict) for item in container[key])
         ]
-        if _is_no(dict, container.get("securityContext")):
-            found.append(f"{path}.securityContext must be an object with fields")
+        found += [
+            f"{path}.{key} must be an object with fields"
+            for key in ("securityContext", *_PROBES)
+            if _is_no(dict, container.get(key))
+        ]
+        found += [
+            f"{path}.{probe}.{way} must be an object with fields"
+            for probe in _PROBES
+            for way in ("httpGet", "tcpSocket")
+            if isinstance(container.get(probe), dict) and _is_no(dict, container[probe].get(way))
+        ]
     return found
 
 
@@ -253,7 +292,7 @@ def _security(path: str, context: Object, policy: PodPolicy) -> list[str]:
     return [
         f"{path}.{key} needs the installation's policy.allowPrivileged"
         for key, value in context.items()
-        if key not in _SECURITY_FIELDS and CONTAINER_SECURITY.get(key) != value
+        if key not in _SECURITY_FIELDS and _RESTRICTED.get(key) != value
     ] + (
         [f"{path}.runAsUser 0 needs the installation's policy.allowPrivileged"] if context.get("runAsUser") == 0 else []
     )

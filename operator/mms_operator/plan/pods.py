@@ -33,6 +33,7 @@ SIGNALLED = 128  # exit codes from here on are 128 + a signal's number
 BY_KUBELET = "TerminationByKubelet"
 # Reasons of pods that the kubelet or the node's controllers have ended, where no condition says so.
 _OUTSIDE = frozenset({"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"})
+_PLACE = (names.LABEL_RANK, names.LABEL_INCARNATION, names.LABEL_RUN, names.LABEL_ATTEMPT)
 TEXT_LIMIT = 1000  # characters of a log's end that a message quotes
 
 OUT_OF_MEMORY = (
@@ -103,15 +104,16 @@ def seen(pod: Object, container: str) -> Seen:
     metadata, status = pod["metadata"], pod.get("status") or {}
     labels = metadata.get("labels") or {}
     ended = _ended(status, container)
+    rank, incarnation, run, attempt = _place(labels)
     return Seen(
         name=metadata["name"],
         uid=metadata["uid"],
         namespace=metadata["namespace"],
         role=labels.get(names.LABEL_ROLE, ""),
-        rank=int(labels.get(names.LABEL_RANK, "0")),
-        incarnation=int(labels.get(names.LABEL_INCARNATION, "0")),
-        run=int(labels.get(names.LABEL_RUN, "0")),
-        attempt=int(labels.get(names.LABEL_ATTEMPT, "0")),
+        rank=rank,
+        incarnation=incarnation,
+        run=run,
+        attempt=attempt,
         ip=status.get("podIP"),
         node=(pod.get("spec") or {}).get("nodeName", ""),
         runs="running" in _state(status, container),
@@ -124,6 +126,14 @@ def seen(pod: Object, container: str) -> Seen:
         trouble=trouble(pod),
         template=(metadata.get("annotations") or {}).get(names.ANNOTATION_TEMPLATE, ""),
     )
+
+
+def _place(labels: Object) -> list[int]:
+    """Rank, incarnation, run and attempt. Where somebody has written over one it is a pod of no run."""
+    try:
+        return [int(labels.get(label, "0")) for label in _PLACE]
+    except ValueError:
+        return [-1] * len(_PLACE)
 
 
 def trouble(pod: Object) -> Trouble | None:

@@ -18,7 +18,7 @@ from mms_operator.api.service import ModelService
 from mms_workloads import contract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 TRAININGS = Path("crds/mms.dev_modeltrainings.yaml")
 SERVICES = Path("crds/mms.dev_modelservices.yaml")
@@ -94,6 +94,33 @@ def test_paths_are_of_the_schema(kind: Any) -> None:
     for path, type_ in wanted.items():
         if path != ".metadata.creationTimestamp":
             assert at(schema, path)["type"] == type_, path
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.plural)
+def test_rules_ask_whether_a_field_is_there(kind: Any) -> None:
+    """One that is absent and has no default ends a rule with "no such key"."""
+    root = generate.crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for schema, rule in ruled(root):
+        for name in re.findall(r"self\.(?!metadata)[\w.]+(?![\w.(])", rule):
+            assert not [path for path in optional(schema, name) if f"has({path})" not in rule], rule
+
+
+def ruled(schema: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    yield from ((schema, one["rule"]) for one in schema.get("x-kubernetes-validations", ()))
+    inner = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
+    for one in inner:
+        if isinstance(one, dict):
+            yield from ruled(one)
+
+
+def optional(schema: dict[str, Any], name: str) -> Iterator[str]:
+    """Of the fields on the way, those that may be absent."""
+    path = "self"
+    for part in name.split(".")[1:]:
+        above, schema = schema, schema.get("properties", {}).get(part, {})
+        path += f".{part}"
+        if schema and "default" not in schema and part not in above.get("required", ()):
+            yield path
 
 
 def at(schema: dict[str, Any], path: str) -> dict[str, Any]:

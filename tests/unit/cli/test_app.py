@@ -213,6 +213,13 @@ def test_put(kubectl: Callable[[str], Path], uploads: list[Any], tmp_path: Path)
             "Access Denied",
             id="refused",
         ),
+        pytest.param(
+            'case $1 in get) echo \'{"data": {"other": "eA=="}}\';; esac',
+            "s3://corpora/x",
+            "mms-system/mms-store of the embedded store lacks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            id="no keys",
+        ),
+        pytest.param("echo '{}'", "s3://corpora/x", "lacks AWS_ACCESS_KEY_ID", id="nothing in it"),
     ],
 )
 @pytest.mark.usefixtures("uploads")
@@ -225,6 +232,22 @@ def test_put_that_fails_says_why(
     assert result.exit_code == 1
     assert why in " ".join(result.stderr.split())
     assert isinstance(result.exception, SystemExit), "no traceback"
+
+
+def test_two_files_of_one_name_are_refused(
+    kubectl: Callable[[str], Path], uploads: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubectl(f"case $1 in get) echo '{secret()}';; *) {LISTENS};; esac")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("cats", "dogs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.jpg").write_text(folder)
+    result = CliRunner().invoke(app, ["data", "put", "cats/1.jpg", "dogs/1.jpg", "s3://corpora/pets/"])
+    assert result.exit_code == 1
+    assert "cats/1.jpg and dogs/1.jpg would both be s3://corpora/pets/1.jpg" in " ".join(result.stderr.split())
+    assert uploads == []
+    again = CliRunner().invoke(app, ["data", "put", "cats/1.jpg", "cats/1.jpg", "s3://corpora/pets/"])
+    assert again.exit_code == 0, "the same file twice loses nothing"
 
 
 def test_the_release_names_the_stores_service(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
 from mms_operator.api import names
+from mms_operator.engine import agents
 from mms_operator.engine.agents import Agents
 from mms_operator.engine.metrics import Metrics
 from mms_operator.engine.resources import Key
@@ -122,6 +124,28 @@ async def test_of_pods_that_are_gone_nothing_is_kept(world: World) -> None:
         world.follow(period=3600, u2="127.0.0.1")
         assert world.agents.reports(WORDS) == {}
         await until(lambda: "u2" in world.agents.reports(WORDS))
+        assert set(world.agents._services[WORDS].missed) == {"u2"}
+
+
+async def test_a_clock_that_is_set_back_makes_no_interval(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        time = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+        @classmethod
+        def now(cls, _: object) -> datetime:
+            cls.time += timedelta(seconds=1)
+            return cls.time
+
+    monkeypatch.setattr(agents, "datetime", Clock)
+    world.follow(u1="127.0.0.1")
+    async with world.running():
+        await until(lambda: world.agents.interval(WORDS))
+        Clock.time -= timedelta(hours=1)
+        await until(lambda: world.agents.interval(WORDS) is None)
+        await until(lambda: world.agents.interval(WORDS))
+        found = world.agents.interval(WORDS)
+        assert found
+        assert found.began < found.ended <= Clock.time
 
 
 async def test_a_shorter_period_counts_at_once(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -393,8 +394,24 @@ async def test_deletions(world: World, error: ApiError, reason: str | None) -> N
         assert await world.fails(plan) == reason
         assert world.cache.entry("Pod", "ns", "old") is not None
     else:
-        await world.apply(plan)
+        await world.apply(replace(plan, deletions=()))
+        assert await world.apply(plan), "the next plan is one without it"
         assert world.cache.entry("Pod", "ns", "old") is None
+        assert not await world.apply(plan)
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_what_waits_for_a_deleted_one_is_woken(there: bool) -> None:
+    """As a training does whose storage another holds: the watch's event is no news to the cache any more."""
+    world, other = World(), Key(names.TRAINING, "ns", "other")
+    world.cache = world.applier.cache = Cache(lambda _: "s3://b/x")
+    words = world.see(training())
+    world.see(training("other"))
+    if not there:
+        del world.api.objects[WORDS]
+    gone = Deletion(names.API_VERSION, *WORDS, words["metadata"]["uid"])
+    assert await world.apply(Plan(status=words.get("status") or {}, deletions=(gone,)))
+    assert world.woken == [other]
 
 
 async def test_a_namespace_that_ends_is_no_failure(world: World) -> None:

@@ -421,6 +421,18 @@ async def test_the_last_report_outlives_the_master_and_not_the_training(world: W
         assert world.report() is None
 
 
+@pytest.mark.parametrize("phase", ["Complete", "Failed"])
+async def test_of_a_run_that_has_ended_nothing_is_kept(world: World, phase: str) -> None:
+    async with world.serving(), world.polling():
+        world.follow()
+        await world.until(world.report)
+        world.polls.follow(WORDS, CR, Plan(status={"run": 1, "attempt": 1, "phase": phase}))
+        assert world.report() is None
+        assert WORDS not in world.polls._followed
+        world.follow(attempt=2)
+        assert WORDS in world.polls._followed, "a raised run is followed again"
+
+
 async def test_new_certificates_are_taken_up(world: World) -> None:
     async with world.serving(), world.polling():
         world.follow()

@@ -226,6 +226,7 @@ async def test_only_its_own_children_are_observed(world: World) -> None:
         pytest.param({"ca": "01", "master-tls": "03"}, None, id="one is missing"),
         pytest.param({"ca": "01", "master-tls": "03", "worker-tls": None}, None, id="one does not say"),
         pytest.param({"ca": "01", "master-tls": "03", "worker-tls": "other"}, None, id="one is another's"),
+        pytest.param({"ca": "01", "master-tls": "03", "worker-tls": "soon"}, None, id="one says what is no time"),
     ],
 )
 async def test_certificates(world: World, ends: dict[str, str | None], expires: str | None) -> None:

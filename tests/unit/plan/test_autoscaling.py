@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -200,6 +200,17 @@ def test_an_operator_that_starts_anew_takes_nothing_away_at_once() -> None:
     found.carried = None
     found.tick(20)
     assert found.replicas >= there
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up() -> None:
+    found = served(rate=20.0)
+    found.tick(60)
+    found.now -= timedelta(hours=1)
+    found.asked = []  # as the agents' questions begin anew, too
+    found.rate = 200.0
+    found.tick(60)
+    assert 4 <= found.replicas <= 10
+    assert found.carried.counted <= found.now
 
 
 def at(text: str) -> datetime:

@@ -101,6 +101,19 @@ def run(w: ServingWorld, seconds: int) -> None:
         w.turn()
 
 
+def test_a_clock_that_is_set_back_holds_no_analysis_up() -> None:
+    w = world(BLUE_GREEN, GOOD)
+    run(w, 10)
+    sampled = w.rollout["analysis"]["sampledTime"]
+    w.now -= timedelta(hours=1)
+    w.settle()
+    assert w.rollout["analysis"]["sampledTime"] == sampled, "the interval of before counts once"
+    run(w, 590)
+    w.settle()
+    found = w.rollout["analysis"]
+    assert (found["verdict"], found["sampledTime"]) == ("Promote", w.now.isoformat())
+
+
 @pytest.mark.parametrize("rollout", [CANARY, BLUE_GREEN, HOT_SWAP], ids=["canary", "blue-green", "hot-swap"])
 def test_a_version_that_is_as_good_is_promoted(rollout: dict[str, Any]) -> None:
     w = world(rollout, GOOD)

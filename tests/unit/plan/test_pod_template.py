@@ -22,6 +22,10 @@ def refused(template: dict[str, Any], policy: PodPolicy = NONE) -> list[str]:
     return pod_template.violations("t", template, policy, OWN, VOLUMES)
 
 
+def sidecar(**fields: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "x", "image": "y", **fields}]}}
+
+
 ALLOWED = {
     "scheduling": {"spec": {"nodeSelector": {"a": "b"}, "tolerations": [{}], "affinity": {}, "schedulerName": "x"}},
     "metadata": {"metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}}},
@@ -29,6 +33,19 @@ ALLOWED = {
     "own container": {"spec": {"containers": [{"name": "worker", "env": [{"name": "A", "value": "b"}]}]}},
     "sidecar": {"spec": {"containers": [{"name": "log", "image": "x", "command": ["y"], "ports": []}]}},
     "fewer rights": {"spec": {"containers": [{"name": "log", "image": "x", "securityContext": {"runAsUser": 5}}]}},
+    "what the restricted standard asks for": sidecar(
+        securityContext={
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+    ),
+    "a probe of the pod itself": sidecar(
+        ports=[{"containerPort": 80, "hostPort": 0}], readinessProbe={"httpGet": {"port": 80, "host": ""}}
+    ),
     "host namespaces off": {"spec": {"hostNetwork": False}},
 }
 
@@ -55,6 +72,28 @@ FORBIDDEN = {
         {"spec": {"containers": [{"name": "x", "image": "y", "securityContext": {"runAsUser": 0}}]}},
         "t.spec.containers[0].securityContext.runAsUser 0 needs",
     ),
+    "root by another name": (
+        sidecar(securityContext={"runAsNonRoot": False}), "t.spec.containers[0].securityContext.runAsNonRoot needs",
+    ),
+    "another seccomp profile": (
+        sidecar(securityContext={"seccompProfile": {"type": "Unconfined"}}),
+        "t.spec.containers[0].securityContext.seccompProfile needs",
+    ),
+    "host port": (
+        sidecar(ports=[{"containerPort": 1}, {"containerPort": 2, "hostPort": 2}]),
+        "t.spec.containers[0].ports[1].hostPort needs the installation's policy.allowHostNamespaces",
+    ),
+    "host address": (
+        sidecar(ports=[{"containerPort": 1, "hostIP": "10.0.0.1"}]), "t.spec.containers[0].ports[0].hostIP needs",
+    ),
+    "probe of another host": (
+        sidecar(livenessProbe={"httpGet": {"port": 80, "host": "169.254.169.254"}}),
+        "t.spec.containers[0].livenessProbe.httpGet.host needs",
+    ),
+    "connection to another host": (
+        sidecar(startupProbe={"tcpSocket": {"port": 22, "host": "10.0.0.1"}}),
+        "t.spec.containers[0].startupProbe.tcpSocket.host needs",
+    ),
 }  # fmt: skip
 
 NEVER = {
@@ -76,6 +115,9 @@ NEVER = {
     ),
     "env as an object": ({"spec": {"containers": [{"name": "worker", "env": {"A": "b"}}]}}, "env must be a list"),
     "env of texts": ({"spec": {"containers": [{"name": "worker", "env": ["A=b"]}]}}, "such as {name: ..., value: ...}"),
+    "ports as numbers": (sidecar(ports=[80]), "ports must be a list of objects"),
+    "probe as a text": (sidecar(livenessProbe="/healthz"), "livenessProbe must be an object"),
+    "probe's way as a text": (sidecar(livenessProbe={"httpGet": "/healthz"}), "httpGet must be an object"),
     "volumes as an object": ({"spec": {"volumes": {"a": {}}}}, "t.spec.volumes must be a list of objects"),
     "containers as texts": ({"spec": {"containers": ["worker"]}}, "t.spec.containers must be a list of objects"),
     "spec as a list": ({"spec": []}, "t.spec must be an object"),

@@ -99,6 +99,7 @@ def test_the_same_model_is_the_same_version() -> None:
         ({"task": "weather"}, "spec.model.pretrained.pipeline.task: Input should be"),
         ({"image": {"height": 0, "width": 4}}, "spec.model.pretrained.pipeline.image.height"),
         ({"lables": ["a"]}, "spec.model.pretrained.pipeline.lables: there is no such field"),
+        ({"labels": ["a" * 97] * 656}, "put it as pipeline.json beside the model's files"),
     ],
 )
 def test_what_is_no_pipeline_is_refused_with_its_field(pipeline: dict[str, Any], message: str) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from mms_operator.api import names
 from mms_operator.engine.problems import Problem, with_problem
 from mms_operator.plan.training import draft, ending, planner, running, storage_place
 from mms_operator.plan.types import ReferencedSecret
@@ -153,6 +154,30 @@ def test_the_outcome_is_read_from_a_pod_when_the_report_was_missed(teller: str) 
     found.end(teller, 0, COMPLETE)
     found.settle()
     assert found.status["phase"] == "Complete"
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [(123456789.0, "123456789.0000"), (1e300, "1.0000e+300"), (-1e300, "-1.0000e+300"), (float("inf"), "inf")],
+)
+def test_a_loss_of_any_size_fits_into_the_status(loss: float, said: str) -> None:
+    found = world()
+    found.training()
+    found.says(loss=loss)
+    found.settle()
+    assert found.status["progress"]["loss"] == said
+
+
+def test_what_is_in_the_longest_folder_fits_into_the_status() -> None:
+    found = world(storage={"uri": "s3://" + 895 * "m", "endpoint": "http://s3:9000"})
+    found.training()
+    written = JobFile.model_validate_json(found.others["ConfigMap/words-job-1-1"]["data"]["job.json"]).storage.uri
+    found.says(checkpoint=CHECKPOINT.model_copy(update={"uri": f"{written}/checkpoints/step-{10**12}-{32 * 'f'}"}))
+    found.settle()
+    assert found.status["checkpoint"]["uri"].startswith("s3://mmm")
+    longer = world(storage={"uri": "s3://" + 896 * "m"})
+    longer.settle()
+    assert "storage.uri" in longer.condition("Accepted")["message"]
 
 
 # ---- losses
@@ -360,6 +385,30 @@ def test_the_masters_resources_come_from_the_pod_template() -> None:
     master, worker = (found.pods[name]["spec"]["containers"][0] for name in ("words-master-0-1", "words-worker-0-1"))
     assert master["resources"] == {"limits": {"memory": "8Gi"}}
     assert worker["resources"] == {"requests": {"cpu": "100m", "memory": "512Mi"}}
+
+
+def test_nulls_of_a_pod_template_are_fields_that_are_not_there() -> None:
+    nothing = {"env": None, "envFrom": None, "volumeMounts": None, "resources": None}
+    given = [{"name": "worker", **nothing}, {"name": "log", "image": "x", "securityContext": None}]
+    lists = {"tolerations": None, "volumes": None, "imagePullSecrets": None, "nodeSelector": {"a": None}}
+    plain = world(workers={"replicas": 1})
+    found = world(workers={"replicas": 1, "podTemplate": {"metadata": None, "spec": {"containers": given, **lists}}})
+    plain.settle()
+    found.settle()
+    assert found.pods["words-master-0-1"]["spec"] == plain.pods["words-master-0-1"]["spec"] | {"nodeSelector": {}}
+    worker, log = found.pods["words-worker-0-1"]["spec"]["containers"]
+    assert worker == plain.pods["words-worker-0-1"]["spec"]["containers"][0]
+    assert log["securityContext"] == worker["securityContext"]
+
+
+@pytest.mark.parametrize("label", [names.LABEL_RANK, names.LABEL_INCARNATION, names.LABEL_RUN, names.LABEL_ATTEMPT])
+def test_a_pod_whose_labels_somebody_has_written_over_is_replaced(label: str) -> None:
+    found = world()
+    found.training()
+    found.pods["words-worker-0-1"]["metadata"]["labels"][label] = "mine"
+    found.settle()
+    assert "words-worker-0-1" not in found.live()
+    assert "words-worker-0-2" in found.live()
 
 
 def test_a_master_that_cannot_be_reached_is_told() -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from mms_operator.api.autoscaling import DECISIONS, AutoscalingStatus, Mode, ScalingDecision
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.scaling import capacity, objective, schedule
-from mms_operator.plan.scaling.memory import ScalingMemory
 from mms_operator.plan.scaling.types import Decision, Observed
 from mms_operator.plan.service import measures
 from mms_operator.plan.service.objects import template
 
 if TYPE_CHECKING:
+    from mms_operator.plan.scaling.memory import ScalingMemory
     from mms_operator.plan.service.measures import Came, Sight
     from mms_workloads.contract import Batching
 
 COLD_START_SECONDS = 15.0  # until one has been measured
 MINUTE = timedelta(minutes=1)
 MOST_BINS = 30  # that are made of one interval
-NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class Scaled:
 
 def advance(sight: Sight) -> Scaled:
     """From what was seen since the last time. The same arguments give the same answer."""
-    spec, now, held = sight.serving.spec, sight.now, sight.observed.activator
+    spec, held = sight.serving.spec, sight.observed.activator
     if spec.autoscaling.mode is Mode.OFF and spec.objective is None:
         return Scaled()
-    memory = sight.observed.scaling or ScalingMemory(now, now, now, NEVER)
+    memory = measures.remembered(sight)
     known = sight.status.autoscaling or AutoscalingStatus()
     known = known.model_copy(update={"activatorPort": held.port if held else known.activatorPort})
     known, memory = measures.starts(sight, known, memory)

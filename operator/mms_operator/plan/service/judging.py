@@ -66,12 +66,14 @@ def judge(
     compared = bool(known and known.compared)
     sampled = known.sampledTime if known else None
     expected = known.forecast if known else None
-    if interval is not None and (sampled is None or interval.began >= datetime.fromisoformat(sampled)):
+    if interval is not None and _is_new(interval, sampled, now):
         found, newly = sample(interval, pair, compared=compared)
         memory, compared = sequential.fold(spec, memory, found), compared or newly
         expected = expected or _expected(spec, found)
         sampled = interval.ended.isoformat()
     began = known.startTime if known else None
+    if began is not None and datetime.fromisoformat(began) > now:
+        began = rfc3339(now)  # the clock has been set back
     if began is None and interval is not None and any(one.digest == pair.canary for one in interval.after.values()):
         began = rfc3339(now)
     over = began is not None and now >= datetime.fromisoformat(began) + timedelta(seconds=analysis.limitSeconds)
@@ -98,6 +100,14 @@ def judge(
             return Judgement(status, Gate.WORD)
         case Verdict.PROMOTE:
             return Judgement(status)
+
+
+def _is_new(interval: Interval, sampled: str | None, now: datetime) -> bool:
+    """Whether it is another one than the last. What was sampled in the future was so before the clock was set back."""
+    if sampled is None:
+        return True
+    known = datetime.fromisoformat(sampled)
+    return interval.began >= known or (interval.ended <= now < known)
 
 
 def _expected(spec: Spec, found: Sample) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mms_operator.api import names
@@ -12,20 +12,22 @@ from mms_operator.api.autoscaling import DECISIONS, CapacityPoint, CapacityStatu
 from mms_operator.plan import pods
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.scaling import capacity, objective, traffic
+from mms_operator.plan.scaling.memory import ScalingMemory
 from mms_operator.plan.service.objects import template
 
 if TYPE_CHECKING:
     from mms_operator.api.autoscaling import AutoscalingStatus
     from mms_operator.api.service_status import ServedVersion, ServiceStatus
-    from mms_operator.plan.scaling.memory import ScalingMemory
     from mms_operator.plan.service.objects import Serving
     from mms_operator.plan.service.seen import Seen
     from mms_operator.plan.types import Interval, Object, ObservedService
 
 TELL_SECONDS = 30.0  # between two times that the status gets other numbers
 TOLD_CHANGE = 0.03  # of a capacity, for the status to say so
+AHEAD = timedelta(seconds=30)  # what lies so far in the future was known before the clock was set back
 RECENT = 30  # intervals: about a minute
 CAPACITIES = 3
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class Came:
     answered: int
     pending: int
     late: float
+
+
+def remembered(sight: Sight) -> ScalingMemory:
+    """What is known, or nothing: at first, and where the clock has been set back, as times are in all parts of it."""
+    found, now = sight.observed.scaling, sight.now
+    if found is None or max(found.counted, found.asked) - now > AHEAD:
+        return ScalingMemory(since=now, counted=now, asked=now, told=NEVER)
+    return found
 
 
 def silent(sight: Sight) -> int:
@@ -100,7 +110,9 @@ def guessed(sight: Sight, memory: ScalingMemory) -> Came | None:
 
 def _due(sight: Sight, memory: ScalingMemory) -> bool:
     interval = sight.observed.interval
-    return interval is not None and _seconds(interval, memory) >= objective.EVERY_SECONDS * 0.75
+    if interval is None or interval.ended - sight.now > AHEAD:
+        return False
+    return _seconds(interval, memory) >= objective.EVERY_SECONDS * 0.75
 
 
 def _seconds(interval: Interval, memory: ScalingMemory) -> float:

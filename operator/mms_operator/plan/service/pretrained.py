@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mms_operator.plan.service.seen import Seen
     from mms_operator.plan.types import DefaultStore
 
+PIPELINE_LIMIT = 1 << 16  # bytes as JSON: the status has it of each version that it knows
 _CHECKED = {"task": "imageClassification"}  # what a pipeline is completed with, to be checked, where the files say it
 
 
@@ -29,6 +30,11 @@ def problem(asked: PretrainedModel | None) -> str | None:
     """What no model can be served by."""
     if asked is None or not asked.pipeline:
         return None
+    if (size := len(json.dumps(asked.pipeline, ensure_ascii=False).encode())) > PIPELINE_LIMIT:
+        return (
+            f"spec.model.pretrained.pipeline has {size} bytes as JSON, {PIPELINE_LIMIT} at most: put it as "
+            "pipeline.json beside the model's files"
+        )
     try:
         contract.Pipeline.model_validate({**_CHECKED, **asked.pipeline})
     except ValidationError as error:

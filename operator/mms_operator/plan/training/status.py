@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _WAITING = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.SUSPENDING})
 
 NAMED_BAD_RECORDS, NAMED_BAD_KINDS = 10, 10
+HUGE = 1e15  # a number that a status has in powers of ten
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
         activity=str(report.activity),
         percent=report.percent,
         step=report.step,
-        loss=None if report.loss is None else f"{report.loss:.4f}",
+        loss=None if report.loss is None else _number(report.loss),
         samplesPerSecond=report.samplesPerSecond,
         etaSeconds=report.etaSeconds,
         bytes=report.data.doneBytes if report.data else None,
@@ -121,6 +122,11 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
         }
     )
     return incidents.added(known, [incidents.of_master(one) for one in report.incidents])
+
+
+def _number(value: float) -> str:
+    """Four digits behind the point; one that is so large that the field would not hold it by its power of ten."""
+    return f"{value:.4f}" if abs(value) < HUGE else f"{value:.4e}"
 
 
 def data(report: DataReport | None) -> DataStatus | None:
@@ -149,9 +155,9 @@ def privacy(report: PrivacyReport | None) -> PrivacyStatus | None:
     if report is None:
         return None
     return PrivacyStatus(
-        epsilonSpent=f"{report.epsilonSpent:.4f}",
+        epsilonSpent=_number(report.epsilonSpent),
         delta=f"{report.delta:.12f}".rstrip("0"),
-        noiseMultiplier=f"{report.noiseMultiplier:.4f}",
+        noiseMultiplier=_number(report.noiseMultiplier),
     )
 
 
