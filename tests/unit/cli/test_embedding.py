@@ -45,6 +45,10 @@ def test_files_are_written(tmp_path: Path, corpus: Path) -> None:
 def test_files_of_an_earlier_run_are_not_told_as_its_own(tmp_path: Path, corpus: Path) -> None:
     out, run = tmp_path / "out", CliRunner().invoke
     options = ["embed", str(corpus), "-o", str(out), "-d", "8", "--epochs", "1"]
+    out.mkdir()
+    (out / "vectors.txt").write_text("mine")
+    assert run(app, options).exit_code == 0
+    assert (out / "vectors.txt").read_text() == "mine", "no run has been here"
     assert "vectors.txt" in run(app, [*options, "--text"]).output
     (out / "notes.md").write_text("mine")
     done = run(app, options)

@@ -95,14 +95,15 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
     )
     page = report.page(plan.vocabulary, vectors, metrics, losses, settings.task)
     written = [files.TASK, files.WEIGHTS, files.REPORT, files.BINARY, files.VOCABULARY]
+    again = all((output / name).exists() for name in written)  # an earlier run's folder: its other files are ours, too
     output.mkdir(parents=True, exist_ok=True)
     files.write(output, parameters, vectors, plan.vocabulary, settings.task)
     files.word2vec_binary(output / files.BINARY, plan.vocabulary.words, vectors)
     if settings.text:
         files.word2vec_text(output / files.TEXT, plan.vocabulary.words, vectors)
         written.append(files.TEXT)
-    else:
-        (output / files.TEXT).unlink(missing_ok=True)  # of an earlier run: it has other vectors
+    elif again:
+        (output / files.TEXT).unlink(missing_ok=True)  # it has other vectors
     (output / files.REPORT).write_text(page, encoding="utf-8")
     clock.enter("")
     return Result(plan.vocabulary.words, vectors, metrics, trained, clock.seconds, tuple(written))

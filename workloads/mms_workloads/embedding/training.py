@@ -39,5 +39,6 @@ def without_pairs() -> JobError:
     return JobError(
         Reason.DATA_INVALID,
         "no two words stand in one line, so that there is nothing to learn from: join lines, lower minCount if most "
-        "words are rarer, or raise subsample (or set it to 0) if nearly all are skipped",
+        "words are rarer, or raise subsample (or set it to 0) if nearly all are skipped; where blocks were "
+        "quarantined, status.incidents says why",
     )

@@ -118,8 +118,10 @@ class Agent:
 
     async def ready(self) -> dict[str, bool]:
         """Which models answer now."""
+        asked, verifications = time.monotonic(), self.state.verifications
         found = await self.triton.ready()
-        self._ready = time.monotonic(), found
+        if verifications == self.state.verifications:  # else it may be of models that were lost, and are back
+            self._ready = asked, found
         return found
 
     async def _looked(self) -> dict[str, bool]:
