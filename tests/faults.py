@@ -6,6 +6,7 @@ FAULTS is JSON: a list of {"kind", "rank": absent means all, "from", "to": steps
 - poison ("block"): the gradient of samples of that block is not finite
 - wreck: the learning rate of a step is a thousandfold
 - flip: a bit of the parameters
+- forget: the parameters are noise
 - flip-shard: a bit of what shard "rank" holds, not of its replica
 - slow ("seconds"): each round
 - unguarded: the ring as it would be without a guard
@@ -57,6 +58,11 @@ class _Faulty:
         step = state.agreement.step
         if self._due("flip", step):
             next(iter(state.tables().values()))["parameters"].view(-1).view(_int32())[3] ^= 1 << 22
+        if self._due("forget", step):
+            tables = state.tables()
+            for table in tables.values():
+                table["parameters"].normal_()
+            state.adopt(tables)
         if fault := self._due("slow", step):
             time.sleep(fault["seconds"])
         factor = 1.0

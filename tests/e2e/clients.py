@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCRIPT = Path(__file__).with_name("open_loop.py")
 NAME = "client"
-FILES = {"key": "key", "ca": "ca.crt"}
+FILES = {"key": "key", "ca": "ca.crt", "question": "question.json"}
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Asked:
 def asking(kube: Kube, service: str, rate: float = 10, host: str = "", **files: str) -> Iterator[Asked]:
     """Asks while the context is open, at `host` where that is not the service's.
 
-    `files` of the client: its `key`, and the `ca` that it trusts.
+    `files` of the client: its `key`, the `ca` that it trusts, and the `question` that it asks.
     """
     deployment = kube.list("deployments", f"mms.dev/service={service}")[0]
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]

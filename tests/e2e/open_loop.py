@@ -4,7 +4,8 @@
 
 Each of three ways asks RATE times a second: `close` (HTTP, a connection for each request), `keep` (HTTP, connections
 are kept), `grpc` (one channel). A file `key` beside this one is the API key that it sends, `ca.crt` the authority that
-it trusts: it asks over TLS then. SIGTERM ends it; a line of JSON says what became of each way's requests.
+it trusts: it asks over TLS then. `question.json`: the model and its inputs, as HTTP has them; absent, the neighbours of
+a word. SIGTERM ends it; a line of JSON says what became of each way's requests.
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ if TYPE_CHECKING:
 TIMEOUT = 20.0
 CONNECTED_WITHIN = 10.0  # seconds
 HTTP, GRPC = 8000, 8001
-KEY, CA = (Path(__file__).with_name(name) for name in ("key", "ca.crt"))
+KEY, CA, QUESTION = (Path(__file__).with_name(name) for name in ("key", "ca.crt", "question.json"))
 HEADERS = {"authorization": f"Bearer {KEY.read_text()}"} if KEY.exists() else {}
 SCHEME = "https" if CA.exists() else "http"
-BODY = {
+WORD: dict[str, Any] = {
+    "model": "neighbours",
     "inputs": [
         {"name": "WORDS", "datatype": "BYTES", "shape": [1, 1], "data": ["congress"]},
         {"name": "K", "datatype": "INT32", "shape": [1, 1], "data": [3]},
     ],
-    "outputs": [{"name": "WORDS"}, {"name": "VERSION"}],
 }
+ASKED = json.loads(QUESTION.read_text()) if QUESTION.exists() else WORD
+MODEL, INPUTS = ASKED["model"], ASKED["inputs"]
+OUTPUTS = ["VERSION"]  # of each model
+TYPES: dict[str, Any] = {"BYTES": object, "INT32": np.int32, "FP32": np.float32}
 
 
 class Way:
@@ -123,7 +128,8 @@ async def main(host: str, rate: float) -> None:
 
 
 async def over_http(session: aiohttp.ClientSession, host: str) -> str:
-    async with session.post(f"{SCHEME}://{host}:{HTTP}/v2/models/neighbours/infer", json=BODY) as answer:
+    body = {"inputs": INPUTS, "outputs": [{"name": name} for name in OUTPUTS]}
+    async with session.post(f"{SCHEME}://{host}:{HTTP}/v2/models/{MODEL}/infer", json=body) as answer:
         found = await answer.json()
         if answer.status != 200:
             raise RuntimeError(f"{answer.status} {found}")
@@ -131,10 +137,15 @@ async def over_http(session: aiohttp.ClientSession, host: str) -> str:
 
 
 async def over_grpc(channel: triton.InferenceServerClient) -> str:
-    words = triton.InferInput("WORDS", [1, 1], "BYTES")
-    words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
-    answer = await channel.infer("neighbours", [words], client_timeout=TIMEOUT, headers=HEADERS)
+    answer = await channel.infer(MODEL, [tensor(one) for one in INPUTS], client_timeout=TIMEOUT, headers=HEADERS)
     return str(answer.as_numpy("VERSION").flat[0])
+
+
+def tensor(said: dict[str, Any]) -> triton.InferInput:
+    made = triton.InferInput(said["name"], said["shape"], said["datatype"])
+    values = [one.encode() if isinstance(one, str) else one for one in said["data"]]
+    made.set_data_from_numpy(np.array(values, dtype=TYPES[said["datatype"]]).reshape(said["shape"]))
+    return made
 
 
 if __name__ == "__main__":

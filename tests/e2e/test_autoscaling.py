@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from datetime import datetime
+import urllib.request
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mms_operator.api import names
+from mms_operator.cli.forward import port_forward
+from mms_workloads.contract import TRITON_HTTP_PORT
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
 
@@ -123,6 +128,65 @@ def test_what_scales_from_outside_is_left_alone(kube: Kube, corpora: Corpora) ->
         kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas"), 60, "awake")
     for way in ("close", "keep", "grpc"):
         assert asked.failures(way) == 0, (way, asked.ways)
+
+
+@pytest.mark.slow
+def test_no_faster_than_is_allowed(kube: Kube, corpora: Corpora) -> None:
+    """A schedule wants three, one more in a minute; when it is over nobody asks, and one goes in a minute."""
+    trained(kube, corpora)
+    now = datetime.now(UTC)
+    times = {"start": f"{now - timedelta(minutes=5):%H:%M}", "end": f"{now + timedelta(hours=2):%H:%M}"}
+    kube.apply(scaled(upPerMinute=1, downPerMinute=1, schedules=[{**times, "replicas": 3}]))
+    kube.wait("modelservice", "words", lambda s: decisions(s)[:1] == [2], 180, "two by the schedule")
+    kube.wait("modelservice", "words", lambda s: decisions(s)[:1] == [3], 120, "three by the schedule")
+    more_pods(kube, 3)
+    kube.patch("modelservice", "words", {"autoscaling": {"schedules": []}})
+    # Until it knows better it takes nothing away: a minute, and what a pod takes to start.
+    found = kube.wait("modelservice", "words", lambda s: decisions(s) == [1, 2, 3, 2], 300, "back on one")
+    moments = [datetime.fromisoformat(one["time"]) for one in found["status"]["autoscaling"]["history"]]
+    assert moments[0] - moments[1] >= timedelta(seconds=59)
+    assert moments[2] - moments[3] >= timedelta(seconds=59)
+    said = [one["reason"] for one in found["status"]["autoscaling"]["history"]]
+    assert "a schedule wants 3" in said[2]
+    assert said[3].startswith("upPerMinute allows 2; a schedule wants 3")
+    assert said[1].startswith("downPerMinute allows 2")
+    kube.wait("modelservice", "words", lambda s: s["status"]["readyReplicas"] == 1, 60, "on one pod")
+
+
+@pytest.mark.slow
+def test_autotune(kube: Kube, corpora: Corpora) -> None:
+    """The first pod finds out how it does the most, and says so in two minutes; the next one begins with that."""
+    trained(kube, corpora)
+    made = scaled()
+    made["spec"]["server"] = {"batching": {"autotune": True}}
+    kube.apply(made)
+    found = kube.wait("modelservice", "words", lambda s: s["status"]["autoscaling"].get("capacity"), 180, "measured")
+    (capacity,) = found["status"]["autoscaling"]["capacity"]
+    assert capacity["instances"] >= 1
+    kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+    kube.patch("modelservice", "words", {"autoscaling": {"minReplicas": 2}})
+    more_pods(kube, 2)
+    templates = {
+        pod["metadata"]["annotations"].get(names.ANNOTATION_CAPACITY)
+        for pod in kube.list("pods", "mms.dev/service=words")
+    }
+    assert templates == {capacity["template"], None}, "one has measured, for both"
+    configs = []
+    for pod in kube.list("pods", "mms.dev/service=words"):
+        with (
+            port_forward(kube.namespace, f"pod/{pod['metadata']['name']}", TRITON_HTTP_PORT) as address,
+            urllib.request.urlopen(f"http://{address}/v2/models/neighbours/config", timeout=10) as answer,
+        ):
+            said = json.load(answer)
+        batching = said.get("dynamic_batching", {})
+        configs.append((said["instance_group"][0]["count"], batching.get("max_queue_delay_microseconds")))
+    assert configs[0] == configs[1]
+    assert configs[0][0] == capacity["instances"]
+
+
+def decisions(found: dict[str, Any]) -> list[int]:
+    """The last first."""
+    return [one["replicas"] for one in (found["status"].get("autoscaling") or {}).get("history", ())]
 
 
 def operators(system: Kube) -> list[dict[str, Any]]:

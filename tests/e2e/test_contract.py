@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,17 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-# Where the kernel ends one process of a container only, it is the largest: so many small ones fill the memory.
-_FILL = """
-import os, time
-for _ in range(40):
-    if not os.fork():
-        kept = b"x" * (24 << 20)
-        time.sleep(60)
-        os._exit(0)
-time.sleep(60)
-"""
-RATE = 20.0  # requests a second of each way
 SLOW = 1.0  # seconds of 99 of 100 answers: two processors for the cluster, its pods and the client
 CUT = 3  # kept connections that can be cut in a change: those of HTTP clients that are open at a time
 
@@ -184,60 +170,3 @@ def reversed_rows(weights: bytes) -> bytes:
 
 def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def test_a_triton_that_dies(kube: Kube, corpora: Corpora) -> None:
-    """What was in flight and what comes until the endpoints know is lost; then nobody is sent there."""
-    kube.apply(training("words", corpora.small))
-    kube.wait_phase("words", "Complete")
-    made = service("words")
-    kube.apply({**made, "spec": {**made["spec"], "replicas": 2}})
-    ready(kube, 2)
-    with asking(kube, "words", rate=RATE) as asked:
-        pod = kube.list("pods", "mms.dev/service=words")[0]
-        kill_triton(pod["metadata"]["uid"])
-        kube.wait("modelservice", "words", lambda s: s["status"]["readyReplicas"] < 2, 30, "without one")
-        ready(kube, 2)
-    asked.told("a-triton-dies")
-    # A probe every second, three of them, and the time until the proxies of the nodes have heard.
-    assert asked.ways["close"]["failed_for"] < 10, asked.ways
-    assert asked.failures("close") < 10 * RATE, asked.ways
-
-
-def test_one_of_three_without_memory(kube: Kube, corpora: Corpora) -> None:
-    """The kernel ends its Triton, and the kubelet starts it again; the other two answer."""
-    kube.apply(training("words", corpora.small))
-    kube.wait_phase("words", "Complete")
-    made = service("words")
-    limits = {"limits": {"memory": "768Mi"}, "requests": {"memory": "256Mi", "cpu": "50m"}}
-    kube.apply({**made, "spec": {**made["spec"], "replicas": 3, "server": {"resources": limits}}})
-    ready(kube, 3)
-    name = kube.list("pods", "mms.dev/service=words")[0]["metadata"]["name"]
-    with asking(kube, "words", rate=RATE) as asked:
-        with pytest.raises(RefusedError, match=r"137|exit code|terminated"):
-            kube.run("exec", name, "-c", "triton", "--", "python", "-c", _FILL)
-        kube.wait("pod", name, lambda pod: restarts(pod, "triton") == 1, 60, "restarted")
-        ready(kube, 3)
-    last = next(one for one in kube.get("pod", name)["status"]["containerStatuses"] if one["name"] == "triton")
-    assert last["lastState"]["terminated"]["reason"] == "OOMKilled"
-    asked.told("one-of-three-without-memory")
-    assert asked.ways["close"]["failed_for"] < 10, asked.ways
-    assert asked.failures("close") < 10 * RATE / 3 + RATE, asked.ways  # of the third that was sent there
-
-
-def restarts(pod: dict[str, Any], container: str) -> int:
-    return next(one["restartCount"] for one in pod["status"]["containerStatuses"] if one["name"] == container)
-
-
-def kill_triton(uid: str) -> None:
-    """The server's process on this machine, of the pod with that uid."""
-    for group in Path("/proc").glob("[0-9]*/cgroup"):
-        try:
-            mine = uid.replace("-", "_") in group.read_text() or uid in group.read_text()
-            command = (group.parent / "cmdline").read_bytes().split(b"\0")[0]
-        except OSError:
-            continue
-        if mine and command.endswith(b"tritonserver"):
-            os.kill(int(group.parent.name), signal.SIGKILL)
-            return
-    raise AssertionError(f"pod {uid} has no tritonserver on this machine")

@@ -33,6 +33,13 @@ def small(corpora: Corpora) -> str:
 
 
 def guarded(kube: Kube, name: str, uri: str, *given: dict[str, Any], workers: int = 2, **spec: Any) -> None:
+    template = with_faults(kube, *given)
+    spec = {"optimizer": OPTIMIZER, "checkpoint": {"intervalSeconds": 1}, **spec}
+    kube.apply(language(name, uri, workers={"replicas": workers, "podTemplate": template}, **spec))
+
+
+def with_faults(kube: Kube, *given: dict[str, Any]) -> dict[str, Any]:
+    """The template of workers that have them."""
     source = Path(faults.__file__).read_text(encoding="utf-8")
     kube.apply(
         {
@@ -50,10 +57,7 @@ def guarded(kube: Kube, name: str, uri: str, *given: dict[str, Any], workers: in
         ],
         "volumeMounts": [{"name": "faults", "mountPath": "/faults"}],
     }
-    volumes = [{"name": "faults", "configMap": {"name": "faults"}}]
-    template = {"spec": {"volumes": volumes, "containers": [container]}}
-    spec = {"optimizer": OPTIMIZER, "checkpoint": {"intervalSeconds": 1}, **spec}
-    kube.apply(language(name, uri, workers={"replicas": workers, "podTemplate": template}, **spec))
+    return {"spec": {"volumes": [{"name": "faults", "configMap": {"name": "faults"}}], "containers": [container]}}
 
 
 def bits(done: Object) -> float:

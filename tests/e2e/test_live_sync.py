@@ -11,6 +11,7 @@ from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, condition, service, training
+from tests.e2e.test_guard import with_faults
 from tests.e2e.test_rollout import mms
 
 if TYPE_CHECKING:
@@ -87,3 +88,31 @@ def test_the_last_good_parameters_outlive_the_training(kube: Kube, corpora: Corp
     kube.wait_condition("modelservice", "words", "Live", "False", "TrainingEnded")
     kube.wait_condition("modelservice", "words", "Ready", "True", "Available")
     assert digest_of(kube).startswith("live:")
+
+
+def test_parameters_that_are_no_good_do_not_answer(kube: Kube, corpora: Corpora) -> None:
+    """The training forgets what it has learnt: what it knew before answers, and the condition says why."""
+    forgets = {"kind": "forget", "from": 60, "to": 1_000_000}
+    template = with_faults(kube, forgets)
+    made = service("words")
+    live = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": BOUND}}
+    kube.apply(
+        training(
+            "words", corpora.small,
+            optimizer={"epochs": 10_000},
+            workers={"replicas": 1, "podTemplate": template},
+            guard={"lossSpike": "Off", "gradientOutlier": "Off", "corruption": "Off"},
+        ),
+        {**made, "spec": {**made["spec"], "rollout": live}},
+    )  # fmt: skip
+    seen = kube.wait_condition("modelservice", "words", "Live", "False", "ParametersWithheld", seconds=180)
+    assert "told from chance" in seen["message"]
+    answers = digest_of(kube)
+    with asking(kube, "words") as asked:
+        time.sleep(3)  # what is measured: who answers in that time
+        assert digest_of(kube) == answers
+    assert [asked.failures(way) for way in WAYS] == [0, 0, 0], asked.ways
+    status = kube.get("modelservice", "words")["status"]
+    assert status["live"]["phase"] == "Withheld", status["live"]
+    assert condition({"status": status}, "Ready")["status"] == "True"
+    assert "ParametersWithheld" in {event["reason"] for event in kube.events("words")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +16,7 @@ from mms_operator.cli import app
 from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, condition, installation_store, service, training
-
-if TYPE_CHECKING:
-    from tests.e2e.conftest import Corpora
+from tests.e2e.kube import Kube, condition, installation_store, service
 
 pytestmark = pytest.mark.e2e
 
@@ -218,42 +215,3 @@ def answered(kube: Kube, model: str) -> tuple[str, str, bytes]:
         found = client.infer(model, [red])
         digest, label = (found.as_numpy(name)[0, 0] for name in ("DIGEST", "LABELS"))
         return digest.decode(), found.get_response().model_version, label
-
-
-@pytest.mark.parametrize("strategy", ["Canary", pytest.param("HotSwap", marks=pytest.mark.slow)])
-def test_analysis(kube: Kube, corpora: Corpora, strategy: str) -> None:
-    """The same vectors are promoted once clients' inputs were compared; without clients others are not; by numbers."""
-    kube.apply(training("words", corpora.small), training("other", corpora.small, optimizer={"epochs": 1}))
-    first, other = (
-        {key: kube.wait_phase(name, "Complete")["status"]["artifact"][key] for key in ("uri", "digest")}
-        for name in ("words", "other")
-    )
-    same = published_again(first)
-    analysis = {
-        "disagreementLimit": "0.3", "errorMargin": "0.2", "probesPerSecond": 20, "limitSeconds": 120,
-        "liveInputs": {"perSecond": 10},
-    }  # fmt: skip
-    how = {"rollout": {"strategy": strategy, "analysis": analysis}}
-    if strategy == "Canary":
-        how["rollout"]["canary"] = {"steps": [{"percent": 50, "seconds": 1}]}
-    serve(kube, first, replicas=2, **how)
-    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
-    with asking(kube, "words"):
-        serve(kube, same, replicas=2, **how)
-        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=180)
-    status = kube.get("modelservice", "words")["status"]
-    assert status["versions"]["stable"]["digest"] == same["digest"]
-    found = {one["metric"]: one for one in status["rollout"]["analysis"]["findings"]}
-    assert status["rollout"]["analysis"]["verdict"] == "Promote", status["rollout"]
-    assert found["disagreement"]["estimate"] == "0"
-    assert found["errors"]["verdict"] == "Promote"
-    compared = status["rollout"]["analysis"]["liveInputs"]
-    assert compared["compared"] >= 20, status["rollout"]
-    assert compared["differing"] == 0, status["rollout"]
-    assert found["liveInputs"]["verdict"] == "Promote", status["rollout"]
-    serve(kube, other, replicas=2, **how)
-    seen = kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted", seconds=180)
-    assert "differ" in seen["message"], seen
-    status = kube.get("modelservice", "words")["status"]
-    assert status["versions"]["stable"]["digest"] == same["digest"]
-    kube.wait("modelservice", "words", lambda s: s["status"]["versions"]["stable"]["replicas"] == 2, 60, "back")

@@ -1,4 +1,4 @@
-"""A service on two nodes, one of which is lost: from when Kubernetes knows, no request fails."""
+"""A service on two nodes: one is drained, and no request fails; one is lost, and none does from when it is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mms_cluster import faults, images
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
-from tests.e2e.test_contract import ready
+from tests.e2e.test_contract import CUT, ready
 from tests.e2e.test_training_nodes import AWAY, HOME, kubectl, nodes, without
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ DETECTED_SECONDS = (
 AFTER_SECONDS = 15
 
 
-def test_a_node_is_lost(kube: Kube, corpora: Corpora, nodes: Own) -> None:
+def spread(kube: Kube, corpora: Corpora, nodes: Own) -> None:
+    """A pod on each node; others come to the first one only: the client is to outlive the second."""
     nodes.load(images.build(("server",)))
     kube.apply(training("words", corpora.small))
     kube.wait_phase("words", "Complete")
@@ -35,9 +36,27 @@ def test_a_node_is_lost(kube: Kube, corpora: Corpora, nodes: Own) -> None:
     made = service("words")
     kube.apply({**made, "spec": {**made["spec"], "replicas": 2}})
     ready(kube, 2)
-    pods = {pod["spec"]["nodeName"]: pod for pod in kube.list("pods", "mms.dev/service=words")}
-    assert set(pods) == {HOME, AWAY}, "replicas are spread over the nodes"
-    kubectl("cordon", AWAY)  # the client is to outlive it
+    assert on_nodes(kube) == [HOME, AWAY], "replicas are spread over the nodes"
+    kubectl("cordon", AWAY)
+
+
+def on_nodes(kube: Kube) -> list[str]:
+    return sorted(pod["spec"]["nodeName"] for pod in kube.list("pods", "mms.dev/service=words"))
+
+
+def test_a_node_is_drained(kube: Kube, corpora: Corpora, nodes: Own) -> None:
+    spread(kube, corpora, nodes)
+    with asking(kube, "words", rate=RATE) as asked:
+        kubectl("drain", AWAY, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
+        ready(kube, 2)
+    asked.told("a-node-is-drained")
+    assert on_nodes(kube) == [HOME, HOME]
+    assert asked.failures("close") == asked.failures("grpc") == 0, asked.ways
+    assert asked.failures("keep") <= CUT, asked.ways
+
+
+def test_a_node_is_lost(kube: Kube, corpora: Corpora, nodes: Own) -> None:
+    spread(kube, corpora, nodes)
     before = time.monotonic()
     with without(nodes, faults.kill):
         with asking(kube, "words", rate=RATE) as during:

@@ -42,6 +42,11 @@ def rfc3339(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def since(time: str | None, now: datetime) -> datetime:
+    """From when; now where nobody knows, and where that lies ahead: the clock has been set back."""
+    return min(now, now.fromisoformat(time)) if time else now
+
+
 def render(
     wanted: Mapping[names.Condition, Condition], previous: Sequence[Object], generation: int, now: datetime
 ) -> list[Object]:

@@ -110,8 +110,7 @@ def test_a_clock_that_is_set_back_holds_no_analysis_up() -> None:
     assert w.rollout["analysis"]["sampledTime"] == sampled, "the interval of before counts once"
     run(w, 590)
     w.settle()
-    found = w.rollout["analysis"]
-    assert (found["verdict"], found["sampledTime"]) == ("Promote", w.now.isoformat())
+    assert (w.rollout["analysis"]["verdict"], w.rollout["phase"]) == ("Promote", "Complete")
 
 
 @pytest.mark.parametrize("rollout", [CANARY, BLUE_GREEN, HOT_SWAP], ids=["canary", "blue-green", "hot-swap"])

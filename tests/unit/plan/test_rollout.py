@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -153,6 +154,38 @@ def test_what_was_kept_goes_when_its_time_is_over() -> None:
     w.say("rollback")
     w.settle()
     assert w.answering() == {"a": 5}, "its pods are made again"
+
+
+@pytest.mark.parametrize(
+    "rollout", [CANARY, {"strategy": "HotSwap", "hotSwap": {"seconds": 60}}], ids=["canary", "hot-swap"]
+)
+def test_a_step_lasts_no_longer_where_the_clock_is_set_back(rollout: dict[str, Any]) -> None:
+    w = world(rollout)
+    w.serve("b")
+    w.settle()
+    w.wait(30)
+    w.now -= timedelta(hours=5)
+    w.settle()
+    assert w.plan is not None
+    assert w.plan.requeue_after == 60
+    assert w.answering()["b"] == 1
+    w.wait(60)
+    w.settle()
+    assert w.answering()["b"] > 1
+
+
+def test_pods_are_kept_no_longer_where_the_clock_is_set_back() -> None:
+    w = world(BLUE_GREEN)
+    w.serve("b")
+    w.settle()
+    w.say("promote")
+    w.settle()
+    w.now -= timedelta(hours=5)
+    w.settle()
+    assert w.counts() == {"a": 5, "b": 5}
+    w.wait(100)
+    w.settle()
+    assert w.counts() == {"b": 5}
 
 
 @pytest.mark.parametrize("rollout", [{}, CANARY, BLUE_GREEN], ids=["rolling", "canary", "blue-green"])

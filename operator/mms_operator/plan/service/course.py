@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+
+from mms_operator.api.rollout import BlueGreen
 
 if TYPE_CHECKING:
     from mms_operator.api.service_status import ServedVersion, ServiceStatus
@@ -38,10 +40,16 @@ class Look:
         """With the number of its pods that answer rightly."""
         return version.model_copy(update={"replicas": self.seen.ready_of(version)})
 
-    def kept_seconds(self) -> float:
-        """For which the pods of the version before stay."""
+    @property
+    def keep_seconds(self) -> int:
+        """How long the pods of the version before stay after a switch of BlueGreen."""
+        return (self.serving.spec.rollout.blueGreen or BlueGreen()).keepSeconds
+
+    def kept_until(self) -> datetime:
+        """When the pods of the version before go: no later than if the switch were now, as after a clock's set back."""
         until = self.status.keptUntil
-        return (datetime.fromisoformat(until) - self.now).total_seconds() if until else 0.0
+        latest = self.now + timedelta(seconds=self.keep_seconds)
+        return min(datetime.fromisoformat(until), latest) if until else self.now
 
 
 @dataclass(frozen=True)

@@ -167,12 +167,13 @@ def _steady(look: Look, chosen: ServedVersion, withheld: PastVersion | None) -> 
     ended = look.status.rollout
     if look.status.versions.next is not None and ended is not None:  # the spec went back to what answers
         ended = ended.model_copy(update={"phase": RolloutPhase.ABORTED, "percent": 0, "paused": False})
-    previous, left = look.status.versions.previous, look.kept_seconds()
+    previous, until = look.status.versions.previous, look.kept_until()
+    left = (until - look.now).total_seconds()
     if previous is None or left <= 0 or previous.lineage == chosen.lineage:
         status = look.status_with(versions=Versions(stable=counted), rollout=ended, keptUntil=None)
         return Course(status, state, ((chosen, replicas),), chosen)
     versions = Versions(stable=counted, previous=look.counted(previous))
-    status = look.status_with(versions=versions, rollout=ended)
+    status = look.status_with(versions=versions, rollout=ended, keptUntil=rfc3339(until))
     return Course(status, state, ((chosen, replicas), (previous, replicas)), chosen, min(left, rollout.DAY_SECONDS))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from mms_operator.api.names import Reason
-from mms_operator.api.rollout import BlueGreen, Strategy
+from mms_operator.api.rollout import Strategy
 from mms_operator.api.service_status import MOST_WORDS, Outcome, RolloutPhase, RolloutStatus, Versions
-from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.conditions import rfc3339, since
 from mms_operator.plan.service import gateway, history, inputs, judging, rollout, saying, swapping, trouble
 from mms_operator.plan.service.course import Course
 from mms_operator.plan.service.judging import Judgement
@@ -18,6 +18,8 @@ from mms_operator.plan.service.saying import State
 from mms_workloads import contract
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from mms_operator.api.service_status import ServedVersion
     from mms_operator.plan.service.course import Look
     from mms_operator.plan.service.swapping import Swap
@@ -52,8 +54,7 @@ def roll_out(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course
         )
         status = look.status_with(versions=versions, rollout=progress, keptUntil=None)
         return Course(status, state, fleets, route, step.requeue)
-    blue_green = how.blueGreen or BlueGreen()
-    keep = blue_green.keepSeconds if how.strategy is Strategy.BLUE_GREEN and not begun.rollback else 0
+    keep = look.keep_seconds if how.strategy is Strategy.BLUE_GREEN and not begun.rollback else 0
     status = look.status_with(
         versions=Versions(stable=look.counted(chosen), previous=look.counted(stable) if keep else None),
         rollout=step.status,
@@ -157,15 +158,15 @@ def _by_new_pods(
 def _progressed(before: RolloutStatus, after: RolloutStatus, now: datetime) -> RolloutStatus:
     """With the time since when nothing has moved."""
     same = (before.phase, before.step, before.percent) == (after.phase, after.step, after.percent)
-    since = before.progressTime if same and before.progressTime else rfc3339(now)
-    return after.model_copy(update={"progressTime": since})
+    began = since(before.progressTime if same else None, now)
+    return after.model_copy(update={"progressTime": rfc3339(began)})
 
 
 def _slow(look: Look, chosen: ServedVersion, found: Swap, state: RolloutStatus) -> State | None:
     """A pod that fails to take the version and tries again, or one that has not for too long."""
     deadline = timedelta(seconds=look.serving.spec.rollout.progressDeadlineSeconds)
     moves = state.phase is RolloutPhase.PROGRESSING and state.progressTime is not None
-    late = moves and look.now - datetime.fromisoformat(state.progressTime or "") > deadline
+    late = moves and look.now - since(state.progressTime, look.now) > deadline
     if found.failed:
         pod, report = found.failed
         why = f"{saying.refused_by(pod.name, chosen, report)}: delete the pod, and one that begins with it is made"

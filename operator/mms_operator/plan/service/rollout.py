@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from mms_operator.api.rollout import BlueGreen, Canary, HotSwap, Rollout, Strategy
 from mms_operator.api.service_status import RolloutPhase, RolloutStatus
-from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.conditions import rfc3339, since
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
 SURGE = 0.25  # of the replicas: how many pods there may be at a time that do not answer yet
 DAY_SECONDS = 86_400.0
@@ -149,9 +150,9 @@ def advance(rollout: Rollout, state: RolloutStatus, fleets: Fleets, now: datetim
             return _step(state, stage, fleets, hold=paused)
         if last:
             return _complete(state, stage, fleets.replicas)
-        since = datetime.fromisoformat(state.reachedTime) if state.reachedTime else now
-        state = state.model_copy(update={"reachedTime": rfc3339(since)})
-        left = (since + timedelta(seconds=stage.seconds) - now).total_seconds()
+        began = since(state.reachedTime, now)
+        state = state.model_copy(update={"reachedTime": rfc3339(began)})
+        left = (began + timedelta(seconds=stage.seconds) - now).total_seconds()
         waits = waits_for(left, gate if state.step == steps else Gate.OPEN, approval=stage.approval)
         if waits is None and not paused:
             state = promoted(state, fully=False)

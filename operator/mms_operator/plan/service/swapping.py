@@ -7,7 +7,7 @@ their agents say.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -16,12 +16,13 @@ from mms_operator.api import names
 from mms_operator.api.rollout import HotSwap, Strategy
 from mms_operator.api.service_status import RolloutPhase
 from mms_operator.plan import pods
-from mms_operator.plan.conditions import rfc3339
+from mms_operator.plan.conditions import rfc3339, since
 from mms_operator.plan.service.rollout import DAY_SECONDS, Gate, waits_for
 from mms_workloads.contract import ServeFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from mms_operator.api.rollout import Rollout
     from mms_operator.api.service_status import RolloutStatus
@@ -132,11 +133,11 @@ def advance(rollout: Rollout, state: RolloutStatus, fleet: Sequence[Running], go
     holds = state.paused or rollout.paused
     if have and state.step <= STEPS:
         how = rollout.hotSwap or HotSwap()
-        since = datetime.fromisoformat(state.reachedTime) if state.reachedTime else now
-        state = state.model_copy(update={"reachedTime": rfc3339(since)})
-        left = (since + timedelta(seconds=how.seconds) - now).total_seconds()
+        began = since(state.reachedTime, now)
+        state = state.model_copy(update={"reachedTime": rfc3339(began)})
+        left = (began + timedelta(seconds=how.seconds) - now).total_seconds()
         if holds:
-            return Swap((), paused.model_copy(update={"reachedTime": rfc3339(since)}))
+            return Swap((), paused.model_copy(update={"reachedTime": rfc3339(began)}))
         if (waits := waits_for(left, goal.gate, approval=how.approval)) is not None:
             requeue = min(left, DAY_SECONDS) if waits is RolloutPhase.WAITING else None
             return Swap((), state.model_copy(update={"phase": waits}), requeue=requeue)
