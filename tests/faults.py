@@ -1,6 +1,7 @@
 """Faults that workers are given from outside of the product: by QuickRun, or as sitecustomize.py of a pod.
 
-FAULTS is JSON: a list of {"kind", "rank": absent means all, "from", "to": steps, "once": by process}. Kinds:
+FAULTS is JSON: a list of {"kind", "rank": absent means all, "from", "to": steps, "once": by process, "file": absent or
+one that has to be there}. Kinds:
 
 - nan, scale ("by"): of the gradient
 - poison ("block"): the gradient of samples of that block is not finite
@@ -18,6 +19,7 @@ import json
 import math
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 VARIABLE = "FAULTS"
@@ -90,7 +92,8 @@ class _Faulty:
 
     def _due(self, kind: str, step: int) -> dict[str, Any] | None:
         for fault in self._faults:
-            if fault["kind"] == kind and fault["from"] <= step < fault["to"] and not fault.get("done"):
+            due = fault["kind"] == kind and fault["from"] <= step < fault["to"] and not fault.get("done")
+            if due and ("file" not in fault or Path(fault["file"]).exists()):
                 fault["done"] = fault.get("once", False)
                 return fault
         return None

@@ -13,6 +13,7 @@ from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, condition, service, training
 from tests.e2e.test_guard import with_faults
 from tests.e2e.test_rollout import mms
+from tests.e2e.test_training import pod_of
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora
@@ -92,8 +93,7 @@ def test_the_last_good_parameters_outlive_the_training(kube: Kube, corpora: Corp
 
 def test_parameters_that_are_no_good_do_not_answer(kube: Kube, corpora: Corpora) -> None:
     """The training forgets what it has learnt: what it knew before answers, and the condition says why."""
-    forgets = {"kind": "forget", "from": 60, "to": 1_000_000}
-    template = with_faults(kube, forgets)
+    template = with_faults(kube, {"kind": "forget", "from": 0, "to": 1_000_000, "file": "/tmp/forget"})
     made = service("words")
     live = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": BOUND}}
     kube.apply(
@@ -105,7 +105,10 @@ def test_parameters_that_are_no_good_do_not_answer(kube: Kube, corpora: Corpora)
         ),
         {**made, "spec": {**made["spec"], "rollout": live}},
     )  # fmt: skip
-    seen = kube.wait_condition("modelservice", "words", "Live", "False", "ParametersWithheld", seconds=180)
+    kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=180)
+    kube.wait("modelservice", "words", lambda s: float(s["status"]["live"].get("quality") or 0) > 0.6, 60, "any good")
+    kube.run("exec", pod_of(kube, "words", "worker"), "--", "touch", "/tmp/forget")
+    seen = kube.wait_condition("modelservice", "words", "Live", "False", "ParametersWithheld", seconds=30)
     assert "told from chance" in seen["message"]
     answers = digest_of(kube)
     with asking(kube, "words") as asked:
