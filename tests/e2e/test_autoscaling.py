@@ -160,17 +160,17 @@ def test_autotune(kube: Kube, corpora: Corpora) -> None:
     made = scaled()
     made["spec"]["server"] = {"batching": {"autotune": True}}
     kube.apply(made)
-    found = kube.wait("modelservice", "words", lambda s: s["status"]["autoscaling"].get("capacity"), 180, "measured")
+    kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=180)
+    found = kube.wait("modelservice", "words", lambda s: s["status"]["autoscaling"].get("capacity"), 60, "measured")
     (capacity,) = found["status"]["autoscaling"]["capacity"]
     assert capacity["instances"] >= 1
-    kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
     kube.patch("modelservice", "words", {"autoscaling": {"minReplicas": 2}})
     more_pods(kube, 2)
     templates = {
         pod["metadata"]["annotations"].get(names.ANNOTATION_CAPACITY)
         for pod in kube.list("pods", "mms.dev/service=words")
     }
-    assert templates == {capacity["template"], None}, "one has measured, for both"
+    assert templates == {capacity["template"]}, "one has measured, for both"
     configs = []
     for pod in kube.list("pods", "mms.dev/service=words"):
         with (
@@ -186,7 +186,7 @@ def test_autotune(kube: Kube, corpora: Corpora) -> None:
 
 def decisions(found: dict[str, Any]) -> list[int]:
     """The last first."""
-    return [one["replicas"] for one in (found["status"].get("autoscaling") or {}).get("history", ())]
+    return [one["replicas"] for one in ((found.get("status") or {}).get("autoscaling") or {}).get("history", ())]
 
 
 def operators(system: Kube) -> list[dict[str, Any]]:

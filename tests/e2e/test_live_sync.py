@@ -98,8 +98,8 @@ def test_parameters_that_are_no_good_do_not_answer(kube: Kube, corpora: Corpora)
     live = {"strategy": "LiveSync", "liveSync": {"maxStalenessMilliseconds": BOUND}}
     kube.apply(
         training(
-            "words", corpora.small,
-            optimizer={"epochs": 10_000},
+            "words", corpora.whole,
+            optimizer={"epochs": 1000},
             workers={"replicas": 1, "podTemplate": template},
             guard={"lossSpike": "Off", "gradientOutlier": "Off", "corruption": "Off"},
         ),

@@ -27,6 +27,11 @@ def mms(*arguments: str) -> str:
     return answer.output
 
 
+def command(kube: Kube, said: str) -> None:
+    """As GitOps and kubectl say it."""
+    kube.run("annotate", "--overwrite", "modelservice", "words", f"mms.dev/rollout={said}")
+
+
 def published_again(artifact: dict[str, str]) -> dict[str, str]:
     """The same files in another folder, under another digest."""
     uri = f"{artifact['uri']}-again"
@@ -83,9 +88,14 @@ def test_abort(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     with asking(kube, "words") as asked:
         serve(kube, second, **how)
         kube.wait("modelservice", "words", lambda s: s["status"].get("rollout", {}).get("percent") == 50, 120, "half")
-        mms("rollout", "abort", "words", "-n", kube.namespace)
+        for said, phase in (("pause", "Paused"), ("resume", "Waiting")):
+            command(kube, said)
+            kube.wait(
+                "modelservice", "words", lambda s, phase=phase: s["status"]["rollout"]["phase"] == phase, 30, phase
+            )
+        command(kube, "abort")
         kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted")
-    assert asked.failures("close") == 0, asked.ways
+    assert asked.failures("close") == asked.failures("grpc") == 0, asked.ways
     assert condition(kube.get("modelservice", "words"), "Available")["status"] == "True"
     with port_forward(kube.namespace, "svc/words", 8001) as address:
         assert query.neighbours(address, ["congress"], 3)[0].digest == first["digest"]
@@ -142,6 +152,12 @@ def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     versions = kube.get("modelservice", "words")["status"]["versions"]
     assert versions["stable"]["digest"] == second["digest"]
     assert versions["stable"]["base"] == first["digest"]
+    third = published_again(second)
+    serve(kube, third, replicas=3, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+    command(kube, f"rollback {first['digest']}")
+    kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack", seconds=60)
+    assert kube.get("modelservice", "words")["status"]["versions"]["stable"]["digest"] == first["digest"]
 
 
 IMAGE = {"height": 4, "width": 4}
