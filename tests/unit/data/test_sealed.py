@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import sys
-from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -377,10 +376,23 @@ COMPRESSED = {
 }
 
 
+@pytest.fixture(scope="module")
+def written() -> list[str]:
+    """Files that are opened for writing, whoever opens them."""
+    found: list[str] = []
+
+    def audit(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR):
+            found.append(str(arguments[0]))
+
+    sys.addaudithook(audit)  # it cannot be taken away
+    return found
+
+
 @pytest.mark.parametrize("suffix", COMPRESSED)
 @pytest.mark.parametrize("name", ["Text", "JSONLines", "CSV", "Parquet", "WebDataset"])
 def test_nothing_is_written_while_compressed_files_are_encrypted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, suffix: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[str], name: str, suffix: str
 ) -> None:
     (folder := tmp_path / "data").mkdir()
     made = FORMATS[name][0](folder)
@@ -391,19 +403,10 @@ def test_nothing_is_written_while_compressed_files_are_encrypted(
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     monkeypatch.setattr(decompressing, "decompress", None)
     monkeypatch.setattr(reader, "decompress", None)
-    opened = Counter[str]()
-
-    def audit(event: str, arguments: tuple[object, ...]) -> None:
-        if watching and event == "open" and int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR):
-            opened[str(arguments[0])] += 1
-
-    watching = True
-    sys.addaudithook(audit)
     source, target = Store(uri=f"file://{folder}"), Store(uri=f"file://{tmp_path}/sealed")
-    try:
-        encrypting.encrypt(source, target, KEY, block_bytes=700)
-    finally:
-        watching = False
+    written.clear()
+    encrypting.encrypt(source, target, KEY, block_bytes=700)
+    opened = list(written)
     assert opened
     assert all(path.startswith(f"{tmp_path}/sealed/") for path in opened)
     assert not list(temporary.iterdir())

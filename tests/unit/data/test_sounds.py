@@ -84,7 +84,7 @@ def test_a_bare_name_of_several_files_names_none(tmp_path: Path) -> None:
     (folder / "metadata.csv").write_text("file_name,text\n001.wav,hello\n002.wav,goodbye\n")
     uris = [f.uri for f in stores.glob(Store(uri=f"file://{folder}"))]
     for number, uri in enumerate(uris):
-        known = formats.companions("WAV", uris, {number}) | {number}
+        known = formats.Companions("WAV", uris).of({number}) | {number}
         names = [one if i in known else "" for i, one in enumerate(uris)]
         if uri.endswith("001.wav"):
             assert formats.twins(names)["001"] > 1

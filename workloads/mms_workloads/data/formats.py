@@ -67,7 +67,7 @@ def stem(uri: str) -> str:
 
 def twins(uris: Iterable[str]) -> Counter[str]:
     """How many files of sound have a name, whatever their folders."""
-    return Counter(stem(uri).rpartition("/")[2] for uri in uris if suffix(uri) in SOUND)
+    return Counter(_name(uri) for uri in uris if suffix(uri) in SOUND)
 
 
 def hidden(uri: str) -> bool:
@@ -140,24 +140,31 @@ def mixed(files: Sequence[Found]) -> list[Found]:
     return sorted(files, key=lambda f: hashlib.sha256(f.uri.encode()).digest())
 
 
-def companions(chosen: RecordFormat, uris: Sequence[str], files: Iterable[int]) -> set[int]:
-    """The numbers of the files that must be known to read these: transcripts and tables of sound."""
-    files = set(files)
-    if chosen != "WAV":
-        return set()
-    numbers = {uri: i for i, uri in enumerate(uris)}
-    beside = {numbers.get(uris[i].rpartition(".")[0] + TRANSCRIPT) for i in files if suffix(uris[i]) in SOUND}
-    tables = {i for i, uri in enumerate(uris) if suffix(uri) in TABLES and not hidden(uri)}
-    return tables | {i for i in beside if i is not None} | (_others(uris, files) if tables else set())
+class Companions:
+    """Which files must be known to read others. Made once of all files, since there may be very many."""
+
+    def __init__(self, chosen: RecordFormat, uris: Sequence[str]) -> None:
+        self._uris = uris if chosen == "WAV" else ()
+        self._numbers = {uri: i for i, uri in enumerate(self._uris)}
+        self._tables = {i for i, uri in enumerate(self._uris) if suffix(uri) in TABLES and not hidden(uri)}
+        self._twins: dict[str, list[int]] = {}  # the first two files of sound of each name
+        for i, uri in enumerate(self._uris if self._tables else ()):
+            if suffix(uri) in SOUND and len(both := self._twins.setdefault(_name(uri), [])) < 2:  # noqa: PLR2004 - see above
+                both.append(i)
+
+    def of(self, files: Iterable[int]) -> set[int]:
+        """Their numbers: tables and transcripts of sound, and where several files have a name another one of them: a
+        table that has no more than the name does not tell which it means.
+        """
+        found = set(self._tables)
+        for i in files if self._uris else ():
+            uri = self._uris[i]
+            if suffix(uri) in SOUND:
+                beside = self._numbers.get(uri.rpartition(".")[0] + TRANSCRIPT)
+                found |= {beside} if beside is not None else set()
+                found.update(self._twins.get(_name(uri), ()))
+        return found
 
 
-def _others(uris: Sequence[str], files: Iterable[int]) -> set[int]:
-    """Of each file of sound whose name others have, one of them: what is named by it in a table is not clear."""
-    names = {stem(uris[i]).rpartition("/")[2] for i in files if suffix(uris[i]) in SOUND}
-    found: dict[str, list[int]] = {}
-    for i, uri in enumerate(uris):
-        if suffix(uri) in SOUND and (name := stem(uri).rpartition("/")[2]) in names:
-            found.setdefault(name, [])
-            if len(found[name]) < 2:  # noqa: PLR2004 - the file, and another one
-                found[name].append(i)
-    return {i for both in found.values() for i in both}
+def _name(sound: str) -> str:
+    return stem(sound).rpartition("/")[2]

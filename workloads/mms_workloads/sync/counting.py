@@ -30,6 +30,7 @@ class Counting:
     format: RecordFormat | None = None  # None: running text
     survey: Survey | None = None
     sealed: Sealed | None = None  # of encrypted data
+    companions: formats.Companions | None = None
 
     @classmethod
     def encrypted(cls, found: Manifest, records: Data | None = None) -> Counting:
@@ -68,7 +69,9 @@ class Counting:
         names = [f.uri for f in self.files]
         numbers = {s.file for s in self.tasks[task]}
         if self.format and not self.sealed:
-            numbers |= formats.companions(self.format, names, numbers)
+            if self.companions is None:
+                self.companions = formats.Companions(self.format, names)
+            numbers |= self.companions.of(numbers)
         return {number: names[number] for number in sorted(numbers)}
 
     def take(self, rank: int) -> int | None:
