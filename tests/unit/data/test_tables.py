@@ -6,12 +6,15 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mms_workloads.contract import Fields
-from mms_workloads.data import lines
+from mms_workloads.data import lines, parquet
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.scanner import Scanner
 from tests.unit.data.counted import by_blocks, corpus, described
@@ -137,3 +140,14 @@ def test_the_header_of_a_table_is_read_once() -> None:
         headers = sum(start == 0 for start, _ in source.read_bytes)
         assert headers == (1 if at == index[0][1] else 0)
         assert source.total() <= BLOCK + (1 + headers) * lines.STEP_BYTES
+
+
+def test_a_large_group_of_rows_is_read_in_parts() -> None:
+    out = io.BytesIO()
+    drawn = np.random.default_rng(0)
+    rows = [drawn.bytes(8000) for _ in range(4000)]
+    pq.write_table(pa.table({"image": rows}), out, use_dictionary=False, data_page_size=64 << 10)
+    source = Counting("a.parquet", out.getvalue())
+    found = parquet.rows(source, Segment(0, 0, None), Fields())
+    assert [item.record["input"] for item in found if item.record] == rows
+    assert max(end - start for start, end in source.read_bytes) < source.size(0) / 3
