@@ -92,7 +92,7 @@ def reader(kind: str, folder: Path) -> list[dict[str, Any]]:
     path = folder / kind / ("a.jsonl" if kind == "records" else "a.txt")
     path.write_bytes(line * ((MIB << 20) // len(line)))
     source, target = Store(uri=f"file://{path}"), Store(uri=f"file://{folder}/{kind}-sealed")
-    manifest = encrypting.encrypt(source, target, KEY, folder, block_bytes=BLOCK_BYTES)
+    manifest = encrypting.encrypt(source, target, KEY, block_bytes=BLOCK_BYTES)
     keys = Keyring()
     for block in range(len(manifest.blocks)):
         keys.put(block, manifest.sealed.key(KEY, block))

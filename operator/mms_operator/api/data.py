@@ -53,8 +53,8 @@ class DataQuality(Model):
         default=100,
         ge=0,
         le=10_000,
-        description="How many bad records are left out, with their places and reasons in the workers' logs and the "
-        "first in status.data. With more the run fails.",
+        description="How many bad records are left out. Those that cannot be read or learned from are in the logs of "
+        "the workers that met them, with places and reasons; the first of all in status.data. With more the run fails.",
     )
 
 

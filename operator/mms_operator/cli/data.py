@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Data, Fields, Quality, Store
-from mms_workloads.data import encrypting, formats, readers, records, sealed, sealed_reader
+from mms_workloads.data import encrypting, readers, records, sealed, sealed_reader
 from mms_workloads.sync.counting import Counting
 
 if TYPE_CHECKING:
@@ -60,13 +61,12 @@ def key(file: Path) -> bytes:
 def encrypt(source: Place, target: Place, key_file: Path, looks: Looks, *, block_bytes: int, console: Console) -> str:
     """A line for people. Raises store.JobError, OSError."""
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn()
-    with tempfile.TemporaryDirectory(prefix="mms-data-") as scratch, Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=console) as bars:
         bar = bars.add_task("encrypting", total=None, said="")
         found = encrypting.encrypt(
             source.store(),
             target.store(),
             key(key_file),
-            Path(scratch),
             chosen=looks.format,
             block_bytes=block_bytes,
             fields=looks.fields(),
@@ -95,7 +95,7 @@ def schema(place: Place, looks: Looks, most_bad: int) -> tuple[Schema, list[str]
         fields=looks.fields(),
         quality=Quality(maxBadRecords=most_bad),
     )
-    counting = Counting.start([f for f in stores.glob(data.store) if not formats.hidden(f.uri)], data)
+    counting = Counting.start(stores.glob(data.store), data)
     assert counting.format is not None  # noqa: S101 - of records there is one
     with tempfile.TemporaryDirectory(prefix="mms-data-") as scratch:
         for task, segments in enumerate(counting.tasks):
@@ -130,5 +130,5 @@ def table(found: Schema, names: list[str]) -> Table:
     rows.append(("bad records", str(len(found.bad))))
     rows += [("", f"{names[bad.file]} at {bad.offset}: {bad.reason}") for bad in found.bad]
     for row in rows:
-        said.add_row(*row)
+        said.add_row(*map(escape, row))
     return said

@@ -74,3 +74,10 @@ def test_a_file_that_holds_no_key(table: Path, tmp_path: Path) -> None:
     code, text = said("encrypt", table, tmp_path / "sealed", "--key-file", tmp_path / "key")
     assert code == 1
     assert "openssl rand -hex 32" in text
+
+
+def test_what_the_data_says_is_no_markup(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "film,[bold]\nfilm,[/red]\n" * 3)
+    code, text = said("check", tmp_path / "a.csv")
+    assert code == 0
+    assert "[/red] (3), [bold] (3)" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,18 @@ def wav(number: int, samples: int = 400, rate: int = 8000) -> bytes:
         file.setparams((1, 2, rate, samples, "NONE", ""))
         file.writeframes(np.random.default_rng(number).integers(-9999, 9999, samples).astype("<i2").tobytes())
     return out.getvalue()
+
+
+def riff(tag: int, channels: int, rate: int, bits: int, data: bytes, *, sub_format: int | None = None) -> bytes:
+    """A WAV file of any format, with a chunk of a tool's own before. sub_format: of WAVE_FORMAT_EXTENSIBLE."""
+    wide = channels * ((bits + 7) // 8)
+    described = struct.pack("<HHIIHH", tag, channels, rate, rate * wide, wide, bits)
+    if sub_format is not None:
+        guid = struct.pack("<H", sub_format) + bytes.fromhex("000000001000800000aa00389b71")
+        described += struct.pack("<HHI", 22, bits, 0) + guid
+    chunks = ((b"LIST", b"odd"), (b"fmt ", described), (b"data", data))
+    body = b"".join(name + struct.pack("<I", len(one)) + one + bytes(len(one) % 2) for name, one in chunks)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
 
 
 def tar(path: Path, members: Mapping[str, bytes]) -> None:

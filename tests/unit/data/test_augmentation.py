@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from mms_workloads.contract import Data, Store
 from mms_workloads.data import augmentation, blocks, dealing
 from mms_workloads.sync.leases import Leases, Slice
+from mms_workloads.tasks import texts
 
 ALL = augmentation.IMAGE_TRANSFORMS
 
@@ -236,3 +238,27 @@ def test_swapped_words_take_their_tags_with_them() -> None:
     assert torch.equal(made[:, 35:], tokens[:, 35:])
     assert int((made - tokens).abs().max()) == 1, "with a neighbour"
     assert bool((made != tokens).any())
+
+
+@pytest.mark.parametrize("name", ["WordDropout", "WordSwap"])
+def test_what_a_tokenizer_puts_around_a_text_stays_there(name: str) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]"])
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=special)
+    held = texts.Words(tokenizer)
+    tokens, mask, _ = held.numbers(["a b b a a odd " * (1 + i % 5) for i in range(40)], 100)
+    made = texts.augmented({"tokens": tokens, "mask": mask}, held, name, seeded())["tokens"]
+    for number in (0, 2, 3):
+        assert torch.equal(made == number, tokens == number)
+    assert not torch.equal(made, tokens)
+
+
+def test_noise_is_as_loud_as_the_sound_however_long_the_others_are() -> None:
+    audio = torch.randn(1, 4000, generator=seeded()) + 0.5
+    padded = torch.cat((audio, torch.zeros(1, 36_000)), dim=1)
+    lengths = torch.tensor([4000])
+    level = float((augmentation.apply_audio("Noise", audio, lengths, seeded()) - audio).std())
+    made = augmentation.apply_audio("Noise", padded, lengths, seeded())
+    assert float((made[:, :4000] - audio).std()) == pytest.approx(level, rel=0.05)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import io
 import lzma
 import tempfile
 from collections import Counter
@@ -15,16 +17,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason, Store
-from mms_workloads.data import blocks, reader
+from mms_workloads.data import blocks, decompressing, reader
 from mms_workloads.data.blocks import COUNTING_BYTES, Segment
 from mms_workloads.data.reader import Reader
 from mms_workloads.data.text import Words
-from mms_workloads.store import JobError
+from mms_workloads.store import Found, JobError
 from tests.unit.data import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".txt": lambda data: data,
@@ -121,20 +124,24 @@ def test_text_that_is_not_utf8(tmp_path: Path, suffix: str, offset: int) -> None
     assert ("decompressed" in raised.value.message) == (suffix == ".gz")
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2"])
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda d: d[:-7],
-        lambda d: d[: len(d) // 2],
-        lambda _: b"not an archive",
-        lambda d: d[:40] + b"\xff" * 40 + d[80:],
-    ],
-    ids=["cut short", "half", "other format", "damaged"],
-)
-def test_a_damaged_archive(tmp_path: Path, suffix: str, spoil: Callable[[bytes], bytes]) -> None:
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda d: d[:-7],
+    "half": lambda d: d[: len(d) // 2],
+    "other format": lambda _: b"not an archive",
+    "damaged": lambda d: d[:40] + b"\xff" * 40 + d[80:],
+}
+SPOILT_ARCHIVES = [
+    (suffix, how)
+    for suffix in (".gz", ".xz", ".bz2", ".zst")
+    for how in SPOILT
+    if (suffix, how) != (".zst", "damaged")  # Arrow writes no checksums
+]
+
+
+@pytest.mark.parametrize(("suffix", "how"), SPOILT_ARCHIVES)
+def test_a_damaged_archive(tmp_path: Path, suffix: str, how: str) -> None:
     whole = COMPRESS[suffix]("".join(f"word{i * 7919 % 1000} " for i in range(5000)).encode())
-    (tmp_path / f"a{suffix}").write_bytes(spoil(whole))
+    (tmp_path / f"a{suffix}").write_bytes(SPOILT[how](whole))
     data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a{suffix}"], tmp_path / "scratch")
     with pytest.raises(JobError, match="damaged or cut short: upload it again") as raised:
         data.size(0)
@@ -143,13 +150,32 @@ def test_a_damaged_archive(tmp_path: Path, suffix: str, spoil: Callable[[bytes],
     assert not any(path.is_file() for path in (tmp_path / "scratch").rglob("*"))
 
 
+def test_a_store_that_fails_is_no_damaged_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError("the connection broke")
+
+    @contextlib.contextmanager
+    def opened(store: Store) -> Iterator[io.BytesIO]:
+        with stores.errors(store):
+            yield Failing()
+
+    (tmp_path / "a.zst").write_bytes(COMPRESS[".zst"](b"word"))
+    monkeypatch.setattr(stores, "open_read", opened)
+    data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a.zst"], tmp_path / "scratch")
+    with pytest.raises(JobError, match="the connection broke") as raised:
+        data.size(0)
+    assert (raised.value.reason, raised.value.retryable) == (Reason.STORAGE_UNREACHABLE, True)
+
+
 def test_decompression_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"word"))
 
-    def full(*_: object) -> None:
+    def full(_: Store) -> Iterator[bytes]:
+        yield b"wo"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reader.shutil, "copyfileobj", full)
+    monkeypatch.setattr(decompressing, "chunks", full)
     data = Reader(Store(uri="file:///x"), [f"file://{tmp_path}/a.gz"], tmp_path / "scratch")
     with pytest.raises(JobError, match="make the volume larger"):
         data.size(0)
@@ -164,6 +190,40 @@ def test_a_file_that_changes_while_the_run_goes_on(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="changed while it was read") as raised:
         data.texts((Segment(0, 250, 500),))
     assert raised.value.reason == Reason.DATA_UNREADABLE
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".gz"])
+def test_a_file_that_grew_after_it_was_counted(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(COMPRESS[suffix](b"word " * 120))
+    data = Reader(Store(uri="file:///x"), [f"file://{path}"], tmp_path / "scratch")
+    data.expect([DataFile(uri=f"file://{path}", size=500)])
+    with pytest.raises(JobError, match="changed while it was read: it has 600 bytes") as raised:
+        data.texts((Segment(0, 0, 250),))
+    assert raised.value.reason == Reason.DATA_UNREADABLE
+
+
+@pytest.mark.parametrize(("etag", "changed"), [("one", False), ("other", True), (None, False)])
+def test_a_file_of_a_store_that_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etag: str | None, changed: bool
+) -> None:
+    """It is asked once whether it is the one that was counted."""
+    asked: list[str] = []
+
+    def stat(store: Store) -> Found:
+        asked.append(store.uri)
+        return Found(store.uri, 500, etag)
+
+    monkeypatch.setattr(stores, "stat", stat)
+    monkeypatch.setattr(stores, "read_bytes", lambda _, start, end: (b"word " * 100)[start:end])
+    data = Reader(Store(uri="s3://b/x"), ["s3://b/x/a.txt"], tmp_path)
+    data.expect([DataFile(uri="s3://b/x/a.txt", size=500, etag="one")])
+    if changed:
+        with pytest.raises(JobError, match="its ETag is other, and was one"):
+            data.texts((Segment(0, 0, 250),))
+        return
+    assert len(data.texts((Segment(0, 0, 250), Segment(0, 250, 500)))) == 2
+    assert asked == ["s3://b/x/a.txt"]
 
 
 def test_a_compressed_file_is_decompressed_once(tmp_path: Path) -> None:

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import sys
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mms_workloads import store as stores
-from mms_workloads.contract import DataFile, Reason, Store, WordEmbedding
-from mms_workloads.data import encrypting, readers, records, sealed, sealed_reader
+from mms_workloads.contract import DataFile, Fields, Reason, Store, WordEmbedding
+from mms_workloads.data import (
+    decompressing,
+    encrypting,
+    reader,
+    readers,
+    records,
+    sealed,
+    sealed_reader,
+    streaming,
+)
 from mms_workloads.data.corpus import ByteCorpus, Corpus
 from mms_workloads.data.keyring import Keyring
 from mms_workloads.data.records import RecordCorpus
 from mms_workloads.data.schema import Survey
+from mms_workloads.data.streaming import StreamingReader
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.store import JobError
 from mms_workloads.sync import plan as plans
@@ -126,7 +140,7 @@ def test_what_is_no_key() -> None:
 def _encrypted(folder: Path, made: Path, block_bytes: int = 700) -> tuple[Store, Manifest]:
     target = Store(uri=f"file://{folder}/sealed")
     source = Store(uri=f"file://{made}")
-    return target, encrypting.encrypt(source, target, KEY, folder / "work", block_bytes=block_bytes)
+    return target, encrypting.encrypt(source, target, KEY, block_bytes=block_bytes)
 
 
 def _counted(target: Store, found: Manifest, ring: Keyring, scratch: Path) -> Plan:
@@ -190,7 +204,7 @@ def test_tables_of_both_kinds_are_encrypted_together(tmp_path: Path, monkeypatch
 
     source, target = Store(uri=f"file://{folder}"), Store(uri=f"file://{tmp_path}/sealed")
     with pytest.raises(KeyboardInterrupt):
-        encrypting.encrypt(source, target, KEY, tmp_path / "work", block_bytes=300, tell=stop)
+        encrypting.encrypt(source, target, KEY, block_bytes=300, tell=stop)
     assert _records(tmp_path, folder, 300) == [("x\ty", "good")] * 60 + [("x, y", "good")] * 60
 
 
@@ -236,7 +250,7 @@ def test_nothing_unencrypted_touches_the_disk(tmp_path: Path) -> None:
     for name, chosen in (("a.txt", None), ("b.jsonl", "JSONLines")):
         place = tmp_path / name
         target = Store(uri=f"file://{place}/sealed")
-        found = encrypting.encrypt(Store(uri=f"file://{folder}/{name}"), target, KEY, place / "work", block_bytes=1000)
+        found = encrypting.encrypt(Store(uri=f"file://{folder}/{name}"), target, KEY, block_bytes=1000)
         ring = Keyring()
         if chosen:
             plan = _counted(target, found, ring, place / "scratch")
@@ -272,15 +286,15 @@ def test_encryption_is_taken_up_where_it_was_left(tmp_path: Path, monkeypatch: p
 
         first: list[bytes] = []
         try:
-            encrypting.encrypt(source, target, KEY, tmp_path / name / "w", block_bytes=300, tell=stop)
+            encrypting.encrypt(source, target, KEY, block_bytes=300, tell=stop)
         except Stop:
             first = [(tmp_path / name / "sealed" / sealed_reader.block_name(i)).read_bytes() for i in range(4)]
             with pytest.raises(JobError, match="another data key"):
-                encrypting.encrypt(source, target, OTHER, tmp_path / name / "w", block_bytes=300)
-            with pytest.raises(JobError, match="other files, another format or another block size"):
-                encrypting.encrypt(source, target, KEY, tmp_path / name / "w", block_bytes=301)
+                encrypting.encrypt(source, target, OTHER, block_bytes=300)
+            with pytest.raises(JobError, match="another format, other fields or another block size"):
+                encrypting.encrypt(source, target, KEY, block_bytes=301)
         assert first, name
-        found = encrypting.encrypt(source, target, KEY, tmp_path / name / "w", block_bytes=300)
+        found = encrypting.encrypt(source, target, KEY, block_bytes=300)
         again = [(tmp_path / name / "sealed" / sealed_reader.block_name(i)).read_bytes() for i in range(4)]
         assert again == first, "what was durable is not written again"
         assert not (tmp_path / name / "sealed" / "progress").exists() or not list(
@@ -354,3 +368,100 @@ def test_the_same_data_is_read_without_encryption(tmp_path: Path) -> None:
     (folder := tmp_path / "data").mkdir()
     made = FORMATS["Parquet"][0](folder)
     assert by_blocks(corpus(described(folder), tmp_path)) == made
+
+
+COMPRESSED = {
+    ".gz": gzip.compress,
+    ".zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+}
+
+
+@pytest.fixture(scope="module")
+def written() -> list[str]:
+    """Files that are opened for writing, whoever opens them."""
+    found: list[str] = []
+
+    def audit(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR):
+            found.append(str(arguments[0]))
+
+    sys.addaudithook(audit)  # it cannot be taken away
+    return found
+
+
+@pytest.mark.parametrize("suffix", COMPRESSED)
+@pytest.mark.parametrize("name", ["Text", "JSONLines", "CSV", "Parquet", "WebDataset"])
+def test_nothing_is_written_while_compressed_files_are_encrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[str], name: str, suffix: str
+) -> None:
+    (folder := tmp_path / "data").mkdir()
+    made = FORMATS[name][0](folder)
+    for file in sorted(folder.iterdir()):
+        file.with_name(file.name + suffix).write_bytes(COMPRESSED[suffix](file.read_bytes()))
+        file.unlink()
+    (temporary := tmp_path / "tmp").mkdir(mode=0o500)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr(decompressing, "decompress", None)
+    monkeypatch.setattr(reader, "decompress", None)
+    source, target = Store(uri=f"file://{folder}"), Store(uri=f"file://{tmp_path}/sealed")
+    written.clear()
+    encrypting.encrypt(source, target, KEY, block_bytes=700)
+    opened = list(written)
+    assert opened
+    assert all(path.startswith(f"{tmp_path}/sealed/") for path in opened)
+    assert not list(temporary.iterdir())
+    monkeypatch.undo()
+    found = sealed_reader.read_manifest(target, KEY)
+    ring = Keyring()
+    plan = _counted(target, found, ring, tmp_path / "scratch")
+    held = RecordCorpus(target, plan, described(target.uri), tmp_path / "scratch" / "blocks", ring)
+    assert by_blocks(held) == made
+
+
+@pytest.mark.parametrize("behind", [1, 100, 1 << 20])
+def test_a_compressed_file_is_read_on_and_a_little_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    monkeypatch.setattr(streaming, "BEHIND_BYTES", behind)
+    monkeypatch.setattr(decompressing, "CHUNK_BYTES", 64)
+    content = bytes(range(256)) * 20
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "b.gz").write_bytes(gzip.compress(content[::-1]))
+    held = StreamingReader(Store(uri="file:///x"), [f"file://{tmp_path}/{name}.gz" for name in "ab"])
+    assert [held.size(0), held.size(1)] == [len(content)] * 2
+    for file, start, end in ((0, 0, 700), (0, 600, 900), (0, 0, 10), (1, 3000, 4000), (0, 5000, 5120), (0, 5110, 5120)):
+        assert held.read(file, start, end) == (content if file == 0 else content[::-1])[start:end]
+    with pytest.raises(JobError, match="changed while it was read"):
+        held.read(0, 5000, 5121)
+
+
+def test_the_mark_of_utf8_is_no_text_whichever_file_it_begins(tmp_path: Path) -> None:
+    (folder := tmp_path / "data").mkdir()
+    for name in "abc":
+        line = json.dumps({"text": f"said in {name}", "label": "x"})
+        (folder / f"{name}.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\n")
+    assert _records(tmp_path, folder, 1 << 20) == [(f"said in {name}", "x") for name in "abc"]
+
+
+def test_other_fields_are_another_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encrypting, "SAVE_EVERY", 1)
+    (folder := tmp_path / "data").mkdir()
+    FORMATS["WAV with a table"][0](folder)
+
+    def stop(_: Told) -> None:
+        raise KeyboardInterrupt
+
+    source, target = Store(uri=f"file://{folder}"), Store(uri=f"file://{tmp_path}/sealed")
+    with pytest.raises(KeyboardInterrupt):
+        encrypting.encrypt(source, target, KEY, block_bytes=700, tell=stop)
+    with pytest.raises(JobError, match="other fields"):
+        encrypting.encrypt(source, target, KEY, block_bytes=700, fields=Fields(label="file_name"), tell=stop)
+
+
+def test_what_is_told_of_bytes_is_their_sum(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two\n" * 300)
+    told: list[Told] = []
+    found = encrypting.encrypt(
+        Store(uri=f"file://{tmp_path}/a.txt"), Store(uri=f"file://{tmp_path}/s"), KEY, block_bytes=100, tell=told.append
+    )
+    assert [one.bytes for one in told] == list(accumulate(block.size for block in found.blocks))

@@ -6,10 +6,17 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mms_workloads.contract import Fields
+from mms_workloads.data import lines, parquet
+from mms_workloads.data.blocks import Segment
+from mms_workloads.data.scanner import Scanner
 from tests.unit.data.counted import by_blocks, corpus, described
 
 if TYPE_CHECKING:
@@ -89,3 +96,58 @@ def test_a_table_of_one_column_has_cells_with_commas_in_quotes_only(tmp_path: Pa
 def test_cells_hold_whatever_unicode_calls_a_line_end(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\none\u2028two\x85three,good\n", encoding="utf-8")
     assert by_blocks(corpus(described(tmp_path / "a.csv"), tmp_path)) == [("one\u2028two\x85three", "good")]
+
+
+class Counting:
+    """A file in memory, and what was read of it."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.uris, self._content = [f"file:///{name}"], content
+        self.read_bytes: list[tuple[int, int]] = []
+
+    def size(self, _: int) -> int:
+        return len(self._content)
+
+    def read(self, _: int, start: int, end: int) -> bytes:
+        self.read_bytes.append((start, end))
+        return self._content[start:end]
+
+    def total(self) -> int:
+        return sum(end - start for start, end in self.read_bytes)
+
+
+LONG = b"".join(b"film %d,good\n" % i for i in range(400_000))
+BLOCK = 256 << 10
+
+
+def test_a_block_of_lines_reads_little_more_than_itself() -> None:
+    for start in (0, BLOCK, 5 * BLOCK + 7):
+        source = Counting("a.txt", LONG)
+        found = list(lines.lines(source, Segment(0, start, start + BLOCK)))
+        assert b"\n".join(line or b"" for _, line in found) in LONG
+        assert source.total() <= BLOCK + lines.STEP_BYTES + 1
+        assert sum(len(line or b"") + 1 for _, line in found) == pytest.approx(BLOCK, abs=40)
+
+
+def test_the_header_of_a_table_is_read_once() -> None:
+    source = Counting("a.csv", b"text,label\n" + LONG)
+    index = {0: [0, *(len(b"text,label\n") + LONG.index(b"film %d," % i) for i in (100_000, 200_000, 300_000))]}
+    scanner = Scanner(source, "CSV", Fields(), index)
+    for at in index[0][1:]:
+        source.read_bytes.clear()
+        found = list(scanner.items(Segment(0, at, at + BLOCK)))
+        assert found[0].record
+        headers = sum(start == 0 for start, _ in source.read_bytes)
+        assert headers == (1 if at == index[0][1] else 0)
+        assert source.total() <= BLOCK + (1 + headers) * lines.STEP_BYTES
+
+
+def test_a_large_group_of_rows_is_read_in_parts() -> None:
+    out = io.BytesIO()
+    drawn = np.random.default_rng(0)
+    rows = [drawn.bytes(8000) for _ in range(4000)]
+    pq.write_table(pa.table({"image": rows}), out, use_dictionary=False, data_page_size=64 << 10)
+    source = Counting("a.parquet", out.getvalue())
+    found = parquet.rows(source, Segment(0, 0, None), Fields())
+    assert [item.record["input"] for item in found if item.record] == rows
+    assert max(end - start for start, end in source.read_bytes) < source.size(0) / 3

@@ -29,7 +29,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_task_learns_from_encrypted_records(tmp_path: Path, digits: str) -> None:
     target = Store(uri=f"file://{tmp_path}/sealed")
-    encrypting.encrypt(Store(uri=digits), target, KEY, tmp_path / "work", block_bytes=8 << 10)
+    encrypting.encrypt(Store(uri=digits), target, KEY, block_bytes=8 << 10)
     (tmp_path / "key").write_text(KEY.hex())
     data = {"store": target, "encryption": {"keyFile": str(tmp_path / "key")}}
     outcome = run(tmp_path, job(tmp_path, TASK, target.uri, data=data))
@@ -69,7 +69,7 @@ def test_the_examples_train(tmp_path: Path, digits: str, name: str) -> None:
     uri = digits
     if name == "encrypted":
         uri = f"file://{tmp_path}/sealed"
-        encrypting.encrypt(Store(uri=digits), Store(uri=uri), KEY, tmp_path / "work", block_bytes=8 << 10)
+        encrypting.encrypt(Store(uri=digits), Store(uri=uri), KEY, block_bytes=8 << 10)
         (tmp_path / "key").write_text(KEY.hex())
     outcome = run(tmp_path, of_example(name, tmp_path, uri))
     assert metrics(outcome)["accuracy"] > 0.9

@@ -30,7 +30,7 @@ def encrypted(folder: Path, key: bytes = KEY, **changes: object) -> JobFile:
     """The corpus of runs.job, encrypted, and a job that reads it."""
     plain = runs.job(folder, **changes)
     target = Store(uri=f"file://{folder}/sealed")
-    encrypting.encrypt(Store(uri=f"file://{folder}/corpus"), target, KEY, folder / "work", block_bytes=runs.BLOCK_BYTES)
+    encrypting.encrypt(Store(uri=f"file://{folder}/corpus"), target, KEY, block_bytes=runs.BLOCK_BYTES)
     (folder / "key").write_text(key.hex())
     data = plain.data.model_dump() | {"store": target, "encryption": {"keyFile": str(folder / "key")}}
     return plain.model_validate({**plain.model_dump(), "data": data})

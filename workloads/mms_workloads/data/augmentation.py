@@ -97,7 +97,7 @@ def apply_audio(name: str, audio: Tensor, lengths: Tensor, generator: Generator)
     count, size = audio.shape
     inside = torch.arange(size) < lengths[:, None]
     if name == "Noise":
-        level = SOUND_NOISE * torch.rand(count, 1, generator=generator) * audio.std(dim=1, keepdim=True)
+        level = SOUND_NOISE * torch.rand(count, 1, generator=generator) * _deviation(audio, inside)
         return torch.where(inside, audio + level * torch.randn(audio.shape, generator=generator), audio)
     width, place = torch.rand(2, count, generator=generator)
     if name == "TimeMask":
@@ -111,10 +111,20 @@ def apply_audio(name: str, audio: Tensor, lengths: Tensor, generator: Generator)
     return torch.where(inside, torch.fft.irfft(spectrum, n=size), audio)
 
 
+def _deviation(audio: Tensor, inside: Tensor) -> Tensor:
+    """Of what is inside, float [n, 1]."""
+    count = inside.sum(dim=1, keepdim=True)
+    mean = (audio * inside).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    squares = ((audio - mean).square() * inside).sum(dim=1, keepdim=True)
+    return (squares / (count - 1).clamp(min=1)).sqrt()
+
+
 def apply_text(
     name: str, tokens: Tensor, mask: Tensor, generator: Generator, *, unknown: int, tags: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """tokens, mask and tags int64 [n, L]: one of TEXT_TRANSFORMS. unknown: the token that a dropped one becomes.
+
+    mask: 1 where a token is of the text, neither padding nor what stands around it.
 
     WordDropout: Iyyer et al., 2015. WordSwap: neighbours change places, and their tags with them (Wei and Zou, 2019).
     """

@@ -20,13 +20,12 @@ from mms_workloads import store as stores
 from mms_workloads.contract import Fields, Reason, RecordFormat, Store
 from mms_workloads.data import formats, sealed
 from mms_workloads.data.packing import pieces
-from mms_workloads.data.reader import Reader
 from mms_workloads.data.sealed_reader import Manifest, Sealed, block_name, read_manifest, write_manifest
+from mms_workloads.data.streaming import StreamingReader
 from mms_workloads.store import Found, JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from mms_workloads.data.packing import Place
 
@@ -59,38 +58,37 @@ def encrypt(
     source: Store,
     target: Store,
     data_key: bytes,
-    scratch: Path,
     *,
     chosen: RecordFormat | None = None,
     block_bytes: int = 4 << 20,
     fields: Fields | None = None,
     tell: Callable[[Told], None] = lambda _: None,
 ) -> Manifest:
-    """chosen: None where the files' names tell the format. Compressed files are decompressed into `scratch`.
-
-    Raises JobError.
-    """
-    files = [found for found in stores.glob(source) if not formats.hidden(found.uri)]
+    """chosen: None where the files' names tell the format. What is written is encrypted. Raises JobError."""
+    files = formats.shown(stores.glob(source))
     chosen = chosen or formats.detect(found.uri for found in files)
     if formats.by_folders(chosen):
         files = formats.mixed(files)
     uris = [found.uri for found in files]
     held_as: RecordFormat = "WebDataset" if chosen in {"ImageFolder", "WAV"} else chosen
-    said = _fingerprint(files, chosen, block_bytes)
+    fields = fields or Fields()
+    said = _fingerprint(files, chosen, block_bytes, fields)
     dataset, done = _resumed(target, data_key, said)
-    reader = Reader(source, uris, scratch)
+    total = sum(d.size for d in done)
     unsaved: list[Done] = []
     start = done[-1].place if done else (0, 0)
-    for plain, place, ending in pieces(reader, chosen, fields or Fields(), block_bytes, start):
+    reader = StreamingReader(source, uris, forgetful=chosen != "Parquet")
+    for plain, place, ending in pieces(reader, chosen, fields, block_bytes, start):
         number = len(done)
         stored, salt = sealed.seal(data_key, dataset, number, plain)
         stores.write_bytes(stores.child(target, block_name(number, ending)), stored)
         unsaved.append(Done(len(plain), hashlib.sha256(stored).hexdigest(), salt, place, ending))
         done.append(unsaved[-1])
+        total += len(plain)
         if len(unsaved) == SAVE_EVERY:
             _save(target, data_key, dataset, said, unsaved, count=len(done))
             unsaved = []
-        tell(Told(len(done), min(place[0] + 1, len(files)), len(files), sum(d.size for d in done)))
+        tell(Told(len(done), min(place[0] + 1, len(files)), len(files), total))
     if not done:
         raise JobError(Reason.DATA_EMPTY, f"there is nothing in the {len(files)} files of {source.uri}")
     blocks = tuple(
@@ -118,8 +116,9 @@ def check(store: Store, data_key: bytes) -> Iterator[tuple[int, JobError | None]
             yield number, None
 
 
-def _fingerprint(files: Sequence[Found], chosen: str, block_bytes: int) -> str:
-    said = json.dumps([[(f.uri, f.size, f.etag) for f in files], chosen, block_bytes])
+def _fingerprint(files: Sequence[Found], chosen: str, block_bytes: int, fields: Fields) -> str:
+    """fields: of a folder of sound they say which labels go into the blocks."""
+    said = json.dumps([[(f.uri, f.size, f.etag) for f in files], chosen, block_bytes, fields.model_dump()])
     return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -157,7 +156,8 @@ def _resumed(target: Store, data_key: bytes, said: str) -> tuple[bytes, list[Don
         if body["source"] != said:
             raise JobError(
                 Reason.STORAGE_IN_USE,
-                f"{where} was begun from other files, another format or another block size: give another target folder",
+                f"{where} was begun from other files, another format, other fields or another block size: give another "
+                "target folder",
             )
         if body["first"] != len(done):
             break  # what is behind a gap is written again

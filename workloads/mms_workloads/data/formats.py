@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
+from urllib.parse import unquote
 
 from mms_workloads.contract import Reason
-from mms_workloads.data.blocks import COMPRESSED
+from mms_workloads.data.blocks import COMPRESSED, compressed
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -48,9 +51,54 @@ def suffix(uri: str) -> str:
     return PurePosixPath(name).suffix
 
 
+def place(uri: str) -> str:
+    """The URI as people write it: a web server's names are percent-encoded."""
+    return unquote(uri) if uri.startswith(("http://", "https://")) else uri
+
+
+def stem(uri: str) -> str:
+    """What a file of sound is named by: a/b of a/b.WAV.gz."""
+    name = place(uri)
+    for packed in (*COMPRESSED, *SOUND):
+        if name.lower().endswith(packed):
+            name = name[: -len(packed)]
+    return name
+
+
+def twins(uris: Iterable[str]) -> Counter[str]:
+    """How many files of sound have a name, whatever their folders."""
+    return Counter(_name(uri) for uri in uris if suffix(uri) in SOUND)
+
+
 def hidden(uri: str) -> bool:
-    """Files that belong to a file system or a tool: .DS_Store, _SUCCESS."""
-    return uri.rpartition("/")[2].startswith((".", "_"))
+    """By the name alone: files that belong to a file system or a tool, such as .DS_Store and _SUCCESS.
+
+    Cameras write _DSC0001.jpg.
+    """
+    name = uri.rpartition("/")[2]
+    return name.startswith(".") or (name.startswith("_") and suffix(uri) not in (*IMAGES, *SOUND))
+
+
+def shown(files: Sequence[Found]) -> list[Found]:
+    """Those that are data: neither hidden, nor below a folder that is, but for folders in which all of them are.
+
+    Transcripts of sounds are shown with them.
+    """
+    root = _folder([f.uri for f in files])
+    sounds = {f.uri.rpartition(".")[0] for f in files if suffix(f.uri) in SOUND}
+
+    def is_shown(uri: str) -> bool:
+        if any(part.startswith(".") for part in uri[len(root) :].split("/")):
+            return False
+        return not hidden(uri) or (uri.endswith(TRANSCRIPT) and uri.removesuffix(TRANSCRIPT) in sounds)
+
+    return [f for f in files if is_shown(f.uri)]
+
+
+def _folder(uris: Sequence[str]) -> str:
+    """The deepest one that has all of them."""
+    folders = [uri.split("/")[:-1] for uri in uris]
+    return "/".join(parts[0] for parts in itertools.takewhile(lambda p: len(set(p)) == 1, zip(*folders, strict=False)))
 
 
 def detect(uris: Iterable[str]) -> RecordFormat:
@@ -76,6 +124,12 @@ def whole(chosen: RecordFormat) -> bool:
     return chosen in {"CSV", "WebDataset"}
 
 
+def empty_records(chosen: RecordFormat, uris: Sequence[str], sizes: Sequence[int]) -> list[int]:
+    """The numbers of files without a byte that should be a record each."""
+    media = {"ImageFolder": IMAGES, "WAV": SOUND}.get(chosen, ())
+    return [i for i, size in enumerate(sizes) if not size and suffix(uris[i]) in media and not compressed(uris[i])]
+
+
 def by_folders(chosen: RecordFormat) -> bool:
     """Whether files lie class by class: as they are a block would have one class, and what is held out some of them."""
     return chosen == "ImageFolder"
@@ -86,11 +140,31 @@ def mixed(files: Sequence[Found]) -> list[Found]:
     return sorted(files, key=lambda f: hashlib.sha256(f.uri.encode()).digest())
 
 
-def companions(chosen: RecordFormat, uris: Sequence[str], files: Iterable[int]) -> set[int]:
-    """The numbers of the files that must be known to read these: transcripts and tables of sound."""
-    if chosen != "WAV":
-        return set()
-    numbers = {uri: i for i, uri in enumerate(uris)}
-    beside = {numbers.get(uris[i].rpartition(".")[0] + TRANSCRIPT) for i in files if suffix(uris[i]) in SOUND}
-    tables = {i for i, uri in enumerate(uris) if suffix(uri) in TABLES and not hidden(uri)}
-    return tables | {i for i in beside if i is not None}
+class Companions:
+    """Which files must be known to read others. Made once of all files, since there may be very many."""
+
+    def __init__(self, chosen: RecordFormat, uris: Sequence[str]) -> None:
+        self._uris = uris if chosen == "WAV" else ()
+        self._numbers = {uri: i for i, uri in enumerate(self._uris)}
+        self._tables = {i for i, uri in enumerate(self._uris) if suffix(uri) in TABLES and not hidden(uri)}
+        self._twins: dict[str, list[int]] = {}  # the first two files of sound of each name
+        for i, uri in enumerate(self._uris if self._tables else ()):
+            if suffix(uri) in SOUND and len(both := self._twins.setdefault(_name(uri), [])) < 2:  # noqa: PLR2004 - see above
+                both.append(i)
+
+    def of(self, files: Iterable[int]) -> set[int]:
+        """Their numbers: tables and transcripts of sound, and where several files have a name another one of them: a
+        table that has no more than the name does not tell which it means.
+        """
+        found = set(self._tables)
+        for i in files if self._uris else ():
+            uri = self._uris[i]
+            if suffix(uri) in SOUND:
+                beside = self._numbers.get(uri.rpartition(".")[0] + TRANSCRIPT)
+                found |= {beside} if beside is not None else set()
+                found.update(self._twins.get(_name(uri), ()))
+        return found
+
+
+def _name(sound: str) -> str:
+    return stem(sound).rpartition("/")[2]

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import io
 import math
-import wave
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from mms_workloads.data.schema import NOTHING, PAIR, Bad, class_of
-from mms_workloads.media import images
+from mms_workloads.data.schema import EMPTY, NOTHING, PAIR, Bad, class_of
+from mms_workloads.media import audio, images
 from mms_workloads.media.images import MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
 
     from mms_workloads.data.items import Item
     from mms_workloads.data.schema import Survey
 
+ANIMATED = {"GIF", "WEBP", "PNG"}  # of others more than one image are versions or pages: MPO of telephones, TIFF
 GREY_MODES = {"1", "L", "I", "I;16", "F", "LA"}
 MOST_FRAMES = 256  # of an animation: those behind are not looked at
 OUTSIDE = 1.0  # pixels by which a box may reach out of its image: tools round differently
@@ -42,14 +45,13 @@ def note(survey: Survey, item: Item) -> None:
         kind = kind_of(given)
         pixels = _pixels(given) if kind == "image" else None
         sound = _sound(given) if kind == "audio" else None
-        labels = label_kind(
-            label, given if kind == "words" else None, pixels.shape[1:3] if pixels is not None else None
-        )
+        labels = label_kind(label, given if kind == "words" else None, pixels.shape[1:3] if pixels else None)
+        score = _score(label) if kind == PAIR and labels in {"integer", "number"} else None
     except (BadRecord, MediaError) as error:
         survey.reject(Bad(item.file, item.offset, str(error)))
         return
     survey.good(item.file, item.offset, f"{kind} {labels}", _classes(labels, label))
-    if pixels is not None:
+    if pixels:
         _measure(survey, pixels)
     elif sound is not None:
         rate, seconds = sound
@@ -58,19 +60,19 @@ def note(survey: Survey, item: Item) -> None:
     elif kind in {"text", "words", PAIR}:
         survey.length(max(map(len, given)) if kind == PAIR else len(given))
         survey.read(given.lower().split() if kind == "text" else " ".join(given).lower().split())
-    if kind == PAIR and labels in {"integer", "number"}:
-        survey.score(float(label))
+    if score is not None:
+        survey.score(score)
 
 
 def kind_of(given: Any) -> str:
     """Cheap: bytes are told by how they begin. Raises BadRecord."""
     if isinstance(given, str):
         if not given.strip():
-            raise BadRecord("its input is empty")
-        return "text"
+            raise BadRecord(EMPTY)
+        return _written("text", given)
     if isinstance(given, bytes):
         if not given:
-            raise BadRecord("its input is empty")
+            raise BadRecord(EMPTY)
         return "audio" if given[:4] in {b"RIFF", b"RIFX"} and given[8:12] == b"WAVE" else "image"
     if isinstance(given, np.ndarray):
         return "image" if given.dtype == np.uint8 and given.ndim in {2, 3, 4} else _numbers(given)
@@ -79,7 +81,7 @@ def kind_of(given: Any) -> str:
     if isinstance(given, tuple):
         if not all(isinstance(one, str) and one.strip() for one in given):
             raise BadRecord("one of its two texts is empty, or none")
-        return PAIR
+        return _written(PAIR, *given)
     if given is None:
         raise BadRecord("it has no input")
     raise BadRecord(f"its input is {_name(given)}: a text, words, numbers, an image or a sound is wanted")
@@ -87,15 +89,28 @@ def kind_of(given: Any) -> str:
 
 def _list(given: list[Any]) -> str:
     if not given:
-        raise BadRecord("its input is empty")
+        raise BadRecord(EMPTY)
     if all(isinstance(one, str) for one in given):
-        return "words"
+        return _written("words", *given)
     return _numbers(np.asarray(_flat(given)))
+
+
+def _written(kind: str, *texts: str) -> str:
+    """The kind. JSON can name halves of characters (surrogates), which nothing can write. Raises BadRecord."""
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode(errors="backslashreplace").decode()
+        raise BadRecord(f"it has {half}, which is no character") from error
+    return kind
 
 
 def _flat(given: list[Any]) -> list[Any]:
     try:
         array = np.array(given, dtype=np.float64)
+    except OverflowError as error:
+        raise BadRecord("its input has numbers that are too large") from error
     except (ValueError, TypeError) as error:
         raise BadRecord("its input is a list of neither words nor numbers") from error
     flat: list[Any] = array.ravel().tolist()
@@ -117,7 +132,7 @@ def label_kind(label: Any, words: Sequence[str] | None, shape: tuple[int, int] |
     if isinstance(label, str):
         if not label.strip():
             raise BadRecord("its label is empty")
-        return "string"
+        return _written("string", label)
     if isinstance(label, bool | int):
         return "integer"
     if isinstance(label, float):
@@ -137,9 +152,9 @@ def _labels(labels: list[Any], words: Sequence[str] | None, shape: tuple[int, in
     if all(isinstance(one, dict) for one in labels):
         for one in labels:
             _check_box(one, shape)
-        return "boxes"
+        return _written("boxes", *(class_of(one["label"]) for one in labels))
     if all(isinstance(one, str | int) for one in labels):
-        return "tags"
+        return _written("tags", *map(class_of, labels))
     raise BadRecord("its label is a list of neither tags nor boxes with {label, box: [x0, y0, x1, y1]}")
 
 
@@ -147,7 +162,7 @@ def _check_box(one: dict[str, Any], shape: tuple[int, int] | None) -> None:
     box = one.get("box")
     if one.get("label") is None or not isinstance(box, list) or len(box) != CORNERS:
         raise BadRecord("a box is not {label, box: [x0, y0, x1, y1]}")
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+    if not all(isinstance(v, int | float) and abs(v) <= sys.float_info.max for v in box):
         raise BadRecord(f"box {box} is not of finite numbers")
     x0, y0, x1, y1 = box
     height, width = shape or (math.inf, math.inf)
@@ -165,54 +180,81 @@ def _classes(kind: str, label: Any) -> list[str]:
     return [class_of(one["label"]) for one in label] if kind == "boxes" else []
 
 
-def _pixels(given: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 [T, H, W, C]: T is 1 but for animations. Raises MediaError."""
+def _score(label: float) -> float:
+    """Raises BadRecord."""
+    try:
+        return float(label)
+    except OverflowError as error:
+        raise BadRecord("its label is too large a number") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is measured of an image. shape: frames, height, width, channels; frames are 1 but for animations.
+
+    counts: int64 [channels, 256], how many values are each.
+    """
+
+    shape: tuple[int, int, int, int]
+    counts: NDArray[np.int64]
+
+
+def _pixels(given: bytes | NDArray[np.uint8]) -> _Seen:
+    """Raises MediaError."""
     if isinstance(given, np.ndarray):
-        return given.reshape((1,) * (given.ndim == 3) + given.shape) if given.ndim > 2 else given[None, :, :, None]  # noqa: PLR2004
+        array = given.reshape((1,) * (given.ndim == 3) + given.shape) if given.ndim > 2 else given[None, :, :, None]  # noqa: PLR2004
+        if not array.size:
+            raise MediaError(f"an array of shape {list(given.shape)} has no pixels")
+        frames, height, width, channels = array.shape
+        return _Seen((frames, height, width, channels), _counts(array))
     try:
         with Image.open(io.BytesIO(given)) as opened:
             channels = 1 if opened.mode in GREY_MODES else 3
-            if getattr(opened, "n_frames", 1) > 1:
-                mode = "L" if channels == 1 else "RGB"
-                frames = [
-                    np.asarray(f.convert(mode))
-                    for f, _ in zip(ImageSequence.Iterator(opened), range(MOST_FRAMES), strict=False)
-                ]
-                return np.stack(frames).reshape(len(frames), opened.height, opened.width, channels)
+            if opened.format in ANIMATED and getattr(opened, "n_frames", 1) > 1:
+                return _animation(opened, channels)
     except UnidentifiedImageError as error:  # its own words name an object in memory
         raise MediaError(f"{len(given)} bytes that are no image of a kind that is known") from error
-    except MediaError:
+    except (MediaError, MemoryError):
         raise
     except Exception as error:  # what Pillow raises for damaged files is of many kinds
         raise MediaError(f"{len(given)} bytes that are no intact image: {error}") from error
-    return images.decode(given, channels)[None]
+    decoded = images.decode(given, channels)
+    return _Seen((1, *decoded.shape), _counts(decoded))
 
 
-def _measure(survey: Survey, pixels: NDArray[np.uint8]) -> None:
+def _animation(opened: ImageFile, channels: int) -> _Seen:
+    """One frame is in memory at a time. Raises MediaError, and what Pillow raises."""
+    if opened.width * opened.height > images.MAX_PIXELS:
+        raise MediaError(f"the animation has {opened.width} x {opened.height} pixels, and {images.MAX_PIXELS} at most")
+    counts, frames = np.zeros((channels, 256), np.int64), 0
+    for frame, _ in zip(ImageSequence.Iterator(opened), range(MOST_FRAMES), strict=False):
+        values = np.asarray(frame.convert("L" if channels == 1 else "RGB"))
+        counts += _counts(values.reshape(-1, channels))
+        frames += 1
+    return _Seen((frames, opened.height, opened.width, channels), counts)
+
+
+def _counts(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """uint8 [..., C] -> int64 [C, 256]. No copy of the image as floats is made."""
     values = pixels.reshape(-1, pixels.shape[-1])
-    # By the histogram: no copy of the image as floats.
+    return np.stack([np.bincount(values[:, channel], minlength=256) for channel in range(values.shape[1])])
+
+
+def _measure(survey: Survey, seen: _Seen) -> None:
     scale = np.arange(256) / 255.0
-    means, squares = [], []
-    for channel in range(values.shape[1]):
-        counts = np.bincount(values[:, channel], minlength=256) / values.shape[0]
-        means.append(float(counts @ scale))
-        squares.append(float(counts @ (scale * scale)))
-    frames, height, width, channels = pixels.shape
-    survey.pixels.add((frames, height, width, channels), means, squares)
+    parts = seen.counts / seen.counts.sum(axis=1, keepdims=True)
+    survey.pixels.add(seen.shape, (parts @ scale).tolist(), (parts @ (scale * scale)).tolist())
 
 
 def _sound(given: bytes) -> tuple[int, float]:
-    """Samples per second, seconds. Raises BadRecord."""
-    try:
-        with wave.open(io.BytesIO(given)) as file:
-            rate, frames = file.getframerate(), file.getnframes()
-            width = file.getsampwidth() * file.getnchannels()
-            held = len(file.readframes(frames)) // width
-    except (wave.Error, EOFError) as error:
-        raise BadRecord(f"it is no WAV file of whole numbers: {error}") from error
+    """Samples per second, seconds. Raises BadRecord, MediaError."""
+    found = audio.parse(given)
+    held, frames = found.held, found.frames
     if held != frames or not frames:
         raise BadRecord(f"it is cut short: {held} of {frames} samples are there" if frames else "it has no samples")
-    return rate, frames / rate
+    if found.tag == audio.FLOAT:
+        found.samples()  # all are finite
+    return found.rate, frames / found.rate
 
 
 def _name(value: Any) -> str:

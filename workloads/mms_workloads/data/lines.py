@@ -18,11 +18,12 @@ from mms_workloads.data.items import BUFFER_BYTES, LONGEST_RECORD_BYTES, Item, N
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mms_workloads.contract import Fields
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+STEP_BYTES = 64 << 10  # that are read at a time to find the end of a block's last line
 _DELIMITERS = "\t,;|"  # of equally frequent ones the first: a column's name has a comma rather than a tab
 csv.field_size_limit(LONGEST_RECORD_BYTES)
 
@@ -32,10 +33,13 @@ class TooLong(ValueError):  # noqa: N818 - says what it is
         super().__init__(f"it is longer than {LONGEST_RECORD_BYTES >> 20} MiB: a line end may be missing")
 
 
-def lines(source: Source, segment: Segment, *, aligned: bool = False) -> Iterator[tuple[int, bytes | None]]:
+def lines(
+    source: Source, segment: Segment, *, aligned: bool = False, wanted: int | None = None
+) -> Iterator[tuple[int, bytes | None]]:
     """(offset, bytes without the line's end) of the lines that start in the segment; None for one that is too long.
 
-    aligned: a line starts at segment.start, whatever is before it.
+    aligned: a line starts at segment.start, whatever is before it. wanted: behind it little is likely to be asked for,
+    None: behind the segment's end.
     """
     file, size = segment.file, source.size(segment.file)
     end = size if segment.end is None else min(segment.end, size)
@@ -44,7 +48,8 @@ def lines(source: Source, segment: Segment, *, aligned: bool = False) -> Iterato
     parts: list[bytes] = []
     length, start, skipping = 0, at, not aligned
     while at < size and (start < end or skipping):
-        data = source.read(file, at, min(size, at + BUFFER_BYTES))
+        behind = max(at + STEP_BYTES, end if wanted is None else wanted)
+        data = source.read(file, at, min(size, at + BUFFER_BYTES, behind))
         position = 0
         while position < len(data) and (start < end or skipping):
             found = data.find(b"\n", position)
@@ -77,11 +82,21 @@ def decoded(line: bytes | None, offset: int) -> str:
     if line is None:
         raise TooLong
     if offset == 0:
-        line = line.removeprefix(_BOM)
+        line = line.removeprefix(BOM)
     try:
         return line.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8: byte 0x{line[error.start]:02x} at {offset + error.start}") from error
+
+
+def parsed(said: str) -> Any:
+    """JSON. Raises ValueError."""
+    try:
+        return json.loads(said)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
 
 
 def text(source: Source, segment: Segment, _: Fields) -> Iterator[Item]:
@@ -101,13 +116,11 @@ def json_lines(source: Source, segment: Segment, fields: Fields) -> Iterator[Ite
         if line is not None and not line.strip():
             continue
         try:
-            values = json.loads(decoded(line, offset))
+            values = parsed(decoded(line, offset))
             if not isinstance(values, dict):
                 raise ValueError("it is no JSON object")  # noqa: TRY004, TRY301 - caught below, with the others
             record = pick(values, fields)
             record["input"] = _binary(record["input"])
-        except json.JSONDecodeError as error:
-            yield Item(segment.file, offset, None, f"it is no JSON: {error.msg} at column {error.colno}")
         except (ValueError, NoField) as error:
             yield Item(segment.file, offset, None, str(error))
         else:
@@ -167,7 +180,7 @@ def rows(source: Source, segment: Segment, start: int, delimiter: str) -> Iterat
     """
     size = source.size(segment.file)
     end = size if segment.end is None else segment.end
-    coming = lines(source, Segment(segment.file, start, size), aligned=True)
+    coming = lines(source, Segment(segment.file, start, size), aligned=True, wanted=end)
     again: deque[tuple[int, bytes | None]] = deque()  # lines behind a quote that did not end
 
     def following() -> tuple[int, bytes | None] | None:
@@ -223,11 +236,13 @@ def _end_of_cell(line: bytes, at: int) -> int:
     return -1
 
 
-def table(source: Source, segment: Segment, fields: Fields, start: int) -> Iterator[Item]:
-    """start: where a row of the file begins, at the segment's start or before."""
+def table(
+    source: Source, segment: Segment, fields: Fields, start: int, table_of: Callable[[int], Table]
+) -> Iterator[Item]:
+    """start: where a row of the file begins, at the segment's start or before. table_of: the columns of a file."""
     if source.size(segment.file) == 0:
         return
-    columns = Table(source, segment.file)
+    columns = table_of(segment.file)
     for offset, row in rows(source, segment, start, columns.delimiter):
         if offset < segment.start or offset == 0 or (row is not None and not row.strip()):
             continue

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
+import math
+import posixpath
 import tarfile
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mms_workloads.contract import Reason
 from mms_workloads.data import formats
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.items import LONGEST_RECORD_BYTES, Item, opened
-from mms_workloads.data.lines import Table, decoded, lines, rows
+from mms_workloads.data.lines import Table, decoded, lines, parsed, rows
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -33,25 +34,52 @@ def image_folder(source: Source, segment: Segment, _: Fields) -> Iterator[Item]:
     """The class is the folder's name, as torchvision's ImageFolder has it."""
     uri = source.uris[segment.file]
     if segment.start == 0 and formats.suffix(uri) in formats.IMAGES and not formats.hidden(uri):
-        yield _file(source, segment.file, uri.split("/")[-2])
+        yield _file(source, segment.file, formats.place(uri).split("/")[-2])
 
 
-def sound(source: Source, segment: Segment, labels: Mapping[str, str], numbers: Mapping[str, int]) -> Iterator[Item]:
-    """The label is of `labels`, by the file's name without its suffix, else in a .txt beside it.
+@dataclass(slots=True)
+class Transcripts:
+    """Labels of files of sound, by their URIs without the suffix."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str | None] = field(default_factory=dict)  # by the bare name; None: of several
+    twins: Mapping[str, int] = field(default_factory=dict)  # how many files have a bare name
+
+    def add(self, place: str, label: str) -> None:
+        """Raises ValueError where the place has another label."""
+        if self.labels.setdefault(place, label) != label:
+            raise ValueError(f"{place} has two different labels")
+        name = place.rpartition("/")[2]
+        if self.places.setdefault(name, place) != place:
+            self.places[name] = None
+
+    def of(self, uri: str) -> tuple[str | None, str]:
+        """The label, or why there is none. The bare name is enough where no other file or row has it."""
+        stem = formats.stem(uri)
+        if (label := self.labels.get(stem)) is not None:
+            return label, ""
+        name = stem.rpartition("/")[2]
+        if name not in self.places:
+            return None, "it is in no table beside it"
+        place = self.places[name]
+        if place is None or self.twins.get(name, 0) > 1:
+            return None, "several files have its name: tables must have their paths, from the table's folder"
+        return self.labels[place], ""
+
+
+def sound(source: Source, segment: Segment, labels: Transcripts, numbers: Mapping[str, int]) -> Iterator[Item]:
+    """The label is of tables, where there are any, else in a .txt beside it.
 
     numbers: of the files, by their URIs.
     """
     uri = source.uris[segment.file]
     if segment.start != 0 or formats.suffix(uri) not in formats.SOUND or formats.hidden(uri):
         return
-    stem = uri.rpartition(".")[0]
-    if (named := labels.get(PurePosixPath(stem).name)) is not None:
-        yield _file(source, segment.file, named)
+    if labels.labels:
+        named, why = labels.of(uri)
+        yield Item(segment.file, 0, None, why) if named is None else _file(source, segment.file, named)
         return
-    if labels:
-        yield Item(segment.file, 0, None, "it is in no table beside it")
-        return
-    number = numbers.get(stem + formats.TRANSCRIPT)
+    number = numbers.get(uri.rpartition(".")[0] + formats.TRANSCRIPT)
     if number is None:
         yield Item(segment.file, 0, None, "it has no transcript: put a .txt of the same name beside it")
         return
@@ -63,9 +91,9 @@ def sound(source: Source, segment: Segment, labels: Mapping[str, str], numbers: 
     yield _file(source, segment.file, said)
 
 
-def transcripts(source: Source, fields: Fields) -> dict[str, str]:
-    """Labels of the tables of a folder of sound, by the file's name without its suffix. Raises JobError."""
-    found: dict[str, str] = {}
+def transcripts(source: Source, fields: Fields) -> Transcripts:
+    """Labels of the tables of a folder of sound; names in them are paths from the table's folder. Raises JobError."""
+    found = Transcripts(twins=formats.twins(source.uris))
     for number, uri in enumerate(source.uris):
         kind = formats.suffix(uri)
         if kind not in formats.TABLES or formats.hidden(uri):
@@ -82,8 +110,17 @@ def transcripts(source: Source, fields: Fields) -> dict[str, str]:
                     "(input) and which has the label",
                 )
             said = values[label]  # null, of JSON lines, is no word
-            found[PurePosixPath(str(values[name])).name.removesuffix(".wav")] = "" if said is None else str(said)
+            try:
+                found.add(_beside(uri, str(values[name])), "" if said is None else str(said))
+            except ValueError as error:
+                raise JobError(Reason.DATA_INVALID, f"the table {uri} at byte {offset}: {error}") from error
     return found
+
+
+def _beside(uri: str, name: str) -> str:
+    """Where a file is that a table names."""
+    scheme, separator, folder = formats.place(uri).rpartition("/")[0].partition("://")
+    return scheme + separator + posixpath.normpath(posixpath.join(folder, formats.stem(name)))
 
 
 def _values(source: Source, number: int, kind: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -97,9 +134,19 @@ def _values(source: Source, number: int, kind: str) -> Iterator[tuple[int, Mappi
                 if at and row
             )
         else:
-            yield from ((at, json.loads(decoded(line, at))) for at, line in lines(source, whole) if line)
+            yield from (
+                (at, _object(decoded(line, at))) for at, line in lines(source, whole) if line is None or line.strip()
+            )
     except ValueError as error:
         raise JobError(Reason.DATA_INVALID, f"the table {source.uris[number]}: {error}") from error
+
+
+def _object(said: str) -> Mapping[str, Any]:
+    """Raises ValueError."""
+    values = parsed(said)
+    if not isinstance(values, dict):
+        raise ValueError("it has a line that is no JSON object")  # noqa: TRY004 - a value of the data's
+    return values
 
 
 def _file(source: Source, number: int, label: str) -> Item:
@@ -118,9 +165,21 @@ def _array(data: bytes, suffix: str) -> Any:
     if suffix != ".npy":
         return data
     try:
+        _check_size(data)
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"it is no .npy file of numbers: {error}") from error
+
+
+def _check_size(data: bytes) -> None:
+    """A small file may claim to be huge. Raises ValueError where the numbers are not there."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    wanted, there = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if min(shape, default=0) < 0 or wanted > there:
+        raise ValueError(f"its header says shape {list(shape)} of {dtype}, and {there} bytes are there")
 
 
 def web_dataset(source: Source, segment: Segment, fields: Fields, start: int) -> Iterator[Item]:
@@ -175,7 +234,7 @@ def _members(source: Source, file: int, start: int) -> Iterator[tuple[int, str, 
         with tarfile.open(fileobj=opened(source, file, start), mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined] # else the list grows with the file
-                if not member.isfile() or formats.hidden(member.name):
+                if not member.isfile() or _hidden(member.name):
                     continue
                 if member.size > LONGEST_RECORD_BYTES:
                     yield member.offset, member.name, None
@@ -190,6 +249,11 @@ def _members(source: Source, file: int, start: int) -> Iterator[tuple[int, str, 
         raise JobError(
             Reason.DATA_UNREADABLE, f"{source.uris[file]} is no intact tar: {error}. Upload it again"
         ) from error
+
+
+def _hidden(name: str) -> bool:
+    """What a tool has put there: ._0001.jpg."""
+    return any(part.startswith(".") for part in name.split("/") if part not in {".", ".."})
 
 
 def _at_end(source: Source, file: int, offset: int) -> None:
@@ -233,5 +297,5 @@ def _value(parts: Mapping[str, bytes], suffix: str) -> Any:
     if suffix == ".cls":
         return int(said) if said.isdecimal() else said
     if suffix == ".json":
-        return json.loads(said)
+        return parsed(said)
     return said

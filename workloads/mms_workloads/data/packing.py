@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mms_workloads.contract import Reason
 from mms_workloads.data import formats, members
 from mms_workloads.data.blocks import Segment
-from mms_workloads.data.lines import Table, lines, rows
+from mms_workloads.data.lines import BOM, Table, lines, rows
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def _lines(source: Source, piece_bytes: int, start: Place) -> Iterator[Piece]:
             if held >= piece_bytes:
                 yield Piece(b"".join(parts), (number, offset))
                 parts, held = [], 0
+            if offset == 0:
+                line = line.removeprefix(BOM)  # noqa: PLW2901 - only at a file's start it is none of the text
             parts += (line, b"\n")
             held += len(line) + 1
     if parts:
@@ -119,7 +121,7 @@ def _files(
     source: Source, chosen: RecordFormat, fields: Fields, start: Place
 ) -> Iterator[tuple[Place, dict[str, bytes]]]:
     """Each image or sound with its label."""
-    labels = members.transcripts(source, fields) if chosen == "WAV" else {}
+    labels = members.transcripts(source, fields) if chosen == "WAV" else members.Transcripts()
     numbers = {uri: i for i, uri in enumerate(source.uris)}
     for number in range(start[0], len(source.uris)):
         uri, whole = source.uris[number], Segment(number, 0, None)

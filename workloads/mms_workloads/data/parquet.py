@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mms_workloads.contract import Reason
-from mms_workloads.data.items import Item, NoField, columns, opened, pick
+from mms_workloads.data.items import BUFFER_BYTES, Item, NoField, columns, opened, pick
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -28,14 +28,17 @@ def rows(source: Source, segment: Segment, fields: Fields) -> Iterator[Item]:
     if size == 0:
         return
     try:
-        with pq.ParquetFile(opened(source, segment.file)) as file:
+        with _opened(source, segment.file) as file:
             names = file.schema_arrow.names
             wanted = pick_columns(source.uris[segment.file], names, fields)
             before = 0
             for group, (low, high, count) in enumerate(_groups(file)):
                 first, last = (_row(p, low, high, count) for p in (segment.start, end))
                 for row, values in _of_group(file, group, wanted, first, last):
-                    yield _item(segment.file, before + row, values, fields)
+                    if isinstance(values, str):
+                        yield Item(segment.file, before + row, None, values)
+                    else:
+                        yield _item(segment.file, before + row, values, fields)
                 before += count
     except (pa.ArrowException, OSError) as error:
         raise _damaged(source, segment.file, error) from error
@@ -49,7 +52,7 @@ def pieces(source: Source, number: int, first: int, piece_bytes: int) -> Iterato
     if source.size(number) == 0:
         return
     try:
-        with pq.ParquetFile(opened(source, number)) as file:
+        with _opened(source, number) as file:
             held: list[pa.RecordBatch] = []
             row, size = 0, 0
             for batch in file.iter_batches(BATCH_ROWS):
@@ -68,6 +71,11 @@ def pieces(source: Source, number: int, first: int, piece_bytes: int) -> Iterato
                 yield _file(held), row
     except (pa.ArrowException, OSError) as error:
         raise _damaged(source, number, error) from error
+
+
+def _opened(source: Source, number: int) -> pq.ParquetFile:
+    """Column chunks, which may be as large as the file, are read BUFFER_BYTES at a time."""
+    return pq.ParquetFile(opened(source, number), buffer_size=BUFFER_BYTES, pre_buffer=False)
 
 
 def _file(batches: list[pa.RecordBatch]) -> bytes:
@@ -110,19 +118,30 @@ def _row(position: int, low: int, high: int, count: int) -> int:
 
 def _of_group(
     file: pq.ParquetFile, group: int, columns: list[str], first: int, last: int
-) -> Iterator[tuple[int, dict[str, object]]]:
-    """(number in the group, values) of the rows [first, last)."""
+) -> Iterator[tuple[int, dict[str, object] | str]]:
+    """(number in the group, values, or why there are none) of the rows [first, last)."""
     at = 0
     if first >= last:
         return
     for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
         begin, stop = max(0, first - at), min(batch.num_rows, last - at)
         if begin < stop:
-            values = batch.slice(begin, stop - begin).to_pylist()
-            yield from enumerate(values, at + begin)
+            yield from enumerate(_values(batch.slice(begin, stop - begin)), at + begin)
         at += batch.num_rows
         if at >= last:
             return
+
+
+def _values(batch: pa.RecordBatch) -> list[dict[str, object] | str]:
+    """Of each row. Arrow checks neither text nor times when it reads them."""
+    try:
+        return list(batch.to_pylist())
+    except (ValueError, ArithmeticError) as error:
+        if batch.num_rows > 1:
+            return [values for row in range(batch.num_rows) for values in _values(batch.slice(row, 1))]
+        if isinstance(error, UnicodeDecodeError):
+            return [f"it is not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start} of a text"]
+        return [f"it has a value that cannot be read: {error}"]
 
 
 def _item(number: int, offset: int, values: dict[str, object], fields: Fields) -> Item:

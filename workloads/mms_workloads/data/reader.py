@@ -6,22 +6,18 @@ byte after white space at or behind p, or the file's end, so neighbouring blocks
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import contextlib
-import gzip
 import hashlib
-import lzma
-import shutil
 import threading
-import zlib
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from mms_workloads import store as stores
 from mms_workloads.contract import DataFile, Reason, Store
 from mms_workloads.data import pages
 from mms_workloads.data.ahead import SMALL_BYTES, Ahead
 from mms_workloads.data.blocks import Block, Segment, compressed
+from mms_workloads.data.decompressing import decompress
 from mms_workloads.data.text import ASCII_SPACE
 from mms_workloads.store import JobError
 
@@ -44,6 +40,7 @@ class Reader:
         self._uris = list(uris)
         self._scratch = scratch
         self._sizes: dict[int, int] = {}
+        self._unseen: dict[int, DataFile] = {}  # as they were counted, and have not been looked at since
         self._spooling = threading.Lock()
         self._own = threading.local()  # what the thread reads ahead
 
@@ -82,8 +79,9 @@ class Reader:
         return self._sizes[file]
 
     def expect(self, files: Sequence[DataFile]) -> None:
-        """The sizes that the counting pass found: a file that has others by now is reported by `texts`."""
+        """What the counting pass found: a file that has changed is told when it is first read of the store."""
         self._sizes = {i: f.size for i, f in enumerate(files)}
+        self._unseen = dict(enumerate(files))
 
     def know(self, sizes: Mapping[int, int]) -> None:
         """Decompressed sizes that were told."""
@@ -111,12 +109,30 @@ class Reader:
         """Decompressed bytes; fewer than were asked for are an error. Raises JobError."""
         data = self._bytes(file, start, end)
         if len(data) != max(0, end - start):
-            raise JobError(
-                Reason.DATA_UNREADABLE,
-                f"{self._uris[file]} changed while it was read: {len(data)} bytes at {start}, not {end - start}. "
-                "Start another run when the data rests",
-            )
+            raise self._changed(file, f"{len(data)} bytes at {start}, not {end - start}")
         return data
+
+    def _changed(self, file: int, what: str) -> JobError:
+        return JobError(
+            Reason.DATA_UNREADABLE,
+            f"{self._uris[file]} changed while it was read: {what}. Start another run when the data rests",
+        )
+
+    def _look(self, file: int) -> None:
+        """Once, before the store is read. Raises JobError where the file is not the one that was counted.
+
+        Of a mounted file its time is no ETag: nodes may have copies of their own.
+        """
+        counted = self._unseen.get(file)
+        if counted is None:
+            return
+        uri = self._uris[file]
+        found = stores.stat(stores.at(self._store, uri))
+        if not compressed(uri) and found.size != counted.size:
+            raise self._changed(file, f"it has {found.size} bytes, and had {counted.size}")
+        if not uri.startswith("file://") and found.etag and counted.etag and found.etag != counted.etag:
+            raise self._changed(file, f"its ETag is {found.etag}, and was {counted.etag}")
+        self._unseen.pop(file, None)
 
     def _text(self, segment: Segment) -> bytes:
         size = self.size(segment.file)
@@ -167,8 +183,12 @@ class Reader:
         uri, held = self._uris[file], pages.HELD.pages
         place = stores.at(self._store, uri)
         if held is None or uri.startswith("file://"):
-            return stores.read_bytes(place, start, end)
-        return held.read(uri, start, end, self.size(file), lambda low, high: stores.read_bytes(place, low, high))
+            return self._load(file, place, start, end)
+        return held.read(uri, start, end, self.size(file), lambda low, high: self._load(file, place, low, high))
+
+    def _load(self, file: int, place: Store, start: int, end: int) -> bytes:
+        self._look(file)
+        return stores.read_bytes(place, start, end)
 
     def _spooled(self, file: int) -> Path:
         uri = self._uris[file]
@@ -176,8 +196,17 @@ class Reader:
         if not path.exists():
             with self._spooling:
                 if not path.exists():  # another thread may have written it meanwhile
+                    self._look(file)
                     decompress(stores.at(self._store, uri), path)
+                    self._check_spool(file, path)
         return path
+
+    def _check_spool(self, file: int, path: Path) -> None:
+        """Raises JobError where another file was decompressed than was counted; nothing of it stays."""
+        size, wanted = path.stat().st_size, self._sizes.get(file)
+        if wanted is not None and size != wanted:
+            path.unlink()
+            raise self._changed(file, f"it has {size} bytes when it is decompressed, and had {wanted}")
 
 
 def _check_utf8(data: bytes) -> None:
@@ -205,47 +234,3 @@ def cut_position(data: bytes, position: int, *, at_start: bool, left: int) -> in
     while position < len(data) and data[position] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8: not the first byte of a character
         position += 1
     return position
-
-
-def decompress(store: Store, target: Path) -> None:
-    """Streams a .gz, .xz, .bz2 or .zst file into `target`, complete or not at all. Raises JobError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    try:
-        with stores.open_read(store) as raw, partial.open("wb") as out:
-            try:
-                with _decompressor(store.uri, raw) as stream:
-                    shutil.copyfileobj(stream, out, _COPY_BYTES)
-            except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-                raise _corrupt(store.uri, error) from error
-            except OSError as error:
-                if error.errno is None and "data stream" in str(error):  # what bz2 raises
-                    raise _corrupt(store.uri, error) from error
-                if error.errno == 28:  # noqa: PLR2004 - ENOSPC
-                    raise JobError(
-                        Reason.DATA_UNREADABLE,
-                        f"no room on the scratch volume to decompress {store.uri}: make the volume larger",
-                    ) from error
-                raise
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _decompressor(uri: str, raw: IO[bytes]) -> IO[bytes]:
-    suffix = uri.lower().rpartition(".")[2]
-    if suffix == "gz":
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if suffix == "zst":
-        import pyarrow as pa  # noqa: PLC0415 - large, and few data sets need it
-
-        return cast("IO[bytes]", pa.CompressedInputStream(raw, "zstd"))
-    return lzma.LZMAFile(raw) if suffix == "xz" else bz2.BZ2File(raw)
-
-
-def _corrupt(uri: str, error: Exception) -> JobError:
-    return JobError(
-        Reason.DATA_UNREADABLE,
-        f"{uri} cannot be decompressed: {str(error) or type(error).__name__}. The file is damaged or cut short: "
-        "upload it again",
-    )

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 from mms_workloads.data import inspection, keyring, pages, readers
 from mms_workloads.data.items import Record
 from mms_workloads.data.scanner import Scanner
-from mms_workloads.data.schema import Survey
+from mms_workloads.data.schema import Bad, Survey, without_particulars
+from mms_workloads.logs import logger
+from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mms_workloads.contract import Data, RecordFormat, Store
     from mms_workloads.data.blocks import Block, Segment
-    from mms_workloads.data.items import Source
+    from mms_workloads.data.items import Item, Source
     from mms_workloads.data.keyring import Keyring
     from mms_workloads.data.reader import Reader
     from mms_workloads.sync.plan import Plan
@@ -49,13 +51,23 @@ def survey(
         for item in scanner.items(segment):
             if whole and item.offset >= (index[-1] if index else 0) + data.blockBytes // INDEX_PARTS:
                 index.append(item.offset)
-            why = unfit(item.record) if item.record is not None else ""
-            inspection.note(found, item._replace(record=None, problem=why) if why else item)
+            _note(found, item, unfit)
             if found.bad_count > found.limit:
                 return found  # the master hears of it at once
         if index:
             found.index[segment.file] = index
     return found
+
+
+def _note(found: Survey, item: Item, unfit: Judge) -> None:
+    """Libraries raise whatever they like for what they were not made for: one odd record must not end the run."""
+    try:
+        why = unfit(item.record) if item.record is not None else ""
+        inspection.note(found, item._replace(record=None, problem=why) if why else item)
+    except (MemoryError, JobError):
+        raise
+    except Exception as error:  # noqa: BLE001 - see above
+        found.reject(Bad(item.file, item.offset, f"it cannot be looked at: {type(error).__name__}"))
 
 
 def count(
@@ -65,6 +77,15 @@ def count(
     with reader.ahead(tuple(segments)):
         found = survey(reader, segments, data, chosen, unfit)
     return found, {s.file: reader.size(s.file) for s in segments if s.end is None}
+
+
+def log_bad(found: Survey, uris: Mapping[int, str], most: int, *, bare: bool) -> int:
+    """Writes at most so many of them to the log, and returns how many. bare: without what the records say."""
+    told = found.bad[:most]
+    for bad in told:
+        reason = without_particulars(bad).reason if bare else bad.reason
+        logger().warning("bad record", file=uris[bad.file], at=bad.offset, reason=reason)
+    return len(told)
 
 
 class RecordCorpus:

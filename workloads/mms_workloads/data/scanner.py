@@ -23,6 +23,7 @@ class Scanner:
         self, source: Source, chosen: RecordFormat, fields: Fields, index: Mapping[int, Sequence[int]] | None = None
     ) -> None:
         self._source, self._format, self._fields, self._index = source, chosen, fields, index or {}
+        self._tables: dict[int, lines.Table] = {}
 
     def items(self, segment: Segment) -> Iterator[Item]:
         """In order, the bad ones too; memory is bounded by a record. Raises store.JobError."""
@@ -33,7 +34,7 @@ class Scanner:
             case "JSONLines":
                 return lines.json_lines(source, segment, fields)
             case "CSV":
-                return lines.table(source, segment, fields, self._before(segment))
+                return lines.table(source, segment, fields, self._before(segment), self._table)
             case "WebDataset":
                 return members.web_dataset(source, segment, fields, self._before(segment))
             case "ImageFolder":
@@ -51,10 +52,16 @@ class Scanner:
         place = bisect.bisect_right(known, segment.start)
         return known[place - 1] if place else 0
 
+    def _table(self, file: int) -> lines.Table:
+        """Its header is read once."""
+        if file not in self._tables:
+            self._tables[file] = lines.Table(self._source, file)
+        return self._tables[file]
+
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {uri: i for i, uri in enumerate(self._source.uris)}
 
     @cached_property
-    def _transcripts(self) -> dict[str, str]:
+    def _transcripts(self) -> members.Transcripts:
         return members.transcripts(self._source, self._fields)

@@ -12,7 +12,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import Reason, Statistics
@@ -32,6 +32,8 @@ NAMED_RECORDS = 5  # in a message
 NOTHING = "none"  # kind of a label that is not there
 PAIR = "pair"  # kind of an input that is two texts
 CHANNELS = 3
+LONGEST_REASON = 1000  # characters
+EMPTY = "its input is empty"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,6 +52,11 @@ _PARTICULARS = re.compile(r"'[^']*'|(?<![\w.])-?\d[\d.]*(?:e[+-]?\d+)?(?!\w)")
 def kinds(bad: Iterable[Bad]) -> Counter[str]:
     """How many records have each reason, its particulars left out."""
     return Counter(_PARTICULARS.sub("…", one.reason) for one in bad)
+
+
+def without_particulars(bad: Bad) -> Bad:
+    """Its reason says nothing that the record says."""
+    return replace(bad, reason=next(iter(kinds([bad]))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +260,7 @@ class Survey:
     def reject(self, bad: Bad) -> None:
         self.bad_count += 1
         if len(self.bad) <= self.limit:
-            self.bad.append(bad)
+            self.bad.append(replace(bad, reason=_writable(bad.reason)))
 
     def merge(self, other: Survey) -> None:
         self.kinds.update(other.kinds)
@@ -381,6 +388,12 @@ def _spread(counts: Counter[int]) -> Spread:
         if seen >= half:
             break
     return Spread(ordered[0], value, ordered[-1])
+
+
+def _writable(reason: str) -> str:
+    """It may quote what the record says, whatever that is."""
+    short = reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "..."
+    return short.encode(errors="backslashreplace").decode()
 
 
 def _say(kind: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mms_workloads.contract import DataFile, Reason, WordEmbedding
 from mms_workloads.data import blocks, formats, vocabulary
+from mms_workloads.data.schema import EMPTY, Bad, Survey
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync.plan import Plan
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mms_workloads.contract import Data, RecordFormat
-    from mms_workloads.data.schema import Survey
     from mms_workloads.data.sealed_reader import Manifest, Sealed
 
 
@@ -30,6 +30,7 @@ class Counting:
     format: RecordFormat | None = None  # None: running text
     survey: Survey | None = None
     sealed: Sealed | None = None  # of encrypted data
+    companions: formats.Companions | None = None
 
     @classmethod
     def encrypted(cls, found: Manifest, records: Data | None = None) -> Counting:
@@ -49,23 +50,28 @@ class Counting:
         """records: of a task that learns from them. Raises JobError."""
         chosen: RecordFormat | None = None
         if records is not None:
-            files = [f for f in files if not formats.hidden(f.uri)]
+            files = formats.shown(files)
             chosen = formats.detect(f.uri for f in files) if records.format == "Auto" else records.format
             if records.sharding == "Random" and formats.by_folders(chosen):
                 files = formats.mixed(files)
         uris, sizes = [f.uri for f in files], [f.size for f in files]
         plain = {i: f.size for i, f in enumerate(files) if not blocks.compressed(f.uri)}
-        if chosen is None:
+        if chosen is None or records is None:
             return cls(files, blocks.counting_tasks(uris, sizes), plain)
+        survey = Survey(records.quality.maxBadRecords)
+        for number in formats.empty_records(chosen, uris, sizes):  # no block has them
+            survey.reject(Bad(number, 0, EMPTY))
         tasks = blocks.counting_tasks(uris, sizes, whole=formats.whole(chosen))
-        return cls(files, tasks, plain, format=chosen)
+        return cls(files, tasks, plain, format=chosen, survey=survey if survey.bad_count else None)
 
     def uris(self, task: int) -> dict[int, str]:
         """The files that a task needs, by their numbers."""
         names = [f.uri for f in self.files]
         numbers = {s.file for s in self.tasks[task]}
         if self.format and not self.sealed:
-            numbers |= formats.companions(self.format, names, numbers)
+            if self.companions is None:
+                self.companions = formats.Companions(self.format, names)
+            numbers |= self.companions.of(numbers)
         return {number: names[number] for number in sorted(numbers)}
 
     def take(self, rank: int) -> int | None:

@@ -52,7 +52,7 @@ def needed(plan: Plan, job: JobFile) -> Plan:
     if str(job.task.kind) not in TEXTS or job.pretrained:
         schema = replace(schema, words={})
     if job.privacy or job.data.encryption:
-        bad = tuple(replace(one, reason=next(iter(schemas.kinds([one])))) for one in schema.bad)
+        bad = tuple(map(schemas.without_particulars, schema.bad))
         schema = replace(schema, bad=bad, lengths=None)
     if job.privacy:
         schema = replace(schema, images=None, classes=dict.fromkeys(schema.classes, 0))

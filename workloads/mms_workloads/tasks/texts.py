@@ -51,6 +51,12 @@ class Words:
         mask = torch.tensor([one.attention_mask for one in found], dtype=torch.int64).view(shape)
         return tokens, mask, [one.word_ids for one in found]
 
+    def around(self) -> list[int]:
+        """The tokens that the tokenizer puts around each text, such as [CLS] and [SEP]."""
+        empty = self.tokenizer.encode("")
+        pairs = zip(empty.ids, empty.special_tokens_mask, empty.attention_mask, strict=True)
+        return [number for number, special, seen in pairs if special and seen]
+
 
 def words(found: Mapping[str, int], spec: Text, start: Start) -> Words:
     """found: of the data set, as its schema has them; looked at where nothing else says which words there are.
@@ -285,7 +291,9 @@ def augmented(batch: Batch, words: Words, transform: str, generator: torch.Gener
 
     unknown = words.tokenizer.token_to_id(UNKNOWN)
     unknown = words.tokenizer.token_to_id("<unk>") if unknown is None else unknown
+    around = torch.tensor(words.around(), dtype=batch["tokens"].dtype)
+    ordinary = batch["mask"] * ~torch.isin(batch["tokens"], around)
     tokens, tags = augmentation.apply_text(
-        transform, batch["tokens"], batch["mask"], generator, unknown=unknown or 0, tags=batch.get("tags")
+        transform, batch["tokens"], ordinary, generator, unknown=unknown or 0, tags=batch.get("tags")
     )
     return {**batch, "tokens": tokens} if tags is None else {**batch, "tokens": tokens, "tags": tags}

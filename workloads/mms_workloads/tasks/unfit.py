@@ -4,15 +4,14 @@ all workers do, and they are counted and named with the bad ones.
 
 from __future__ import annotations
 
-import io
 import math
-import wave
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mms_workloads.media import video
+from mms_workloads.media import audio, video
+from mms_workloads.media.images import MediaError
 from mms_workloads.tasks import transcripts
 
 if TYPE_CHECKING:
@@ -69,9 +68,9 @@ def _sound(spec: SpeechRecognition, record: Record) -> str:
     if not isinstance(given, bytes) or not isinstance(label, str) or not label.strip():
         return ""
     try:
-        with wave.open(io.BytesIO(given)) as file:
-            samples = math.ceil(file.getnframes() * spec.sampleRate / file.getframerate())
-    except (wave.Error, EOFError):
+        sound = audio.parse(given)
+    except MediaError:
         return ""
+    samples = math.ceil(sound.frames * spec.sampleRate / sound.rate)
     said = transcripts.written(label, spec.alphabet)
     return transcripts.unfit(said, samples, spec, transcripts.STEP * spec.sampleRate)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 BYE_SECONDS = 30.0  # how long a worker that failed waits for the master to hear of it
 # Two peers that live connect in milliseconds; when one dies meanwhile the master announces the next epoch before this.
 FORMING_SECONDS = 30.0
+MOST_LOGGED = 1000  # bad records, of a worker
 
 
 class Worker:
@@ -78,6 +79,7 @@ class Worker:
         self.control.on_over = self.severing.look
         keyring.HELD.ask = self.control.ask_key
         self.guarding = Guarding(pod.job.guard)
+        self.logged = 0  # bad records
         self.reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self.saver = Checkpointer(pod.job, self.control, pod.scratch)
 
@@ -317,6 +319,8 @@ class Worker:
         reader = readers.counting(job.data.store, uris, segments, self.pod.scratch, dataset=dataset)
         if "format" in fields:
             survey, sizes = records.count(reader, segments, job.data, fields["format"], unfit.judge(job.task))
+            bare = job.privacy is not None or dataset is not None
+            self.logged += records.log_bad(survey, uris, max(0, MOST_LOGGED - self.logged), bare=bare)
             found = survey.pack()
         else:
             words, sizes = corpus.count(reader, segments, job.task.wordEmbedding)
