@@ -193,7 +193,8 @@ def test_a_file_that_changes_while_the_run_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".gz"])
-def test_a_file_that_grew_after_it_was_counted(tmp_path: Path, suffix: str) -> None:
+def test_a_file_that_grew_after_it_was_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.setattr(reader, "LOOKED_AT_BYTES", 500)
     path = tmp_path / f"a{suffix}"
     path.write_bytes(COMPRESS[suffix](b"word " * 120))
     data = Reader(Store(uri="file:///x"), [f"file://{path}"], tmp_path / "scratch")
@@ -214,6 +215,7 @@ def test_a_file_of_a_store_that_was_replaced(
         asked.append(store.uri)
         return Found(store.uri, 500, etag)
 
+    monkeypatch.setattr(reader, "LOOKED_AT_BYTES", 500)
     monkeypatch.setattr(stores, "stat", stat)
     monkeypatch.setattr(stores, "read_bytes", lambda _, start, end: (b"word " * 100)[start:end])
     data = Reader(Store(uri="s3://b/x"), ["s3://b/x/a.txt"], tmp_path)
@@ -224,6 +226,9 @@ def test_a_file_of_a_store_that_was_replaced(
         return
     assert len(data.texts((Segment(0, 0, 250), Segment(0, 250, 500)))) == 2
     assert asked == ["s3://b/x/a.txt"]
+    data.expect([DataFile(uri="s3://b/x/a.txt", size=499, etag="another")])
+    assert data.texts((Segment(0, 0, 250),))
+    assert asked == ["s3://b/x/a.txt"], "a small one is not worth a request"
 
 
 def test_a_compressed_file_is_decompressed_once(tmp_path: Path) -> None:

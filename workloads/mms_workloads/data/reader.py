@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Text without white space for longer than this is cut inside: else one token could be as large as the file.
 LONGEST_TOKEN_BYTES = 64 << 10
+LOOKED_AT_BYTES = 1 << 20  # a file from that on is asked once whether it is still the one that was counted
 _COPY_BYTES = 256 << 10
 _UTF8_BYTES = 4  # of the longest character
 _BOM = b"\xef\xbb\xbf"
@@ -121,10 +122,11 @@ class Reader:
     def _look(self, file: int) -> None:
         """Once, before the store is read. Raises JobError where the file is not the one that was counted.
 
-        Of a mounted file its time is no ETag: nodes may have copies of their own.
+        Of a mounted file its time is no ETag: nodes may have copies of their own. A small file is read in one request,
+        and is not worth another one: that it became shorter `read` sees.
         """
         counted = self._unseen.get(file)
-        if counted is None:
+        if counted is None or counted.size < LOOKED_AT_BYTES:
             return
         uri = self._uris[file]
         found = stores.stat(stores.at(self._store, uri))
