@@ -206,3 +206,18 @@ def test_what_the_status_remembers_may_be_nonsense() -> None:
     w.rollout["analysis"]["memory"] = "nonsense"
     run(w, 10)
     assert w.rollout["analysis"]["memory"] != "nonsense"
+
+
+def test_the_time_that_it_sleeps_does_not_count() -> None:
+    w = world(CANARY, (0, 0, 0.0))
+    run(w, 300)
+    w.scale(0)
+    w.settle()
+    w.wait(3600)
+    w.look()
+    w.scale(4)
+    w.settle()
+    run(w, 20)
+    assert w.rollout["analysis"]["verdict"] == "Continue"
+    run(w, 600)
+    assert w.rollout["analysis"]["verdict"] == "Pause"
