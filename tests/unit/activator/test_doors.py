@@ -223,7 +223,7 @@ async def test_who_has_sent_much_and_hangs_up_waits_no_more(
     _, other = await asyncio.open_connection(HOST, port_of(doors))
     other.write(b"x" * 3 * HELD_BYTES)
     await waiting(doors, 2)
-    while not all(len(one.kept) == HELD_BYTES for one in doors._clients):
+    while not all(len(one.kept) == HELD_BYTES for one in doors._clients):  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0)
     if reset:
         writer.transport.abort()

@@ -113,6 +113,6 @@ async def test_a_process_that_cannot_begin_is_tried_again(
         monkeypatch.setattr(child.tempfile, "TemporaryDirectory", full)
     else:
         monkeypatch.setattr(child.asyncio, "create_subprocess_exec", full)
-    with pytest.raises(JobError, match="the process of some.module could not be run") as error:
+    with pytest.raises(JobError, match="could not be run") as error:
         await child.run(Layout(models=tmp_path), {}, "some.module")
     assert (error.value.reason, error.value.retryable) == (Reason.INTERNAL, True)
