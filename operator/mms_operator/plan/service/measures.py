@@ -154,9 +154,8 @@ def starts(sight: Sight, known: AutoscalingStatus, memory: ScalingMemory) -> tup
     """
     observed = sight.observed
     ready = [pod for pod in sight.seen.pods if pods.is_ready(pod)]
-    there = {
-        pod["metadata"]["uid"] for pod in sight.seen.pods
-    }  # one that is not ready for a moment does not start anew
+    # One that is not ready for a moment does not start anew.
+    there = {pod["metadata"]["uid"] for pod in sight.seen.pods}
     counted = there & memory.started if observed.scaling else {pod["metadata"]["uid"] for pod in ready}
     fresh = [pod for pod in ready if pod["metadata"]["uid"] not in counted]
     told = [
