@@ -116,3 +116,25 @@ async def test_a_process_that_cannot_begin_is_tried_again(
     with pytest.raises(JobError, match="could not be run") as error:
         await child.run(Layout(models=tmp_path), {}, "some.module")
     assert (error.value.reason, error.value.retryable) == (Reason.INTERNAL, True)
+
+
+async def test_a_triton_that_ends_while_it_loads_a_version_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is back when somebody looks."""
+    following = Generation(digest="b", version=2, folder=str(tmp_path / "b"), triton=2)
+    wanted = Generations(serving="b", held=[following])
+    monkeypatch.setattr(module.versions, "there", lambda _: {1})
+    monkeypatch.setattr(module.versions, "arrange", lambda *_: True)
+    failure = JobError(Reason.MODEL_LOAD_FAILED, "UNAVAILABLE", retryable=True)
+
+    async def load(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(module.versions, "load", load)
+    triton: Any = None
+    with pytest.raises(TritonGoneError):
+        await module._stand(wanted, Layout(models=tmp_path), triton, {})
+    failure = JobError(Reason.MODEL_LOAD_FAILED, "what the model says")
+    with pytest.raises(JobError, match="what the model says"):
+        await module._stand(wanted, Layout(models=tmp_path), triton, {})

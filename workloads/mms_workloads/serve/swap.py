@@ -102,9 +102,17 @@ def _following(artifact: Artifact, serving: Generation, layout: Layout) -> Gener
 async def _stand(wanted: Generations, layout: Layout, triton: Triton, environment: Mapping[str, str]) -> None:
     """Has Triton run the versions whose processes hold these, and no other. Raises JobError, TritonGoneError."""
     loads = {one.triton for one in wanted.held} - versions.there(layout)
-    if await _arranged(wanted, layout):
-        # To let one go takes no longer than to begin a process that would say so.
-        await (versions.load(layout, environment) if loads else triton.load())
+    if not await _arranged(wanted, layout):
+        return
+    if not loads:  # to let one go takes no longer than to begin a process that would say so
+        await triton.load()
+        return
+    try:
+        await versions.load(layout, environment)
+    except JobError as error:
+        if error.reason == Reason.MODEL_LOAD_FAILED and error.retryable:  # it may be back already, without models
+            raise TritonGoneError(error.message) from error
+        raise
 
 
 async def _arranged(wanted: Generations, layout: Layout) -> bool:
