@@ -216,9 +216,19 @@ CASES = [
         "with HotSwap both versions answer live inputs in the same pod",
         good={
             "no-latency": {"spec": {"rollout": {"strategy": "HotSwap", "analysis": LIVE}}},
-            "own-pods": {"spec": {"rollout": {"strategy": "BlueGreen", "analysis": {**LIVE, "latencyMargin": "0.2"}}}},
+            "own-pods": {"spec": {"rollout": {"strategy": "Canary", "analysis": {**LIVE, "latencyMargin": "0.2"}}}},
         },
         bad={"latency": {"spec": {"rollout": {"strategy": "HotSwap", "analysis": {**LIVE, "latencyMargin": "0.2"}}}}},
+        plural=SERVICES,
+    ),
+    *created(
+        "latency-of-idle-pods",
+        "with BlueGreen the next version's pods have no clients",
+        good={
+            "errors": {"spec": {"rollout": {"strategy": "BlueGreen", "analysis": ANALYSIS}}},
+            "canary": {"spec": {"rollout": {"strategy": "Canary", "analysis": {**ANALYSIS, "latencyMargin": "0.2"}}}},
+        },
+        bad={"latency": {"spec": {"rollout": {"strategy": "BlueGreen", "analysis": {**BARE, "latencyMargin": "0.2"}}}}},
         plural=SERVICES,
     ),
     *created(

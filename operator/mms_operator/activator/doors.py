@@ -24,6 +24,7 @@ CLOSE_SECONDS = 60.0  # for which a port is kept when it is not wanted any more:
 TELL_SECONDS = 0.05  # between two answers to the same asker
 QUIET_SECONDS = 10.0  # of a drain in which nobody is there: nodes learn of it one after the other
 LOOK_SECONDS = 0.2
+HUNG_UP_SECONDS = 1.0  # between two looks for those who have hung up and are not read
 
 log = structlog.get_logger()
 
@@ -53,7 +54,8 @@ class Doors:
     expired: int = 0
     _doors: dict[tuple[str, int], Door] = field(default_factory=dict)
     _agents: Agents = field(default_factory=Agents)
-    _held: int = 0
+    _clients: set[Client] = field(default_factory=set)  # those who wait
+    _looking: asyncio.Task[None] | None = None  # while somebody waits
     _number: int = 0
     _told: float = 0.0  # when, by the loop's clock
     _news: asyncio.Event = field(default_factory=asyncio.Event)  # for those who ask for demand
@@ -162,7 +164,7 @@ class Doors:
         return lambda: Client(lambda client: self._arrived(door, port, client))
 
     def _arrived(self, door: Door, port: str, client: Client) -> None:
-        if self._held >= MOST_HELD:
+        if len(self._clients) >= MOST_HELD:
             self.refused += 1
             client.transport.abort()
             return
@@ -181,7 +183,7 @@ class Doors:
         connecting = asyncio.create_task(connect(client, backends))
         gone = asyncio.create_task(client.gone.wait())
         try:
-            done = await self._hold(door, connecting, gone)
+            done = await self._hold(door, client, connecting, gone)
             if not done:
                 self.expired += 1
                 log.warning("no pod came", service=door.service, seconds=HOLD_SECONDS)
@@ -200,20 +202,32 @@ class Doors:
             client.transport.close()
             await client.gone.wait()
 
-    async def _hold(self, door: Door, *tasks: asyncio.Task[object]) -> bool:
+    async def _hold(self, door: Door, client: Client, *tasks: asyncio.Task[object]) -> bool:
         """Until there is a pod or the client has gone; False when it took too long."""
         door.waiting += 1
-        self._held += 1
+        self._clients.add(client)
         self._tell()
+        if self._looking is None:
+            self._looking = self._start(self._look())
         if door.asking is None:
             door.asking = self._start(self._ask(door))
         try:
             done, _ = await asyncio.wait(tasks, timeout=HOLD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             door.waiting -= 1
-            self._held -= 1
+            self._clients.discard(client)
             self._tell()
         return bool(done)
+
+    async def _look(self) -> None:
+        """While somebody waits: those who have hung up free their places."""
+        try:
+            while self._clients:
+                await asyncio.sleep(HUNG_UP_SECONDS)
+                for client in [one for one in self._clients if one.hung_up()]:
+                    client.transport.abort()
+        finally:
+            self._looking = None
 
     async def _ask(self, door: Door) -> None:
         """While somebody waits: who is ready need not be known to the API server."""

@@ -1,12 +1,13 @@
 """One connection: kept until there is a pod, then passed through in both directions.
 
-What a client sends while it waits is kept as far as some kilobytes go; the rest stays with it. Reading does not stop
-altogether, or nobody would see it hang up.
+What a client sends while it waits is kept as far as some kilobytes go; the rest stays with it. As long as it is read,
+its end is seen; of one that has sent more the kernel knows whether it has hung up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 HELD_BYTES = 4096  # of a connection that waits
 CONNECT_SECONDS = 2.0
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 1.0
+_HUNG_UP = frozenset({7, 8})  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h
 # One buffer for all: what is read is copied before anything else is.
 _BUFFER = memoryview(bytearray(1 << 16))
 
@@ -91,6 +93,17 @@ class Client(Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._arrived(self)
+
+    def hung_up(self) -> bool:
+        """Whether one that waits, and is not read any more, has hung up."""
+        if self.other is not None or len(self.kept) < HELD_BYTES or self.transport.is_closing():
+            return False
+        try:
+            # The state is the first byte of tcp_info (linux/tcp.h).
+            found = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except OSError:
+            return True
+        return bool(found[0] in _HUNG_UP)
 
     def eof_received(self) -> bool:
         # Who waits and hangs up wants nothing any more.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 WATCH_SECONDS = 300
+QUIET_SECONDS = 90.0  # without a line, of a watch: the API server sends a bookmark about once a minute
 RETRY_SECONDS = 1.0
 LINE_BYTES = 1 << 22  # of one event
 GONE = 410
@@ -101,7 +102,7 @@ async def _watch(server: Server, session: aiohttp.ClientSession, follower: Follo
     params |= {"timeoutSeconds": str(WATCH_SECONDS)} | (
         {"labelSelector": follower.selector} if follower.selector else {}
     )
-    timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30)
+    timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_read=QUIET_SECONDS)
     async with session.get(follower.path, params=params, headers=server.headers(), timeout=timeout) as response:
         if response.status != OK:
             if response.status == GONE:

@@ -129,10 +129,13 @@ class Analysis(Model):
         default=None,
     )
     latencyMargin: str | None = decimal(
-        "By how much longer a request may take in the queue and computing: 0.2 is 1.2 times as long.", default=None
+        "By how much longer a request may take in the queue and computing: 0.2 is 1.2 times as long. Not with strategy "
+        "BlueGreen.",
+        default=None,
     )
     disagreementLimit: str | None = decimal(
-        "What part of the artifact's comparisons may be answered otherwise than by the version before.",
+        "What part of the artifact's comparisons may be answered otherwise than by the version before. Not judged "
+        "where there are fewer than 20.",
         FRACTION_PATTERN,
         default=None,
     )
@@ -196,6 +199,13 @@ class Rollout(Model):
                 (
                     "with HotSwap both versions answer live inputs in the same pod, whose times cannot be told apart: "
                     "leave out analysis.latencyMargin or analysis.liveInputs"
+                ),
+            ),
+            (
+                "!has(self.analysis) || !has(self.analysis.latencyMargin) || self.strategy != 'BlueGreen'",
+                (
+                    "with BlueGreen the next version's pods have no clients until the analysis is over, and idle pods "
+                    "are faster than busy ones: leave out analysis.latencyMargin, or take strategy Canary"
                 ),
             ),
             (

@@ -16,6 +16,7 @@ from mms_cluster.ports import free_ports
 from mms_operator.activator import asking
 from mms_operator.activator import doors as module
 from mms_operator.activator.doors import Doors
+from mms_operator.activator.holding import HELD_BYTES
 from mms_operator.activator.table import Table
 from mms_operator.api import names
 from tests.unit.activator.test_table import service
@@ -206,6 +207,31 @@ async def test_who_hangs_up_waits_no_more(doors: Doors) -> None:
     _, writer = await asyncio.open_connection(HOST, port_of(doors))
     await waiting(doors, 1)
     await closed(writer)
+    await waiting(doors, 0)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_who_has_sent_much_and_hangs_up_waits_no_more(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, reset: bool
+) -> None:
+    """He is not read any more, so that only the kernel knows."""
+    monkeypatch.setattr(module, "HUNG_UP_SECONDS", 0.01)
+    _, writer = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(b"x" * 3 * HELD_BYTES)
+    await writer.drain()
+    await waiting(doors, 1)
+    _, other = await asyncio.open_connection(HOST, port_of(doors))
+    other.write(b"x" * 3 * HELD_BYTES)
+    await waiting(doors, 2)
+    while not all(len(one.kept) == HELD_BYTES for one in doors._clients):  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(0)
+    if reset:
+        writer.transport.abort()
+    else:
+        await closed(writer)
+    await waiting(doors, 1)
+    assert not any(one.hung_up() for one in doors._clients), "the other one waits on"
+    await closed(other)
     await waiting(doors, 0)
 
 

@@ -45,6 +45,7 @@ class ScaledWorld(ServingWorld):
     carried: Any = None
     mute: frozenset[str] = frozenset()  # uids of pods whose agents do not answer
     refuses_scale: bool = False
+    restarts: dict[str, int] = field(default_factory=dict)  # of a container, by the pods' uids
 
     def look(self) -> Plan:
         plan = super().look()
@@ -129,6 +130,7 @@ class ScaledWorld(ServingWorld):
         told = (template.get("metadata") or {}).get("annotations") or {}
         if names.ANNOTATION_CAPACITY in told:
             found["metadata"]["annotations"][names.ANNOTATION_CAPACITY] = told[names.ANNOTATION_CAPACITY]
+        found["status"]["containerStatuses"] = [{"name": "agent", "restartCount": self.restarts.get(pod.uid, 0)}]
         if work and work.ready:
             for one in found["status"]["conditions"]:
                 one["lastTransitionTime"] = rfc3339(work.ready)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mms_operator.api import names
 from mms_operator.plan import service
-from mms_operator.plan.types import Event, Interval, ObservedService, Plan
+from mms_operator.plan.types import Event, Interval, ObservedService, Plan, ReferencedSecret
 from mms_workloads.contract import (
     AgentReport,
     Comparison,
@@ -85,6 +85,7 @@ class ServingWorld:
     files: str | None = None  # of a model that was not trained here, as pods find them
     gateway_api: bool = True
     training: Object | None = None  # the one that the spec names
+    secrets: dict[str, ReferencedSecret] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cr = cr(names.SERVICE, "words", **self.spec)
@@ -138,6 +139,7 @@ class ServingWorld:
             pods=tuple(self._object(pod) for pod in self.pods),
             agents=self._reports(),
             interval=self.interval,
+            secrets=self.secrets,
         )
 
     def deploy(self) -> None:

@@ -408,3 +408,63 @@ def test_a_scale_that_is_refused_is_told_once() -> None:
     found.refuses_scale = False
     found.tick(2)
     assert found.replicas >= wanted
+
+
+def test_a_pod_that_is_not_ready_for_a_moment_has_not_started_anew() -> None:
+    found = served(replicas=2, rate=20.0, minReplicas=2)
+    found.tick(200)
+    known = found.scaling["coldStarts"]
+    pod = found.pods[1]
+    assert found.work[pod.uid].measured is None
+    for carried in (found.carried, None):  # also where the operator has begun anew meanwhile
+        pod.ready = False
+        found.carried = carried
+        found.look()
+        found.restarts = {} if carried else {pod.uid: 1}
+        found.work[pod.uid].made -= timedelta(seconds=1)
+        found.tick(3)
+        assert pod.ready
+        assert found.scaling["coldStarts"] == known
+
+
+def test_what_came_in_a_long_silence_is_spread_over_it() -> None:
+    found = served(rate=10.0)
+    found.tick(60)
+    assert found.replicas == 1
+    found.mute = frozenset(pod.uid for pod in found.pods)
+    found.tick(150)
+    found.mute = frozenset()
+    found.tick(20)
+    assert found.replicas == 1, "ten a second came all the time, and not fifty"
+
+
+def test_a_version_that_was_given_up_decides_nothing() -> None:
+    found = served(rate=20.0)
+    found.cr["spec"]["rollout"] = {"strategy": "BlueGreen", "blueGreen": {"approval": True}}
+    found.curve = ((1, 2.0, 0.02), (2, 4.0, 0.03))
+    found.serve("b")
+    found.tick(40)
+    assert len(found.scaling["capacity"]) == 2
+    slow = found.replicas
+    found.say("abort")
+    found.tick(400)
+    assert found.condition("Ready") == ("False", "RolloutAborted")
+    assert found.replicas == 1 < slow
+
+
+def test_a_capacity_is_corrected_by_its_own_pods_alone() -> None:
+    found = served(rate=40.0, minReplicas=4, maxReplicas=4)
+    (first,) = found.scaling["capacity"]
+    assert found.carried.corrections.keys() == {first["template"]}
+    canary = {"steps": [{"percent": 25, "approval": True}]}
+    found.cr["spec"]["rollout"] = {"strategy": "Canary", "canary": canary}
+    found.curve = ((1, 2.0, 0.02), (2, 4.0, 0.03))  # less than its part of what comes
+    found.serve("b")
+    found.tick(40)
+    assert found.answering() == {"a": 3, "b": 1}
+    assert found.carried.corrections == {first["template"]: 1.0}, "which of the two answers so much is not known"
+    found.say("promote")
+    found.tick(60)
+    assert found.answering() == {"b": 4}
+    (own,) = found.carried.corrections.keys() - {first["template"]}
+    assert found.carried.corrections[own] > 1.0

@@ -250,3 +250,19 @@ def test_pods_that_began_with_a_version_go_back_to_it_as_they_are() -> None:
     w.serve("a")
     w.settle()
     assert w.answering() == {"a": 2}
+
+
+def test_rollback_to_a_version_older_than_the_one_before() -> None:
+    w = world(HOT_SWAP, replicas=2)
+    pods = [pod.uid for pod in w.pods]
+    for letter in "bcd":
+        w.serve(letter)
+        w.settle()
+    for letter in "ba":  # the last one is what the pods began with
+        w.say("rollback " + letter * 8)
+        w.settle()
+        assert w.answering() == {letter: 2}
+        assert [pod.uid for pod in w.pods] == pods, "in the running pods"
+    w.say("rollback")
+    w.settle()
+    assert w.answering() == {"c": 2}, "b and d were rolled back themselves"

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from mms_operator.api.rollout import Analysis
+from mms_operator.plan.analysis import errors
+from mms_operator.plan.analysis.errors import NOTHING, Counts
 from mms_operator.plan.analysis.types import Side
 from mms_operator.plan.service import judging
 from mms_operator.plan.service.inputs import Pair
@@ -18,7 +21,7 @@ from tests.unit.plan.world import NOW
 PAIR = Pair("b", "a")
 ANALYSIS = {"errorMargin": "0.05", "latencyMargin": "0.5", "limitSeconds": 600}
 CANARY = {"strategy": "Canary", "canary": {"steps": [{"percent": 25, "seconds": 10}]}, "analysis": ANALYSIS}
-BLUE_GREEN = {"strategy": "BlueGreen", "analysis": ANALYSIS}
+BLUE_GREEN = {"strategy": "BlueGreen", "analysis": {"errorMargin": "0.005", "limitSeconds": 600}}
 HOT_SWAP = {"strategy": "HotSwap", "analysis": ANALYSIS}
 GOOD, SLOW, FAILING = (30, 0, 0.01), (30, 0, 0.03), (30, 9, 0.01)
 
@@ -38,23 +41,67 @@ def interval(before: dict[str, AgentReport], after: dict[str, AgentReport]) -> I
 def test_what_both_versions_did_is_counted() -> None:
     before = {"1": said("a", 100, seconds=1), "2": said("a", 0), "3": said("b", 5, failed=5)}
     after = {"1": said("a", 130, failed=3, seconds=2.5), "2": said("a", 10, seconds=0.5), "3": said("b", 9, failed=6)}
-    found, compared = judging.sample(interval(before, after), PAIR, compared=False)
+    found, carried, compared = judging.sample(interval(before, after), PAIR, compared=False)
     assert found.stable == Side(requests=40, failed=3, timed=37, seconds=2.0)
     assert found.canary == Side(requests=4, failed=1, timed=3, seconds=0.0)
-    assert not compared
+    assert (found.own, carried, compared) == (False, NOTHING, False)
 
 
-@pytest.mark.parametrize(
-    ("clients", "failed", "wanted"),
-    [(10, 5, (10, 5)), (0, 0, (100, 2)), (2, 1, (100, 2))],
-    ids=["clients ask", "only the agent asks", "less than can be told from chance"],
-)
-def test_what_the_agent_asks_does_not_hide_what_clients_see(clients: int, failed: int, wanted: tuple[int, int]) -> None:
-    before = {"1": said("b", 7)}
-    own = Counters(requests=100, failed=2, timed=98)
-    after = {"1": said("b", 107 + clients, failed=failed + 2).model_copy(update={"own": own})}
-    found, _ = judging.sample(interval(before, after), PAIR, compared=False)
-    assert (found.canary.requests, found.canary.failed) == wanted
+def asked(canary: tuple[int, int], stable: tuple[int, int]) -> Interval:
+    """Clients' requests and those that failed, beside the agents' own: 100 of which 2 failed, 200 of which 1 did."""
+
+    def answers(serves: str, clients: tuple[int, int], own: Counters) -> AgentReport:
+        requests, failed = clients
+        report = said(serves, 7 + own.requests + requests, failed=own.failed + failed)
+        return report.model_copy(update={"own": own})
+
+    after = {
+        "1": answers("b", canary, Counters(requests=100, failed=2, timed=98)),
+        "2": answers("a", stable, Counters(requests=200, failed=1, timed=199)),
+    }
+    return interval({"1": said("b", 7), "2": said("a", 7)}, after)
+
+
+OWN = (100, 2, 200, 1)
+KINDS = {
+    "clients ask both": ((10, 5), (90, 3), (10, 5, 90, 3), NOTHING),
+    "only the agents ask": ((0, 0), (0, 0), OWN, NOTHING),
+    "clients ask only what was there before": ((0, 0), (90, 30), OWN, NOTHING),
+    "less than can be told from chance": ((2, 1), (90, 3), OWN, Counts(2, 1, 90, 3)),
+    "an answer is sent before it is counted": ((-1, 0), (90, 3), OWN, Counts(-1, 0)),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_requests_of_one_kind_are_compared(case: str) -> None:
+    """Clients ask otherwise than the agents, and may fail for what they ask."""
+    canary, stable, wanted, left = KINDS[case]
+    found, carried, _ = judging.sample(asked(canary, stable), PAIR, compared=False)
+    assert (found.canary.requests, found.canary.failed, found.stable.requests, found.stable.failed) == wanted
+    assert (found.own, carried) == (wanted == OWN, left)
+
+
+def test_clients_that_ask_rarely_are_counted_in_the_end() -> None:
+    carried, found = NOTHING, None
+    for canary, stable in (((1, 1), (2, 0)), ((0, 0), (1, 0)), ((1, 1), (3, 1))):
+        found, carried, _ = judging.sample(asked(canary, stable), PAIR, carried, compared=False)
+        assert found.own
+    found, carried, _ = judging.sample(asked((1, 0), (0, 0)), PAIR, carried, compared=False)
+    assert (found.own, carried) == (False, NOTHING)
+    assert (found.canary.requests, found.canary.failed) == (3, 2)
+    assert (found.stable.requests, found.stable.failed) == (6, 1)
+
+
+def test_what_agents_ask_is_in_no_block_with_what_clients_do() -> None:
+    spec = judging.spec_of(Analysis.model_validate({"errorMargin": "0.05"}))
+    known = errors.Errors(0.05)
+    for own in (False, True, False):
+        known = errors.fold(spec, known, Side(9, 3 * (not own)), Side(90, 0), own=own)
+    assert (known.blocks, known.pending) == (0, Counts(18, 6, 180, 0))
+    assert known.pending_own == Counts(9, 0, 90, 0)
+    known = errors.fold(spec, known, Side(9, 3), Side(90, 0))
+    assert (known.blocks, known.counted, known.pending) == (1, Counts(27, 9, 270, 0), NOTHING)
+    assert known.pending_own == Counts(9, 0, 90, 0)
 
 
 ODD = {
@@ -68,19 +115,19 @@ ODD = {
 
 @pytest.mark.parametrize("case", ODD)
 def test_what_is_not_of_one_version_for_a_whole_interval_is_not_counted(case: str) -> None:
-    found, _ = judging.sample(interval(*ODD[case]), PAIR, compared=False)
+    found, *_ = judging.sample(interval(*ODD[case]), PAIR, compared=False)
     assert found.stable == found.canary == Side()
 
 
 def test_comparisons_count_once_and_with_what_is_stable_only() -> None:
     of_stable = Comparison(reference="a", compared=64, differing=3)
     after = {"3": said("b", 0, comparison=of_stable), "4": said("b", 0, comparison=of_stable)}
-    found, compared = judging.sample(interval({}, after), PAIR, compared=False)
+    found, _, compared = judging.sample(interval({}, after), PAIR, compared=False)
     assert ((found.compared, found.differing), compared) == ((64, 3), True)
-    found, compared = judging.sample(interval({}, after), PAIR, compared=True)
+    found, _, compared = judging.sample(interval({}, after), PAIR, compared=True)
     assert ((found.compared, found.differing), compared) == ((0, 0), False)
     of_another = Comparison(reference="z", compared=64, differing=3)
-    found, compared = judging.sample(interval({}, {"3": said("b", 0, comparison=of_another)}), PAIR, compared=False)
+    found, _, compared = judging.sample(interval({}, {"3": said("b", 0, comparison=of_another)}), PAIR, compared=False)
     assert (found.compared, compared) == (0, False)
 
 
@@ -129,8 +176,16 @@ def test_a_version_that_is_as_good_is_promoted(rollout: dict[str, Any]) -> None:
     assert {pod.probe for pod in w.pods if pod.letter == "b"} <= {None, "0"}
 
 
-@pytest.mark.parametrize("rollout", [CANARY, BLUE_GREEN, HOT_SWAP], ids=["canary", "blue-green", "hot-swap"])
-@pytest.mark.parametrize(("canary", "metric"), [(SLOW, "latency"), (FAILING, "errors")], ids=["slow", "failing"])
+@pytest.mark.parametrize(
+    ("rollout", "canary", "metric"),
+    [
+        (CANARY, SLOW, "latency"),
+        (CANARY, FAILING, "errors"),
+        (HOT_SWAP, SLOW, "latency"),
+        (HOT_SWAP, FAILING, "errors"),
+        (BLUE_GREEN, FAILING, "errors"),
+    ],
+)
 def test_a_version_that_is_worse_is_given_up(
     rollout: dict[str, Any], canary: tuple[int, int, float], metric: str
 ) -> None:
@@ -206,3 +261,67 @@ def test_what_the_status_remembers_may_be_nonsense() -> None:
     w.rollout["analysis"]["memory"] = "nonsense"
     run(w, 10)
     assert w.rollout["analysis"]["memory"] != "nonsense"
+
+
+def test_the_time_that_it_sleeps_does_not_count() -> None:
+    w = world(CANARY, (0, 0, 0.0))
+    run(w, 300)
+    w.scale(0)
+    w.settle()
+    w.wait(3600)
+    w.look()
+    w.scale(4)
+    w.settle()
+    run(w, 20)
+    assert w.rollout["analysis"]["verdict"] == "Continue"
+    run(w, 600)
+    assert w.rollout["analysis"]["verdict"] == "Pause"
+
+
+PRETRAINED = {"pretrained": {"uri": "s3://m/one", "digest": "sha256:" + "1" * 64, "trusted": True}}
+
+
+@pytest.mark.parametrize(
+    ("compared", "why"),
+    [(None, "brings no comparisons"), (7, "there are 7 comparisons"), (0, "there are 0 comparisons")],
+    ids=["of a model that was not trained here", "of too few", "of none"],
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_comparisons_that_will_never_decide_hold_nothing_up(compared: int | None, why: str, alone: bool) -> None:
+    analysis = {"disagreementLimit": "0.2", "limitSeconds": 600} | ({} if alone else {"errorMargin": "0.05"})
+    w = ServingWorld({"replicas": 4, "rollout": {**CANARY, "analysis": analysis}})
+    if compared is None:
+        w.cr["spec"]["model"] = PRETRAINED
+    else:
+        w.serve("a")
+        w.comparison = Comparison(reference=digest("a"), compared=compared, differing=0)
+    w.settle()
+    assert w.condition("Ready") == ("True", "Available")
+    (first,) = {pod.letter for pod in w.pods}
+    w.traffic = {first: GOOD, "b": GOOD}
+    w.serve("b")
+    w.settle()
+    run(w, 60)
+    w.settle()
+    found = w.rollout["analysis"]
+    assert "disagreement is not judged: " in found["message"]
+    assert why in found["message"]
+    if alone:
+        assert (found["verdict"], found["findings"]) == ("Pause", [])
+        assert found["message"].startswith("Nothing can be judged, Pause by policy")
+        assert w.condition("Ready") == ("False", "AwaitingPromotion")
+    else:
+        assert [(one["metric"], one["verdict"]) for one in found["findings"]] == [("errors", "Promote")]
+        assert w.condition("Ready") == ("True", "Available")
+
+
+def test_a_limit_that_is_edited_counts_the_comparisons_again() -> None:
+    w = world({**CANARY, "analysis": {"disagreementLimit": "0.01"}}, GOOD)
+    w.comparison = Comparison(reference=digest("a"), compared=64, differing=3)
+    run(w, 20)
+    assert w.rollout["analysis"]["verdict"] == "Continue"
+    w.cr["spec"]["rollout"]["analysis"]["disagreementLimit"] = "0.3"
+    run(w, 20)
+    w.settle()
+    assert w.rollout["analysis"]["verdict"] == "Promote"
+    assert w.condition("Ready") == ("True", "Available")

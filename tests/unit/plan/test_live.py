@@ -289,3 +289,30 @@ def test_a_run_that_ends_before_any_pod_had_parameters() -> None:
     w.settle()
     assert not w.pods
     assert w.condition("Ready") == ("False", "TrainingNotComplete")
+
+
+def test_a_run_that_fails_leaves_its_parameters_until_the_next_one_has_some() -> None:
+    """The artifact of the run before it is older than they are."""
+    w = following()
+    w.cr["spec"]["rollout"] = FROM_NOTHING
+    w.training = artifact(training("Complete", "Done"), "a")
+    w.settle()
+    w.training = artifact(training(run=2), "a")
+    w.settle()
+    follow(w, *[report(RUN_2)] * 2)
+    for then in (
+        training("Failed", run=2),
+        training("Pending", "Waiting", run=3),
+        training(activity="Counting", run=3),
+    ):
+        w.training = artifact(then, "a")
+        w.settle()
+        assert w.cr["status"]["versions"]["stable"]["digest"] == RUN_2
+        assert "next" not in w.cr["status"]["versions"]
+    assert "another run of words has begun" in live(w)["message"]
+    w.training = artifact(training(run=3), "a")
+    w.settle()
+    assert w.cr["status"]["versions"]["stable"]["digest"] == live_digest(UID, 3)
+    w.training = artifact(training("Complete", "Done", run=3), "c", 3)
+    w.settle()
+    assert w.answering() == {"c": 2}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mms_operator.api.rollout import Rollout
 from mms_operator.plan.service import rollout as rollouts
+from mms_operator.plan.types import ReferencedSecret
 from tests.unit.plan.serving_world import BLUE_GREEN, CANARY, HOT_SWAP, NOW, ServingWorld, digest, world
 
 
@@ -444,3 +445,38 @@ def test_whatever_happens_clients_are_answered(rollout: dict[str, Any], actions:
             assert sum(w.answering().values()) >= 1
     w.settle()
     assert sum(w.answering().values()) >= asked
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before any pod", "at zero"])
+def test_a_secret_that_is_missing_for_the_next_version_holds_only_that_one_up(begun: bool) -> None:
+    w = world(replicas=2)
+    missing = {"keys": ReferencedSecret("keys", None)}
+    w.cr["spec"]["model"] = {"artifact": {"uri": "s3://x/b", "digest": digest("b"), "secretRef": {"name": "keys"}}}
+    w.secrets = {"keys": ReferencedSecret("keys", frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}))}
+    if begun:
+        w.scale(0)
+        w.settle()
+        assert w.deployments.keys() == {digest("a"), digest("b")}
+    w.secrets = missing
+    w.settle()
+    for replicas in (4, 0, 3):
+        w.scale(replicas)
+        w.settle()
+        assert w.counts().get("a", 0) == replicas
+        assert w.condition("Ready") == ("False", "SecretNotFound")
+        assert w.cr["status"]["versions"]["next"]["digest"] == digest("b")
+    w.secrets = {"keys": ReferencedSecret("keys", frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}))}
+    w.settle()
+    assert w.answering() == {"b": 3}
+
+
+def test_a_secret_that_goes_while_pods_of_the_next_version_are_there_leaves_them() -> None:
+    w = world(CANARY)
+    w.cr["spec"]["model"] = {"artifact": {"uri": "s3://x/b", "digest": digest("b"), "secretRef": {"name": "keys"}}}
+    w.secrets = {"keys": ReferencedSecret("keys", frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}))}
+    w.settle()
+    before = w.answering()
+    assert before == {"a": 4, "b": 1}
+    w.secrets = {"keys": ReferencedSecret("keys", None)}
+    w.settle()
+    assert w.answering() == before

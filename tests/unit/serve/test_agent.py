@@ -27,6 +27,7 @@ from mms_workloads.contract import (
     Reason,
     ServeFile,
     Store,
+    SwapReport,
 )
 from mms_workloads.serve import agent as agents
 from mms_workloads.serve import agent_state, supervising
@@ -359,6 +360,43 @@ async def test_what_cannot_be_taken_is_told_and_what_served_serves_on(
             await until(lambda: agent.state.swap is None)
             made.want("sha256:b")
             await until(lambda: made.taken == ["sha256:b"] * 2)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by Triton's absence", "by who loads it"])
+async def test_a_version_in_which_triton_ends_twice_is_not_tried_a_third_time(
+    shop: tuple[Shop, Agent], triton: FakeTriton, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    made, agent = shop
+    before = agent.artifact.digest
+    monkeypatch.setattr(supervising, "RETRY_SECONDS", 0.0)
+    seen: list[tuple[str, bool]] = []
+
+    async def take(serve: ServeFile, tell: Callable[[str], None]) -> Artifact:
+        made.taken.append(serve.artifact.digest)
+        tell("Holding")
+        triton.loaded = False  # it has been started again meanwhile, and lives
+        why = "the models are gone"
+        raise TritonGoneError(why) if told else JobError(Reason.MODEL_LOAD_FAILED, why, retryable=True)
+
+    agent._take = take
+    agent_failed = agent._failed
+
+    def failed(report: SwapReport, error: JobError) -> None:
+        seen.append((error.message, error.retryable))
+        agent_failed(report, error)
+
+    monkeypatch.setattr(agent, "_failed", failed)
+    async with supervised(agent):
+        made.want("sha256:b")
+        await until(lambda: len(seen) == 2)
+        await until(lambda: agent.state.phase == "Verified")
+        looks = triton.looks
+        await until(lambda: triton.looks > looks + 20)
+        assert (agent.artifact.digest, made.taken) == (before, ["sha256:b"] * 2)
+        assert [retryable for _, retryable in seen] == [True, False]
+        assert "Triton ended twice while the version was loaded" in seen[1][0]
+        assert agent.state.swap is not None
+        assert (agent.state.swap.phase, agent.state.swap.reason) == ("Failed", "ModelLoadFailed")
 
 
 @pytest.mark.parametrize("instead", ["before", "another", "nothing"])

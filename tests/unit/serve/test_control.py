@@ -33,6 +33,7 @@ class Server:
         self.digest = self.built_digest = built.digest
         self.ready = {"vectors"}
         self.counted = list(MODELS)
+        self.versions = ["1"]  # of each model, that are ready
         self.refusal: tuple[int, str] | None = None  # of loads and questions
         self.hangs = False
         self.body: bytes | None = None  # instead of an answer
@@ -100,7 +101,10 @@ class Server:
         stats = {"success": {"count": 10, "ns": 1}, "fail": {"count": 3}, "queue": {"ns": 500000000},
                  "compute_infer": {"ns": 1000000000}}  # fmt: skip
         names = [*self.counted, "another"]
-        return web.json_response({"model_stats": [{"name": name, "inference_stats": stats} for name in names]})
+        said = [
+            {"name": name, "version": version, "inference_stats": stats} for name in names for version in self.versions
+        ]
+        return web.json_response({"model_stats": said})
 
     def refused(self) -> web.Response | None:
         if self.refusal is None:
@@ -212,6 +216,14 @@ async def test_what_is_asked_here_is_counted_apart(triton: Triton, server: Serve
     server.counted.append(gone)
     await server.stop()
     assert await triton.counters() == (None, own)
+
+
+async def test_what_a_version_has_counted_stays_when_it_is_unloaded(triton: Triton, server: Server) -> None:
+    """A total that falls would be taken for that of another Triton, which has answered all of it lately."""
+    server.versions = ["1", "2"]
+    both, _ = await triton.counters()
+    server.versions = ["2"]
+    assert (await triton.counters())[0] == both == Counters(requests=2 * 52, failed=24, timed=80, seconds=12.0)
 
 
 async def test_a_question_that_takes_long_keeps_nobody_waiting(

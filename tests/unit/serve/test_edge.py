@@ -6,9 +6,11 @@ import asyncio
 import errno
 import io
 import ssl
+import subprocess
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -16,6 +18,7 @@ import grpc
 import pytest
 from yarl import URL
 
+from mms_workloads.serve import edge as edge_module
 from mms_workloads.serve import edge_files
 from mms_workloads.serve.edge import Edge
 from tests.unit import nginx
@@ -320,6 +323,30 @@ async def test_a_full_volume_ends_nothing(tmp_path: Path, monkeypatch: pytest.Mo
             assert one.process is not None
             assert one.process.stdout is not None
             one.process.stdout.close()
+
+
+async def test_a_certificate_is_taken_although_nginx_could_not_be_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Edge("nginx", *(tmp_path / name for name in ("mounted", "keys", "run")))
+    one.run.mkdir()
+    asked: list[str] = []
+
+    def test(command: list[str], **_: object) -> Any:
+        asked.append(command[0])
+        if len(asked) == 1:
+            raise subprocess.TimeoutExpired(command, 30)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(edge_module.subprocess, "run", test)
+    monkeypatch.setattr(edge_files, "read", lambda *_: "what is mounted")
+    monkeypatch.setattr(edge_files, "lay", lambda *_: [])
+    one.look()
+    assert (one.current, one.failures) == (False, 1)
+    one.look()
+    assert (one.current, one.reloads) == (True, 1)
+    one.look()
+    assert len(asked) == 2, "what is taken is not tested again"
 
 
 def no_space(*_: object) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mms_workloads.contract import MeasuredPoint
 from mms_workloads.serve import load, measuring
+from mms_workloads.serve.totals import Totals
 
 
 def curve(*rates: float) -> list[MeasuredPoint]:
@@ -87,7 +88,8 @@ async def test_a_question_that_fails_is_told() -> None:
 TEXT = """\
 # TYPE nv_inference_request_success counter
 nv_inference_request_success{model="neighbours",version="1"} 90
-nv_inference_request_failure{model="neighbours",reason="OTHER",version="1"} 10
+nv_inference_request_failure{model="neighbours",reason="OTHER",version="1"} 8
+nv_inference_request_failure{model="neighbours",reason="REJECTED",version="1"} 2
 nv_inference_request_success{model="vectors",version="1"} 0
 nv_inference_pending_request_count{model="neighbours",version="1"} 3
 nv_inference_pending_request_count{model="vectors",version="1"} 1
@@ -117,3 +119,16 @@ def test_of_two_versions_of_a_model_the_slower_one_counts() -> None:
     both += [line.format("summary_us", version, ',quantile="0.99"', us) for version, us in ((1, 9000), (2, 3000))]
     found = load.parse("\n".join(both)).models["classify"]
     assert (found.requests, found.quantiles) == (20, {"0.99": 0.009})
+
+
+def test_what_a_version_has_counted_stays_when_it_is_unloaded() -> None:
+    line = 'nv_inference_request_success{{model="classify",version="{}"}} {}'
+    known = Totals()
+    for told, wanted in (
+        ((line.format(1, 100),), 100),
+        ((line.format(1, 110), line.format(2, 50)), 160),
+        ((line.format(2, 60),), 170),  # the first one is unloaded
+        ((line.format(2, 65), line.format(1, 3)), 178),  # and comes back
+        ((line.format(2, 4), line.format(1, 1)), 183),  # Triton has been started again
+    ):
+        assert load.parse("\n".join(told), known).models["classify"].requests == wanted

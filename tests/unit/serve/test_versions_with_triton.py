@@ -91,9 +91,11 @@ def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
         wait(lambda: pod.serves == "b")
         loaded = pod.swap()["seconds"]
         assert pod.versions == ["1", "2"], "the one before stays for the way back"
+        counted = [pod.served()["counters"]["requests"]]
         pod.wants("c")
         wait(lambda: pod.serves == "c")
         assert pod.versions == ["2", "3"]
+        counted.append(pod.served()["counters"]["requests"])
         stable, following = (file_of(pod.root, letter)["artifact"]["digest"] for letter in "bc")
         pod.order(InputOrders(stable=stable, next=following, perSecond=20, both=True))
         wait(lambda: pod.served().get("inputs", {}).get("compared", 0) >= 3)
@@ -103,6 +105,8 @@ def test_other_programs_are_versions_of_their_own(pod: Pod) -> None:
         wait(lambda: pod.serves == "b")
         took = pod.swap()["seconds"]
         assert pod.versions == ["2"]
+        counted.append(pod.served()["counters"]["requests"])
+        assert counted == sorted(counted), "what a version has counted stays when it ends"
     finally:
         seen = clients.end()
     assert {one[:2] for one in seen} == {("a", "1"), ("g", "1"), ("b", "2"), ("c", "3")}, "each is of one artifact"
@@ -142,3 +146,25 @@ def test_what_is_wrong_or_needs_new_pods_never_answers(pod: Pod) -> None:
     finally:
         seen = clients.end()
     assert seen == {("a", "1", "red")}
+
+
+def test_a_version_in_which_triton_ends_twice_is_given_up(pod: Pod) -> None:
+    """As when its container has too little memory for both: the kernel kills it, and the kubelet starts it again."""
+    python(pod.root / "f", 1)
+    with (pod.root / "f" / "ours.py").open("a") as file:
+        file.write('if "mms_workloads.serve.fetch" not in sys.orig_argv:\n')
+        file.write(f'    import time; open("{pod.root}/loads", "w").close(); time.sleep(5)\n')
+    pod.start_all()
+    wait(lambda: pod.readyz()[0] == 200)
+    pod.wants("f")
+    for retryable in (True, False):
+        wait((pod.root / "loads").exists)
+        (pod.root / "loads").unlink()
+        pod.processes["triton"].kill()
+        pod.processes["triton"].wait()
+        pod.start_triton()
+        wait(lambda: pod.swap().get("phase") == "Failed")
+        assert (pod.swap()["reason"], pod.swap()["retryable"]) == ("ModelLoadFailed", retryable)
+        assert "Triton ended" in pod.swap()["message"]
+        wait(lambda: pod.readyz()[0] == 200 and pod.versions == ["1"])
+        assert pod.serves == "a"

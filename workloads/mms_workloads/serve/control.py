@@ -14,6 +14,7 @@ from mms_workloads.serve.asking import AnswerError, Http
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.layout import CONTROL_HEADER
 from mms_workloads.serve.repository import MODELS
+from mms_workloads.serve.totals import Totals
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Triton:
         self._http = Http(url, {CONTROL_HEADER: key}, keep=False)
         self._key = key
         self._own = Counters()
+        self._totals = Totals()
         self._counted: tuple[Counters | None, Counters] = (None, self._own)
         # Between a question of our own and its being counted nobody looks at the counters.
         self._asking = asyncio.Lock()
@@ -104,7 +106,8 @@ class Triton:
     async def counters(self) -> tuple[Counters | None, Counters]:
         """What Triton has counted of the models (None where it does not answer), and what of it was asked here.
 
-        While a question of our own takes long: as both were before it.
+        What versions have counted that are no longer there is in it. While a question of our own takes long: as both
+        were before it.
         """
         try:
             async with asyncio.timeout(PROBE_SECONDS):
@@ -126,9 +129,13 @@ class Triton:
         mine = [one for one in said if one["name"] in self.models]
         if {one["name"] for one in mine} != set(self.models):  # one is gone: what it has counted would be, too
             return None, own
-        stats = [one["inference_stats"] for one in mine]
-        good, bad = (sum(_count(one, kind) for one in stats) for kind in ("success", "fail"))
-        times = sum(int(one.get(kind, {}).get("ns", 0)) for one in stats for kind in _TIMES)
+        counts: dict[tuple[str, str, str], int] = {}
+        for one in mine:
+            model, stats = (one["name"], str(one.get("version", ""))), one["inference_stats"]
+            counts |= {(*model, kind): _count(stats, kind) for kind in ("success", "fail")}
+            counts[*model, "ns"] = sum(int(stats.get(kind, {}).get("ns", 0)) for kind in _TIMES)
+        found = self._totals.take(counts)
+        good, bad, times = (sum(n for key, n in found.items() if key[2] == kind) for kind in ("success", "fail", "ns"))
         return Counters(requests=good + bad, failed=bad, timed=good, seconds=times / 1e9), own
 
     async def measure(self, cases: Golden, limit_seconds: float, within: float | None = None) -> Measured:

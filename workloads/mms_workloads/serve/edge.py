@@ -143,6 +143,7 @@ class Edge:
                 [*self._command(name), "-t", "-q"], capture_output=True, text=True, timeout=TEST_SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
+            self._looked_at = None  # it says nothing of what is mounted: the next look tries again
             raise RefusedError(f"nginx cannot be started: {error}") from error
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "[emerg]" in line] or done.stderr.splitlines()

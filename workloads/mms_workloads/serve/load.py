@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mms_workloads.contract import Load, ModelLoad
 from mms_workloads.serve.asking import AnswerError, Http
+from mms_workloads.serve.totals import Totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,9 +32,9 @@ def summaries() -> list[str]:
     return ["--metrics-config=summary_latencies=true", f"--metrics-config=summary_quantiles={quantiles}"]
 
 
-def parse(text: str) -> Load:
-    """The text of /metrics."""
-    pending, requests, quantiles = 0, dict[str, int](), dict[str, dict[str, float]]()
+def parse(text: str, totals: Totals | None = None) -> Load:
+    """The text of /metrics. totals: what was counted before, also by versions of models that are no longer there."""
+    pending, counts, quantiles = 0, dict[tuple[str, str, str], int](), dict[str, dict[str, float]]()
     for name, labels, value in _samples(text):
         model = labels.get("model")
         if model is None or not math.isfinite(value):  # a summary without requests is NaN
@@ -41,10 +42,14 @@ def parse(text: str) -> Load:
         if name == _PENDING:
             pending += int(value)
         elif name in _DONE:
-            requests[model] = requests.get(model, 0) + int(value)
+            key = model, labels.get("version", ""), name
+            counts[key] = counts.get(key, 0) + int(value)  # failures have reasons, each with a line
         elif name == _SUMMARY and labels.get("quantile") in QUANTILES:
             known = quantiles.setdefault(model, {})  # of two versions of a model the slower one counts
             known[labels["quantile"]] = max(value / 1e6, known.get(labels["quantile"], 0.0))
+    there = {model for model, _, _ in counts}
+    counted = (totals or Totals()).take(counts)
+    requests = {model: sum(count for key, count in counted.items() if key[0] == model) for model in there}
     models = {model: ModelLoad(requests=count, quantiles=quantiles.get(model, {})) for model, count in requests.items()}
     return Load(pending=pending, models=models)
 
@@ -54,6 +59,7 @@ class Metrics:
 
     def __init__(self, url: str) -> None:
         self._http = Http(url, {}, keep=True)
+        self._totals = Totals()
 
     async def close(self) -> None:
         await self._http.close()
@@ -61,7 +67,7 @@ class Metrics:
     async def load(self) -> Load | None:
         """None where Triton does not answer."""
         try:
-            return parse((await self._http.get("/metrics", METRICS_SECONDS)).decode())
+            return parse((await self._http.get("/metrics", METRICS_SECONDS)).decode(), self._totals)
         except AnswerError:
             return None
 

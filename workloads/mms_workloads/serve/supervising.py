@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from mms_workloads.contract import AgentReport, SwapReport
+from mms_workloads.contract import AgentReport, Reason, SwapReport
 from mms_workloads.serve import agent_state, following
 from mms_workloads.serve.agent_state import State
 from mms_workloads.serve.asking import AnswerError
@@ -95,6 +95,7 @@ class Agent:
         self.inputs = inputs
         self._settle = settle
         self._retry_at = 0.0  # the clock's time from when a swap that failed may be tried again
+        self._ended_in: tuple[str, str] | None = None  # the swap, by its digest and attempt, in which Triton ended last
         self._started = time.monotonic()
         self._ready: tuple[float, dict[str, bool]] = (float("-inf"), {})
         self._measured_at = float("-inf")
@@ -239,13 +240,13 @@ class Agent:
                 self.state = replace(self.state, swap=None)
                 return
             self.artifact = taking.result()  # also of one that served before it heard that it is off
+        except TritonGoneError as error:
+            self._failed(report, self._ended(report, str(error)))
+            raise
         except JobError as error:
-            log.error("swap failed", digest=report.digest, reason=error.reason, message=error.message)  # noqa: TRY400
-            self._retry_at = time.monotonic() + RETRY_SECONDS if error.retryable else float("inf")
-            failed = {"phase": "Failed", "reason": error.reason, "message": error.message, "retryable": error.retryable}
-            self.state = replace(
-                self.state, swap=report.model_copy(update=failed), swaps_failed=self.state.swaps_failed + 1
-            )
+            # Who loads it hears of Triton's end as of any other failure; one that is back has no models.
+            gone = error.retryable and not all((await self.triton.ready()).values())
+            self._failed(report, self._ended(report, error.message) if gone else error)
             return
         finally:
             taking.cancel()
@@ -253,6 +254,22 @@ class Agent:
         done = report.model_copy(update={"phase": "Done", "seconds": time.monotonic() - began})
         self.state = replace(self.state, swap=done, swaps=self.state.swaps + 1, comparison=None)
         self._verified(len(self.artifact.golden.cases))
+
+    def _failed(self, report: SwapReport, error: JobError) -> None:
+        log.error("swap failed", digest=report.digest, reason=error.reason, message=error.message)
+        self._retry_at = time.monotonic() + RETRY_SECONDS if error.retryable else float("inf")
+        failed = {"phase": "Failed", "reason": error.reason, "message": error.message, "retryable": error.retryable}
+        self.state = replace(
+            self.state, swap=report.model_copy(update=failed), swaps_failed=self.state.swaps_failed + 1
+        )
+
+    def _ended(self, report: SwapReport, why: str) -> JobError:
+        """Triton has ended while it took a version. It may have been chance once; twice it was the version."""
+        again = self._ended_in == (report.digest, report.attempt)
+        self._ended_in = report.digest, report.attempt
+        often = "twice" if again else "once"
+        said = f"Triton ended {often} while the version was loaded, probably since its memory is too small for both"
+        return JobError(Reason.MODEL_LOAD_FAILED, f"{said}: {why}", retryable=not again)
 
     def _is_off(self, serve: ServeFile) -> bool:
         """Whether something else is wanted by now."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from mms_workloads.contract import Reason
+from mms_workloads.contract import Reason, live_run
 from mms_workloads.serve import child, generations, taking, versions
 from mms_workloads.serve.artifact import read_artifact
 from mms_workloads.serve.control import TritonGoneError
@@ -26,7 +27,7 @@ from mms_workloads.serve.taking import Way
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mms_workloads.contract import ServeFile
     from mms_workloads.serve.artifact import Artifact
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 HOLD_SECONDS = 120.0  # that the models have to map an artifact
 REPORT_SECONDS = 0.02  # between two looks at what they report
+LOOK_SECONDS = 0.5  # between two looks at Triton meanwhile
+GONE_LOOKS = 3  # in a row, without an answer or models: a Triton that has much to do may miss one
 
 log = structlog.get_logger()
 
@@ -54,7 +57,7 @@ async def swap(
     compared = {str(layout.artifact(serve.reference.artifact.digest))} if serve.reference else set()
     if before.of(digest) is None:
         # What an attempt that failed has left takes room.
-        await asyncio.to_thread(_tidy, layout, {one.folder for one in before.held} | compared)
+        await asyncio.to_thread(_tidy, layout, _folders(layout, before.held) | compared)
         tell("Fetching")
         await child.run(
             layout, environment, "mms_workloads.serve.fetch", "--artifact", file=serve.model_dump_json()
@@ -66,18 +69,19 @@ async def swap(
     try:
         tell("Holding")
         await _stand(Generations(serving=serving.digest, held=[serving, following]), layout, triton, environment)
-        await _reported(layout, following, serving=False)
+        await _reported(layout, following, triton, serving=False)
         tell("Proving")
         await triton.verify(artifact.golden, digest, following.triton)
         tell("Switching")
         await _stand(Generations(serving=digest, held=[following, *left]), layout, triton, environment)
-        await _reported(layout, following, serving=True)
+        await _reported(layout, following, triton, serving=True)
         if following.triton != serving.triton:
             await triton.verify(artifact.golden, digest)  # by whatever answers clients now
     except BaseException:
         await _put_back(before, layout, triton, environment)
         raise
-    tidying = asyncio.ensure_future(asyncio.to_thread(_tidy, layout, {following.folder, serving.folder} | compared))
+    kept = _folders(layout, [following, serving]) | compared
+    tidying = asyncio.ensure_future(asyncio.to_thread(_tidy, layout, kept))
     with contextlib.suppress(asyncio.CancelledError):  # it serves: there is nothing left to give up
         await asyncio.shield(tidying)
     await tidying
@@ -98,9 +102,17 @@ def _following(artifact: Artifact, serving: Generation, layout: Layout) -> Gener
 async def _stand(wanted: Generations, layout: Layout, triton: Triton, environment: Mapping[str, str]) -> None:
     """Has Triton run the versions whose processes hold these, and no other. Raises JobError, TritonGoneError."""
     loads = {one.triton for one in wanted.held} - versions.there(layout)
-    if await _arranged(wanted, layout):
-        # To let one go takes no longer than to begin a process that would say so.
-        await (versions.load(layout, environment) if loads else triton.load())
+    if not await _arranged(wanted, layout):
+        return
+    if not loads:  # to let one go takes no longer than to begin a process that would say so
+        await triton.load()
+        return
+    try:
+        await versions.load(layout, environment)
+    except JobError as error:
+        if error.reason == Reason.MODEL_LOAD_FAILED and error.retryable:  # it may be back already, without models
+            raise TritonGoneError(error.message) from error
+        raise
 
 
 async def _arranged(wanted: Generations, layout: Layout) -> bool:
@@ -127,9 +139,10 @@ async def _put_back(before: Generations, layout: Layout, triton: Triton, environ
         log.warning("not put back yet", why=error.message)
 
 
-async def _reported(layout: Layout, following: Generation, *, serving: bool) -> None:
-    """Returns when each model holds the artifact, or serves it. Raises JobError."""
+async def _reported(layout: Layout, following: Generation, triton: Triton, *, serving: bool) -> None:
+    """Returns when each model holds the artifact, or serves it. Raises JobError, TritonGoneError."""
     instances, path, digest = read_batching(layout).instances, layout.generations, following.digest
+    look_at, missed = time.monotonic() + LOOK_SECONDS, 0
     try:
         async with asyncio.timeout(HOLD_SECONDS):
             for model in read_models(layout.running).names:
@@ -137,11 +150,23 @@ async def _reported(layout: Layout, following: Generation, *, serving: bool) -> 
                     if generations.stands(path, model, instances, digest, serving=serving, triton=following.triton):
                         break
                     await asyncio.sleep(REPORT_SECONDS)
+                    if time.monotonic() >= look_at:
+                        # A Triton that has been started again has no models, though it lives.
+                        missed = 0 if all((await triton.ready()).values()) else missed + 1
+                        if missed == GONE_LOOKS:
+                            raise TritonGoneError(f"Triton has lost its models while artifact {digest} was taken")
+                        look_at = time.monotonic() + LOOK_SECONDS
     except generations.RefusedError as error:
         raise JobError(Reason.MODEL_LOAD_FAILED, str(error)) from None
     except TimeoutError:
         message = f"the models did not take artifact {digest} within {HOLD_SECONDS:.0f} s"
         raise JobError(Reason.MODEL_LOAD_FAILED, message, retryable=True) from None
+
+
+def _folders(layout: Layout, held: Iterable[Generation]) -> set[str]:
+    """Of what is held; of live parameters also that of their run, which an agent that starts reads."""
+    runs = {run for one in held if (run := live_run(one.digest)) is not None}
+    return {one.folder for one in held} | {str(layout.artifact(run)) for run in runs}
 
 
 def _tidy(layout: Layout, kept: set[str]) -> None:

@@ -61,31 +61,40 @@ class Stakes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What is carried on. good, bad: logarithms of the capitals of those who bet on a good canary, and on a bad one."""
+    """What is carried on. good, bad: logarithms of the capitals of those who bet on a good canary, and on a bad one.
+
+    pending: of clients' requests, pending_own: of the agents' own. They are not alike, and no block has both.
+    """
 
     margin: float
     blocks: int = 0
     pending: Counts = NOTHING
+    pending_own: Counts = NOTHING
     counted: Counts = NOTHING
     good: tuple[float, ...] = ()
     bad: tuple[float, ...] = ()
 
 
-def fold(spec: Spec, errors: Errors, canary: Side, stable: Side) -> Errors:
+def fold(spec: Spec, errors: Errors, canary: Side, stable: Side, *, own: bool = False) -> Errors:
     """With an interval's requests. Without any on one side there is nothing to compare: it is left out."""
     if not (canary.requests and stable.requests):
         return errors
-    block = _sum(errors.pending, Counts(canary.requests, canary.failed, stable.requests, stable.failed))
+    before = errors.pending_own if own else errors.pending
+    block = _sum(before, Counts(canary.requests, canary.failed, stable.requests, stable.failed))
     if min(block.canary, block.stable) < spec.block_requests:
-        return replace(errors, pending=block)
+        return _pending(errors, block, own=own)
     blocks = errors.blocks + 1
-    return Errors(
-        errors.margin,
-        blocks,
+    return replace(
+        _pending(errors, NOTHING, own=own),
+        blocks=blocks,
         counted=_sum(errors.counted, block),
         good=grown(errors.good, good_gains(spec, errors.margin, block)),
         bad=grown_late(errors.bad, bad_gains(spec, errors.margin, block), blocks),
     )
+
+
+def _pending(errors: Errors, block: Counts, *, own: bool) -> Errors:
+    return replace(errors, pending_own=block) if own else replace(errors, pending=block)
 
 
 def held(errors: Errors) -> float:

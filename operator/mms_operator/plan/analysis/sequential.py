@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from mms_operator.plan.analysis import disagreement, errors, latency, saying
 from mms_operator.plan.analysis.bets import confidence
 from mms_operator.plan.analysis.disagreement import Disagreement
-from mms_operator.plan.analysis.errors import Errors
+from mms_operator.plan.analysis.errors import NOTHING, Counts, Errors
 from mms_operator.plan.analysis.latency import Latency
 from mms_operator.plan.analysis.types import Decision, Finding, Metric, Verdict
 
@@ -37,6 +37,7 @@ class Memory:
     latency: Latency | None = None
     disagreement: Disagreement | None = None
     live: Disagreement | None = None  # of inputs that clients have sent
+    carried: Counts = NOTHING  # clients' requests that are too few to be counted yet
 
 
 ADAPTER = TypeAdapter(Memory)
@@ -73,7 +74,7 @@ def fold(spec: Spec, memory: Memory, sample: Sample) -> Memory:
         warms = sample.canary.requests or sample.canary.timed
         return replace(memory, warmed=memory.warmed + 1) if warms else memory
     if memory.errors:
-        memory = replace(memory, errors=errors.fold(spec, memory.errors, sample.canary, sample.stable))
+        memory = replace(memory, errors=errors.fold(spec, memory.errors, sample.canary, sample.stable, own=sample.own))
     if memory.latency:
         memory = replace(memory, latency=latency.fold(spec, memory.latency, sample.canary, sample.stable))
     return memory

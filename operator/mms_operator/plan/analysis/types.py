@@ -116,7 +116,10 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An interval. Each evaluation input is counted once in a rollout: asking it again tells nothing new."""
+    """An interval. Each evaluation input is counted once in a rollout: asking it again tells nothing new.
+
+    own: whether the requests, and those of them that failed, are questions of the agents, of both versions.
+    """
 
     canary: Side = field(default_factory=Side)
     stable: Side = field(default_factory=Side)
@@ -124,6 +127,7 @@ class Sample:
     differing: int = 0  # of these, those that they answered differently
     live_compared: int = 0  # inputs of clients that both answered
     live_differing: int = 0
+    own: bool = False
 
     def __post_init__(self) -> None:
         for differing, compared in (

@@ -84,7 +84,7 @@ class _Deciding:
             held_up = True
             wanted, why = self._in_part(known, memory, found, missing)
         elif came is not None:
-            memory = self._corrected(known, memory, found, came)
+            memory = self._corrected(known, memory, came)
             memory, decision = self._by_objective(known, memory, came, found)
             wanted = decision.replicas
             slow = "" if found.met else "even one request at a time takes longer than the objective; "
@@ -130,26 +130,27 @@ class _Deciding:
         found = [capacity.of_curve(measures.curve(one), seconds, measures.correction(one, memory)) for one in there]
         return min(found, key=lambda one: one.capacity.rate, default=None)
 
-    def _corrected(
-        self, known: AutoscalingStatus, memory: ScalingMemory, found: capacity.Known, came: Came
-    ) -> ScalingMemory:
+    def _corrected(self, known: AutoscalingStatus, memory: ScalingMemory, came: Came) -> ScalingMemory:
         """With what clients show of the pods' capacity."""
         ready = self.sight.seen.ready
         if not ready or ready != self.sight.serving.spec.replicas:
             return memory  # those that start take requests, too, and those that go
+        made = measures.templates(self.sight)
+        one = next((one for one in known.capacity if {one.template} == made), None)
+        if one is None:
+            return memory  # what came is not known by versions
         rate = came.answered / came.seconds / ready
-        mine = {template(self.sight.serving, one) for one in self.sight.versions}
-        corrections = {
-            one.template: capacity.corrected(measures.correction(one, memory), found.capacity, rate, came.late)
-            for one in known.capacity
-            if one.template in mine
-        }
-        return replace(memory, corrections=corrections)
+        before = measures.correction(one, memory)
+        curve = capacity.of_curve(measures.curve(one), self.sight.objective_seconds, before)
+        after = capacity.corrected(before, curve.capacity, rate, came.late)
+        there = {one.template for one in known.capacity}
+        kept = {name: value for name, value in memory.corrections.items() if name in there}
+        return replace(memory, corrections=kept | {one.template: after})
 
     def _by_objective(
         self, known: AutoscalingStatus, memory: ScalingMemory, came: Came, found: capacity.Known
     ) -> tuple[ScalingMemory, Decision]:
-        """In steps of the same length, whatever time has passed since the last one."""
+        """In steps of the same length, whatever time has passed since the last one; of a long one, as many as count."""
         scaling = self.sight.serving.spec.autoscaling
         spec = objective.Spec(
             found.capacity,
@@ -159,9 +160,10 @@ class _Deciding:
         )
         bins = min(MOST_BINS, max(1, round(came.seconds / objective.EVERY_SECONDS)))
         carried, decision = memory.objective, Decision(scaling.minReplicas, "")
-        began = memory.counted.timestamp() - came.seconds
+        began = memory.counted.timestamp() - bins * objective.EVERY_SECONDS
+        came_in_bins = round(came.arrivals * bins * objective.EVERY_SECONDS / came.seconds)
         for number in range(bins):
-            arrivals = came.arrivals * (number + 1) // bins - came.arrivals * number // bins
+            arrivals = came_in_bins * (number + 1) // bins - came_in_bins * number // bins
             # Pods of a version that is looked at, or kept for a while, are not part of what is asked for.
             ready = min(self.sight.seen.ready, self.sight.serving.spec.replicas)
             seen = Observed(

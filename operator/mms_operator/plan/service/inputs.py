@@ -33,10 +33,11 @@ DIGITS = 3  # of a pod's part of a second
 
 @dataclass(frozen=True)
 class Pair:
-    """The two versions that are compared, by their digests."""
+    """The two versions that are compared, by their digests. comparisons: whether the stable one may bring some."""
 
     canary: str
     stable: str
+    comparisons: bool = True
 
 
 def problem(spec: ServiceSpec) -> str | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from mms_operator.api.service_status import AnalysisStatus, Finding
 from mms_operator.plan.analysis import forecast, sequential
+from mms_operator.plan.analysis.errors import NOTHING, Counts
 from mms_operator.plan.analysis.forecast import Traffic
 from mms_operator.plan.analysis.sequential import Memory
-from mms_operator.plan.analysis.types import Metric, Sample, Side, Spec, Verdict
+from mms_operator.plan.analysis.types import Decision, Metric, Sample, Side, Spec, Verdict
 from mms_operator.plan.conditions import rfc3339
 from mms_operator.plan.service import inputs
 from mms_operator.plan.service.rollout import Gate
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mms_operator.plan.types import Interval
     from mms_workloads.contract import AgentReport, Comparison
 
-CLIENTS = 3  # requests of an interval that are clients', and no chance of when the counters were read
+CLIENTS = 3  # requests of a version that are clients', and no chance of when the counters were read
 DIGITS = 4  # of the numbers in the status
 MESSAGE = 2048  # characters of one in the status
 
@@ -63,12 +64,12 @@ def judge(
     """Counts the interval, if it is another one than the last, and says what follows."""
     spec, known = spec_of(analysis), state.analysis
     memory = _memory(known)
-    compared = bool(known and known.compared)
+    compared = bool(known and known.compared) and _counts(spec, memory)
     sampled = known.sampledTime if known else None
     expected = known.forecast if known else None
     if interval is not None and _is_new(interval, sampled, now):
-        found, newly = sample(interval, pair, compared=compared)
-        memory, compared = sequential.fold(spec, memory, found), compared or newly
+        found, carried, newly = sample(interval, pair, memory.carried, compared=compared)
+        memory, compared = sequential.fold(spec, replace(memory, carried=carried), found), compared or newly
         expected = expected or _expected(spec, found)
         sampled = interval.ended.isoformat()
     began = known.startTime if known else None
@@ -77,7 +78,7 @@ def judge(
     if began is None and interval is not None and any(one.digest == pair.canary for one in interval.after.values()):
         began = rfc3339(now)
     over = began is not None and now >= datetime.fromisoformat(began) + timedelta(seconds=analysis.limitSeconds)
-    decision = sequential.judge(spec, memory, over=over)
+    decision = _decision(spec, memory, _incomparable(spec, memory, pair, compared=compared), over=over)
     live = inputs.status(analysis, memory.live, interval, pair, known.liveInputs if known else None)
     message = f"{decision.message}. Live inputs: {live.message}" if live and live.message else decision.message
     status = AnalysisStatus(
@@ -102,6 +103,36 @@ def judge(
             return Judgement(status)
 
 
+def _counts(spec: Spec, memory: Memory) -> bool:
+    """Whether comparisons that were counted are known by the limit of now."""
+    known = memory.disagreement
+    return spec.disagreement_limit is None or (known is not None and known.limit == spec.disagreement_limit)
+
+
+def _incomparable(spec: Spec, memory: Memory, pair: inputs.Pair, *, compared: bool) -> str | None:
+    """Why the artifact's comparisons will never decide; None: they may."""
+    if spec.disagreement_limit is None:
+        return None
+    if not pair.comparisons:
+        return "the version before is no artifact of a training, and brings no comparisons"
+    found = memory.disagreement.compared if memory.disagreement else 0
+    if compared and found < spec.least_inputs:
+        return f"there are {found} comparisons with the version before, {spec.least_inputs} are the least"
+    return None
+
+
+def _decision(spec: Spec, memory: Memory, incomparable: str | None, *, over: bool) -> Decision:
+    """On what can be judged. What can't be has no part of the false rollbacks: it could not have brought any."""
+    if incomparable is None:
+        return sequential.judge(spec, memory, over=over)
+    left_out = f"{Metric.DISAGREEMENT} is not judged: {incomparable}"
+    if set(spec.metrics) == {Metric.DISAGREEMENT}:
+        said = f"Nothing can be judged, {spec.at_end} by policy: {left_out}"
+        return Decision(spec.at_end, conclusive=False, findings=(), message=said)
+    found = sequential.judge(replace(spec, disagreement_limit=None), memory, over=over)
+    return replace(found, message=f"{found.message}. {left_out}")
+
+
 def _is_new(interval: Interval, sampled: str | None, now: datetime) -> bool:
     """Whether it is another one than the last. What was sampled in the future was so before the clock was set back."""
     if sampled is None:
@@ -121,18 +152,60 @@ def _expected(spec: Spec, found: Sample) -> str | None:
     return "; ".join(told) or None
 
 
-def sample(interval: Interval, pair: inputs.Pair, *, compared: bool) -> tuple[Sample, bool]:
-    """What both versions did in the interval, and whether the comparisons are in it; they count once in a rollout."""
-    sides = {pair.canary: Side(), pair.stable: Side()}
+@dataclass(frozen=True, slots=True)
+class _Did:
+    """What a version's pods did in an interval: requests of their agents, clients', and the times of all."""
+
+    own: int = 0
+    own_failed: int = 0
+    clients: int = 0  # may be below 0: an answer is sent before it is counted
+    clients_failed: int = 0
+    timed: int = 0
+    seconds: float = 0.0
+
+
+def sample(
+    interval: Interval, pair: inputs.Pair, carried: Counts = NOTHING, *, compared: bool
+) -> tuple[Sample, Counts, bool]:
+    """What both versions did in the interval, and whether the comparisons are in it; they count once in a rollout.
+
+    carried: clients' requests of intervals before, which were too few to be counted then; and those that are now.
+    While clients ask both versions, only their requests say how many fail: the agents' own are always right where a pod
+    is ready. Else the agents' own are compared, on both sides: clients ask otherwise, and may fail for what they ask.
+    """
+    did = {pair.canary: _Did(), pair.stable: _Did()}
     for uid, after in interval.after.items():
         before = interval.before.get(uid)
         # A pod that took another artifact meanwhile did some for one and some for the other.
-        if before and before.digest == after.digest and after.digest in sides:
-            sides[after.digest] = _more(sides[after.digest], before, after)
+        if before and before.digest == after.digest and after.digest in did:
+            did[after.digest] = _more(did[after.digest], before, after)
+    canary, stable = did[pair.canary], did[pair.stable]
+    clients = _with_clients(carried, canary, stable)
+    own = min(clients.canary, clients.stable) < CLIENTS
+    counted = Counts(canary.own, canary.own_failed, stable.own, stable.own_failed) if own else clients
     comparison = None if compared else _comparison(interval.after, pair)
     told = (comparison.compared, comparison.differing) if comparison else (0, 0)
-    found = Sample(sides[pair.canary], sides[pair.stable], *told, *inputs.compared(interval, pair))
-    return found, comparison is not None
+    found = Sample(
+        _side(counted.canary, counted.canary_failed, canary),
+        _side(counted.stable, counted.stable_failed, stable),
+        *told,
+        *inputs.compared(interval, pair),
+        own=own,
+    )
+    return found, clients if own else NOTHING, comparison is not None
+
+
+def _side(requests: int, failed: int, did: _Did) -> Side:
+    return Side(requests, min(max(0, failed), requests), did.timed, did.seconds)
+
+
+def _with_clients(carried: Counts, canary: _Did, stable: _Did) -> Counts:
+    """Clients' requests that are to be counted. An interval in which none reached the canary is left out."""
+    asked = max(carried.canary + canary.clients, -CLIENTS)
+    failed = max(carried.canary_failed + canary.clients_failed, -CLIENTS)
+    if asked <= 0:
+        return Counts(asked, failed)
+    return Counts(asked, failed, carried.stable + stable.clients, carried.stable_failed + stable.clients_failed)
 
 
 def _comparison(reports: Mapping[str, AgentReport], pair: inputs.Pair) -> Comparison | None:
@@ -143,25 +216,20 @@ def _comparison(reports: Mapping[str, AgentReport], pair: inputs.Pair) -> Compar
     return None
 
 
-def _more(side: Side, before: AgentReport, after: AgentReport) -> Side:
-    """What a pod did, beside what others did.
-
-    While clients ask, only their requests say how many fail: the agent's own are always right where its pod is ready.
-    """
+def _more(did: _Did, before: AgentReport, after: AgentReport) -> _Did:
+    """What a pod did, beside what others did."""
     if before.counters is None or after.counters is None:
-        return side
+        return did
     total, own = _between(before.counters, after.counters), _between(before.own, after.own)
     if total is None or own is None:
-        return side  # Triton or the agent has been started again: what it did in between nobody has counted
-    clients = total.requests - own.requests
-    requests, failed = own.requests, own.failed
-    if clients >= CLIENTS:
-        requests, failed = clients, total.failed - own.failed
-    return Side(
-        requests=side.requests + requests,
-        failed=side.failed + min(max(0, failed), requests),
-        timed=side.timed + total.timed,
-        seconds=side.seconds + total.seconds,
+        return did  # Triton or the agent has been started again: what it did in between nobody has counted
+    return _Did(
+        own=did.own + own.requests,
+        own_failed=did.own_failed + own.failed,
+        clients=did.clients + total.requests - own.requests,
+        clients_failed=did.clients_failed + total.failed - own.failed,
+        timed=did.timed + total.timed,
+        seconds=did.seconds + total.seconds,
     )
 
 

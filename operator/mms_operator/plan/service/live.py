@@ -63,8 +63,16 @@ def chosen(serving: Serving, versions: Versions, training: Object | None) -> Ser
     how = serving.spec.rollout.liveSync or LiveSync()
     better = versions.stable is not None and not versions.stable.live and not how.replaceArtifacts
     if not trains or better or not_followed(training) is not None:
-        return None
+        return _kept(versions.stable, training, run, made)
     return _version(serving, training, digest, run)
+
+
+def _kept(stable: ServedVersion | None, training: Object, run: int, made: Object) -> ServedVersion | None:
+    """An earlier run's parameters, which answer until a later run has some, where no artifact is as late as they."""
+    if stable is None or stable.version is None or not made.get("version", 0) < stable.version < run:
+        return None
+    ours = stable.digest == live_digest(training["metadata"]["uid"], stable.version)
+    return stable.model_copy(update={"replicas": 0}) if ours and not_followed(training) is None else None
 
 
 def _version(serving: Serving, training: Object, digest: str, run: int) -> ServedVersion | None:

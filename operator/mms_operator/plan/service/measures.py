@@ -148,16 +148,21 @@ def asked(sight: Sight, memory: ScalingMemory, came: Came | None) -> ScalingMemo
 
 
 def starts(sight: Sight, known: AutoscalingStatus, memory: ScalingMemory) -> tuple[AutoscalingStatus, ScalingMemory]:
-    """The times that pods took to start. One that was measured, and one that was ready before, tells nothing."""
+    """The times that pods took to start.
+
+    One that was measured, one that was ready before, and one in which a container has been started again tell nothing.
+    """
     observed = sight.observed
     ready = [pod for pod in sight.seen.pods if pods.is_ready(pod)]
-    uids = {pod["metadata"]["uid"] for pod in ready}
-    counted = uids & memory.started if observed.scaling else uids
+    # One that is not ready for a moment does not start anew.
+    there = {pod["metadata"]["uid"] for pod in sight.seen.pods}
+    counted = there & memory.started if observed.scaling else {pod["metadata"]["uid"] for pod in ready}
     fresh = [pod for pod in ready if pod["metadata"]["uid"] not in counted]
     told = [
         took
         for pod in fresh
         if (report := observed.agents.get(pod["metadata"]["uid"])) and not report.measured
+        if not _restarted(pod)
         if (took := _seconds_to_ready(pod)) is not None
     ]
     heard = {pod["metadata"]["uid"] for pod in fresh if pod["metadata"]["uid"] in observed.agents}
@@ -170,12 +175,22 @@ def starts(sight: Sight, known: AutoscalingStatus, memory: ScalingMemory) -> tup
     return known.model_copy(update={"coldStarts": last, "coldStartSeconds": f"{typical:.1f}"}), memory
 
 
+def _restarted(pod: Object) -> bool:
+    return any(one.get("restartCount") for one in (pod.get("status") or {}).get("containerStatuses") or ())
+
+
 def _seconds_to_ready(pod: Object) -> float | None:
     for condition in (pod.get("status") or {}).get("conditions") or ():
         if condition["type"] == "Ready" and condition["status"] == "True" and condition.get("lastTransitionTime"):
             made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
             return max(0.0, (datetime.fromisoformat(condition["lastTransitionTime"]) - made).total_seconds())
     return None
+
+
+def templates(sight: Sight) -> set[str | None]:
+    """Of the pods that there are; None is that of one which has none."""
+    found = (pod["metadata"].get("annotations") or {} for pod in sight.seen.pods)
+    return {one.get(names.ANNOTATION_CAPACITY) for one in found}
 
 
 def capacities(sight: Sight, known: AutoscalingStatus) -> AutoscalingStatus:

@@ -95,6 +95,8 @@ def plan(cr: Object, observed: ObservedService, settings: Settings, now: datetim
         source = precision.known(source, spec.server, status.versions, seen)
     named = None if isinstance(source, target.Missing) else source
     status, told = commands.carry_out(cr, status, commands.Context(spec.rollout, spec.replicas, named, now))
+    if named and status.versions.stable and history.given_up(status.history, named.digest):
+        named = None  # no pod is made of it
     scaled = autoscaling.advance(Sight(serving, status, seen, observed, named, now))
     status = status.model_copy(update={"autoscaling": scaled.status})
     look = Look(serving, status, seen, now, observed.interval, scaled)
@@ -181,7 +183,8 @@ def _at_zero(look: Look, chosen: ServedVersion, stable: ServedVersion) -> Course
     """Nothing is proved without pods: the rollout stays where it is until there are some."""
     under_way = rolling.under_way(look, chosen)
     begun = under_way or rollout.begin(look.serving.spec.rollout, 0, look.now)
-    begun = begun.model_copy(update={"reachedTime": None, "percent": 0})
+    analysis = begun.analysis and begun.analysis.model_copy(update={"startTime": None})  # asleep it takes no time
+    begun = begun.model_copy(update={"reachedTime": None, "percent": 0, "analysis": analysis})
     status = look.status_with(versions=Versions(stable=stable, next=chosen), rollout=begun, keptUntil=None)
     fleets = ((stable, 0), (chosen, 0)) if chosen.lineage != stable.lineage else ((stable, 0),)
     return Course(status, saying.served(stable, 0), fleets, stable)
@@ -201,9 +204,11 @@ def _wait_for_secret(look: Look, chosen: ServedVersion, problem: SecretProblem) 
     """No pod can be made without it. What is there goes on; without a rollout, with whatever else the spec asks for."""
     state = State(ready=False, reason=problem.reason, message=problem.message)
     versions, stable = look.status.versions, look.status.versions.stable
-    if stable is None or versions.next is not None:
+    if stable is None or (versions.next is not None and _has_pods(look, versions.next, stable)):
         status = look.status_with(versions=versions.model_copy(update={"next": versions.next or chosen}))
         return Course(status, state, (), stable, SECRET_SECONDS, prune=False)
+    if versions.next is not None:
+        return Course(look.status, state, ((stable, look.replicas),), stable, SECRET_SECONDS, prune=False)
     waits = None if stable.digest == chosen.digest else chosen
     status = look.status_with(versions=Versions(stable=stable, next=waits), keptUntil=None)
     if waits is not None:
@@ -211,6 +216,14 @@ def _wait_for_secret(look: Look, chosen: ServedVersion, problem: SecretProblem) 
             update={"rollout": rollout.begin(look.serving.spec.rollout, look.replicas, look.now)}
         )
     return Course(status, state, ((stable, look.replicas),), stable, SECRET_SECONDS, prune=False)
+
+
+def _has_pods(look: Look, following: ServedVersion, stable: ServedVersion) -> bool:
+    """Whether pods are, or are about to be, of the version that is rolled out."""
+    if following.lineage != stable.lineage:
+        return look.seen.fleet(following, 0).wanted > 0 or bool(look.seen.began_with(following.lineage))
+    taking = swapping.running(look.seen, stable.lineage)
+    return look.seen.is_for(following) or any(following.digest in {one.told, one.serves} for one in taking)
 
 
 def _file(look: Look, course: Course, version: ServedVersion) -> Object:

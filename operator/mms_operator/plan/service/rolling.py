@@ -188,7 +188,9 @@ def _judged(look: Look, chosen: ServedVersion, stable: ServedVersion, state: Rol
         return Judgement(None)
     if state.steps and state.step > state.steps:
         return Judgement(state.analysis)
-    return judging.judge(analysis, state, inputs.Pair(chosen.digest, stable.digest), look.interval, look.now)
+    trained = stable.pretrained is None and not stable.live
+    pair = inputs.Pair(chosen.digest, stable.digest, comparisons=trained)
+    return judging.judge(analysis, state, pair, look.interval, look.now)
 
 
 def _given_up(look: Look, chosen: ServedVersion, stable: ServedVersion, state: RolloutStatus, why: str) -> Course:
