@@ -14,11 +14,15 @@ from mms_workloads.media.images import MediaError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+TAKEN = 2**20  # samples that are weighed at a time: as many outputs as that has room for
 ZEROS = 16  # crossings of the sinc to each side: below -60 dB of what folds back
 
 
-def decode(data: bytes, rate: int) -> NDArray[np.float32]:
-    """A WAV file's bytes -> float32 [samples], -1 to 1, the mean of its channels, at `rate`. Raises MediaError."""
+def decode(data: bytes, rate: int, most: float = math.inf) -> NDArray[np.float32]:
+    """A WAV file's bytes -> float32 [samples], -1 to 1, the mean of its channels, at `rate`.
+
+    Raises MediaError: it is no such file, or takes more than `most` seconds.
+    """
     try:
         with wave.open(io.BytesIO(data)) as file:
             width, channels, found = file.getsampwidth(), file.getnchannels(), file.getframerate()
@@ -29,6 +33,10 @@ def decode(data: bytes, rate: int) -> NDArray[np.float32]:
     if not raw:
         raise MediaError("the WAV file has no samples")
     samples = _floats(raw, width).reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    if not found:
+        raise MediaError("the WAV file says that it has 0 samples a second")
+    if math.ceil(samples.size * rate / found) > most * rate:  # before its samples at `rate` are made
+        raise MediaError(f"{samples.size / found:.1f} s of sound, and {most:g} s at most: cut it")
     return resampled(samples, found, rate)
 
 
@@ -65,6 +73,10 @@ def resampled(samples: NDArray[np.float32], found: int, rate: int) -> NDArray[np
         taps = offsets - (start % up) / up
         window = 0.5 + 0.5 * np.cos(np.pi * np.clip(taps / (reach + 1), -1, 1))
         kernel = (cutoff * np.sinc(cutoff * taps) * window).astype(np.float32)
-        centres = start // up + down * np.arange(len(range(phase, count, up)))
-        out[phase::up] = padded[np.minimum(centres[:, None] + offsets + reach, padded.size - 1)] @ kernel
+        own = out[phase::up]
+        rows = max(1, TAKEN // offsets.size)
+        for first in range(0, own.size, rows):
+            centres = start // up + down * np.arange(first, min(first + rows, own.size))
+            places = np.minimum(centres[:, None] + offsets + reach, padded.size - 1)
+            own[first : first + rows] = padded[places] @ kernel
     return out

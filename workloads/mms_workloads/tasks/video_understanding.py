@@ -95,9 +95,9 @@ class VideoLabeller:
         for row, record in enumerate(records):
             try:
                 found = video.frames(record["input"], spec.frames, spec.channels)
+                frames[row] = np.stack([images.resized(one, given) for one in found]).transpose(0, 3, 1, 2)
             except MediaError as error:
                 raise JobError(Reason.DATA_UNREADABLE, f"{record.get('source', 'a record')}: {error}") from error
-            frames[row] = np.stack([images.resized(one, given) for one in found]).transpose(0, 3, 1, 2)
         return {"pixels": torch.from_numpy(frames), "label": labels.numbers(records, self.classes)}
 
     def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:
