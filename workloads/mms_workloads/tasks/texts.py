@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from mms_workloads.contract import TOKENIZER, Pipeline, Text, TextInput
+from mms_workloads.serve.pipelines import writing
 from mms_workloads.tasks import starting
 from mms_workloads.tasks import transformers_library as libraries
 from mms_workloads.tasks.networks import EncoderBlock, places
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from tokenizers import Encoding
 
     from mms_workloads.contract import ModelTask
     from mms_workloads.tasks.starting import Start
@@ -41,15 +43,17 @@ class Words:
     tokenizer: Tokenizer
     vectors: NDArray[np.float32] | None = None
 
-    def numbers(self, given: Sequence[Any], length: int) -> tuple[Tensor, Tensor, list[list[int | None]]]:
-        """tokens, mask [n, longest], and of each token its word's number. given: texts, or lists of words."""
+    def numbers(self, given: Sequence[str], length: int) -> tuple[Tensor, Tensor, list[Encoding]]:
+        """tokens, mask int64 [n, longest], longest at least 1; and what the tokenizer says of each text."""
         self.tokenizer.enable_truncation(length)
-        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id(PAD) or 0)
-        found = self.tokenizer.encode_batch(list(given), is_pretokenized=bool(given) and not isinstance(given[0], str))
-        shape = len(found), len(found[0].ids) if found else 0
+        self.tokenizer.enable_padding(pad_id=(fill := writing.filling(self.tokenizer)))
+        found = self.tokenizer.encode_batch(list(given))
+        for one in found:
+            one.pad(1, pad_id=fill)  # none may have a word that is known
+        shape = len(found), len(found[0].ids) if found else 1
         tokens = torch.tensor([one.ids for one in found], dtype=torch.int64).view(shape)
         mask = torch.tensor([one.attention_mask for one in found], dtype=torch.int64).view(shape)
-        return tokens, mask, [one.word_ids for one in found]
+        return tokens, mask, found
 
 
 def words(found: Mapping[str, int], spec: Text, start: Start) -> Words:
