@@ -142,7 +142,7 @@ class SpeechRecogniser:
             network = Recogniser(self.spec, len(self.classes))
         if self.start.folder is None:
             return network
-        starting.load_own(network, self.start, self.kind)
+        starting.load_own(network, self.start, self.kind, network.head)
         return starting.trained_parts(network, network.head, self.start, seed)
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:

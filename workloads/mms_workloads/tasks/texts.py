@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 BETWEEN_WORDS = r"[^\p{L}\p{N}']+"
 WORD_VECTORS = "wordEmbedding"
+LABELLED = ("textClassification", "tokenClassification")  # their networks' head has a row for each label
+PLACES = ("position_embeddings", "wpe", "embed_positions")  # as the library calls what it learns of places
 IGNORED = -100  # a place that has no label: cross_entropy's ignore_index
 
 
@@ -190,7 +192,7 @@ def build(kind: str, spec: Text, words: Words, labels: int, start: Start, *, see
         spec,
         start,
         small=lambda: made(spec, words, labels),
-        library=lambda: _of_library(kind, labels, start, seed),
+        library=lambda: _of_library(kind, spec, words, start, labels=labels, seed=seed),
         seed=seed,
     )
 
@@ -214,22 +216,61 @@ def begun(
         return network
     if start.kind != kind:
         raise start.refuse(f"it is an artifact of {start.kind}: {kind} starts from one of its own, or of wordEmbedding")
-    starting.load(network, start)
-    return starting.trained_parts(network, network.get_submodule("head"), start, seed)
+    head = network.get_submodule("head")
+    starting.load(network, start, *([head] if kind in LABELLED else []))
+    return starting.trained_parts(network, head, start, seed)
 
 
-def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
+def _of_library(kind: str, spec: Text, words: Words, start: Start, *, labels: int, seed: int) -> nn.Module:
     from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
 
     # isort: split
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification  # noqa: PLC0415
 
     auto = AutoModelForSequenceClassification if kind == "textClassification" else AutoModelForTokenClassification
+    if kind == "textClassification":
+        _reads_both_ways(start)
     network, unset = libraries.make(auto, start, seed, num_labels=labels)
-    made = Library(network)
+    made, head = Library(network), starting.last_linear(network)
     if start.kind is not None:
-        starting.load(made, start)
-    return starting.trained_parts(made, starting.last_linear(network), start, seed, unset=unset)
+        starting.load(made, start, head)
+    fit(network, words, kind, spec, start)
+    return starting.trained_parts(made, head, start, seed, unset=unset)
+
+
+def _reads_both_ways(start: Start) -> None:
+    """Raises JobError: of a text a causal network tells the label at its last token, which it looks for by a token that
+    texts are filled up with, and most have none.
+    """
+    from transformers.models.auto import modeling_auto  # noqa: PLC0415
+
+    kind = starting.config(start).get("model_type")
+    causal, masked = (getattr(modeling_auto, f"MODEL_FOR_{what}_LM_MAPPING_NAMES") for what in ("CAUSAL", "MASKED"))
+    if kind in causal and kind not in masked:
+        raise start.refuse(
+            f"its network is of kind {kind}, which goes on with a text, and textClassification starts from those that "
+            "read it as a whole, such as BERT and RoBERTa: give a folder of one. languageModel trains this one further"
+        )
+
+
+def fit(network: Any, words: Words, kind: str, spec: Text, start: Start) -> None:
+    """Raises JobError: the network of Transformers has no place for as many tokens, or none for some token."""
+    for name, module in network.named_modules():
+        if name.rpartition(".")[2] in PLACES and isinstance(module, nn.Embedding):
+            # RoBERTa and what followed it begin to count behind the token that fills up.
+            before = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
+            if spec.maxLength > (most := module.num_embeddings - before):
+                raise start.refuse(
+                    f"its network has places for {most} tokens, and task.{kind}.maxLength is {spec.maxLength}: set it "
+                    f"to {most} or less"
+                )
+    known = network.get_input_embeddings().num_embeddings
+    last = max(words.tokenizer.get_vocab().values(), default=0)
+    if last >= known:
+        raise start.refuse(
+            f"its {TOKENIZER} has a token of number {last}, and its network knows {known}: give the {TOKENIZER} that "
+            "the network was trained with"
+        )
 
 
 def moved(batch: Batch, network: nn.Module, of: str = "") -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ class VideoLabeller:
             network = VideoClassifier(self.spec, len(self.classes))
         if self.start.folder is None:
             return network
-        starting.load_own(network, self.start, self.kind)
+        starting.load_own(network, self.start, self.kind, network.head)
         return starting.trained_parts(network, network.head, self.start, seed)
 
     @property
