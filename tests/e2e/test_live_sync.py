@@ -106,7 +106,7 @@ def test_parameters_that_are_no_good_do_not_answer(kube: Kube, corpora: Corpora)
         {**made, "spec": {**made["spec"], "rollout": live}},
     )  # fmt: skip
     kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=180)
-    kube.wait("modelservice", "words", lambda s: float(s["status"]["live"].get("quality") or 0) > 0.6, 60, "any good")
+    kube.wait("modelservice", "words", lambda s: float(s["status"]["live"].get("quality") or 0) > 0.56, 120, "any good")
     kube.run("exec", pod_of(kube, "words", "worker"), "--", "touch", "/tmp/forget")
     seen = kube.wait_condition("modelservice", "words", "Live", "False", "ParametersWithheld", seconds=30)
     assert "told from chance" in seen["message"]

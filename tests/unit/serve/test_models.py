@@ -30,6 +30,7 @@ class TritonError:
     UNAVAILABLE = 4
     NOT_FOUND = 5
     INVALID_ARG = 3
+    INTERNAL = 1
 
     def __init__(self, message: str, code: int = 0) -> None:
         self.message, self.code = message, code

@@ -208,7 +208,7 @@ def test_numbers_of_fewer_bits_must_be_near(pod: Pod) -> None:
     file.write_text(json.dumps({**asked, "precision": {"wanted": "INT8"}}))
     outcome = pod.again()
     assert outcome is not None
-    assert "INT8 answers 100.00% of 4 questions otherwise" in outcome.message
+    assert "INT8 answers 100.00% of 20 questions otherwise" in outcome.message
 
 
 @pytest.mark.skipif(

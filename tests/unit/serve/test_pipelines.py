@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 
 from mms_workloads.contract import ImageInput, Statistics
 from mms_workloads.serve import pipelines
-from mms_workloads.serve.pipelines import RequestError
+from mms_workloads.serve.pipelines import FailedError, RequestError
 from mms_workloads.serve.pipelines.detecting import overlaps, suppressed
 from tests.unit.serve import networks
 from tests.unit.serve.networks import of_one_colour, request
@@ -70,6 +71,50 @@ def test_requests_are_answered_together_and_a_bad_one_spoils_no_other(tmp_path):
     assert first["LABELS"].tolist() == [[b"green"]]
     assert isinstance(second, RequestError)
     assert third["LABELS"].tolist() == [[b"red"]]
+
+
+class _Breaking:
+    """A network that fails where the green channel is bright, alone or among others."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def run(self, feeds):
+        if feeds["pixels"][:, 1].max() > 0.5:
+            raise IndexError("green")
+        return self.network.run(feeds)
+
+
+def test_a_request_at_which_the_network_fails_spoils_no_other(tmp_path, caplog):
+    networks.colours(tmp_path)
+    served = pipelines.open(tmp_path)
+    served.network = _Breaking(served.network)
+    asked = [{"IMAGE": request(of_one_colour(one))} for one in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    first, second, third = served.answers(asked)
+    assert [one["LABELS"].tolist() for one in (first, third)] == [[[b"red"]], [[b"blue"]]]
+    assert isinstance(second, FailedError)
+    assert str(second).startswith("model classify failed at this request (IndexError)")
+    assert "green" not in str(second)
+    assert "IndexError: green" in caplog.text
+    with pytest.raises(IndexError, match="green"):
+        served.answer(asked[1])
+
+
+def test_a_request_that_cannot_be_prepared_spoils_no_other(tmp_path, monkeypatch):
+    networks.colours(tmp_path)
+    served = pipelines.open(tmp_path)
+    prepare = served.steps.prepare
+
+    def odd(inputs):
+        if "K" in inputs:
+            raise struct.error("odd")
+        return prepare(inputs)
+
+    monkeypatch.setattr(served.steps, "prepare", odd)
+    red = {"IMAGE": request(of_one_colour((255, 0, 0)))}
+    first, second = served.answers([red, {**red, "K": np.array([[1]], np.int32)}])
+    assert first["LABELS"].tolist() == [[b"red"]]
+    assert isinstance(second, FailedError)
 
 
 def test_an_image_unlike_those_of_the_training_is_refused_counted_or_neither(tmp_path):
@@ -190,6 +235,15 @@ def test_words_have_their_tags_and_places(tmp_path):
     assert tokens["TAGS"].tolist() == [[b"person", b"place"]]  # a row of zeros is the first label's
 
 
+def test_a_line_that_becomes_far_too_wide_is_refused(tmp_path):
+    networks.colours(tmp_path)
+    given = ImageInput(height=4, width=4, resize="Line")
+    pipeline = networks.colours(tmp_path).model_copy(update={"image": given})
+    (tmp_path / "pipeline.json").write_text(pipeline.model_dump_json())
+    with pytest.raises(RequestError, match=r"IMAGE\[0\]: a line of 20000 x 1 pixels becomes 80000 wide.*cut it"):
+        pipelines.open(tmp_path).answer({"IMAGE": request(of_one_colour((9, 9, 9), (20_000, 1)))})
+
+
 def test_texts_become_vectors(tmp_path):
     networks.words(tmp_path, "textEmbedding", ("first", "second"))
     found = pipelines.open(tmp_path).answer({"TEXT": request("good good", "bad")})
@@ -198,6 +252,10 @@ def test_texts_become_vectors(tmp_path):
 
 def _sound(*labels: int) -> np.ndarray:
     return np.repeat(np.array(labels, np.float32) / 10, 4)
+
+
+def _without_rate(wav: bytes) -> bytes:
+    return wav[:24] + bytes(4) + wav[28:]
 
 
 def test_sound_becomes_text_whatever_it_is_batched_with(tmp_path):
@@ -219,6 +277,8 @@ def test_sound_becomes_text_whatever_it_is_batched_with(tmp_path):
         ({"SAMPLES": np.full((1, 8), np.inf, np.float32)}, "not finite"),
         ({"AUDIO": request(b"RIFF")}, r"AUDIO\[0\]: 4 bytes that are no WAV"),
         ({"SAMPLES": np.zeros((1, 8001 * 30), np.float32)}, "takes 30 s at most"),
+        ({"AUDIO": request(networks.wav(np.zeros(31_000, np.float32), 1000))}, r"31\.0 s of sound, and 30 s at most"),
+        ({"AUDIO": request(_without_rate(networks.wav(np.zeros(9, np.float32), 8000)))}, "0 samples a second"),
         ({"SAMPLES": np.zeros((1, 4), np.float32), "LENGTHS": np.array([[5]])}, "from 1 to the 4 samples"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def artifact(folder: Path, questions: int = 30) -> Path:
-    """Of which each question is there twice: as a golden case and as a comparison."""
+    """Of which each question is there twice, as a golden case and as a comparison, and counts once."""
     networks.dense(folder)
     random = np.random.default_rng(1)
     asked = [{"PIXELS": random.random((1, 3, 16, 16), np.float32)} for _ in range(questions)]
@@ -44,7 +45,7 @@ def test_int8_is_measured_taken_and_proves_itself(tmp_path: Path) -> None:
     artifact(tmp_path)
     before = Golden.model_validate_json((tmp_path / "golden.json").read_bytes())
     found = precision.apply(tmp_path, order("INT8"), trusted=False)
-    assert (found.chosen, found.questions) == ("INT8", 60)
+    assert (found.chosen, found.questions) == ("INT8", 30)
     assert found.loss <= 0.2
     assert found.speedUp > 0
     small, large = (tmp_path / name for name in (precision.INT8, "model.onnx"))
@@ -82,7 +83,7 @@ def test_auto_needs_questions(tmp_path: Path) -> None:
     artifact(tmp_path, 4)
     found = precision.apply(tmp_path, order("Auto"), trusted=False)
     assert found.chosen == "FP32"
-    assert "has 8 questions, and 20 are needed" in found.message
+    assert "has 4 questions, and 20 are needed" in found.message
 
 
 def test_bf16_is_not_for_onnx(tmp_path: Path) -> None:
@@ -96,3 +97,59 @@ def test_what_is_hardly_faster_is_not_taken(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(precision, "_seconds", lambda *_: 1.0)
     found = precision.apply(tmp_path, order("Auto"), trusted=False)
     assert (found.chosen, found.message) == ("FP32", "INT8 is hardly faster here")
+
+
+@pytest.mark.parametrize("said", ["RuntimeError", "ValueError"])
+def test_a_quantiser_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    artifact(tmp_path)
+
+    def quantise(source: Path, target: Path, feeds: object) -> None:
+        target.write_bytes(source.read_bytes()[:100])
+        raise {"RuntimeError": RuntimeError, "ValueError": ValueError}[said]("no such operator")
+
+    monkeypatch.setattr(precision, "quantise", quantise)
+    found = precision.apply(tmp_path, order("Auto"), trusted=False)
+    assert found.chosen == "FP32"
+    assert found.message == f"INT8 cannot be made of this network ({said}: no such operator)"
+    with pytest.raises(JobError, match=r"no such operator\): set server.precision to Auto or FP32"):
+        precision.apply(tmp_path, order("INT8"), trusted=False)
+    assert not (tmp_path / "variant.json").exists()
+    assert not (tmp_path / precision.INT8).exists()
+    pipelines.open(tmp_path)
+
+
+def answering(answers: list[dict[str, Any]]) -> Any:
+    """A model whose answer to the question n is that; [n, 1] each."""
+    made = [{name: np.array([[value]], _type(value)) for name, value in answer.items()} for answer in answers]
+    return SimpleNamespace(
+        pipeline=SimpleNamespace(task="any"), steps=SimpleNamespace(outputs=()),
+        answer=lambda asked: made[int(asked["N"][0, 0])],
+    )  # fmt: skip
+
+
+def _type(value: Any) -> Any:
+    return {float: np.float32, int: np.int64, bytes: np.object_}[type(value)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [
+        ({"SCORES": 0.5}, {"SCORES": 0.51}, True),
+        ({"SCORES": 0.5}, {"SCORES": 0.502}, False),
+        ({"SCORES": 0.001}, {"SCORES": 0.002}, False),  # beside others, which are larger
+        ({"SCORES": 0.5}, {"SCORES": float("nan")}, True),
+        ({"SCORES": 0.5, "LABELS": b"a"}, {"SCORES": 0.9, "LABELS": b"a"}, False),
+        ({"SCORES": 0.5, "LABELS": b"a"}, {"SCORES": 0.5, "LABELS": b"b"}, True),
+        ({"SCORES": 0.5, "COUNT": 0}, {"SCORES": 0.9, "COUNT": 0}, False),
+        ({"BITS_PER_BYTE": 2.0, "COMPLETION": b""}, {"BITS_PER_BYTE": 2.5, "COMPLETION": b""}, True),
+        ({"SCORES": 0.5, "TEXTS": b"asked"}, {"SCORES": 0.6, "TEXTS": b"asked"}, True),
+        ({"PIXELS": 0.5, "IMAGE": b"x", "SEED": 7}, {"PIXELS": 0.6, "IMAGE": b"y", "SEED": 7}, True),
+        ({"TEXT": b""}, {"TEXT": b"a"}, True),
+        ({"TEXT": b""}, {"TEXT": b""}, False),
+    ],
+)
+def test_what_counts_as_another_answer(one: dict[str, Any], other: dict[str, Any], differs: bool) -> None:
+    large = {name: 0.8 if isinstance(value, float) else value for name, value in one.items()}
+    asked = [{"N": np.array([[n]]), "OTHER": np.array([[b"asked"]], np.object_)} for n in range(2)]
+    found = precision.compare(answering([one, large]), answering([other, large]), asked)
+    assert found.loss == (0.5 if differs else 0)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from mms_workloads.contract import Outcome
-from mms_workloads.serve import fetch, pipelines
-from mms_workloads.serve.artifact import read_artifact
+from mms_workloads.contract import Outcome, PrecisionReport
+from mms_workloads.serve import fetch, pipelines, pretrained
+from mms_workloads.serve.artifact import PRECISION_FILE, read_artifact
 from mms_workloads.serve.layout import Layout, read_models
 from tests.unit.serve import networks
 from tests.unit.serve.networks import of_one_colour, request
@@ -84,6 +84,28 @@ def test_an_onnx_file_with_its_pipeline_becomes_an_artifact(pod: Pod) -> None:
     said = subprocess.run(command, shell=True, cwd=pod.source, check=True, capture_output=True, text=True)
     assert artifact.files == f"sha256:{said.stdout.split()[0]}"
     assert pod.run(digest=artifact.files) is None
+
+
+@pytest.mark.parametrize("wanted", ["Auto", "FP32"])
+def test_a_precision_is_chosen_by_many_questions(pod: Pod, wanted: str) -> None:
+    networks.dense(pod.source)
+    assert pod.run() is None
+    file = pod.root / "serve.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "precision": {"wanted": wanted, "maxLoss": 0.9}}))
+    assert pod.again() is None
+    golden = read_artifact(pod.layout, DIGEST).golden
+    different = {str(case.tensors) for case in golden.comparisons}
+    assert (len(golden.cases), len(different)) == (2, 20 if wanted == "Auto" else 2)
+    if wanted == "Auto":
+        found = PrecisionReport.model_validate_json((pod.folder / PRECISION_FILE).read_bytes())
+        assert found.questions == 20
+
+
+@pytest.mark.parametrize("make", [networks.words, networks.sounds, networks.painter, networks.mover])
+def test_made_up_questions_are_different(tmp_path: Path, make: Any) -> None:
+    make(tmp_path)
+    asked = pretrained.samples(pipelines.open(tmp_path), 20)
+    assert len({str({name: value.tolist() for name, value in one.items()}) for one in asked}) == 20
 
 
 def test_one_file_and_the_fields_of_the_spec(pod: Pod) -> None:

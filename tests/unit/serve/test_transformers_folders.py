@@ -137,6 +137,14 @@ def test_speech_by_ctc(files: Path, norm: str) -> None:
     assert any(found["TEXT"][0, 0] for found in together)
 
 
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_a_sound_that_is_too_short_for_a_step_is_heard(files: Path, norm: str) -> None:
+    folders.wav2vec2(files, norm)
+    short, *others = adopted(files.parent).answers([{"SAMPLES": one[None]} for one in (sounds()[0][:40], *sounds())])
+    assert short["TEXT"].shape == (1, 1)
+    assert all(one["TEXT"].shape == (1, 1) for one in others)
+
+
 def test_speech_by_whisper(files: Path) -> None:
     model, features, tokenizer = folders.whisper(files)
     served = adopted(files.parent)

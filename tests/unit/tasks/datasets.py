@@ -38,7 +38,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def image_folder(folder: Path, count: int = 1797) -> str:
-    """A folder for each digit. Names are such that neighbours in the order of names are different digits."""
+    """A folder for each digit: in the order of names, which is the data set's, those of a digit follow each other."""
     images, labels = digits()
     for number, (image, label) in enumerate(zip(images[:count], labels[:count], strict=True)):
         file = folder / label / f"{number:04}.png"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from mms_workloads.contract import (
@@ -18,9 +18,11 @@ from mms_workloads.contract import (
     Pretrained,
     Store,
     TextClassification,
+    TextMatching,
+    TokenClassification,
 )
 from mms_workloads.store import JobError
-from mms_workloads.tasks import starting, texts, transformers_library
+from mms_workloads.tasks import sentences, starting, texts, transformers_library
 from mms_workloads.tasks.image_generation import ImageGenerator
 from mms_workloads.tasks.starting import Start
 from mms_workloads.tasks.text_classification import TextClassifier
@@ -277,3 +279,134 @@ def test_what_a_folder_of_transformers_became_is_trained_further(tmp_path: Path)
     assert all(torch.equal(t, theirs[n]) for n, t in other.state_dict().items() if "classifier" not in n)
     with pytest.raises(JobError, match=r"artifact of wordEmbedding without a network of Transformers"):
         texts.build("textClassification", spec, words, 2, taught.start(artifact, "wordEmbedding"), seed=1)
+
+
+def hub(folder: Path, kind: str, **more: Any) -> Path:
+    """A folder of Transformers with a network of that kind, and a tokenizer of 18 words."""
+    folder.mkdir()
+    bert(folder, [*datasets.GOOD, *datasets.BAD])
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).unlink()
+    import transformers
+
+    torch.manual_seed(1)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{kind}Config")(**{**shape, "vocab_size": 18, "pad_token_id": 0, **more})
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("task", ["textClassification", "tokenClassification", "textMatching"])
+@pytest.mark.parametrize(
+    ("network", "length", "why"),
+    [
+        (("Bert", {"max_position_embeddings": 20}), 20, ""),
+        (("Bert", {"max_position_embeddings": 20}), 21, r"for 20 tokens, and task\.\w+\.maxLength is 21: set it to 20"),
+        (("Roberta", {"max_position_embeddings": 22, "pad_token_id": 1}), 20, ""),
+        (("Roberta", {"max_position_embeddings": 22, "pad_token_id": 1}), 21, "places for 20 tokens"),
+        (("Bert", {"vocab_size": 17}), 16, r"tokenizer\.json has a token of number 17, and its network knows 17: give"),
+    ],
+)
+def test_limits_of_a_network_of_text(
+    tmp_path: Path, task: str, network: tuple[str, dict[str, Any]], length: int, why: str
+) -> None:
+    start = taught.start(hub(tmp_path / "hub", network[0], **network[1]))
+    spec: Any = {
+        "textClassification": TextClassification, "tokenClassification": TokenClassification,
+        "textMatching": TextMatching,
+    }[task](architecture="Pretrained", maxLength=length)  # fmt: skip
+    words = texts.words({}, spec, start)
+
+    def build() -> torch.nn.Module:
+        if task == "textMatching":
+            return sentences.build(task, spec, words, start, seed=1, calibrated=None)
+        return texts.build(task, spec, words, 2, start, seed=1)
+
+    if why:
+        with pytest.raises(JobError, match=why):
+            build()
+        return
+    full = torch.full((2, length), 3)
+    build().eval()(tokens=full, mask=torch.ones_like(full))
+
+
+def test_a_network_that_goes_on_with_a_text_tells_no_labels(tmp_path: Path) -> None:
+    shape = {"n_embd": 32, "n_layer": 1, "n_head": 2, "hidden_size": 32}
+    start = taught.start(hub(tmp_path / "hub", "GPT2", **shape))
+    spec = TextClassification(architecture="Pretrained", maxLength=16)
+    with pytest.raises(JobError, match=r"kind gpt2, which goes on with a text.*such as BERT and RoBERTa"):
+        texts.build("textClassification", spec, texts.words({}, spec, start), 2, start, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"height": 32, "width": 32, "channels": 3}, ""),
+        ({"height": 48, "width": 32, "channels": 3}, r"3 channels and 48 x 32 pixels.*says 32, and 3 channels"),
+        ({"height": 32, "width": 32, "channels": 1}, r"1 channels and 32 x 32 pixels.*set task\.imageClassification"),
+    ],
+)
+def test_images_of_the_size_of_a_vit(tmp_path: Path, given: dict[str, int], why: str) -> None:
+    import mms_workloads.vision  # noqa: F401 - before transformers
+
+    import transformers  # isort: skip
+
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=16
+    )
+    transformers.ViTModel(config).save_pretrained(tmp_path)
+    spec = ImageClassification(architecture="Pretrained", **given)
+    if not why:
+        assert starting.picture_classifier(taught.start(tmp_path), spec, 3, 1)(torch.zeros(1, 3, 32, 32)).shape == (
+            1,
+            3,
+        )
+        return
+    with pytest.raises(JobError, match=why):
+        starting.picture_classifier(taught.start(tmp_path), spec, 3, 1)
+
+
+def small(folder: Path, labels: int = 2, **more: Any) -> Start:
+    """An artifact of a Small textClassification."""
+    spec = TextClassification(dimensions=16, heads=2, **more)
+    words = texts.words({" ".join(datasets.GOOD): 2}, spec, starting.NOTHING)
+    network = texts.build("textClassification", spec, words, labels, starting.NOTHING, seed=3)
+    save_file({name: one for name, one in network.state_dict().items() if one.dim()}, folder / "model.safetensors")
+    texts.text_input(spec, words, folder)
+    return taught.start(folder, "textClassification")
+
+
+def test_an_artifact_of_other_labels_keeps_all_but_the_head(tmp_path: Path) -> None:
+    start = small(tmp_path, layers=1)
+    spec = TextClassification(dimensions=16, heads=2, layers=1)
+    made = texts.build("textClassification", spec, texts.words({}, spec, start), 5, start, seed=9).state_dict()
+    given = load_file(tmp_path / "model.safetensors")
+    assert {name for name in made if not torch.equal(made[name], given[name])} == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"layers": 2},
+            r"encoder\.blocks\.1\.\S+ is not there and would be \[.*and \d+ more\. Set the fields of the task",
+        ),
+        ({"layers": 0}, r"encoder\.blocks\.0\.\S+ is \[.*\] and would be not there"),
+        ({"layers": 1, "dimensions": 32}, r"is \[.*16.*\] and would be \[.*32"),
+    ],
+)
+def test_an_artifact_of_another_shape_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    start = small(tmp_path, layers=1)
+    spec = TextClassification(**{"dimensions": 16, "heads": 2, **changes})
+    with pytest.raises(JobError, match=why):
+        texts.build("textClassification", spec, texts.words({}, spec, start), 2, start, seed=9)
+
+
+def test_labels_that_a_generator_did_not_know_are_trained(tmp_path: Path) -> None:
+    spec = ImageGeneration(height=8, width=8, channels=1, hidden=8)
+    before = ImageGenerator(spec, ["a"], starting.NOTHING).build(1)
+    save_file({name: one for name, one in before.state_dict().items() if one.dim()}, tmp_path / "model.safetensors")
+    start = taught.start(tmp_path, "imageGeneration", "Head")
+    found = ImageGenerator(spec, ["a", "b"], start).build(2)
+    free = {name for name, parameter in found.named_parameters() if parameter.requires_grad}
+    assert free == {"label.weight", "leave.weight", "leave.bias"}

@@ -183,6 +183,25 @@ def test_labels_that_say_nothing(tmp_path: Path) -> None:
         goal_of(tmp_path / "pairs.csv")
 
 
+@pytest.mark.parametrize(
+    ("pairs", "found"),
+    [
+        ([("a", "a"), ("b", "b"), ("c", "c")], 1.0),
+        ([("a", "a"), ("b", "b"), ("a", "a")], 1.0),  # the same text twice is one
+        ([("zzz", "zzz"), ("yyy", "yyy"), ("xxx", "xxx"), ("www", "www")], 0.25),  # no word is known: all are as near
+    ],
+)
+def test_recall_of_texts_that_are_as_near(pairs: list[tuple[str, str]], found: float) -> None:
+    spec = TextMatching(layers=0, dimensions=16)
+    words = texts.words(dict.fromkeys("abc", 2), spec, starting.NOTHING)
+    matcher = TextMatcher(spec, Goal("Matches"), starting.NOTHING, words)
+    network = matcher.build(1).eval()
+    with torch.no_grad():
+        torch.nn.init.eye_(network.get_parameter("encoder.words.weight"))
+        batches = [matcher.prepare([{"input": pair} for pair in some]) for some in (pairs[:1], pairs[1:])]
+        assert matcher.measure(network, batches) == {"recallAt1": found}
+
+
 def test_spearman() -> None:
     from scipy.stats import spearmanr
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from mms_workloads.contract import DataFile, Desired, Golden, JobFile, LanguageModel, Outcome, Reason
 from mms_workloads.data.vocabulary import Vocabulary
+from mms_workloads.language import learner as learners
 from mms_workloads.language import transformer
 from mms_workloads.language.learner import LanguageLearner
 from mms_workloads.language.transformer import Transformer
@@ -137,6 +138,18 @@ def test_an_evaluation_of_nothing_is_none(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"nothing to evaluate: none of .* a window of 2000 .*lower") as raised:
         one.evaluate(one.start())
     assert raised.value.reason is Reason.DATA_EMPTY
+
+
+def test_an_evaluation_of_some_text_looks_at_all_parts_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = learner(tmp_path)
+    one.held_out = range(len(one.corpus.blocks))
+    assert len(one.held_out) >= 8
+    monkeypatch.setattr(learners, "EVALUATION_BYTES", 3500)
+    used = one.evaluate(one.start()).report["heldOutBlocks"]
+    assert isinstance(used, list)
+    assert used == sorted(used)
+    assert 4 <= len(used) < len(one.held_out)
+    assert used[-1] >= len(one.held_out) // 2
 
 
 def test_a_data_epoch_holds_each_window_once(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mms_workloads.language import transformer
 from mms_workloads.language.transformer import SYMBOLS, Transformer
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
-from mms_workloads.tasks import exporting, starting
+from mms_workloads.tasks import choosing, exporting, starting
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
@@ -122,7 +122,7 @@ class LanguageLearner:
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
         chosen = list(self.held_out or self.trained_on)
         total, told, used = 0.0, Told(), []
-        for block in chosen:
+        for block in choosing.spread(chosen):
             if told.bytes >= EVALUATION_BYTES:
                 break
             used.append(block)
@@ -142,7 +142,7 @@ class LanguageLearner:
         metrics = {"bitsPerByte": loss / math.log(2), "lossPerByte": loss, "bitsPerCharacter": bits / math.log(2)}
         if not self.held_out:
             metrics = {f"training{name[:1].upper()}{name[1:]}": value for name, value in metrics.items()}
-        report = {"bytes": told.bytes, "heldOutBlocks": used if self.held_out else [], "method": self.method}
+        report = {"bytes": told.bytes, "heldOutBlocks": sorted(used) if self.held_out else [], "method": self.method}
         return Evaluation(metrics, report)
 
     @torch.no_grad()
@@ -175,7 +175,7 @@ class LanguageLearner:
             if self.job.data.encryption
             else [
                 self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")
-                for block in list(self.held_out or self.trained_on)[:GOLDEN_CASES]
+                for block in choosing.spread(self.held_out or self.trained_on)[:GOLDEN_CASES]
             ]
         )
         cases = [

@@ -14,6 +14,7 @@ from mms_workloads.media.images import MediaError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+TAKEN = 2**20  # samples that are weighed at a time: as many outputs as that has room for
 ZEROS = 16  # crossings of the sinc to each side: below -60 dB of what folds back
 WHOLE, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE  # wFormatTag; of the last one the sub-format's first two bytes are the tag
 WIDTHS = {WHOLE: (1, 2, 3, 4), FLOAT: (4, 8)}  # bytes of a sample
@@ -82,11 +83,16 @@ def _described(chunk: bytes) -> tuple[int, int, int, int]:
     return tag, channels, rate, width
 
 
-def decode(data: bytes, rate: int) -> NDArray[np.float32]:
-    """A WAV file's bytes -> float32 [samples], -1 to 1, the mean of its channels, at `rate`. Raises MediaError."""
+def decode(data: bytes, rate: int, most: float = math.inf) -> NDArray[np.float32]:
+    """A WAV file's bytes -> float32 [samples], -1 to 1, the mean of its channels, at `rate`.
+
+    Raises MediaError: it is no such file, or takes more than `most` seconds.
+    """
     found = parse(data)
     if not found.held:
         raise MediaError("the WAV file has no samples")
+    if math.ceil(found.held * rate / found.rate) > most * rate:  # before its samples are made
+        raise MediaError(f"{found.held / found.rate:.1f} s of sound, and {most:g} s at most: cut it")
     return resampled(found.samples().mean(axis=1, dtype=np.float32), found.rate, rate)
 
 
@@ -131,6 +137,10 @@ def resampled(samples: NDArray[np.float32], found: int, rate: int) -> NDArray[np
         taps = offsets - (start % up) / up
         window = 0.5 + 0.5 * np.cos(np.pi * np.clip(taps / (reach + 1), -1, 1))
         kernel = (cutoff * np.sinc(cutoff * taps) * window).astype(np.float32)
-        centres = start // up + down * np.arange(len(range(phase, count, up)))
-        out[phase::up] = padded[np.minimum(centres[:, None] + offsets + reach, padded.size - 1)] @ kernel
+        own = out[phase::up]
+        rows = max(1, TAKEN // offsets.size)
+        for first in range(0, own.size, rows):
+            centres = start // up + down * np.arange(first, min(first + rows, own.size))
+            places = np.minimum(centres[:, None] + offsets + reach, padded.size - 1)
+            own[first : first + rows] = padded[places] @ kernel
     return out

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mms_workloads.contract import ImageInput
 
 MAX_PIXELS = 50_000_000  # of one image: a small file may claim to be huge
+WIDEST_LINE = 16_384  # pixels of a line of text, as the network sees it
 GREY = 127
 WIDEST = 65_535  # of 16 bits
 
@@ -30,15 +31,20 @@ def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise MediaError(f"the image has {opened.width} x {opened.height} pixels, and {MAX_PIXELS} at most")
+            limited(opened, "image")
             image = eight_bits(ImageOps.exif_transpose(opened), channels)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, MediaError):
-            raise
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises whatever its readers come upon: EOFError, struct.error, KeyError
         kind = "no image" if isinstance(error, UnidentifiedImageError) else f"a damaged image ({error})"
         raise MediaError(f"{len(data)} bytes that are {kind}: send JPEG, PNG, WebP, BMP or GIF") from error
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+
+
+def limited(opened: Image.Image, what: str) -> None:
+    """Raises MediaError where it has more pixels than are looked at; none of them is read yet."""
+    if opened.width * opened.height > MAX_PIXELS:
+        raise MediaError(f"the {what} has {opened.width} x {opened.height} pixels, and {MAX_PIXELS} at most")
 
 
 def eight_bits(image: Image.Image, channels: int) -> Image.Image:
@@ -57,7 +63,10 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def resized(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.uint8]:
-    """uint8 [H, W, C] -> uint8 [given.height, given.width, C]; of a Line, as wide as it becomes."""
+    """uint8 [H, W, C] -> uint8 [given.height, given.width, C]; of a Line, as wide as it becomes.
+
+    Raises MediaError: the line is too long.
+    """
     height, width = pixels.shape[:2]
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     method = Image.Resampling.BICUBIC if given.interpolation == "Bicubic" else Image.Resampling.BILINEAR
@@ -73,22 +82,32 @@ def resized(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.uint8]:
         page.paste(image.resize(inside, method))
         image = page
     elif given.resize == "Line":
-        image = image.resize((max(1, math.ceil(given.height * width / height)), given.height), method)
+        wide = max(1, math.ceil(given.height * width / height))
+        if wide > WIDEST_LINE:
+            raise MediaError(
+                f"a line of {width} x {height} pixels becomes {wide} wide at the height of {given.height} that the "
+                f"network sees, and {WIDEST_LINE} at most: cut it into parts"
+            )
+        image = image.resize((wide, given.height), method)
     elif (width, height) != target:
         image = image.resize(target, method)
     return np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, pixels.shape[2])
 
 
 def _cropped(image: Image.Image, given: ImageInput, method: Image.Resampling) -> Image.Image:
-    """Resized until it covers height x width, or more where only a part of it is kept; then the middle."""
+    """The middle of the image as it is when resized until it covers height x width, or more where only a part of it is
+    kept. No more than that middle is made: of an image that is much wider than high the whole would be huge.
+    """
     wide, high = int(given.width / given.cropPart), int(given.height / given.cropPart)
     if wide * image.height >= high * image.width:
         high = int(wide * image.height / image.width)
     else:
         wide = int(high * image.width / image.height)
-    image = image.resize((max(wide, given.width), max(high, given.height)), method)
-    left, top = round((image.width - given.width) / 2), round((image.height - given.height) / 2)
-    return image.crop((left, top, left + given.width, top + given.height))
+    wide, high = max(wide, given.width), max(high, given.height)
+    left, top = round((wide - given.width) / 2), round((high - given.height) / 2)
+    across, down = image.width / wide, image.height / high
+    box = left * across, top * down, (left + given.width) * across, (top + given.height) * down
+    return image.resize((given.width, given.height), method, box=box)
 
 
 def normalised(pixels: NDArray[np.uint8], given: ImageInput) -> NDArray[np.float32]:

@@ -8,43 +8,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mms_workloads.media.images import MAX_PIXELS, MediaError, eight_bits
+from mms_workloads.media.images import MediaError, eight_bits, limited
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 _NPY = b"\x93NUMPY"
 _DIMENSIONS = 4
 
 
-def frames(video: bytes | NDArray[np.uint8], count: int, channels: int) -> list[NDArray[np.uint8]]:
-    """`count` frames, evenly spaced from the first to the last, each uint8 [H, W, channels].
+def frames(video: bytes | NDArray[np.uint8], count: int, channels: int) -> Iterator[NDArray[np.uint8]]:
+    """`count` frames, evenly spaced from the first to the last, each uint8 [H, W, channels]. One is made at a time: all
+    of them at the size that they have may not fit into memory.
 
-    video: a file's bytes (GIF, WebP, PNG, or .npy of uint8 [T, H, W, C]) or such an array. Raises MediaError.
+    video: a file's bytes (GIF, WebP, PNG, or .npy of uint8 [T, H, W, C]) or such an array. Raises MediaError, at any of
+    them.
     """
     if not isinstance(video, bytes):
         if why := no_frames(video):
             raise MediaError(why)
-        return [_of_channels(video[place], channels) for place in _evenly(len(video), count)]
+        for place in _evenly(len(video), count):
+            yield _of_channels(video[place], channels)
+        return
     if video.startswith(_NPY):
         try:
             array = np.load(io.BytesIO(video), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # MemoryError, too: the file says how large the array is
             raise MediaError(f"{len(video)} bytes that are no whole .npy file ({error})") from error
-        return frames(array, count, channels)
+        yield from frames(array, count, channels)
+        return
+    yield from _animated(video, count, channels)
+
+
+def _animated(video: bytes, count: int, channels: int) -> Iterator[NDArray[np.uint8]]:
     try:
         with Image.open(io.BytesIO(video)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise MediaError(f"the video has {opened.width} x {opened.height} pixels, and {MAX_PIXELS} at most")
-            found = []
+            limited(opened, "video")
             for place in _evenly(getattr(opened, "n_frames", 1), count):
                 opened.seek(place)
                 frame = np.asarray(eight_bits(opened, channels), dtype=np.uint8)
-                found.append(frame.reshape(opened.height, opened.width, channels))
-            return found
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, MediaError):
-            raise
+                yield frame.reshape(opened.height, opened.width, channels)
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # as of images
         why = "no image of a kind that is known" if isinstance(error, UnidentifiedImageError) else str(error)
         raise MediaError(
             f"{len(video)} bytes that are no video that can be read ({why}): send an animated GIF, WebP or PNG, or "

@@ -20,7 +20,7 @@ from mms_workloads.serve.pipelines.served import VARIANT, Variant
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ INT8 = "model.int8.onnx"
 LEAST = 20  # questions, for Auto to believe what they say
 WORTH = 1.1  # times as fast, for Auto to take it
 NEAR = 0.99  # cosine of vectors that count as the same
-FAR = 0.01  # part of their size by which numbers may be others
+FAR = 0.01  # part of their size by which numbers may be others, of answers that are of numbers alone
 ROUNDS = 3  # of all questions, of which the quickest counts
 
 _TYPES = {"FP32": np.float32, "INT64": np.int64, "INT32": np.int32}
@@ -44,7 +44,7 @@ def apply(folder: Path, order: PrecisionOrder, *, trusted: bool) -> PrecisionRep
     """Makes the artifact's folder be served as asked. Raises JobError: that cannot be had, or loses too much."""
     (folder / VARIANT).unlink(missing_ok=True)
     golden = Golden.model_validate_json((folder / "golden.json").read_bytes())
-    questions = [inputs_of(case) for case in (*golden.cases, *golden.comparisons) if case.tensors]
+    questions = asked(golden)
     plain = pipelines.open(folder, anomalies="Off", trusted=trusted)
     wanted = _possible(plain)
     if order.wanted not in {"Auto", wanted}:
@@ -58,8 +58,18 @@ def apply(folder: Path, order: PrecisionOrder, *, trusted: bool) -> PrecisionRep
     if order.wanted == "Auto" and len(questions) < LEAST:
         told = f"the artifact has {len(questions)} questions, and {LEAST} are needed to tell what another would lose"
         return PrecisionReport(chosen="FP32", message=told)
-    variant = _make(folder, plain, questions, wanted)
-    found = compare(plain, variant, questions)
+    try:
+        variant = _make(folder, plain, questions, wanted)
+        found = compare(plain, variant, questions)
+    except OSError:
+        raise
+    except Exception as error:  # what a quantiser cannot do it says in many ways
+        _withdraw(folder)
+        why = f"{wanted} cannot be made of this network ({type(error).__name__}: {error})"
+        if order.wanted == "Auto":
+            return PrecisionReport(chosen="FP32", message=why)
+        remedy = "set server.precision to Auto or FP32"
+        raise JobError(Reason.MODEL_LOAD_FAILED, f"{why}: {remedy}") from error
     if found.loss > order.maxLoss and order.wanted != "Auto":
         raise JobError(
             Reason.MODEL_LOAD_FAILED,
@@ -67,14 +77,24 @@ def apply(folder: Path, order: PrecisionOrder, *, trusted: bool) -> PrecisionRep
             f"is {order.maxLoss:.2%}: allow more, or set server.precision to Auto or FP32",
         )
     if found.loss > order.maxLoss or (order.wanted == "Auto" and found.speedUp < WORTH):
-        (folder / VARIANT).unlink()
-        (folder / INT8).unlink(missing_ok=True)
+        _withdraw(folder)
         why = "loses more than is allowed" if found.loss > order.maxLoss else "is hardly faster here"
         return found.model_copy(update={"chosen": "FP32", "message": f"{wanted} {why}"})
     # The answers that prove it from now on are its own: those from the training were compared above.
     cases = [pipelines.golden_case(variant, inputs_of(case)) for case in golden.cases]
     (folder / "golden.json").write_text(golden.model_copy(update={"cases": cases}).model_dump_json())
     return found.model_copy(update={"chosen": wanted})
+
+
+def _withdraw(folder: Path) -> None:
+    (folder / VARIANT).unlink(missing_ok=True)
+    (folder / INT8).unlink(missing_ok=True)
+
+
+def asked(golden: Golden) -> list[Inputs]:
+    """What its cases and comparisons ask, each once."""
+    different = {str(case.tensors): case for case in (*golden.cases, *golden.comparisons) if case.tensors}
+    return [inputs_of(case) for case in different.values()]
 
 
 def _possible(served: Served) -> Any:
@@ -129,7 +149,12 @@ def compare(plain: Served, variant: Served, questions: Sequence[Inputs]) -> Prec
         return PrecisionReport(chosen="FP32")
     own = plain.pipeline.task == "tensors"  # of which nobody knows what they are
     numbers = [one.name for one in plain.steps.outputs if own and one.datatype == "FP32"]
-    apart = sum(_differs(plain.answer(one), variant.answer(one), numbers) for one in questions)
+    answers, others = ([served.answer(one) for one in questions] for served in (plain, variant))
+    sizes = _sizes(answers)
+    apart = sum(
+        _differs(one, other, numbers) or _numbers_differ(asked, one, other, sizes)
+        for asked, one, other in zip(questions, answers, others, strict=True)
+    )
     before, after = (min(_seconds(served, questions) for _ in range(ROUNDS)) for served in (plain, variant))
     return PrecisionReport(
         chosen="FP32", loss=apart / len(questions), speedUp=before / max(after, 1e-9), questions=len(questions)
@@ -145,7 +170,7 @@ def _seconds(served: Served, questions: Sequence[Inputs]) -> float:
 
 def _differs(one: Inputs, other: Inputs, numbers: Sequence[str]) -> bool:
     """Strings and whole numbers must be the same; vectors must have the same direction, and `numbers` must be near;
-    scores may be others.
+    scores beside a label may be others.
     """
     if "VECTORS" in one:
         cosine = (one["VECTORS"] * other["VECTORS"]).sum() / (
@@ -154,8 +179,34 @@ def _differs(one: Inputs, other: Inputs, numbers: Sequence[str]) -> bool:
         return bool(cosine < NEAR)
     if any(np.linalg.norm(other[name] - one[name]) > FAR * np.linalg.norm(one[name]) for name in numbers):
         return True
-    whole = [name for name, value in one.items() if value.dtype.kind in "Oiu" and name not in {"IMAGE", "SEED"}]
-    return any(one[name].tolist() != other[name].tolist() for name in whole)
+    return any(one[name].tolist() != other[name].tolist() for name in _whole(one))
+
+
+def _whole(answer: Inputs) -> list[str]:
+    return [name for name, value in answer.items() if value.dtype.kind in "Oiu" and name not in {"IMAGE", "SEED"}]
+
+
+def _numbers_differ(asked: Inputs, one: Inputs, other: Inputs, sizes: Mapping[str, float]) -> bool:
+    """Of an answer that says nothing but numbers, such as an image or a score: whether they are others by more than FAR
+    of what is their size in all answers. What is empty, or was asked, says nothing.
+    """
+    given = [value.tolist() for value in asked.values()]
+    said = [one[name] for name in _whole(one)]
+    if "VECTORS" in one or any(
+        value.dtype.kind != "O" or (any(value.flat) and value.tolist() not in given) for value in said
+    ):
+        return False
+    return not all(_root(other[name] - one[name]) <= FAR * size for name, size in sizes.items())
+
+
+def _sizes(answers: Sequence[Inputs]) -> dict[str, float]:
+    """The root mean square of each output of numbers."""
+    names = [name for name, value in answers[0].items() if value.dtype.kind == "f"]
+    return {name: _root(np.concatenate([answer[name].ravel() for answer in answers])) for name in names}
+
+
+def _root(values: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0
 
 
 def inputs_of(case: GoldenCase) -> Inputs:

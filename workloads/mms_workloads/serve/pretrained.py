@@ -26,7 +26,7 @@ from mms_workloads.contract import (
     Reason,
     ServeFile,
 )
-from mms_workloads.serve import adopting, pipeline_models, pipelines
+from mms_workloads.serve import adopting, pipeline_models, pipelines, precision
 from mms_workloads.serve.pipelines.predicting import Predict
 from mms_workloads.serve.repository import Model, Models
 from mms_workloads.store import JobError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mms_workloads.serve.pipelines.served import Served
 
 MOST_FILES = 2000
+CASES = 2
 ABSOLUTE, RELATIVE = 1e-4, 1e-5  # between two answers to the same question
 FILES = "files.sha256"  # of the artifact: a line for each file, as sha256sum writes it
 
@@ -129,10 +130,13 @@ def _adopt(serve: ServeFile, given: PretrainedModel, kind: str, folder: Path) ->
     pipeline = adopting.pipeline_of(given, kind, folder / adopting.FOLDER)
     (folder / PIPELINE).write_text(pipeline.model_dump_json())
     served = pipelines.open(folder, anomalies="Off", trusted=given.trusted)
-    asked = served.steps.samples() if isinstance(served.steps, Predict) else samples(served)
-    cases = [pipelines.golden_case(served, one) for one in asked]
+    # A precision is chosen by many questions; to prove the model few are enough, and each takes a start's time.
+    count = CASES if serve.precision.wanted == "FP32" else precision.LEAST
+    asked = served.steps.samples(count) if isinstance(served.steps, Predict) else samples(served, count)
+    comparisons = [pipelines.golden_case(served, one) for one in asked]
+    cases = comparisons[:CASES]
     models = pipeline_models.models_of(served.steps, serve, pipeline_models.program(pipeline, folder))
-    return models, Golden(cases=cases, comparisons=cases, absoluteTolerance=_tolerance(cases)), pipeline.task
+    return models, Golden(cases=cases, comparisons=comparisons, absoluteTolerance=_tolerance(cases)), pipeline.task
 
 
 def _tolerance(cases: Sequence[GoldenCase]) -> float:
@@ -148,21 +152,22 @@ def _tolerance(cases: Sequence[GoldenCase]) -> float:
     return max([ABSOLUTE, *(RELATIVE * one for one in numbers)])
 
 
-def samples(served: Served) -> list[dict[str, NDArray[np.generic]]]:
-    """Requests that any model of the task can answer."""
+def samples(served: Served, count: int) -> list[dict[str, NDArray[np.generic]]]:
+    """Requests that any model of the task can answer, each another one."""
     made: list[dict[str, NDArray[np.generic]]] = []
     generator = np.random.default_rng(1)
     signatures = {one.name: one for one in served.steps.inputs}
-    for _ in range(2):
+    labels = served.pipeline.labels
+    for number in range(count):
         if "TEXT" in signatures:
             words = generator.choice(["The", "film", "was", "good", "in", "Paris", "and", "we", "liked", "it"], 8)
             made.append({"TEXT": np.array([[" ".join(words).encode()]], np.object_)})
         elif "SAMPLES" in signatures:
             seconds = np.arange(16_000, dtype=np.float32) / 16_000
-            made.append({"SAMPLES": (0.3 * np.sin(2 * np.pi * generator.integers(200, 800) * seconds))[None]})
+            made.append({"SAMPLES": (0.3 * np.sin(2 * np.pi * generator.uniform(200, 800) * seconds))[None]})
         elif "LABEL" in signatures:
-            label = np.array([[served.pipeline.labels[0].encode()]], np.object_) if served.pipeline.labels else None
-            made.append({"SEED": np.array([[1]], np.int64), **({} if label is None else {"LABEL": label})})
+            label = {"LABEL": np.array([[labels[number % len(labels)].encode()]], np.object_)} if labels else {}
+            made.append({"SEED": np.array([[number]], np.int64), **label})
         else:
             name = "FRAMES" if "FRAMES" in signatures else "PIXELS"
             made.append({name: _smooth(signatures[name], served, generator)})

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Served:
     """A model whose processes hold artifacts."""
 
-    answer: Callable[[Any, list[Any]], list[Any]]  # of what an artifact holds, and questions; a ValueError refuses one
+    answer: Callable[[Any, list[Any]], list[Any]]  # of what an artifact holds, and questions; an exception refuses one
     shelf: Shelf
     tap: Tap | None = None  # where answers can be compared
 
@@ -61,7 +61,7 @@ class Served:
         for held, places in _by_artifact(view, self.shelf.key, requests, responses):
             answers = self.answer(held.content, [self.question(requests[place]) for place in places])
             for place, one in zip(places, answers, strict=True):
-                refused = isinstance(one, ValueError)
+                refused = isinstance(one, Exception)
                 answered += [] if refused else [place]
                 responses[place] = _refusal(one) if refused else _response(self.outputs(one, held.content), held)
         if self.tap is not None and self.tap.wanted:
@@ -165,6 +165,10 @@ def _question(request: Any) -> Question:
     return Question(*(None if tensor is None else tensor.as_numpy() for tensor in tensors))
 
 
-def _refusal(error: ValueError) -> Any:
-    code = pb_utils.TritonError.NOT_FOUND if isinstance(error, UnknownWordError) else pb_utils.TritonError.INVALID_ARG
+def _refusal(error: Exception) -> Any:
+    """A ValueError is the client's matter, any other exception the model's."""
+    code = pb_utils.TritonError.INTERNAL
+    if isinstance(error, ValueError):
+        unknown = isinstance(error, UnknownWordError)
+        code = pb_utils.TritonError.NOT_FOUND if unknown else pb_utils.TritonError.INVALID_ARG
     return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(str(error), code))

@@ -100,8 +100,8 @@ class ImageGenerator:
             network = Velocity(self.spec.channels, len(self.classes), self.spec.hidden)
         if self.start.folder is None:
             return network
-        starting.load_own(network, self.start, self.kind)
-        return starting.trained_parts(network, network.leave, self.start, seed)
+        unset = starting.load_own(network, self.start, self.kind, network.label)
+        return starting.trained_parts(network, network.leave, self.start, seed, unset=unset)
 
     @property
     def input(self) -> ImageInput:

@@ -21,7 +21,7 @@ from mms_workloads.data.dealing import chosen as chosen_transform
 from mms_workloads.logs import logger
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
-from mms_workloads.tasks import exporting, starting
+from mms_workloads.tasks import choosing, exporting, starting
 from mms_workloads.tasks.task import Keeping
 from mms_workloads.train import device
 from mms_workloads.train.communicator import NOTHING, Stats
@@ -29,9 +29,10 @@ from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, rate, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from mms_workloads.data.schema import Schema
@@ -43,6 +44,7 @@ HELD_BYTES = 512 << 20  # of prepared samples in memory; of more, blocks are pre
 EVALUATION_SAMPLES = 4096
 EVALUATION_BATCH = 64
 GOLDEN_RECORDS = 4
+GOLDEN_BYTES = 16 << 20  # of all that is asked, as it is; golden.json has it in base64
 CHANGED_BLOCKS = 4  # under their transforms: the one that is trained on, one read ahead, those of a round over several
 FROZEN_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common class of its kinds
 
@@ -174,7 +176,7 @@ class TaskLearner:
         report = {
             "records": sum(sizes),
             "leftOut": there - sum(sizes),  # the network cannot learn from them
-            "heldOutBlocks": used if self.held_out else [],
+            "heldOutBlocks": sorted(used) if self.held_out else [],
             "method": inspect.getdoc(self.task.measure),
         }
         return Evaluation(metrics, report)
@@ -210,9 +212,10 @@ class TaskLearner:
         if self.job.data.encryption or self.job.privacy:
             # What the data's images are like is of its records, too.
             schema = replace(self.corpus.schema, images=None) if self.job.privacy else self.corpus.schema
-            records: list[Mapping[str, Any]] = [*public.records(self.kind, schema, count)]
+            given: Iterable[Mapping[str, Any]] = public.records(self.kind, schema, count)
         else:
-            records = self._some(count)
+            given = choosing.dealt(self.held_out or self.trained_on, self.corpus.records, count)
+        records = choosing.fitting(given, self._asked_bytes, count, GOLDEN_BYTES)
         questions = exporting.usual(served, self.task.questions(records), folder)
         cases, compared = (
             [pipelines.golden_case(served, question) for question in questions[:some]]
@@ -220,13 +223,10 @@ class TaskLearner:
         )
         return Golden(cases=cases, comparisons=compared, absoluteTolerance=exporting.TOLERANCE)
 
-    def _some(self, wanted: int) -> list[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = []
-        for block in self.held_out or self.trained_on:
-            if len(found) >= wanted:
-                break
-            found += self.corpus.records(block)
-        return found[:wanted]
+    def _asked_bytes(self, record: Mapping[str, Any]) -> int:
+        """Of what a client sends of it."""
+        values: list[NDArray[Any]] = [one for asked in self.task.questions([record]) for one in asked.values()]
+        return sum(sum(map(len, one.flat)) if one.dtype.kind == "O" else one.nbytes for one in values)
 
     def _batches(self, slices: Sequence[Slice]) -> Iterator[tuple[Batch, torch.Generator]]:
         """The samples of each slice, in the order of the data epoch. What is random depends on the slice alone."""
@@ -266,8 +266,10 @@ class TaskLearner:
         return held
 
     def evaluated(self, chosen: Sequence[int], used: list[int], sizes: list[int]) -> Iterator[Batch]:
-        """Batches of the first blocks, whose numbers and samples are added to the lists."""
-        for block in chosen:
+        """Batches of all blocks, or of some that are spread over them where they have more than EVALUATION_SAMPLES; the
+        blocks' numbers and samples are added to the lists.
+        """
+        for block in choosing.spread(chosen):
             if sum(sizes) >= EVALUATION_SAMPLES:
                 return
             batch = self.prepared(block)

@@ -105,7 +105,7 @@ class ObjectDetector:
             network = Detector(self.spec.channels, len(self.classes))
         if self.start.folder is None:
             return network
-        starting.load_own(network, self.start, self.kind)
+        starting.load_own(network, self.start, self.kind, network.labels)
         return starting.trained_parts(network, network.labels, self.start, seed)
 
     @property

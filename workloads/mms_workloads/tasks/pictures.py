@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from mms_workloads.contract import ImageInput, Picture, Reason
 from mms_workloads.media import images
@@ -48,11 +49,13 @@ def decoded(record: Mapping[str, Any], channels: int) -> NDArray[np.uint8]:
 
 
 def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """As images.decode makes them of the file that a client sends."""
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels  # noqa: PLR2004 - height and width
     if pixels.shape[2] == channels:
         return pixels
-    grey = pixels.mean(axis=2, keepdims=True).astype(np.uint8)
-    return grey if channels == 1 else np.repeat(grey, channels, axis=2)
+    image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    found = np.asarray(images.eight_bits(image, channels), dtype=np.uint8)
+    return found.reshape(*pixels.shape[:2], channels)
 
 
 def stacked(records: Sequence[Mapping[str, Any]], given: ImageInput) -> Tensor:

@@ -76,6 +76,7 @@ def build(
             made = SentenceEncoder(LibraryEncoder(network), network.config.hidden_size, calibrated=calibrated)
         if start.kind is not None:
             starting.load(made, start)
+        texts.fit(network, words, kind, spec, start)
         return starting.trained_parts(made, made.head, start, seed, unset=unset)
 
     network = texts.begun(

@@ -39,7 +39,8 @@ MELS = 80
 
 class LogMel(nn.Module):
     """audio float32 [n, S], lengths int64 [n] -> energies [n, MELS, T], frames int64 [n]; each band of mean 0 and
-    deviation 1 over the sound. As products with sines and cosines, which every runtime has.
+    deviation 1 over the sound. As products with sines and cosines, which every runtime has. A sound that is too
+    short for a frame has one.
     """
 
     def __init__(self, rate: int) -> None:
@@ -52,16 +53,21 @@ class LogMel(nn.Module):
         self.register_buffer("bands", mel_bands(rate, size), persistent=False)
 
     def forward(self, sound: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        sound = functional.pad(sound, (0, self.window))
         parts = functional.conv1d(sound[:, None], self.waves, stride=self.hop)  # type: ignore[arg-type]
         real, imaginary = parts.chunk(2, dim=1)
         energies = torch.log(self.bands @ (real.square() + imaginary.square()) + 1e-6)  # type: ignore[operator]
-        frames = ((lengths - self.window) // self.hop + 1).clamp(min=1)
+        frames = self.frames(lengths)
         seen = (torch.arange(energies.shape[2], device=sound.device) < frames[:, None])[:, None].float()
         count = seen.sum(dim=2, keepdim=True)
         mean = (energies * seen).sum(dim=2, keepdim=True) / count
         apart = (energies - mean) * seen
         deviation = (apart.square().sum(dim=2, keepdim=True) / count + 1e-5).sqrt()
         return apart / deviation, frames
+
+    def frames(self, lengths: Tensor) -> Tensor:
+        """Of sounds of so many samples."""
+        return ((lengths - self.window) // self.hop + 1).clamp(min=1)
 
 
 def mel_bands(rate: int, size: int) -> Tensor:
@@ -75,7 +81,11 @@ def mel_bands(rate: int, size: int) -> Tensor:
 
 
 class Recogniser(nn.Module):
-    """audio float32 [n, S], lengths int64 [n] -> logits [n, T, labels], two hops a step."""
+    """audio float32 [n, S], lengths int64 [n] -> logits [n, T, labels], two hops a step. A sound is told as if it were
+    alone; steps that are not its own are told as silence.
+    """
+
+    silent: Tensor
 
     def __init__(self, spec: SpeechRecognition, labels: int) -> None:
         super().__init__()
@@ -88,24 +98,27 @@ class Recogniser(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.head = nn.Linear(size, labels)
         self.dropout = nn.Dropout(spec.dropout)
-        steps = math.ceil(spec.maxSeconds / HOP / 2) + 2
-        self.register_buffer("places", places(steps, size), persistent=False)
+        most = math.ceil(spec.maxSeconds * spec.sampleRate) // self.mel.hop + 1  # frames, of what fills up a sound, too
+        self.register_buffer("places", places((most - 1) // 2 + 1, size), persistent=False)
+        self.register_buffer("silent", transformers_speech.silence(labels), persistent=False)
 
     def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
         x, frames = self.mel(audio, lengths)
-        x = functional.gelu(self.halve(functional.gelu(self.enter(x)))).transpose(1, 2)
+        heard = torch.arange(x.shape[2], device=x.device) < frames[:, None]
+        x = functional.gelu(self.enter(x)) * heard[:, None]
+        x = functional.gelu(self.halve(x)).transpose(1, 2)
         seen = torch.arange(x.shape[1], device=x.device) < steps(frames)[:, None]
         x = self.dropout(x + self.places[: x.shape[1]])  # type: ignore[index]
         for block, near in zip(self.blocks, self.near, strict=True):
             x = x * seen[:, :, None]
             x = x + near(x.transpose(1, 2)).transpose(1, 2)
             x = block(x, seen)
-        out: Tensor = self.head(self.norm(x))
-        return out
+        logits = self.head(self.norm(x))
+        return torch.where(seen[:, :, None], logits, self.silent.to(logits.dtype))
 
     def steps(self, lengths: Tensor) -> Tensor:
         """Of sounds of so many samples."""
-        return steps(((lengths - self.mel.window) // self.mel.hop + 1).clamp(min=1))
+        return steps(self.mel.frames(lengths))
 
 
 def steps(frames: Tensor) -> Tensor:
@@ -142,7 +155,7 @@ class SpeechRecogniser:
             network = Recogniser(self.spec, len(self.classes))
         if self.start.folder is None:
             return network
-        starting.load_own(network, self.start, self.kind)
+        starting.load_own(network, self.start, self.kind, network.head)
         return starting.trained_parts(network, network.head, self.start, seed)
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:

@@ -20,7 +20,7 @@ from mms_workloads.store import JobError
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -32,6 +32,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TIMM = "timm/"
 HALF = (0.5,)
+SHOWN = 3  # parameters that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +141,11 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
 
     network, unset = transformers_library.make(AutoModelForImageClassification, start, seed, num_labels=labels)
     made = Named(network, "pixel_values")
+    head = last_linear(network)
     if start.kind is not None:
-        load(made, start)
-    return trained_parts(made, last_linear(network), start, seed, unset=unset)
+        load(made, start, head)
+    _look(made, start, spec)
+    return trained_parts(made, head, start, seed, unset=unset)
 
 
 def _of_timm(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
@@ -155,7 +158,26 @@ def _of_timm(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
     if channels != spec.channels:
         raise start.refuse(f"its images have {channels} channels: set task.imageClassification.channels to that")
     head: nn.Module = network.get_classifier()  # type: ignore[operator]
-    return trained_parts(Named(network, "x"), head, start, seed)
+    made = Named(network, "x")
+    _look(made, start, spec)
+    return trained_parts(made, head, start, seed)
+
+
+def _look(network: nn.Module, start: Start, spec: Picture) -> None:
+    """At one image: many networks have a place for each part of it. Raises JobError where it is of the wrong size."""
+    before = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(pixels=torch.zeros(1, spec.channels, spec.height, spec.width))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        given = config(start)
+        size = given.get("image_size") or (given.get("pretrained_cfg") or {}).get("input_size")
+        its = f" (its config.json says {size}, and {given['num_channels']} channels)" if "num_channels" in given else ""
+        raise start.refuse(
+            f"it does not take images of {spec.channels} channels and {spec.height} x {spec.width} pixels ({error}): "
+            f"set task.imageClassification.height, width and channels to what it was trained with{its}"
+        ) from error
+    network.train(before)
 
 
 def _timm_from_scratch(spec: Picture, labels: int, seed: int) -> nn.Module:
@@ -202,24 +224,46 @@ def _from_artifact(start: Start, spec: Picture, labels: int, seed: int) -> nn.Mo
             network: nn.Module = SmallClassifier(spec.channels, before.height, before.width, labels)
     else:
         network = Named(_timm_from_scratch(spec, labels, seed), "x")
-    load(network, start)
-    return trained_parts(network, last_linear(network), start, seed)
+    head = last_linear(network)
+    load(network, start, head)
+    return trained_parts(network, head, start, seed)
 
 
-def load(network: nn.Module, start: Start) -> None:
-    """The weights of an artifact of ours, but for those of another shape: the last layer's of other labels."""
+def load(network: nn.Module, start: Start, *labelled: nn.Module) -> Sequence[nn.Parameter]:
+    """The weights of an artifact of ours. labelled: the layers that have as many rows as there are labels, of which the
+    parameters stay as they are where the artifact's are of another shape; these are given back.
+
+    Raises JobError: any other parameter is not in the artifact, or of another shape, or not in the network.
+    """
     from safetensors.torch import load_file  # noqa: PLC0415
 
     assert start.folder is not None  # noqa: S101 - the caller has seen to it
-    given, own = load_file(start.folder / WEIGHTS), network.state_dict()
+    given = load_file(start.folder / WEIGHTS)
+    own = {name: tensor for name, tensor in network.state_dict().items() if tensor.dim()}  # as exporting.write has it
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
-    if len(fitting) < len(own) // 2:
-        raise start.refuse("hardly any of its parameters fit this network")
+    may_differ = {id(parameter) for module in labelled for parameter in module.parameters()}
+    unset = {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if name not in fitting and id(parameter) in may_differ
+    }
+    if wrong := sorted((own.keys() | given.keys()) - fitting.keys() - unset.keys()):
+        said = ", ".join(f"{name} is {_shape(given, name)} and would be {_shape(own, name)}" for name in wrong[:SHOWN])
+        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise start.refuse(
+            f"its network is of another shape: {said}{more}. Set the fields of the task that say how large the network "
+            "is as its model.json has them"
+        )
     network.load_state_dict(fitting, strict=False)
+    return list(unset.values())
 
 
-def load_own(network: nn.Module, start: Start, kind: str) -> None:
-    """The weights of an artifact of the same task, of which no library has networks of ours. Raises JobError."""
+def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
+    return str(list(tensors[name].shape)) if name in tensors else "not there"
+
+
+def load_own(network: nn.Module, start: Start, kind: str, *labelled: nn.Module) -> Sequence[nn.Parameter]:
+    """As `load` does, of an artifact of the same task, of which no library has networks of ours. Raises JobError."""
     if start.kind != kind:
         given = f"an artifact of {start.kind}" if start.kind else "no artifact of a training"
         raise start.refuse(
@@ -227,7 +271,7 @@ def load_own(network: nn.Module, start: Start, kind: str) -> None:
             "pretrained.trainingRef, or leave pretrained out. A folder of Transformers is served as it is by "
             "model.pretrained of a ModelService"
         )
-    load(network, start)
+    return load(network, start, *labelled)
 
 
 def last_linear(network: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ What the labels of the pairs are decides what is learnt:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,6 +44,7 @@ SHARPNESS = 20.0  # of cosines among a batch, as sentence-transformers has it
 MATCHING = ("1", "true", "yes", "match")
 TWO = 2
 OTHER = "other_"  # before the names of the second text's tensors
+OTHER_TEXT = "other_text"
 BATCH = 64  # texts that are encoded at a time for the search
 VECTORS, TEXTS = "search.safetensors", "search.json"
 
@@ -97,7 +99,9 @@ class TextMatcher(TextTask):
         return sentences.build(self.kind, self.spec, self.words, self.start, seed=seed, calibrated=self.goal.calibrated)
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:
-        """label: int64 [n] of Whether, float32 [n], 0 to 1, of Score; of Matches there is none."""
+        """label: int64 [n] of Whether, float32 [n], 0 to 1, of Score. Of Matches there is none, and other_text, int64
+        [n], has a number for each different second text.
+        """
         length = self.spec.maxLength
         batch: Batch = {}
         for place, of in enumerate(("", OTHER)):
@@ -108,6 +112,8 @@ class TextMatcher(TextTask):
         elif self.goal.kind == "Score":
             given = torch.tensor([float(record["label"]) for record in records], dtype=torch.float32)
             batch["label"] = (given - self.goal.least) / (self.goal.most - self.goal.least)
+        else:
+            batch[OTHER_TEXT] = torch.tensor([_numbered(str(record["input"][1])) for record in records]).long()
         return batch
 
     def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:
@@ -135,21 +141,29 @@ class TextMatcher(TextTask):
 
     def measure(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """accuracy, macroF1: of held-out pairs, match or not. spearman: correlation of the ranks of score and label.
-        recallAt1: the part of first texts that are nearest to their own second one, among those of all held-out pairs.
+        recallAt1: the part of first texts that are nearest to their own second one, among the different ones of all
+        held-out pairs; of one that is as near to n of them, a part of 1 / n.
         """
         if self.goal.kind == "Whether":
             return labels.accuracy(batches, lambda batch: (self._said(network, batch) > 0).long(), TWO)
         if self.goal.kind == "Score":
             pairs = [(self._said(network, batch).cpu(), batch["label"]) for batch in batches]
-            said, wanted = (torch.cat(part).double().numpy() for part in zip(*pairs, strict=True))
-            return {self.metric: spearman(said, wanted)}
-        found = [self._both(network, batch)[:2] for batch in batches]
-        first, second = (torch.cat(part) for part in zip(*found, strict=True))
-        right = 0
+            scores, wanted = (torch.cat(part).double().numpy() for part in zip(*pairs, strict=True))
+            return {self.metric: spearman(scores, wanted)}
+        found = [(*self._both(network, batch)[:2], batch[OTHER_TEXT]) for batch in batches]
+        first, second, said = (torch.cat(part) for part in zip(*found, strict=True))
+        places: dict[int, int] = {}  # of each different text, where it is first
+        for place, text in enumerate(said.tolist()):
+            places.setdefault(text, place)
+        number = {text: row for row, text in enumerate(places)}
+        different = second[list(places.values())]
+        owners = torch.tensor([number[text] for text in said.tolist()], device=first.device)
+        right = 0.0
         for start in range(0, len(first), BATCH):
-            near = first[start : start + BATCH] @ second.T
-            own = near.gather(1, torch.arange(start, start + len(near), device=near.device)[:, None])
-            right += int((near <= own).all(dim=1).sum())
+            near = first[start : start + BATCH] @ different.T
+            own = near.gather(1, owners[start : start + BATCH, None])
+            nearest = (near <= own).all(dim=1)
+            right += float((nearest / (near == own).sum(dim=1)).sum())
         return {self.metric: right / len(first)}
 
     def exported(self, network: nn.Module) -> tuple[nn.Module, Batch, Mapping[str, Sequence[str]]]:
@@ -205,6 +219,11 @@ class TextMatcher(TextTask):
     def _said(self, network: nn.Module, batch: Batch) -> Tensor:
         first, second, calibration = self._both(network, batch)
         return calibration[:, 0] * (first * second).sum(dim=1) + calibration[:, 1]
+
+
+def _numbered(text: str) -> int:
+    """Of the text alone, the same in each process: 63 bits of its digest."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from mms_workloads.contract import TOKENIZER, Pipeline, Text, TextInput
+from mms_workloads.serve.pipelines import writing
 from mms_workloads.tasks import starting
 from mms_workloads.tasks import transformers_library as libraries
 from mms_workloads.tasks.networks import EncoderBlock, places
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from tokenizers import Encoding
 
     from mms_workloads.contract import ModelTask
     from mms_workloads.tasks.starting import Start
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 BETWEEN_WORDS = r"[^\p{L}\p{N}']+"
 WORD_VECTORS = "wordEmbedding"
+LABELLED = ("textClassification", "tokenClassification")  # their networks' head has a row for each label
+PLACES = ("position_embeddings", "wpe", "embed_positions")  # as the library calls what it learns of places
 IGNORED = -100  # a place that has no label: cross_entropy's ignore_index
 
 
@@ -41,15 +45,17 @@ class Words:
     tokenizer: Tokenizer
     vectors: NDArray[np.float32] | None = None
 
-    def numbers(self, given: Sequence[Any], length: int) -> tuple[Tensor, Tensor, list[list[int | None]]]:
-        """tokens, mask [n, longest], and of each token its word's number. given: texts, or lists of words."""
+    def numbers(self, given: Sequence[str], length: int) -> tuple[Tensor, Tensor, list[Encoding]]:
+        """tokens, mask int64 [n, longest], longest at least 1; and what the tokenizer says of each text."""
         self.tokenizer.enable_truncation(length)
-        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id(PAD) or 0)
-        found = self.tokenizer.encode_batch(list(given), is_pretokenized=bool(given) and not isinstance(given[0], str))
-        shape = len(found), len(found[0].ids) if found else 0
+        self.tokenizer.enable_padding(pad_id=(fill := writing.filling(self.tokenizer)))
+        found = self.tokenizer.encode_batch(list(given))
+        for one in found:
+            one.pad(1, pad_id=fill)  # none may have a word that is known
+        shape = len(found), len(found[0].ids) if found else 1
         tokens = torch.tensor([one.ids for one in found], dtype=torch.int64).view(shape)
         mask = torch.tensor([one.attention_mask for one in found], dtype=torch.int64).view(shape)
-        return tokens, mask, [one.word_ids for one in found]
+        return tokens, mask, found
 
     def around(self) -> list[int]:
         """The tokens that the tokenizer puts around each text, such as [CLS] and [SEP]."""
@@ -192,7 +198,7 @@ def build(kind: str, spec: Text, words: Words, labels: int, start: Start, *, see
         spec,
         start,
         small=lambda: made(spec, words, labels),
-        library=lambda: _of_library(kind, labels, start, seed),
+        library=lambda: _of_library(kind, spec, words, start, labels=labels, seed=seed),
         seed=seed,
     )
 
@@ -216,22 +222,61 @@ def begun(
         return network
     if start.kind != kind:
         raise start.refuse(f"it is an artifact of {start.kind}: {kind} starts from one of its own, or of wordEmbedding")
-    starting.load(network, start)
-    return starting.trained_parts(network, network.get_submodule("head"), start, seed)
+    head = network.get_submodule("head")
+    starting.load(network, start, *([head] if kind in LABELLED else []))
+    return starting.trained_parts(network, head, start, seed)
 
 
-def _of_library(kind: str, labels: int, start: Start, seed: int) -> nn.Module:
+def _of_library(kind: str, spec: Text, words: Words, start: Start, *, labels: int, seed: int) -> nn.Module:
     from mms_workloads import vision  # noqa: F401, PLC0415 - before transformers, which looks for torchvision
 
     # isort: split
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification  # noqa: PLC0415
 
     auto = AutoModelForSequenceClassification if kind == "textClassification" else AutoModelForTokenClassification
+    if kind == "textClassification":
+        _reads_both_ways(start)
     network, unset = libraries.make(auto, start, seed, num_labels=labels)
-    made = Library(network)
+    made, head = Library(network), starting.last_linear(network)
     if start.kind is not None:
-        starting.load(made, start)
-    return starting.trained_parts(made, starting.last_linear(network), start, seed, unset=unset)
+        starting.load(made, start, head)
+    fit(network, words, kind, spec, start)
+    return starting.trained_parts(made, head, start, seed, unset=unset)
+
+
+def _reads_both_ways(start: Start) -> None:
+    """Raises JobError: of a text a causal network tells the label at its last token, which it looks for by a token that
+    texts are filled up with, and most have none.
+    """
+    from transformers.models.auto import modeling_auto  # noqa: PLC0415
+
+    kind = starting.config(start).get("model_type")
+    causal, masked = (getattr(modeling_auto, f"MODEL_FOR_{what}_LM_MAPPING_NAMES") for what in ("CAUSAL", "MASKED"))
+    if kind in causal and kind not in masked:
+        raise start.refuse(
+            f"its network is of kind {kind}, which goes on with a text, and textClassification starts from those that "
+            "read it as a whole, such as BERT and RoBERTa: give a folder of one. languageModel trains this one further"
+        )
+
+
+def fit(network: Any, words: Words, kind: str, spec: Text, start: Start) -> None:
+    """Raises JobError: the network of Transformers has no place for as many tokens, or none for some token."""
+    for name, module in network.named_modules():
+        if name.rpartition(".")[2] in PLACES and isinstance(module, nn.Embedding):
+            # RoBERTa and what followed it begin to count behind the token that fills up.
+            before = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
+            if spec.maxLength > (most := module.num_embeddings - before):
+                raise start.refuse(
+                    f"its network has places for {most} tokens, and task.{kind}.maxLength is {spec.maxLength}: set it "
+                    f"to {most} or less"
+                )
+    known = network.get_input_embeddings().num_embeddings
+    last = max(words.tokenizer.get_vocab().values(), default=0)
+    if last >= known:
+        raise start.refuse(
+            f"its {TOKENIZER} has a token of number {last}, and its network knows {known}: give the {TOKENIZER} that "
+            "the network was trained with"
+        )
 
 
 def moved(batch: Batch, network: nn.Module, of: str = "") -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +12,15 @@ import torch
 from torch.nn import functional
 
 from mms_workloads.contract import Reason
+from mms_workloads.data.schema import class_of
+from mms_workloads.serve.pipelines import tagging
 from mms_workloads.store import JobError
 from mms_workloads.tasks import labels, texts
 from mms_workloads.tasks.texts import IGNORED, TextTask
 from mms_workloads.train import device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -43,16 +47,23 @@ class TokenTagger(TextTask):
         return texts.build(self.kind, self.spec, self.words, len(self.classes), self.start, seed=seed)
 
     def prepare(self, records: Sequence[Mapping[str, Any]]) -> Batch:
-        """Tags int64 [n, L]: at the first token of each word its tag's number, else IGNORED."""
-        tokens, mask, owners = self.words.numbers([_words(record) for record in records], self.spec.maxLength)
+        """Tags int64 [n, L]: at the first token of each word its tag's number, else IGNORED.
+
+        The words of a record become the text that a service is asked, and what is tagged there is tagged here: a word
+        of the record may be several, of which those after the first go on with its entity.
+        """
+        given = [_words(record) for record in records]
+        texts = [" ".join(words) for words in given]
+        tokens, mask, encodings = self.words.numbers(texts, self.spec.maxLength)
         place = {label: number for number, label in enumerate(self.classes)}
         tags = torch.full(tokens.shape, IGNORED, dtype=torch.int64)
-        for row, (record, words) in enumerate(zip(records, owners, strict=True)):
-            given = record["label"]
+        for row, (record, words, text, encoding) in enumerate(zip(records, given, texts, encodings, strict=True)):
+            ends = [*itertools.accumulate(len(word) + 1 for word in words)]  # of each, behind its space
             before = None
-            for column, word in enumerate(words):
-                if word is not None and word != before:
-                    tags[row, column] = labels.number(place, given[word])
+            for token, start, _ in tagging.words(text, encoding):
+                word = bisect.bisect_right(ends, start)
+                tag = class_of(record["label"][word])
+                tags[row, token] = labels.number(place, _going_on(tag, place) if word == before else tag)
                 before = word
         return {"tokens": tokens, "mask": mask, "tags": tags}
 
@@ -66,7 +77,7 @@ class TokenTagger(TextTask):
 
     def measure(self, network: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """entityF1: of the entities of held-out texts, each right when its words and its kind are (as CoNLL-2003).
-        tokenAccuracy: the part of words whose tag is right.
+        tokenAccuracy: the part of words whose tag is right. Words are those of the served model.
         """
         right = words = both = there = told = 0
         for batch in batches:
@@ -85,6 +96,12 @@ class TokenTagger(TextTask):
     def questions(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, NDArray[np.generic]]]:
         """TEXT [1, 1]: the words with spaces between them."""
         return [{"TEXT": np.array([[" ".join(_words(record)).encode()]], dtype=np.object_)} for record in records]
+
+
+def _going_on(tag: str, known: Container[str]) -> str:
+    """The tag of what follows in the same entity; the same where none says that."""
+    inside = f"I{tag[1:]}"
+    return inside if tag.startswith("B-") and inside in known else tag
 
 
 def _words(record: Mapping[str, Any]) -> list[str]:

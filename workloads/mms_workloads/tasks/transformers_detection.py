@@ -39,7 +39,7 @@ def build(spec: ObjectDetection, labels: int, start: Start, seed: int) -> Matche
     network.config.update({"auxiliary_loss": False})  # of the last layer alone: it is asked of images one by one
     made = Matched(network)
     if start.kind is not None:
-        starting.load(made, start)
+        starting.load(made, start, network.class_labels_classifier)
     starting.trained_parts(made, network.class_labels_classifier, start, seed, unset=unset)
     return made
 

@@ -79,7 +79,7 @@ def build(spec: SpeechRecognition, classes: Sequence[str], start: Start, seed: i
     # Both draw outside of what a run seeds; data.augmentation has masks of time and frequency.
     network.config.update({"apply_spec_augment": False, "layerdrop": 0.0})
     network.config.update({"vocab_size": len(classes), "pad_token_id": 0})
-    made.silent = _silence(len(classes))
+    made.silent = silence(len(classes))
     starting.trained_parts(made, network.lm_head, start, seed, unset=unset)
     return made
 
@@ -103,7 +103,7 @@ class Letters(nn.Module):
         layer = network.base_model.feature_extractor.conv_layers[0]
         if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
             layer.layer_norm = OwnFramesNorm(layer.layer_norm, self.own)
-        self.register_buffer("silent", _silence(config.vocab_size), persistent=False)
+        self.register_buffer("silent", silence(config.vocab_size), persistent=False)
 
     def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
         lengths = lengths.clamp(min=self.least)
@@ -125,7 +125,7 @@ def _steps(lengths: Tensor, kernels: Sequence[int], strides: Sequence[int]) -> T
     return lengths
 
 
-def _silence(labels: int) -> Tensor:
+def silence(labels: int) -> Tensor:
     """Logits whose greatest is the blank's."""
     return nn.functional.one_hot(torch.tensor(0), labels).float()
 

@@ -39,7 +39,7 @@ def build(spec: VideoUnderstanding, labels: int, start: Start, seed: int) -> Fra
         raise start.refuse(f"its videos are others than task.{KIND} says: set {said} there")
     made = Frames(network)
     if start.kind is not None:
-        starting.load(made, start)
+        starting.load(made, start, network.classifier)
     starting.trained_parts(made, network.classifier, start, seed, unset=unset)
     return made
 

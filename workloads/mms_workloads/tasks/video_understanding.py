@@ -81,7 +81,7 @@ class VideoLabeller:
             network = VideoClassifier(self.spec, len(self.classes))
         if self.start.folder is None:
             return network
-        starting.load_own(network, self.start, self.kind)
+        starting.load_own(network, self.start, self.kind, network.head)
         return starting.trained_parts(network, network.head, self.start, seed)
 
     @property
@@ -95,9 +95,9 @@ class VideoLabeller:
         for row, record in enumerate(records):
             try:
                 found = video.frames(record["input"], spec.frames, spec.channels)
+                frames[row] = np.stack([images.resized(one, given) for one in found]).transpose(0, 3, 1, 2)
             except MediaError as error:
                 raise JobError(Reason.DATA_UNREADABLE, f"{record.get('source', 'a record')}: {error}") from error
-            frames[row] = np.stack([images.resized(one, given) for one in found]).transpose(0, 3, 1, 2)
         return {"pixels": torch.from_numpy(frames), "label": labels.numbers(records, self.classes)}
 
     def augment(self, batch: Batch, transform: str, generator: torch.Generator) -> Batch:

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from mms_workloads.serve.pipelines.networks import NetworkError
 from mms_workloads.serve.pipelines.served import Served, golden_case, open, valid  # noqa: A004 - as gzip.open
-from mms_workloads.serve.pipelines.tensors import RequestError, Signature
+from mms_workloads.serve.pipelines.tensors import FailedError, RequestError, Signature
 
-__all__ = ["NetworkError", "RequestError", "Served", "Signature", "golden_case", "open", "valid"]
+__all__ = ["FailedError", "NetworkError", "RequestError", "Served", "Signature", "golden_case", "open", "valid"]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,7 +30,7 @@ def channels(known: Statistics, given: ImageInput) -> int:
     return 1 if given.channels == len(known.imageMean) == 1 else 3
 
 
-def of_frames(row: int, frames: Sequence[NDArray[np.uint8]], known: Statistics) -> dict[int, str]:
+def of_frames(row: int, frames: Iterable[NDArray[np.uint8]], known: Statistics) -> dict[int, str]:
     """frames: of one image or video, each uint8 [H, W, C]; {row: why} where they are far from the training data."""
     counts = np.sum([_counts(one) for one in frames], axis=0)
     levels = np.arange(LEVELS) / (LEVELS - 1)

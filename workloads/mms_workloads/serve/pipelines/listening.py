@@ -61,7 +61,7 @@ def prepare_sound(inputs: Arrays, given: AudioInput) -> Prepared:
         rows, odd = [], {}
         for row, data in files(inputs[AUDIO], AUDIO):
             try:
-                rows.append(audio.decode(data, given.sampleRate))
+                rows.append(audio.decode(data, given.sampleRate, given.maxSeconds))
             except MediaError as error:
                 raise RequestError(f"{AUDIO}[{row}]: {error}") from error
     longest = max(len(one) for one in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from mms_workloads.serve.pipelines import likeness
 from mms_workloads.serve.pipelines.tensors import Prepared, RequestError, Signature, files, not_finite, one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -52,10 +53,10 @@ def prepare_images(inputs: Arrays, pipeline: Pipeline) -> Prepared:
         try:
             pixels = images.decode(data, given.channels)
             odd |= _unlike(row, pipeline, [pixels], partial(_frames, data))
+            found.append(images.resized(pixels, given))
         except MediaError as error:
             raise RequestError(f"{IMAGE}[{row}]: {error}") from error
         sizes.append(pixels.shape[:2])
-        found.append(images.resized(pixels, given))
     return Prepared({"pixels": _stacked([images.normalised(one, given) for one in found])}, sizes, odd)
 
 
@@ -69,12 +70,14 @@ def prepare_videos(inputs: Arrays, pipeline: Pipeline, count: int) -> Prepared:
         return Prepared({"frames": images.centred(values, given)}, None, odd)
     found, odd = [], dict[int, str]()
     for row, data in files(inputs[VIDEO], VIDEO):
+        small: list[NDArray[np.uint8]] = []
         try:
-            decoded = video.frames(data, count, given.channels)
-            odd |= _unlike(row, pipeline, decoded, partial(video.frames, data, count))
+            frames = _resized(video.frames(data, count, given.channels), given, small)
+            odd |= _unlike(row, pipeline, frames, partial(video.frames, data, count))
+            deque(frames, maxlen=0)  # those that nobody has looked at
         except MediaError as error:
             raise RequestError(f"{VIDEO}[{row}]: {error}") from error
-        found.append(np.stack([images.resized(one, given) for one in decoded]))
+        found.append(np.stack(small))
     return Prepared({"frames": images.normalised(np.stack(found), given)}, None, odd)
 
 
@@ -91,8 +94,8 @@ def out_of_range(values: NDArray[np.float32]) -> dict[int, str]:
 def _unlike(
     row: int,
     pipeline: Pipeline,
-    frames: Sequence[NDArray[np.uint8]],
-    decoded: Callable[[int], Sequence[NDArray[np.uint8]]],
+    frames: Iterable[NDArray[np.uint8]],
+    decoded: Callable[[int], Iterable[NDArray[np.uint8]]],
 ) -> dict[int, str]:
     """{row: why} of a file that is unlike the training data. decoded: its frames with so many channels."""
     given, known = image_of(pipeline), pipeline.statistics
@@ -100,6 +103,15 @@ def _unlike(
         return {}
     channels = likeness.channels(known, given)
     return likeness.of_frames(row, frames if channels == given.channels else decoded(channels), known)
+
+
+def _resized(
+    frames: Iterable[NDArray[np.uint8]], given: ImageInput, small: list[NDArray[np.uint8]]
+) -> Iterator[NDArray[np.uint8]]:
+    """The frames as they are, each of which is added to `small` at the network's size."""
+    for one in frames:
+        small.append(images.resized(one, given))
+        yield one
 
 
 def _frames(data: bytes, channels: int) -> list[NDArray[np.uint8]]:

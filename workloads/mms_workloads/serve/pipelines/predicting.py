@@ -56,10 +56,11 @@ class Predict:
         """Raises NetworkError."""
         return {one.name: _output(np.asarray(results[one.name]), one, asked.rows) for one in self._found}
 
-    def samples(self) -> list[dict[str, NDArray[Any]]]:
-        """Requests that the network should answer: one of a row, and one of two where it takes as many."""
+    def samples(self, count: int) -> list[dict[str, NDArray[Any]]]:
+        """Requests that the network should answer: of one row and, where it takes as many, of two in turn."""
         generator = np.random.default_rng(1)
-        return [{one.name: _made_up(one, rows, generator) for one in self._given} for rows in (1, min(2, self.rows))]
+        rows = [1 + number % min(2, self.rows) for number in range(count)]
+        return [{one.name: _made_up(one, some, generator) for one in self._given} for some in rows]
 
 
 def _check(field: str, tensors: Sequence[TensorSpec]) -> None:

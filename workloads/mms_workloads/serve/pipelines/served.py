@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from mms_workloads import golden_tensors
 from mms_workloads.contract import PIPELINE, Contract, GoldenCase, Pipeline
 from mms_workloads.serve.pipelines import networks, tasks
-from mms_workloads.serve.pipelines.tensors import Prepared, RequestError, checked
+from mms_workloads.serve.pipelines.tensors import FailedError, Prepared, RequestError, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Anomalies = Literal["Refuse", "Count", "Off"]
 FILES = ("IMAGE", "VIDEO", "AUDIO")  # outputs that are files: the tensors beside them say the same
 
+log = logging.getLogger(__name__)  # in Triton's process there is no other
 
 VARIANT = "variant.json"  # of an artifact's folder in a pod, beside pipeline.json
 
@@ -54,33 +56,49 @@ class Served:
         return self.steps.model
 
     def answer(self, inputs: Arrays) -> Answer:
-        """The outputs, by name. Raises RequestError."""
-        found = self.answers([inputs])[0]
-        if isinstance(found, RequestError):
-            raise found
+        """The outputs, by name. Raises RequestError, and whatever the model fails with."""
+        ((_, found),) = self._together([(0, self._prepared(inputs))])
         return found
 
-    def answers(self, requests: Sequence[Arrays]) -> list[Answer | RequestError]:
-        """Of each request. The network runs once for those that fit together."""
-        prepared = [self._prepared(one) for one in requests]
-        found: list[Answer | RequestError | None] = [one if isinstance(one, RequestError) else None for one in prepared]
+    def answers(self, requests: Sequence[Arrays]) -> list[Answer | RequestError | FailedError]:
+        """Of each request. The network runs once for those that fit together; one at which it fails spoils no other."""
+        found: dict[int, Answer | RequestError | FailedError] = {}
         groups: dict[Any, list[tuple[int, Prepared]]] = {}
-        for place, one in enumerate(prepared):
-            if isinstance(one, Prepared):
+        for place, inputs in enumerate(requests):
+            try:
+                one = self._prepared(inputs)
+            except RequestError as error:
+                found[place] = error
+            except Exception as error:  # noqa: BLE001 - files are read by libraries, which others depend on, too
+                found[place] = self._failed(error)
+            else:
                 groups.setdefault(self._fits(one), []).append((place, one))
         for group in groups.values():
-            for place, answer in self._together(group):
-                found[place] = answer
-        return [one for one in found if one is not None]
+            found |= self._apart(group)
+        return [found[place] for place in range(len(requests))]
 
-    def _prepared(self, inputs: Arrays) -> Prepared | RequestError:
+    def _apart(self, group: Sequence[tuple[int, Prepared]]) -> dict[int, Answer | RequestError | FailedError]:
+        """The group's answers: together, or one by one where that fails, so that only the cause has an error."""
         try:
-            found = self.steps.prepare(checked(inputs, self.steps.inputs))
-        except RequestError as error:
-            return error
+            return dict(self._together(group))
+        except Exception as error:  # noqa: BLE001 - as above
+            if group[1:]:
+                return {place: answer for one in group for place, answer in self._apart([one]).items()}
+            return {group[0][0]: error if isinstance(error, RequestError) else self._failed(error)}
+
+    def _failed(self, error: Exception) -> FailedError:
+        log.error("model %s: a request failed", self.model, exc_info=error)
+        return FailedError(
+            f"model {self.model} failed at this request ({type(error).__name__}): look at what it sends. The log of "
+            "the service's pod says more"
+        )
+
+    def _prepared(self, inputs: Arrays) -> Prepared:
+        """Raises RequestError."""
+        found = self.steps.prepare(checked(inputs, self.steps.inputs))
         if found.odd and self.anomalies == "Refuse":
             row, why = min(found.odd.items())
-            return RequestError(f"row {row} is no valid input of this model: {why}")
+            raise RequestError(f"row {row} is no valid input of this model: {why}")
         if self.anomalies == "Count":
             self.odd += len(found.odd)
         return found
@@ -94,7 +112,7 @@ class Served:
             for name, values in sorted(one.feeds.items())
         )
 
-    def _together(self, group: Sequence[tuple[int, Prepared]]) -> list[tuple[int, Answer | RequestError]]:
+    def _together(self, group: Sequence[tuple[int, Prepared]]) -> list[tuple[int, Answer]]:
         feeds = {name: self._joined(name, [one.feeds[name] for _, one in group]) for name in group[0][1].feeds}
         rows = sum(one.rows for _, one in group)
         parts = [
@@ -102,7 +120,7 @@ class Served:
             for start in range(0, rows, self.steps.rows)
         ]
         results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
-        found: list[tuple[int, Answer | RequestError]] = []
+        found: list[tuple[int, Answer]] = []
         longest = max((feeds[name].shape[1] for name in self.steps.padded if name in feeds), default=0)
         start = 0
         for place, one in group:

@@ -53,7 +53,8 @@ class Tag:
                 [(place, place, place + 1) for place in np.flatnonzero(row).tolist()] for row in found.feeds["mask"]
             ]
             return Prepared(found.feeds, ([""] * len(places), places))
-        return Prepared(found.feeds, (texts(inputs[writing.TEXT], writing.TEXT), [words(one) for one in found.about]))
+        said = texts(inputs[writing.TEXT], writing.TEXT)
+        return Prepared(found.feeds, (said, [words(*one) for one in zip(said, found.about, strict=True)]))
 
     def finish(self, results: Arrays, asked: Prepared) -> dict[str, NDArray[Any]]:
         likely = likelihoods(results["logits"], self.pipeline)
@@ -78,16 +79,21 @@ class Tag:
         }
 
 
-def words(encoding: Encoding) -> list[tuple[int, int, int]]:
-    """Of each word its first token, and its first and last character (behind it)."""
+def words(text: str, encoding: Encoding) -> list[tuple[int, int, int]]:
+    """Of each word its first token, and its first and last character (behind it). A training tags the same ones.
+
+    What is a word says the tokenizer, but none goes on beyond a space: some have all of a text as one. A token of
+    nothing but spaces is none of a word.
+    """
     found: list[tuple[int, int, int]] = []
     last: int | None = None
-    for token, (word, (start, end)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
-        if word is None:
+    for token, (word, (begin, behind)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
+        part = text[begin:behind]
+        if word is None or not part.strip():
             continue
-        if word == last:
-            first, begin, _ = found[-1]
-            found[-1] = first, begin, end
+        start, end = begin + len(part) - len(part.lstrip()), begin + len(part.rstrip())
+        if found and word == last and not any(map(str.isspace, text[found[-1][2] : start])):
+            found[-1] = (*found[-1][:2], end)
         else:
             found.append((token, start, end))
         last = word

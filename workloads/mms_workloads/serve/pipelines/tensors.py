@@ -22,6 +22,10 @@ class RequestError(ValueError):
     """A request that cannot be answered; the message names the input and the remedy."""
 
 
+class FailedError(RuntimeError):
+    """A request at which the model failed in a way that nobody foresaw; the message is for its client."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """A tensor of the served model. shape: without the rows, -1: any."""

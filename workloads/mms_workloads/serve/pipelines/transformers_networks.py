@@ -138,9 +138,15 @@ class Ctc:
         blank = self._model.config.pad_token_id
         self._order = [blank, *(one for one in range(len(pipeline.labels)) if one != blank)]
         self._masked = self._model.config.feat_extract_norm == "layer"  # others were trained without a mask
+        self._least = 1  # samples of the first step
+        layers = self._model.config.conv_kernel, self._model.config.conv_stride
+        for kernel, stride in zip(*map(reversed, layers), strict=True):
+            self._least = (self._least - 1) * stride + kernel
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        audio, lengths = feeds["audio"], feeds["lengths"]
+        """A sound that is too short for a step is filled up to one."""
+        audio, lengths = feeds["audio"], np.maximum(feeds["lengths"], self._least)
+        audio = np.pad(audio, [(0, 0), (0, max(0, self._least - audio.shape[1]))])
         steps = self._model._get_feat_extract_output_lengths(_tensor(lengths)).numpy()  # noqa: SLF001 - no other says it
         with torch.inference_mode():
             if self._masked:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
 
     from mms_workloads.contract import Pipeline
     from mms_workloads.serve.pipelines.tensors import Arrays
@@ -23,6 +23,12 @@ INPUTS = (
     Signature(TOKENS, "INT64", (-1,), optional=True),
     Signature(MASK, "INT64", (-1,), optional=True),
 )
+
+
+def filling(tokenizer: Tokenizer) -> int:
+    """The token that shorter texts are filled up with, in training as in serving."""
+    ids = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
+    return next((one for one in ids if one is not None), 0)
 
 
 class Tokens:
@@ -38,8 +44,7 @@ class Tokens:
         self._tokenizer.enable_truncation(pipeline.text.maxLength)
         self._longest = pipeline.text.maxLength
         self._words = self._tokenizer.get_vocab_size()
-        ids = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
-        self.padded = {"tokens": next((one for one in ids if one is not None), 0), "mask": 0}
+        self.padded = {"tokens": filling(self._tokenizer), "mask": 0}
 
     def prepare(self, inputs: Arrays) -> Prepared:
         """Raises RequestError."""
