@@ -278,7 +278,7 @@ def test_sound_becomes_text_whatever_it_is_batched_with(tmp_path):
         ({"AUDIO": request(b"RIFF")}, r"AUDIO\[0\]: 4 bytes that are no WAV"),
         ({"SAMPLES": np.zeros((1, 8001 * 30), np.float32)}, "takes 30 s at most"),
         ({"AUDIO": request(networks.wav(np.zeros(31_000, np.float32), 1000))}, r"31\.0 s of sound, and 30 s at most"),
-        ({"AUDIO": request(_without_rate(networks.wav(np.zeros(9, np.float32), 8000)))}, "0 samples a second"),
+        ({"AUDIO": request(_without_rate(networks.wav(np.zeros(9, np.float32), 8000)))}, "0 samples per second"),
         ({"SAMPLES": np.zeros((1, 4), np.float32), "LENGTHS": np.array([[5]])}, "from 1 to the 4 samples"),
     ],
 )
