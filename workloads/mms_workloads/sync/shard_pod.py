@@ -205,9 +205,14 @@ class ShardPod:
         """The shard's rows, in their room where it is contiguous."""
         reference = CheckpointRef.model_validate(begin["checkpoint"])
         try:
-            return checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, bounds.__getitem__, rooms)
+            return again.while_away(
+                lambda: checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, bounds.__getitem__, rooms),
+                self._over,
+            )
         except JobError as error:
             if not checkpoints.damaged(error):
+                if error.retryable and self._over(0):
+                    raise Superseded("the epoch ended before its checkpoint was read") from error
                 raise
             self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
             raise Superseded(error.message) from error
@@ -313,6 +318,10 @@ class ShardPod:
 
     def _anything_to_do(self, box: Inbox) -> bool:
         return bool(box.stopping or self._newer(self.epoch))
+
+    def _over(self, seconds: float) -> bool:
+        """Waits so long; whether the epoch is over, or this pod is to end."""
+        return bool(self.control.wait(lambda box: box.stopping or self._newer(self.epoch), seconds))
 
     def _newer(self, epoch: int) -> bool:
         box = self.control.inbox

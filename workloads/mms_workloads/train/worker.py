@@ -16,7 +16,7 @@ from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
-from mms_workloads.sync import checkpoints, wire
+from mms_workloads.sync import again, checkpoints, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout
@@ -212,7 +212,7 @@ class Worker:
         )
         leads = place.position == 0
         if alone:
-            place = Place(0, job.workers)  # the same share whoever is there: see Leaser
+            place = Place(0, self.learner.job.workers)  # the same share whoever is there: see Leaser
         try:
             return run_rounds(
                 self.learner,
@@ -292,10 +292,17 @@ class Worker:
         """Raises Superseded when the checkpoint is damaged: the master then takes the one before."""
         self.saver.forget()  # what is read takes its place
         try:
-            own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, into=own.tables()))
+            again.while_away(
+                lambda: own.adopt(
+                    checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, into=own.tables())
+                ),
+                self._over,
+            )
         except JobError as error:
             self.state = None  # it may be written in part
             if not checkpoints.damaged(error):
+                if error.retryable and self._over(0):
+                    raise Superseded("the epoch ended before its checkpoint was read") from error
                 raise
             self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
             raise Superseded(error.message) from error
@@ -328,7 +335,20 @@ class Worker:
     def _export(self, own: State, session: int) -> None:
         """session: of the connection over which the master asked for it; another one means that it has asked others."""
         assert self.learner is not None and self.plan is not None  # noqa: S101, PT018 - made by _prepare
-        ref = artifact.publish(self.pod, self.learner, own, self.plan, lambda: self.control.session == session)
+        learner_, plan = self.learner, self.plan
+
+        def asked() -> bool:
+            return self.control.session == session
+
+        try:
+            ref = again.while_away(
+                lambda: artifact.publish(self.pod, learner_, own, plan, asked),
+                lambda seconds: self._over(seconds) or not asked(),
+            )
+        except JobError as error:
+            if not error.retryable or (asked() and not self._over(0)):
+                raise
+            ref = None
         if ref is None:
             logs.logger().warning("artifact not finished", why="the connection to the master was lost meanwhile")
             return
@@ -359,6 +379,10 @@ class Worker:
         box = self.control.inbox
         over = (box.bye, box.refused, box.evicted)
         return self.control.newer(epoch) or any(one is not None for one in over)
+
+    def _over(self, seconds: float) -> bool:
+        """Waits so long; whether the epoch is over, or this pod is to end."""
+        return bool(self.control.wait(lambda box: box.stopping or self._newer(self.epoch), seconds))
 
     def _leave(self) -> None:
         """No connection of the epoch is used again; peers that still wait on one are woken."""
