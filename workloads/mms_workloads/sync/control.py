@@ -98,6 +98,7 @@ class Control:
         # Called in the control thread when `urgent` may have become true, and when a lease has come.
         self.on_over: Callable[[], None] = lambda: None
         self.on_leased: Callable[[], None] = lambda: None
+        self.layout: Callable[[], int] = lambda: 0  # shards of the layout whose rows this pod holds
         self.session = 0  # another number whenever a connection is made or lost
         self._loop: asyncio.AbstractEventLoop | None = None  # while it is entered
         self._outbox: asyncio.Queue[Message] | None = None
@@ -252,6 +253,7 @@ class Control:
             "pages": self._pages,
             "epoch": epoch,
             "step": step,
+            "layout": self.layout(),
             "plan": plans.digest(plan) if plan else None,
         }
 

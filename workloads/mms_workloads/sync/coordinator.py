@@ -119,6 +119,8 @@ class Coordinator:
         if link.role == "worker":
             self._worker_joined(peer, before)
         else:
+            if self.shards:
+                self.shards.brings(f.get("layout", 0))
             self.workers.saw(peer.epoch)  # workers and the master may all be others than those that had it
         self.absences.came(link.role, link.rank)
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))

@@ -73,6 +73,7 @@ class ShardPod:
         self.control.on_over = self.severing.look
         # What the shard's state is of; layout 0: it has none.
         self.layout, self.lineage = 0, ""
+        self.control.layout = lambda: self.layout
         self.writing: threading.Thread | None = None
 
     def run(self) -> Outcome:
@@ -191,7 +192,7 @@ class ShardPod:
             plan = fetches(before, after, shard, states=begin["states"], replicas=begin["replicas"], near=self.pod.rank)
             if isinstance(plan, Lost):
                 raise ValueError(str(plan))
-            addresses = {i: _split(address) for i, address in enumerate(announcement.shards)}
+            addresses = {i: _split(address) for i, address in enumerate(announcement.shards) if address}
             self.server.fetch(part, plan, addresses, self.severing.abort)
             return
         bounds = {table.name: after.bounds(table.name, shard) for table in after.tables}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -199,6 +200,8 @@ class Worker:
     def _train(self, announcement: Announcement, place: Place, begin: dict[str, Any]) -> Left:
         assert self.learner is not None  # noqa: S101 - made by _prepare
         job = self.pod.job
+        # The shards may have begun in another layout than was announced.
+        announcement = replace(announcement, shards=tuple(begin.get("shards", announcement.shards)))
         self.communicator = communicator = self._connect(announcement, place)
         if self.control.urgent(self.epoch):
             raise Superseded("a member was lost while the epoch was formed")
