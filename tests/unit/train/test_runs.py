@@ -234,6 +234,19 @@ def test_workers_that_are_told_to_stop(tmp_path: Path) -> None:
         assert until_step(run, left.step + 1).epoch == 3
 
 
+def test_all_pods_are_told_to_stop_at_once(tmp_path: Path) -> None:
+    """As when all nodes are drained: the master stays till the checkpoint of those that leave is valid."""
+    with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2, optimizer=LONG)) as run:
+        run.start()
+        step = until_step(run, 5).step
+        for process in run.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in run.processes.values():
+            assert process.wait(SECONDS) == 128 + signal.SIGTERM
+    (manifest,) = (tmp_path / "storage" / "checkpoints").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["step"] >= step
+
+
 def test_a_worker_is_told_to_stop_before_it_trains(tmp_path: Path) -> None:
     with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2)) as run:
         run.start_master()

@@ -20,7 +20,7 @@ from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
 from mms_workloads.sync import again, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync.control import Superseded
+from mms_workloads.sync.control import Superseded, file
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.layout import Table as Rows
 from mms_workloads.sync.leases import Progress, Slice
@@ -222,6 +222,25 @@ def test_a_checkpoint_is_waited_for_while_the_store_is_away(
     with pytest.raises(Superseded):
         made._agree(ring, begin(step=3, checkpoint=reference, fresh=False))
     assert made._holds() == (0, None)
+
+
+def test_who_is_told_to_stop_between_two_epochs_waits_for_the_next(made: worker.Worker) -> None:
+    """It may be the last that holds the parameters."""
+    box = made.control.inbox
+    made.stop()
+    assert made._anything_to_do(box), "nothing is lost with one that holds none"
+    (ring,) = Table(1).rings()
+    made._agree(ring, begin(step=9))
+    assert not made._anything_to_do(box)
+    epoch = {"epoch": 1, "members": [[1, 0, "127.0.0.1:1"]], "urgent": False, "shards": []}
+    file(box, wire.Message(wire.EPOCH, epoch))
+    assert made._anything_to_do(box)
+    assert not made._may_leave()
+    made.given = True
+    assert made._may_leave()
+    made.given = False
+    made._overdue()
+    assert made._may_leave(), "not for longer than its pod has"
 
 
 def test_an_artifact_is_written_when_the_store_is_back(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:

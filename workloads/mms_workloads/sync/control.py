@@ -71,6 +71,7 @@ class Inbox:
     refused: str | None = None
     evicted: JobError | None = None  # why
     stopping: bool = False  # SIGTERM
+    overdue: bool = False  # that is long ago: what is not given to others by now is lost
 
 
 class Control:

@@ -17,6 +17,7 @@ class Link:
     incarnation: int
     send: Callable[[Message], None]
     close: Callable[[], None]
+    stopping: bool = False  # its pod was told to end
     plan: str | None = None  # the digest of the plan that it has
     counts: bool = False  # has a counting task
     role: str = "worker"

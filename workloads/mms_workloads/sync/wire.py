@@ -30,6 +30,7 @@ CHECKPOINT_INVALID = "checkpoint_invalid"
 EXPORTED = "exported"
 FAILED = "failed"
 ANOMALY = "anomaly"  # the guard of a worker has found something: {anomaly, rank, block, action}
+STOPPING = "stopping"  # the pod was told to end, and gives what it holds to others or to the store before it leaves
 LEAVE = "leave"
 # From the master.
 WELCOME = "welcome"

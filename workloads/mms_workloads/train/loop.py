@@ -32,6 +32,7 @@ class Left(Enum):
     FINISHED = auto()
     NEWER_EPOCH = auto()
     SUSPEND = auto()
+    LEAVING = auto()  # this pod was told to end, and others have what it holds
     ALL_STOP = auto()  # every pod was told to end: nobody is left who would hold the parameters
 
 
@@ -69,12 +70,8 @@ def run_rounds(
         with pulse.computing(sum(s.stop - s.start for s in live)):
             stats = learner.compute(state, live, place)
         health = Health(seconds=time.perf_counter() - started, checksum=check)
-        contributions = communicator.exchange(
-            state,
-            Contribution(slices, stats, _flags(control, epoch), health),
-            rate,
-            partial(learner.compute, state, live, place),
-        )
+        mine = Contribution(slices, stats, _flags(control, epoch), health)
+        contributions = communicator.exchange(state, mine, rate, partial(learner.compute, state, live, place))
         if not rounds:
             logger().info("stepping", step=state.agreement.step)
         rounds += 1
@@ -89,7 +86,7 @@ def run_rounds(
         if all(Flag.LEAVING in contribution.flags for contribution in contributions):
             return Left.ALL_STOP
         if flags & (Flag.NEWER_EPOCH | Flag.LEAVING):
-            return Left.NEWER_EPOCH
+            return Left.LEAVING if mine.flags & Flag.LEAVING else Left.NEWER_EPOCH
         if flags & Flag.CHECKPOINT:
             saver.save(state, place)
     return Left.FINISHED

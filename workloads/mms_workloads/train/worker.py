@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 BYE_SECONDS = 30.0  # how long a worker that failed waits for the master to hear of it
 # Two peers that live connect in milliseconds; when one dies meanwhile the master announces the next epoch before this.
 FORMING_SECONDS = 30.0
+# How long a worker that was told to stop between two epochs waits for the next one: it may be the last that holds the
+# parameters. Other members leave within a round, and a pod has 30 s.
+STOP_SECONDS = 10.0
 
 
 class Worker:
@@ -64,6 +68,7 @@ class Worker:
         self.plan_digest = ""
         self.communicator: Communicator | None = None
         self.epoch = 0
+        self.given = False  # what this worker holds is durable, or others hold it, too
         self.lender = self._lend(plain=plain)
         self.publisher = Publisher.of(pod, self._published, plain=plain)
         self.control = Control(
@@ -109,6 +114,19 @@ class Worker:
         """At the next round boundary: the lease goes back with it."""
         with self.control.changing() as box:
             box.stopping = True
+        self.control.send(wire.STOPPING)
+        overdue = threading.Timer(STOP_SECONDS, self._overdue)
+        overdue.daemon = True
+        overdue.start()
+
+    def _overdue(self) -> None:
+        with self.control.changing() as box:
+            box.overdue = True
+
+    def _may_leave(self) -> bool:
+        """It was told to stop, and nothing is lost with it that could be kept."""
+        box, served = self.control.inbox, self.pod.job.parameterServer is not None
+        return box.stopping and (box.overdue or self.given or served or self._held() is None)
 
     def _until_told(self) -> Outcome:
         while True:
@@ -120,7 +138,7 @@ class Worker:
                 raise JobError(Reason.STALE_PEER, f"the master refused this pod: {box.refused}")
             if box.evicted:
                 raise box.evicted
-            if box.stopping:
+            if self._may_leave():
                 self.control.send(wire.LEAVE)
                 raise Stopped
             if box.tasks:
@@ -146,7 +164,7 @@ class Worker:
                 lineage=held.agreement.lineage if held else None,
                 progress=held.agreement.progress.document() if held else None,
             )
-            self.control.wait(lambda box: box.begin or box.stopping or self._newer(self.epoch))
+            self.control.wait(lambda box: box.begin or self._may_leave() or self._newer(self.epoch))
             begin = self.control.inbox.begin
             if begin is None or begin["epoch"] != self.epoch:
                 return
@@ -163,7 +181,7 @@ class Worker:
             places = error.places if isinstance(error, PeerLost) else ()
             unreached = [announcement.ranks[place] for place in places]
             self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error), unreached=unreached)
-            self.control.wait(lambda box: box.stopping or self._newer(self.epoch))
+            self.control.wait(lambda _: self._may_leave() or self._newer(self.epoch))
             return
         assert self.state is not None  # noqa: S101 - made by _agree
         self._leave()
@@ -173,6 +191,7 @@ class Worker:
             self.saver.save_last(self.state, place, lambda: self._newer(self.epoch))
         elif left is Left.FINISHED and place.position == 0:
             self._export(self.state, session)
+        self.given = left is not Left.NEWER_EPOCH
 
     def _gather(self, communicator: ParameterServer) -> None:
         """What this worker exports. Raises PeerLost, JobError."""
@@ -206,6 +225,7 @@ class Worker:
         if self.control.urgent(self.epoch):
             raise Superseded("a member was lost while the epoch was formed")
         own = self._agree(communicator, begin)
+        self.given = False
         alone = job.parameterServer is not None and job.parameterServer.consistency != "Synchronous"
         own.agreement.told = 0.0 if alone else None
         communicator.attach(own)
@@ -376,7 +396,7 @@ class Worker:
         return Held(learner_, self.epoch, self.plan_digest, lambda: vectors, step=own.agreement.step)
 
     def _anything_to_do(self, box: Inbox) -> bool:
-        return bool(box.stopping or box.tasks or self._newer(self.epoch))
+        return bool(self._may_leave() or box.tasks or self._newer(self.epoch))
 
     def _newer(self, epoch: int) -> bool:
         box = self.control.inbox
