@@ -17,9 +17,9 @@ class Link:
     incarnation: int
     send: Callable[[Message], None]
     close: Callable[[], None]
-    stopping: bool = False  # its pod was told to end
     plan: str | None = None  # the digest of the plan that it has
     counts: bool = False  # has a counting task
     role: str = "worker"
     pages: str = ""  # host:port where peers get what a worker has read of the data set; empty: nowhere
     parameters: str = ""  # host:port where serving pods get a worker's parameters; empty: nowhere
+    stopping: bool = False  # its pod was told to end
