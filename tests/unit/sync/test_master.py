@@ -233,5 +233,5 @@ def test_it_starts_without_pytorch() -> None:
     [(0.0, False, False), (3.0, False, True), (3.0, True, False), (21.0, True, True)],
     ids=["who stops at the same time says so first", "for nobody", "for those that save", "not for longer"],
 )
-def test_a_master_that_is_told_to_end(waited: float, needed: bool, expected: bool) -> None:  # noqa: FBT001
+def test_a_master_that_is_told_to_end(waited: float, needed: bool, expected: bool) -> None:
     assert master.may_stop(waited, needed=needed) is expected
