@@ -300,7 +300,9 @@ class Epochs:
         if member is not None:
             why = "other members do not reach it, nor it them: the worker is replaced"
             self.incident("Unreachable", member.rank, why)
-            evict = Message(wire.EVICT, {"why": why, "reason": Reason.PEERS_UNREACHABLE})
+            again = self.stalls.parted > 1  # then it may be the program's or the network's fault, and not the place's
+            reason = Reason.PEERS_STILL_UNREACHABLE if again else Reason.PEERS_UNREACHABLE
+            evict = Message(wire.EVICT, {"why": why, "reason": reason})
             self.workers.tell(evict, [member.rank])
 
     # Small things

@@ -93,15 +93,22 @@ def run_rounds(
             verifying, asked = True, flags & (Flag.SUSPEND | Flag.CHECKPOINT)
             continue
         verifying = False
-        if flags & Flag.SUSPEND:
-            return Left.SUSPEND
-        if everybody:
-            return Left.ALL_STOP
-        if flags & (Flag.NEWER_EPOCH | Flag.LEAVING):
-            return Left.LEAVING if mine.flags & Flag.LEAVING else Left.NEWER_EPOCH
+        if left := _left(flags, mine, everybody=everybody):
+            return left
         if flags & Flag.CHECKPOINT:
             saver.save(state, place)
     return Left.FINISHED
+
+
+def _left(flags: Flag, mine: Contribution, *, everybody: bool) -> Left | None:
+    """Why all ranks leave after a round; None: they go on. flags: of all of them; everybody: all were told to end."""
+    if flags & Flag.SUSPEND:
+        return Left.SUSPEND
+    if everybody:
+        return Left.ALL_STOP
+    if flags & (Flag.NEWER_EPOCH | Flag.LEAVING):
+        return Left.LEAVING if mine.flags & Flag.LEAVING else Left.NEWER_EPOCH
+    return None
 
 
 def _saves(flags: Flag) -> bool:
