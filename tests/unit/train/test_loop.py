@@ -9,8 +9,9 @@ import pytest
 from mms_workloads.contract import Guard
 from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
+from mms_workloads.sync import wire
 from mms_workloads.sync.leases import Progress, Slice
-from mms_workloads.train.communicator import Stats
+from mms_workloads.train.communicator import Contribution, Stats
 from mms_workloads.train.guarding import PartedError
 from mms_workloads.train.learner import Place
 from mms_workloads.train.loop import Left, run_rounds
@@ -133,3 +134,27 @@ def test_who_was_told_to_end_knows_that_others_have_what_it_holds(pod: Pod) -> N
         rank.control.inbox.stopping = True
 
     assert ring(Rank(pod, stop), Idle(pod)) == [Left.LEAVING, Left.NEWER_EPOCH]
+
+
+class Alone:
+    """Shards without synchrony: it pushes by itself, and the master says when all is done."""
+
+    def __init__(self) -> None:
+        self.pushes: list[int] = []
+
+    def prepare(self, *_: object) -> None:
+        pass
+
+    def exchange(self, state: EmbeddingState, mine: Contribution, *_: object) -> list[Contribution]:
+        self.pushes.append(len(mine.slices))
+        state.agreement.told = float(len(self.pushes) > ROUNDS + 1)
+        return [mine]
+
+
+def test_pushes_of_nothing_are_no_steps(pod: Pod) -> None:
+    """Without synchrony a worker that has no block makes them while others finish theirs."""
+    rank, shards = Rank(pod), Alone()
+    rank.state.agreement.told = 0.0
+    assert rank.run(shards, Place(0, 2)) is Left.FINISHED
+    assert shards.pushes == [1] * ROUNDS + [0, 0]
+    assert [message.kind for message in rank.control.sent] == [wire.PROGRESS] * ROUNDS

@@ -83,7 +83,7 @@ def run_rounds(
             logger().info("stepping", step=state.agreement.step)
         rounds += 1
         comparisons.made(contributions)
-        if place.position == 0 or state.agreement.told is not None:
+        if place.position == 0 and (slices or state.agreement.told is None):  # a push of nothing is no step
             _report(control, epoch, state, contributions, guard=guard, privacy=stats.privacy)
         flags, asked = asked, NO_FLAGS
         for contribution in contributions:
