@@ -1,4 +1,4 @@
-"""More or fewer shards while a run goes on: it never waits for those that do not come."""
+"""Shards that come and go while a run goes on: it does not wait for those that do not come, and saves what goes."""
 
 from __future__ import annotations
 
@@ -87,6 +87,15 @@ def test_a_lost_worker_does_not_wait_for_a_shard_without_a_node(tmp_path: Path, 
     run.worker = Peer(run.master, 0, incarnation=1)
     assert run.worker.epoch == 2
     assert run.begin(BOTH) == 2
+
+
+def test_what_a_shard_that_is_to_leave_holds_is_saved(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.shards[1].say(wire.STOPPING)
+    assert run.worker.epoch == 2
+    run.begin(BOTH)
+    assert [shard.last(wire.BEGIN)["save"] for shard in run.shards] == [True, True]
 
 
 def test_more_shards_take_part_when_all_of_them_are_there(tmp_path: Path, clock: Clock) -> None:

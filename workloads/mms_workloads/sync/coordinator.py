@@ -299,9 +299,10 @@ class Coordinator:
             wire.ANOMALY: self._anomaly,
         }
 
-    @staticmethod
-    def _stopping(link: Link, _: Message) -> None:
+    def _stopping(self, link: Link, _: Message) -> None:
         link.stopping = True
+        if self.shards and link.role == "shard":
+            self.shards.save_wanted = True
 
     def _counted(self, link: Link, message: Message) -> None:
         try:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from mms_workloads.train.pulse import Pulse
     from mms_workloads.train.state import Tables
 
+# How long a shard that was told to stop, and that alone holds its rows, waits for a checkpoint of them. A pod has 30 s.
+STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.5  # how late the end of an epoch may be noticed while another part is being written
 
 
@@ -75,6 +77,7 @@ class ShardPod:
         self.layout, self.lineage = 0, ""
         self.control.layout = lambda: self.layout
         self.writing: threading.Thread | None = None
+        self.leaving = False  # when its part of a checkpoint is durable
 
     def run(self) -> Outcome:
         """The outcome that the master gave. Raises JobError, Stopped."""
@@ -88,6 +91,17 @@ class ShardPod:
                 self.server.close()
 
     def stop(self) -> None:
+        """Where nobody else holds its rows the master has them saved first."""
+        if not self.layout or self.spec.replicas > 1:
+            self.leave()
+            return
+        self.leaving = True
+        self.control.send(wire.STOPPING)
+        overdue = threading.Timer(STOP_SECONDS, self.leave)
+        overdue.daemon = True
+        overdue.start()
+
+    def leave(self) -> None:
         with self.control.changing() as box:
             box.stopping = True
         self.severing.look()
@@ -240,7 +254,10 @@ class ShardPod:
                     return
                 before.join(LOOK_SECONDS)
             for tries in itertools.count():
-                if self._written(snapshot, begin, progress) or not begin["final"]:
+                written = self._written(snapshot, begin, progress)
+                if written and self.leaving:
+                    self.leave()
+                if written or not begin["final"]:
                     return
                 if self.control.wait(lambda box: box.stopping or self._newer(epoch), again.pause(tries)):
                     return
