@@ -242,6 +242,20 @@ def test_desired_workers(tmp_path: Path, clock: Clock) -> None:
     assert peers[0].count(wire.EPOCH) == 1
 
 
+def test_a_worker_that_is_wanted_no_more_need_not_wait_to_leave(master: Master) -> None:
+    first, second = master.running()
+    for peer in (first, second):
+        peer.lease()
+    second.say(wire.STOPPING)
+    assert second.count(wire.LEAVE) == 0, "it tells the others in a round"
+    master.it.desire(Desired(workers=1))
+    first.ready(0, [0] * BLOCKS)
+    third = Peer(master, 2)
+    for peer in (second, third):
+        peer.say(wire.STOPPING)
+    assert [peer.count(wire.LEAVE) for peer in (first, second, third)] == [0, 1, 1]
+
+
 def test_speed_and_time_left(master: Master) -> None:
     first, second = master.running()
     for step in range(1, 4):

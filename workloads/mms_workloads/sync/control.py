@@ -71,7 +71,7 @@ class Inbox:
     refused: str | None = None
     evicted: JobError | None = None  # why
     stopping: bool = False  # SIGTERM
-    overdue: bool = False  # that is long ago: what is not given to others by now is lost
+    overdue: bool = False  # and waits no more for others to take what it holds
 
 
 class Control:
@@ -312,5 +312,7 @@ def file(box: Inbox, message: Message) -> None:  # noqa: C901, PLR0912 - one lin
             box.suspend = True
         case wire.EVICT:
             box.evicted = JobError(Reason(f["reason"]), f["why"], retryable=True)
+        case wire.LEAVE:
+            box.overdue = True
         case wire.CHECKPOINT:
             box.checkpoint = True

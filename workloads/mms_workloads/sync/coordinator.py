@@ -301,6 +301,8 @@ class Coordinator:
 
     def _stopping(self, link: Link, _: Message) -> None:
         link.stopping = True
+        if link.role == "worker" and self.epochs.goes_on_without(link.rank):
+            link.send(Message(wire.LEAVE))
         if self.shards and link.role == "shard":
             self.shards.save_wanted = True
 

@@ -67,6 +67,10 @@ class Epochs:
     def shards_ready(self) -> int:
         return len(self.forming.serving & self.shards.peers.links.keys()) if self.shards else 0
 
+    def goes_on_without(self, rank: int) -> bool:
+        """The worker is in no epoch, and one has begun: it is more than are wanted, or stands by."""
+        return self.current is not None and self.forming.begun and self.current.position(rank) is None
+
     # What is due
 
     def due(self, now: float) -> bool:
