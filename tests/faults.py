@@ -10,6 +10,7 @@ one that has to be there}. Kinds:
 - forget: the parameters are noise
 - flip-shard: a bit of what shard "rank" holds, not of its replica
 - slow ("seconds"): each round
+- impatient: a store that is away is not waited for
 - unguarded: the ring as it would be without a guard
 """
 
@@ -29,6 +30,7 @@ def install() -> None:
     faults = json.loads(os.environ.get(VARIABLE, "[]"))
     if not faults or os.environ.get("MMS_ROLE") == "master":
         return
+    from mms_workloads.sync import again
     from mms_workloads.train import learner, worker
 
     made = learner.make
@@ -40,6 +42,8 @@ def install() -> None:
     learner.make = make
     if os.environ.get("MMS_ROLE") == "shard":
         _flip_shard([f for f in faults if f["kind"] == "flip-shard" and str(f["rank"]) == os.environ["MMS_RANK"]])
+    if any(fault["kind"] == "impatient" for fault in faults):
+        again.TRIES_SECONDS = 0.0
     if any(fault["kind"] == "unguarded" for fault in faults):
         _take_guard_off()
     assert worker.learner is learner

@@ -504,11 +504,23 @@ CASES = [
         good={
             "as-many": language(optimizer={"globalBatchSize": 3}, workers={"replicas": 3}),
             "default": language(workers={"replicas": 64}),
-            "embedding": {"spec": {"workers": {"replicas": 65}}},
+            "embedding": merged(sharded(), {"spec": {"workers": {"replicas": 65}}}),
         },
         bad={
             "more": language(optimizer={"globalBatchSize": 3}, workers={"replicas": 4}),
             "default": language(workers={"replicas": 65}),
+        },
+    ),
+    *created(
+        "ring",
+        "workers.replicas and maxReplicas must be at most 64 with sync.mode Ring",
+        good={
+            "as-many": {"spec": {"workers": {"replicas": 64, "maxReplicas": 64}}},
+            "served": merged(sharded(), {"spec": {"workers": {"replicas": 65, "maxReplicas": 256}}}),
+        },
+        bad={
+            "more": {"spec": {"workers": {"replicas": 65}}},
+            "may-be-more": {"spec": {"workers": {"replicas": 2, "maxReplicas": 65}}},
         },
     ),
     *created(

@@ -24,6 +24,7 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     STALE = "StalePeer"
     PEERS_UNREACHABLE = "PeersUnreachable"
+    PEERS_STILL_UNREACHABLE = "PeersStillUnreachable"
     SILENT = "ProcessSilent"
     EVICTED = "PodEvicted"
     REJECTED = "PodRejected"
@@ -58,6 +59,9 @@ RULES: dict[Cause, Rule] = {
     Cause.STALE: Rule("It was turned away as a pod of an earlier start.", Follows.REPLACED, counts=True),
     Cause.PEERS_UNREACHABLE: Rule(
         "It reached the master and not its peers, so the master sent it away.", Follows.REPLACED
+    ),
+    Cause.PEERS_STILL_UNREACHABLE: Rule(
+        "The same, after another was sent away for it, and no step was made since.", Follows.REPLACED, counts=True
     ),
     Cause.SILENT: Rule(
         "The master has not heard of it for 12 s, and hears of others on its node.", Follows.REPLACED, counts=True

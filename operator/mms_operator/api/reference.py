@@ -190,6 +190,7 @@ REASONS: dict[str, str] = {
     Pods.STALE_PEER: "A pod of an earlier start came back and was turned away.",
     Pods.OUT_OF_MEMORY: "A pod needed more memory than its limit.",
     Pods.PEERS_UNREACHABLE: "A worker reached the master and not its peers; its pod is replaced.",
+    Pods.PEERS_STILL_UNREACHABLE: "The same again, and no step was made since; its pod is replaced, which counts.",
     Pods.WORKER_UNSOUND: "The guard found that a worker cannot be relied on; its pod is replaced.",
     Pods.TRAINING_DIVERGED: "The guard gave up: the loss or the gradients get out of hand again and again.",
     Pods.WORKER_CRASHED: "A worker's process ended unexpectedly.",

@@ -24,6 +24,8 @@ from mms_operator.api.types import (
     rules,
 )
 
+MOST_OF_A_RING = 64  # members that the workers' transport takes
+
 # Until the first start, after the end together with a raised run, or never.
 _BEFORE_START = "!has(oldSelf.status) || !has(oldSelf.status.startTime)"
 _NEXT_RUN = "self.spec.runPolicy.run > oldSelf.spec.runPolicy.run"
@@ -167,7 +169,7 @@ class Workers(Model):
         ge=1,
         le=256,
         description="How many workers train at the same time. It can change while the training runs, by kubectl scale "
-        "as well.",
+        f"as well. In mode Ring {MOST_OF_A_RING} at most.",
     )
     minReplicas: int = Field(
         default=1,
@@ -177,7 +179,10 @@ class Workers(Model):
         "node, and takes them in when they have.",
     )
     maxReplicas: int | None = Field(
-        default=None, ge=1, le=256, description="What replicas may be raised to. Absent: 256."
+        default=None,
+        ge=1,
+        le=256,
+        description=f"What replicas may be raised to. Absent: {MOST_OF_A_RING} in mode Ring, else 256.",
     )
     standby: int = Field(
         default=0,
@@ -376,6 +381,17 @@ class TrainingSpec(Model):
                 (
                     "workers.replicas must be at most optimizer.globalBatchSize, since each worker takes at least one "
                     "sample of a step: raise globalBatchSize, or lower replicas"
+                ),
+            ),
+            (
+                (
+                    "has(self.task.custom) || self.sync.mode != 'Ring' || "
+                    f"(self.workers.replicas <= {MOST_OF_A_RING} && "
+                    f"(!has(self.workers.maxReplicas) || self.workers.maxReplicas <= {MOST_OF_A_RING}))"
+                ),
+                (
+                    f"workers.replicas and maxReplicas must be at most {MOST_OF_A_RING} with sync.mode Ring: lower "
+                    "them, or set sync.mode to ParameterServer"
                 ),
             ),
         )

@@ -67,6 +67,10 @@ CASES: dict[str, tuple[Object, Cause | None]] = {
         ended(75, said("StorageUnreachable", retryable=True, heard=True)), Cause.MASTER_FAILED,
     ),
     "exit 75 with an outcome that no other try mends": (ended(75, said("DataEmpty", retryable=False)), Cause.PERMANENT),
+    "cut off again": (
+        ended(1, said("PeersStillUnreachable", retryable=True)),
+        Cause.PEERS_STILL_UNREACHABLE,
+    ),
     "cut off from its peers": (ended(1, said("PeersUnreachable", retryable=True)), Cause.PEERS_UNREACHABLE),
     "turned away": (ended(1, said("StalePeer", retryable=False)), Cause.STALE),
     "SIGKILL": (ended(137), Cause.KILLED),
@@ -121,6 +125,6 @@ def test_only_what_the_program_did_itself_counts() -> None:
     counted = {cause for cause, rule in RULES.items() if rule.counts}
     assert counted == {
         Cause.RETRY, Cause.KILLED, Cause.OUT_OF_MEMORY, Cause.STALE, Cause.SILENT, Cause.MASTER_SILENT,
-        Cause.EVICTED, Cause.REJECTED,
+        Cause.EVICTED, Cause.REJECTED, Cause.PEERS_STILL_UNREACHABLE,
     }  # fmt: skip
     assert all(RULES[cause].follows is Follows.REPLACED for cause in counted)

@@ -198,10 +198,40 @@ def test_a_new_master_is_told_to_suspend_before_the_workers_are_back(tmp_path: P
     assert master.it.outcome is None
     for peer in peers:
         peer.vanish()
+    clock.now += RECOVERY_GRACE_SECONDS - 1
+    master.it.tick()
+    assert master.it.outcome is None, "their connections may be made again"
+    clock.now += 1
     master.it.tick()
     outcome = master.it.outcome
     assert outcome is not None
     assert outcome.checkpoint == reference(8)
+
+
+async def test_connections_that_break_while_the_run_is_suspended(master: Master) -> None:
+    """The members come again with what they hold, and save it."""
+    for peer in (peers := master.running()):
+        peer.progress(1, (0, 0))
+    master.it.desire(Desired(suspend=True, workers=2, minWorkers=2))
+    for peer in peers:
+        peer.vanish()
+    master.it.tick()
+    assert master.it.outcome is None
+    back = [Peer(master, rank, epoch=1, step=1) for rank in range(2)]
+    for peer in back:
+        peer.ready(1, [1, 0, 0, 0])
+    assert [peer.count(wire.SUSPEND) for peer in back] == [1, 1]
+    for part, peer in enumerate(back):
+        peer.saved(1, 1, 0, 0, 0, part=part, final=True)
+    for peer in back:
+        assert peer.link is not None
+        master.it.lost(peer.link, "it was told to stop", told=True)
+    assert master.it.outcome is None, "the checkpoint is being made valid"
+    await settled(master)
+    outcome = master.it.outcome
+    assert outcome is not None
+    assert outcome.checkpoint is not None
+    assert outcome.checkpoint.step == 1
 
 
 def test_desired_workers(tmp_path: Path, clock: Clock) -> None:
@@ -210,6 +240,20 @@ def test_desired_workers(tmp_path: Path, clock: Clock) -> None:
     assert peers[0].count(wire.EPOCH) == 0
     master.it.desire(Desired(workers=2))
     assert peers[0].count(wire.EPOCH) == 1
+
+
+def test_a_worker_that_is_wanted_no_more_need_not_wait_to_leave(master: Master) -> None:
+    first, second = master.running()
+    for peer in (first, second):
+        peer.lease()
+    second.say(wire.STOPPING)
+    assert second.count(wire.LEAVE) == 0, "it tells the others in a round"
+    master.it.desire(Desired(workers=1))
+    first.ready(0, [0] * BLOCKS)
+    third = Peer(master, 2)
+    for peer in (second, third):
+        peer.say(wire.STOPPING)
+    assert [peer.count(wire.LEAVE) for peer in (first, second, third)] == [0, 1, 1]
 
 
 def test_speed_and_time_left(master: Master) -> None:

@@ -194,6 +194,27 @@ def test_members_that_reach_the_master_and_not_each_other(master: Master) -> Non
     assert master.kinds() == ["EpochRestarted", "EpochRestarted", "Unreachable"]
 
 
+def test_who_is_replaced_in_vain_counts(tmp_path: Path, clock: Clock) -> None:
+    """Else a network that lets nobody meet would have pods replaced without end."""
+    master = Master(tmp_path, clock, minWorkers=2)
+    first, second = master.running()
+    reasons = []
+    for incarnation in (1, 2):
+        for _ in range(2):
+            for peer, other in ((first, 1), (second, 0)):
+                peer.say(wire.BROKEN, epoch=peer.epoch, why="no connection", unreached=[other])
+            master.clock.now += BROKEN_GRACE_SECONDS
+            master.it.tick()
+            for peer in (first, second):
+                peer.ready()
+        reasons.append(second.last(wire.EVICT)["reason"])
+        second.vanish()
+        second = Peer(master, 1, incarnation=incarnation)
+        for peer in (first, second):
+            peer.ready()
+    assert reasons == ["PeersUnreachable", "PeersStillUnreachable"]
+
+
 def test_what_failed_with_a_lost_member_is_nobodys_fault(master: Master) -> None:
     first, second = master.running()
     for incarnation in (1, 2, 3):

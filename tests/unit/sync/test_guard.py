@@ -93,6 +93,16 @@ def test_a_spike_is_what_noise_is_not() -> None:
         assert spiked(losses, math.nan)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_becomes_nothing_usual(value: float) -> None:
+    """Before there is a history no loss is a spike, and all become part of it."""
+    watch, losses = Watch(Guard()), History()
+    for step, loss in enumerate([value, *[2.0] * (LEARNED - 1)]):
+        assert watch.observe(usual(step, loss=loss)) == []
+        losses.add(loss)
+    assert list(watch.losses.values) == list(losses.values) == [2.0] * (LEARNED - 1)
+
+
 def test_nothing_is_judged_before_there_is_a_history() -> None:
     losses = History()
     for _ in range(LEARNED - 1):

@@ -226,3 +226,12 @@ def test_it_starts_without_pytorch() -> None:
     """Whose import takes seconds at the processor that a master asks for, and most of a master's memory."""
     code = "import sys, mms_workloads.sync.master; sys.exit(any(name in sys.modules for name in ('torch', 's3fs')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("waited", "needed", "expected"),
+    [(0.0, False, False), (3.0, False, True), (3.0, True, False), (21.0, True, True)],
+    ids=["who stops at the same time says so first", "for nobody", "for those that save", "not for longer"],
+)
+def test_a_master_that_is_told_to_end(waited: float, needed: bool, expected: bool) -> None:
+    assert master.may_stop(waited, needed=needed) is expected

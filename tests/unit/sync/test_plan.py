@@ -78,6 +78,11 @@ def test_words_are_in_the_plan_of_a_network_that_knows_none(
     assert (schema.lengths is None) == secret
 
 
+def test_the_number_of_workers_is_that_of_the_beginning(tmp_path: Path) -> None:
+    training = job(tmp_path, SMALL, opinions(tmp_path / "data"), workers=3, data={"quality": {"maxBadRecords": 5}})
+    assert plans.unpack(packed(training, tmp_path)).workers == 3
+
+
 def test_images_of_a_private_run_have_no_statistics(tmp_path: Path) -> None:
     uri = datasets.image_folder(tmp_path / "digits", 60)
     for more in ({}, PRIVATE):

@@ -46,6 +46,24 @@ async def test_all_members_save_when_it_is_time(master: Master) -> None:
     assert begin["equal"] is False
 
 
+async def test_the_master_is_needed_while_something_is_saved(master: Master) -> None:
+    """One that is told to end stays as long."""
+    first, second = master.running()
+    assert not master.it.needed()
+    first.say(wire.STOPPING)
+    assert master.it.needed()
+    first.say(wire.LEAVE)
+    assert not master.it.needed()
+    second.ready(0, [0, 0, 0, 0])
+    folder = checkpoints.short(second.last(wire.BEGIN)["lineage"])
+    second.saved(3, 1, 0, 0, 0, folder=folder)
+    assert master.it.needed(), "the other part is yet to come"
+    second.saved(3, folder=folder, part=1)
+    assert master.it.needed(), "the manifest is being written"
+    await settled(master)
+    assert not master.it.needed()
+
+
 async def test_parts_of_two_checkpoints_make_none(master: Master) -> None:
     first, second = master.running()
     first.saved(3, 1, 0, 0, 0, folder="a")

@@ -129,6 +129,16 @@ def test_without_synchrony_each_keeps_its_step_and_the_least_progress_counts() -
     assert (begin.progress, begin.settle) == (Progress([9]), False)
 
 
+@pytest.mark.parametrize("after", [1, 3])
+def test_rows_of_different_samples_stay_where_they_are(after: int) -> None:
+    """Without synchrony one shard has a push that was cut off before the other got it."""
+    before = {0: held(2, 12), 1: held(2, 9)}
+    assert decide(wanted(after, 1, synchronous=False), before, CHECKPOINT).state == ("keep", "keep")
+    gone = {1: held(2, 9, replica=11), 2: EMPTY}
+    begin = decide(wanted(after, 2, synchronous=False), gone, CHECKPOINT)
+    assert begin.state == ("load",) * after, "nobody could finish in the layout before"
+
+
 @given(
     st.dictionaries(
         st.integers(0, 3),

@@ -151,9 +151,29 @@ def test_what_an_epoch_waits_for_ends_with_it(shard: Rested) -> None:
     shard.pod.epoch = 2
     shard.pod.severing.renew()
     assert not shard.pod.severing.abort.is_set()
-    shard.pod.stop()
+    shard.pod.leave()
     assert shard.pod.severing.abort.is_set()
     shard.written()
+
+
+def test_who_alone_holds_its_rows_leaves_when_they_are_saved(shard: Rested, store: Store) -> None:
+    shard.begin(1)
+    shard.written()
+    shard.pod.stop()
+    assert shard.told[-1][0] == wire.STOPPING
+    assert not shard.pod.control.inbox.stopping
+    store.answers.append(away)
+    shard.begin(2)
+    shard.written()
+    assert not shard.pod.control.inbox.stopping
+    shard.begin(3)
+    shard.written()
+    assert shard.pod.control.inbox.stopping
+
+
+def test_who_holds_nothing_leaves_at_once(shard: Rested) -> None:
+    shard.pod.stop()
+    assert shard.pod.control.inbox.stopping
 
 
 def test_another_part_is_left_out_where_the_store_does_not_take_it(shard: Rested, store: Store) -> None:

@@ -55,6 +55,19 @@ def test_who_leaves(unreached: dict[int, list[int]], who: int | None) -> None:
             assert (left and left.rank) == (who if vain == VAIN_EPOCHS - 1 else None)
 
 
+def test_how_many_were_to_leave_since_the_last_round() -> None:
+    found = Stalls()
+    for parted in (1, 2):
+        for _ in range(VAIN_EPOCHS):
+            found.began(0.0)
+            found.missed(0, [1])
+            found.failed(MEMBERS)
+        found.lost()
+        assert found.parted == parted
+    found.round(1.0)
+    assert found.parted == 0
+
+
 def test_an_epoch_with_a_round_is_not_vain() -> None:
     found = Stalls()
     for _ in range(VAIN_EPOCHS + 1):

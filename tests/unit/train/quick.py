@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LEARNER = "TEST_LEARNER"  # the module whose `make` takes the place of learner.make
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mms_workloads.sync.master", "mms_workloads.train.supervisor"])
+_context.set_forkserver_preload(["mms_workloads.sync.master", "mms_workloads.train.supervising"])
 
 
 class QuickRun(LocalRun):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from mms_workloads.serve import pipelines
 from mms_workloads.store import JobError
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
-from mms_workloads.train.learner import Place, share
+from mms_workloads.train.learner import Place, make, share
 from mms_workloads.train.state import agree
 from tests.unit.train import runs
 from tests.unit.train.quick import QuickRun
@@ -32,6 +33,8 @@ from tests.unit.train.runs import SECONDS, until_step
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mms_workloads.pod import Pod
 
 TASK = {"dimensions": 16, "layers": 2, "heads": 2, "contextLength": 16}
 
@@ -196,6 +199,19 @@ def test_the_learning_rate_scales_where_asked(tmp_path: Path) -> None:
         state = one.start()
         agree(state, 0, "l", Progress.none(len(one.corpus.blocks)))
         assert one.rate(state, 3) == pytest.approx(expected)
+
+
+def test_workers_that_start_after_a_change_of_their_number_learn_as_the_others(tmp_path: Path, pod: Pod) -> None:
+    """The job file of each says what was wanted when its pod was made; the plan, what the run began with."""
+    plan = Plan((DataFile(uri=f"file://{tmp_path}/a", size=10),), 10, Vocabulary((), ()), workers=2)
+    found = list[tuple[float, int, int]]()
+    for count in (2, 4):
+        of_pod = job(tmp_path, workers=count, optimizer={"whenWorkersChange": "ScaleLearningRate"})
+        one = make(dataclasses.replace(pod, job=of_pod), plan, "sha256:0")
+        state = one.start()
+        agree(state, 0, "l", Progress.none(1))
+        found.append((one.rate(state, 4), one.batch(Place(0, 4)), one.batch(Place(3, 4))))
+    assert found == [(pytest.approx(0.02), 16, 16)] * 2
 
 
 @pytest.mark.parametrize("changes", [{}, {"dimensions": 48, "layers": 3, "heads": 4, "contextLength": 40}])

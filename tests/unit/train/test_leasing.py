@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mms_workloads.contract import JobFile
-from mms_workloads.sync import wire
+from mms_workloads.contract import JobFile, Reason
+from mms_workloads.store import JobError
+from mms_workloads.sync import again, wire
 from mms_workloads.sync.control import Control, Superseded, file
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.wire import Message
@@ -19,6 +20,8 @@ from tests.unit.test_contract import JOB_FILE
 from tests.unit.train.deaf import Deaf
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mms_workloads.pod import Pod
 
 EPOCH = {"epoch": 2, "members": [[1, 0, "10.0.0.1:1"], [0, 3, "10.0.0.0:2"]], "urgent": False, "shards": []}
@@ -46,15 +49,30 @@ class TenSamples:
 
 
 READER = ThreadPoolExecutor(1)
+AWAY = JobError(Reason.STORAGE_UNREACHABLE, "away", retryable=True)
+
+
+class Away(TenSamples):
+    """Its store does not answer the first `failures` times; `meanwhile` is what the master says then."""
+
+    def __init__(self, failures: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.failures, self.meanwhile = failures, meanwhile
+
+    def ready(self, block: int, data_epoch: int) -> None:
+        del block, data_epoch
+        if self.failures:
+            self.failures -= 1
+            self.meanwhile()
+            raise AWAY
 
 
 def leaser(pod: Pod, *answers: Message, progress: Progress | None = None) -> Leaser:
     return leaser_of(Deaf(pod, *answers), progress)
 
 
-def leaser_of(control: Deaf, progress: Progress | None = None) -> Leaser:
+def leaser_of(control: Deaf, progress: Progress | None = None, learner: TenSamples | None = None) -> Leaser:
     agreement = Agreement(5, progress=progress or Progress([]))
-    return Leaser(control, 1, TenSamples(), agreement, READER)  # type: ignore[arg-type]
+    return Leaser(control, 1, learner or TenSamples(), agreement, READER)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +97,41 @@ def test_samples_for_a_round(pod: Pod, answers: list[Message], expected: tuple[S
 def test_no_lease_any_more(pod: Pod, answer: Message) -> None:
     with pytest.raises(Superseded):
         leaser(pod, LEASED, answer).take(4)
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "pause", lambda _: 0.0)
+    assert leaser_of(Deaf(pod, LEASED), learner=Away(3)).take(4) == (Slice(4, 7, 2, 6, 10),)
+
+
+def test_a_store_that_stays_away_ends_the_process(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(again, "TRIES_SECONDS", 0.0)
+    with pytest.raises(JobError, match="away"):
+        leaser_of(Deaf(pod, LEASED), learner=Away(1)).take(4)
+
+
+def stop(control: Deaf) -> None:
+    with control.changing() as box:
+        box.stopping = True
+
+
+def announce(control: Deaf, **changes: Any) -> None:
+    with control.changing() as box:
+        file(box, Message(wire.EPOCH, {**EPOCH, **changes}))
+
+
+@pytest.mark.parametrize("meanwhile", [stop, announce], ids=["told to stop", "the next epoch was announced"])
+def test_who_is_to_leave_waits_for_no_store(pod: Pod, meanwhile: Callable[[Deaf], None]) -> None:
+    """It makes the round without a block, in which the members tell each other."""
+    control = Deaf(pod, LEASED)
+    assert leaser_of(control, learner=Away(2, lambda: meanwhile(control))).take(4) == ()
+
+
+def test_the_loss_of_a_member_ends_the_wait_for_a_store(pod: Pod) -> None:
+    control = Deaf(pod, LEASED)
+    one = leaser_of(control, learner=Away(2, lambda: announce(control, urgent=True)))
+    with pytest.raises(Superseded):
+        one.take(4)
 
 
 def test_samples_that_are_passed_over(pod: Pod) -> None:

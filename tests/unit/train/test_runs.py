@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from mms_workloads.contract import Desired, Outcome
 from mms_workloads.train import local
 from mms_workloads.train.local import POLL_SECONDS, LocalRun
+from tests import faults
 from tests.unit.train import quick, runs
 from tests.unit.train.quick import QuickRun
 from tests.unit.train.runs import SECONDS, kinds, rounds, until_step
@@ -234,6 +235,19 @@ def test_workers_that_are_told_to_stop(tmp_path: Path) -> None:
         assert until_step(run, left.step + 1).epoch == 3
 
 
+def test_all_pods_are_told_to_stop_at_once(tmp_path: Path) -> None:
+    """As when all nodes are drained: the master stays till the checkpoint of those that leave is valid."""
+    with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2, optimizer=LONG)) as run:
+        run.start()
+        step = until_step(run, 5).step
+        for process in run.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in run.processes.values():
+            assert process.wait(SECONDS) == 128 + signal.SIGTERM
+    (manifest,) = (tmp_path / "storage" / "checkpoints").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["step"] >= step
+
+
 def test_a_worker_is_told_to_stop_before_it_trains(tmp_path: Path) -> None:
     with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2)) as run:
         run.start_master()
@@ -344,8 +358,9 @@ def test_a_worker_that_comes_after_the_end(tmp_path: Path, monkeypatch: pytest.M
         assert late.returncode == 128 + signal.SIGTERM
 
 
-def test_storage_that_cannot_be_written_at_the_end(tmp_path: Path) -> None:
+def test_storage_that_cannot_be_written_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All workers try in turn: the pod that failed is gone, another one exports."""
+    monkeypatch.setenv(faults.VARIABLE, json.dumps([{"kind": "impatient"}]))
     with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2)) as run:
         (tmp_path / "storage" / "artifact" / "model.safetensors").mkdir(parents=True)  # an I/O error for who writes it
         run.start()

@@ -145,6 +145,23 @@ def test_a_shard_without_a_replica_dies(tmp_path: Path) -> None:
         assert complete(run.outcome(SECONDS))["bitsPerByte"] < 2.5
 
 
+def test_a_shard_without_a_replica_is_told_to_stop(tmp_path: Path) -> None:
+    """As in a drain: there is a checkpoint before it goes."""
+    training = language(tmp_path, optimizer={"epochs": 2}, checkpoint={"intervalSeconds": 1000})
+    with QuickRun(tmp_path / "run", training) as run:
+        run.start()
+        before = until_step(run, 20)
+        leaver = run.processes["shard-1"]
+        leaver.send_signal(signal.SIGTERM)
+        assert leaver.wait(SECONDS) == 128 + signal.SIGTERM
+        saved = run.until(lambda r: r.checkpoint, SECONDS).checkpoint
+        assert saved is not None
+        assert saved.step >= before.step
+        run.start_shard(1)
+        until_step(run, saved.step + 10)
+        assert complete(run.outcome(SECONDS))["bitsPerByte"] < 2.5
+
+
 @pytest.mark.parametrize(("first", "second"), [("ParameterServer", "Ring"), ("Ring", "ParameterServer")])
 def test_resumed_in_the_other_mode(tmp_path: Path, first: str, second: str) -> None:
     def training(mode: str) -> JobFile:

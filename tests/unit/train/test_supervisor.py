@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mms_workloads.contract import Outcome
-from mms_workloads.train import cpu, process, supervisor
+from mms_workloads.train import cpu, process, supervising
 from mms_workloads.train.pulse import LEARNED, Pulse
 from tests.unit.train import quick
 
@@ -54,7 +54,7 @@ def _serve_and_die(log: str, pulse: Pulse) -> int:
     lives = Path(log).with_suffix(".lives")
     with lives.open("a") as file:
         file.write("x")
-    if lives.stat().st_size > 2 * supervisor.RESTARTS:
+    if lives.stat().st_size > 2 * supervising.RESTARTS:
         return 3
     pulse.made(LEARNED)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -80,13 +80,13 @@ def _supervise(how: str, log: str) -> None:
     elif how == "killed while it serves":
         process.run = lambda *, pulse, **_: _serve_and_die(log, pulse)
     elif how == "killed again and again":
-        supervisor.OFTEN = 3 * supervisor.RESTARTS
+        supervising.OFTEN = 3 * supervising.RESTARTS
         process.run = lambda *, pulse, **_: _make_rounds_and_die(pulse)
     elif how == "told to stop":
         process.run = _stop_and_wait
     else:
         process.run = lambda **_: 3  # type: ignore[assignment]
-    os._exit(supervisor.supervise(plain=True))
+    os._exit(supervising.supervise(plain=True))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,22 @@ def test_supervisor(tmp_path: Path, how: str, code: int, reason: str | None) -> 
         outcome = Outcome.model_validate(json.loads(log.read_bytes()))
         assert (outcome.result, outcome.reason, outcome.retryable) == ("Failed", reason, True)
         assert outcome.message
+
+
+def test_it_can_be_told_to_stop_while_it_imports(tmp_path: Path) -> None:
+    """As PID 1 it would not end by the default action of the signal."""
+    (tmp_path / "torch.py").write_text("import threading\nprint('imports', flush=True)\nthreading.Event().wait()\n")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-m", "mms_workloads.train.supervisor"],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
+        assert started.stdout
+        assert started.stdout.readline() == "imports\n"
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(60) == 128 + signal.SIGTERM
 
 
 _STOPPED_IN_ITS_WORK = """
@@ -143,7 +159,7 @@ def test_stacks_of_a_stopped_worker() -> None:
             assert child.stdout.readline() == "works\n"
             os.kill(child.pid, signal.SIGSTOP)
             os.waitid(os.P_PID, child.pid, os.WSTOPPED)
-            supervisor._end_hung(child.pid, "no sign of life")
+            supervising._end_hung(child.pid, "no sign of life")
             stacks = child.stderr.read()
         assert child.returncode < 0
         first = stacks[: stacks.index("Thread 0x")]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from mms_workloads import artifact
 from mms_workloads import store as stores
-from mms_workloads.contract import DataFile, Guard, Reason, Store, Task, WordEmbedding
+from mms_workloads.contract import ArtifactRef, DataFile, Guard, Reason, Store, Task, WordEmbedding
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.reader import Reader
@@ -19,7 +20,7 @@ from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
 from mms_workloads.sync import again, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync.control import Superseded
+from mms_workloads.sync.control import Superseded, file
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.layout import Table as Rows
 from mms_workloads.sync.leases import Progress, Slice
@@ -148,6 +149,7 @@ def test_a_share_that_is_cut_short_leaves_the_base_alone() -> None:
 
 
 ALONE = Place(0, 1)
+AWAY = JobError(Reason.STORAGE_UNREACHABLE, "away", retryable=True)
 
 
 @pytest.fixture
@@ -195,6 +197,68 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
         with pytest.raises(expected):
             made._agree(ring, begin(step=3, checkpoint=reference))
         assert made.state is None, "it may hold a part of it"
+
+
+def test_a_checkpoint_is_waited_for_while_the_store_is_away(
+    made: worker.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 2
+
+    def load(*_: object, into: Tables, **__: object) -> Tables:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise AWAY
+        return into
+
+    monkeypatch.setattr(again, "pause", lambda _: 0.0)
+    monkeypatch.setattr(checkpoint, "load", load)
+    (ring,) = Table(1).rings()
+    reference = {"uri": "file:///c", "step": 3, "digest": "sha256:0", "time": "t"}
+    made._agree(ring, begin(step=3, checkpoint=reference))
+    assert made._holds() == (0, 3)
+    failures = 1
+    made.stop()
+    with pytest.raises(Superseded):
+        made._agree(ring, begin(step=3, checkpoint=reference, fresh=False))
+    assert made._holds() == (0, None)
+
+
+def test_who_is_told_to_stop_between_two_epochs_waits_for_the_next(made: worker.Worker) -> None:
+    """It may be the last that holds the parameters."""
+    box = made.control.inbox
+    made.stop()
+    assert made._anything_to_do(box), "nothing is lost with one that holds none"
+    (ring,) = Table(1).rings()
+    made._agree(ring, begin(step=9))
+    assert not made._anything_to_do(box)
+    epoch = {"epoch": 1, "members": [[1, 0, "127.0.0.1:1"]], "urgent": False, "shards": []}
+    file(box, wire.Message(wire.EPOCH, epoch))
+    assert made._anything_to_do(box)
+    assert not made._may_leave()
+    made.given = True
+    assert made._may_leave()
+    made.given = False
+    made._overdue()
+    assert made._may_leave(), "not for longer than its pod has"
+
+
+def test_an_artifact_is_written_when_the_store_is_back(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = ArtifactRef(uri="file:///a", digest="sha256:0", version=1, metrics={})
+    outcomes: list[JobError | ArtifactRef] = [AWAY, AWAY, ref]
+
+    def publish(*_: object) -> ArtifactRef:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, JobError):
+            raise outcome
+        return outcome
+
+    sent: list[str] = []
+    monkeypatch.setattr(again, "pause", lambda _: 0.0)
+    monkeypatch.setattr(artifact, "publish", publish)
+    monkeypatch.setattr(made.control, "send", lambda kind, **_: sent.append(kind))
+    made._export(states(1)[0], made.control.session)
+    assert (outcomes, sent) == ([], [wire.EXPORTED])
 
 
 def test_another_plan_voids_what_was_learnt(made: worker.Worker) -> None:

@@ -19,9 +19,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mms_operator.api.training import MOST_OF_A_RING
 from mms_workloads.transport import native
 from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
-from mms_workloads.transport.ring import RingTransport, Wire
+from mms_workloads.transport.ring import MAX_SIZE, RingTransport, Wire
 from tests.unit.transport.peers import FENCE, GREETING, HOST, SECONDS, Beside, form, ring
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def test_many_members(wire: Wire) -> None:
 
 
 def test_more_than_the_most() -> None:
+    assert MOST_OF_A_RING == MAX_SIZE, "no training is accepted whose workers would not meet"
     with pytest.raises(ValueError, match="64 are the most"):
         RingTransport.form(
             0, [(HOST, 1)] * 65, None, Security.plain(), FENCE, rank=0, incarnation=0, abort=Abort(), timeout=1  # type: ignore[arg-type]

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     WORKER_CRASHED = "WorkerCrashed"
     PEERS_UNREACHABLE = "PeersUnreachable"  # it reaches the master and not its peers: its pod is replaced
+    PEERS_STILL_UNREACHABLE = "PeersStillUnreachable"  # the same, after another one was replaced for it in vain
     WORKER_UNSOUND = "WorkerUnsound"  # the guard has evicted it: its pod is replaced
     TRAINING_DIVERGED = "TrainingDiverged"
     INTERNAL = "InternalError"

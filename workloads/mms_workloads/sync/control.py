@@ -71,6 +71,7 @@ class Inbox:
     refused: str | None = None
     evicted: JobError | None = None  # why
     stopping: bool = False  # SIGTERM
+    overdue: bool = False  # and waits no more for others to take what it holds
 
 
 class Control:
@@ -98,6 +99,7 @@ class Control:
         # Called in the control thread when `urgent` may have become true, and when a lease has come.
         self.on_over: Callable[[], None] = lambda: None
         self.on_leased: Callable[[], None] = lambda: None
+        self.layout: Callable[[], int] = lambda: 0  # shards of the layout whose rows this pod holds
         self.session = 0  # another number whenever a connection is made or lost
         self._loop: asyncio.AbstractEventLoop | None = None  # while it is entered
         self._outbox: asyncio.Queue[Message] | None = None
@@ -252,6 +254,7 @@ class Control:
             "pages": self._pages,
             "epoch": epoch,
             "step": step,
+            "layout": self.layout(),
             "plan": plans.digest(plan) if plan else None,
         }
 
@@ -309,5 +312,7 @@ def file(box: Inbox, message: Message) -> None:  # noqa: C901, PLR0912 - one lin
             box.suspend = True
         case wire.EVICT:
             box.evicted = JobError(Reason(f["reason"]), f["why"], retryable=True)
+        case wire.LEAVE:
+            box.overdue = True
         case wire.CHECKPOINT:
             box.checkpoint = True

@@ -86,12 +86,14 @@ class Coordinator:
             self._incident,
         )
         self.incidents: deque[Incident] = deque(maxlen=KEPT_INCIDENTS)
-        # Workers that trained under a master before this one come back within this time.
+        # Workers that trained under a master before this one come back within this time, and so do the last ones whose
+        # connections broke.
         self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS
         self.outcome: Outcome | None = None
         self.privacy: PrivacyReport | None = None  # as the first member says
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.last_commits = 0  # of checkpoints that the run is suspended with: under way
 
     # What arrives
 
@@ -119,6 +121,8 @@ class Coordinator:
         if link.role == "worker":
             self._worker_joined(peer, before)
         else:
+            if self.shards:
+                self.shards.brings(f.get("layout", 0))
             self.workers.saw(peer.epoch)  # workers and the master may all be others than those that had it
         self.absences.came(link.role, link.rank)
         send(Message(wire.WELCOME, {"incarnation": self.pod.incarnation}))
@@ -161,6 +165,8 @@ class Coordinator:
         if not told:
             self.absences.left(link, peers.heard_last(link.rank))
         peers.lose(link.rank)
+        if not told and peers is self._holders and not peers.links:
+            self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS  # its connection may be made again
         if link.role == "worker":
             self.epochs.release(link.rank)
         if not self.outcome:
@@ -213,6 +219,11 @@ class Coordinator:
 
     def fail(self, error: JobError) -> None:
         self.finish(failed(error, self.dispatcher.step))
+
+    def needed(self) -> bool:
+        """Pods are about to leave, or a checkpoint is being made: steps would be lost if the master left before."""
+        leaving = any(link.stopping for peers in self.peers.values() for link in peers.links.values())
+        return leaving or bool(self.tasks) or self.checkpoints.under_way()
 
     def status(self) -> StatusReport:
         membership, connected = self.workers.membership, len(self.workers.links)
@@ -267,6 +278,7 @@ class Coordinator:
             wire.CHECKPOINTED: self._checkpointed,
             wire.CHECKPOINT_INVALID: self._checkpoint_invalid,
             wire.FAILED: self._failed,
+            wire.STOPPING: self._stopping,
             wire.LEAVE: lambda link, _: self.lost(link, "it was told to stop", told=True),
         }
         if role == "shard":
@@ -286,6 +298,13 @@ class Coordinator:
             wire.EXPORTED: self._exported,
             wire.ANOMALY: self._anomaly,
         }
+
+    def _stopping(self, link: Link, _: Message) -> None:
+        link.stopping = True
+        if link.role == "worker" and self.epochs.goes_on_without(link.rank):
+            link.send(Message(wire.LEAVE))
+        if self.shards and link.role == "shard":
+            self.shards.save_wanted = True
 
     def _counted(self, link: Link, message: Message) -> None:
         try:
@@ -344,7 +363,11 @@ class Coordinator:
             self._spawn(self._commit_checkpoint(saving))
 
     async def _commit_checkpoint(self, saving: Saving) -> None:
-        ref = await self.checkpoints.commit(saving, self._not_committed)
+        self.last_commits += saving.final
+        try:
+            ref = await self.checkpoints.commit(saving, self._not_committed)
+        finally:
+            self.last_commits -= saving.final
         if ref is None:
             return
         self.log.info("checkpoint", step=ref.step, uri=ref.uri)
@@ -403,8 +426,12 @@ class Coordinator:
         """Nobody holds parameters: nothing is lost by stopping at once."""
         membership = self.workers.membership
         held = membership.epoch is not None or membership.recovering_until is not None
-        holders = self.shards.peers if self.shards else self.workers
-        return now >= self.survivors_until and not (holders.links and held)
+        return now >= self.survivors_until and not (self._holders.links and held) and not self.last_commits
+
+    @property
+    def _holders(self) -> Peers:
+        """Those that hold the parameters."""
+        return self.shards.peers if self.shards else self.workers
 
     def _suspended(self, checkpoint: CheckpointRef | None) -> None:
         message = "the run goes on from its checkpoint" if checkpoint else "the run starts from the beginning"

@@ -6,7 +6,7 @@ become part of the parameters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.data import blocks, formats, vocabulary
@@ -80,7 +80,7 @@ class Dispatcher:
             plan = self.counting.plan(self.job.task.wordEmbedding, data.blockBytes, varied=varied)
             records = plan.schema.records if plan.schema else None
             logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary), records=records)
-            self._adopt(plans.pack(plans.needed(plan, self.job)))
+            self._adopt(plans.pack(replace(plans.needed(plan, self.job), workers=self.job.workers)))
             return True
         for link in links:
             number = None if link.counts else self.counting.take(link.rank)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # A collective that failed without the loss of a member is tried again in a next epoch. A member's death is noticed by
 # its neighbours and by us at about the same time: this is left for us.
 BROKEN_GRACE_SECONDS = 1.0
+# Shards of which some have applied a push that others have not are laid out anew after so long, in which workers finish
+# the blocks that it was of.
+CHANGE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Epochs:
     _seen: int = 0  # the last of them
     _again: tuple[float, str] | None = None  # when and why the epoch is given up although nobody was lost
     _save_at: float = 0.0
+    _change_at: float = 0.0  # another number of shards is not tried before
 
     @property
     def current(self) -> Epoch | None:
@@ -62,6 +66,10 @@ class Epochs:
 
     def shards_ready(self) -> int:
         return len(self.forming.serving & self.shards.peers.links.keys()) if self.shards else 0
+
+    def goes_on_without(self, rank: int) -> bool:
+        """The worker is in no epoch, and one has begun: it is more than are wanted, or stands by."""
+        return self.current is not None and self.forming.begun and self.current.position(rank) is None
 
     # What is due
 
@@ -75,9 +83,10 @@ class Epochs:
         if self._again and now >= self._again[0]:
             return membership.enough()
         epoch = membership.epoch
-        lost = bool(shards and shards.broken())
+        lost = bool(shards and (shards.broken() or (epoch and not self.forming.called and shards.changes())))
         met = epoch is None or membership.broken() or lost or self.forming.started >= {m.rank for m in epoch.members}
-        waits = bool(shards and epoch and (lost or shards.changes() or shards.save_wanted))
+        changes = bool(shards and shards.changes() and now >= self._change_at)
+        waits = bool(shards and epoch and (lost or changes or shards.save_wanted))
         return met and (membership.ready(now) or (waits and membership.enough()))
 
     def advance(self) -> None:
@@ -95,7 +104,7 @@ class Epochs:
         epoch = self.workers.advance()
         self.forming, self._again = Forming(), None
         if shards:
-            shards.called = ()
+            shards.choose()
         self.dispatcher.pause()
         ranks = [m.rank for m in epoch.members]
         logger().info("membership epoch", epoch=epoch.number, ranks=ranks, urgent=urgent)
@@ -123,7 +132,7 @@ class Epochs:
         epoch, shards = self.current, self.shards
         if epoch is None or shards is None or self.forming.called:
             return
-        if self._all_ready(epoch) and shards.complete():
+        if self._all_ready(epoch) and shards.chosen_there():
             self.forming.called = True
             shards.call(epoch, self.dispatcher.send_plan)
 
@@ -268,12 +277,15 @@ class Epochs:
         of_shards = shards.decide(len(leases.progress.applied), self.checkpoints.newest, held)
         begin = Begin(of_shards.step, of_shards.progress)
         self._go_on_from(epoch, begin, restart, now)
-        lineage = self._new_lineage()
+        lineage, announced = self._new_lineage(), shards.layout
         if shards.begin(of_shards, epoch, lineage, suspend=self.suspending):
             return
         self.forming.begun = True
+        if shards.layout != announced:
+            self._change_at = now + CHANGE_SECONDS
         # When all shards have begun.
-        self.forming.told = {"epoch": epoch.number, "lineage": lineage, **begin.fields()}
+        told = {"epoch": epoch.number, "lineage": lineage, "shards": shards.addresses()}
+        self.forming.told = {**told, **begin.fields()}
 
     def _go_on_from(self, epoch: Epoch, begin: Begin, restart: Restart | None, now: float) -> None:
         self.measures.go_on_from(self._leases(), begin.progress, restart)
@@ -292,7 +304,9 @@ class Epochs:
         if member is not None:
             why = "other members do not reach it, nor it them: the worker is replaced"
             self.incident("Unreachable", member.rank, why)
-            evict = Message(wire.EVICT, {"why": why, "reason": Reason.PEERS_UNREACHABLE})
+            again = self.stalls.parted > 1  # then it may be the program's or the network's fault, and not the place's
+            reason = Reason.PEERS_STILL_UNREACHABLE if again else Reason.PEERS_UNREACHABLE
+            evict = Message(wire.EVICT, {"why": why, "reason": reason})
             self.workers.tell(evict, [member.rank])
 
     # Small things

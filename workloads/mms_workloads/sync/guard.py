@@ -53,7 +53,9 @@ class History:
     values: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def add(self, value: float) -> None:
-        self.values.append(value)
+        """What is not finite says nothing of what is usual."""
+        if math.isfinite(value):
+            self.values.append(value)
 
     def median(self) -> float | None:
         """Of the latest LEARNED, so that it follows a trend; None before it has learned."""

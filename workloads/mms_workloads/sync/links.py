@@ -22,3 +22,4 @@ class Link:
     role: str = "worker"
     pages: str = ""  # host:port where peers get what a worker has read of the data set; empty: nowhere
     parameters: str = ""  # host:port where serving pods get a worker's parameters; empty: nowhere
+    stopping: bool = False  # its pod was told to end

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -33,7 +34,7 @@ from mms_workloads.contract import (
     Reason,
     StatusReport,
 )
-from mms_workloads.pod import Pod, failed, read_pod, termination_log, write_outcome
+from mms_workloads.pod import Pod, Stopped, failed, read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
 from mms_workloads.sync import hosts, keys, metrics, startup, tls, wire
 from mms_workloads.sync.coordinator import Coordinator
@@ -49,6 +50,9 @@ TICK_SECONDS = 0.25  # how late a missed heartbeat may be noticed
 # After the outcome: workers need this long at most to hear of it and go, and the operator, which asks every few
 # seconds, to read it. The termination log says the same to an operator that comes later.
 LINGER_SECONDS = 10.0
+# A master that is told to end stays so long at least: of workers that are told at the same time it hears meanwhile. For
+# those, and for a checkpoint under way, it stays longer; a pod has 30 s.
+LEAST_STOP_SECONDS, MOST_STOP_SECONDS = 2.0, 20.0
 STORE_TRIES_SECONDS = 60.0  # a store that restarts beside us is given a minute before the pod gives up
 
 
@@ -175,8 +179,11 @@ async def _write(socket: web.WebSocketResponse, outbox: asyncio.Queue[Message | 
 
 
 async def run(pod: Pod, *, plain: bool = False) -> Outcome:
-    """The master's life: serves from the start, so that early failures are heard of; returns how the run ended."""
-    master = Master(pod, plain=plain)
+    """The master's life: serves from the start, so that early failures are heard of; returns how the run ended.
+
+    Raises Stopped: the pod was told to end, and another master takes the run up.
+    """
+    master, stop = Master(pod, plain=plain), asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         api, health = master.apps()
         context = None if plain else tls.server_context(pod.tls_dir)
@@ -185,7 +192,8 @@ async def run(pod: Pod, *, plain: bool = False) -> Outcome:
         try:
             coordinator = await asyncio.to_thread(_prepare, pod)
             master.coordinator = coordinator()
-            outcome = await _tick_until_ended(master.coordinator)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+            outcome = await _tick_until_ended(master.coordinator, stop)
         except JobError as error:
             outcome = failed(error)
         master.outcome = outcome
@@ -210,12 +218,23 @@ def _prepare(pod: Pod) -> Callable[[], Coordinator]:
     return lambda: Coordinator(pod, files, checkpoint, held)
 
 
-async def _tick_until_ended(coordinator: Coordinator) -> Outcome:
+async def _tick_until_ended(coordinator: Coordinator, stop: asyncio.Event) -> Outcome:
+    """Raises Stopped."""
+    told: float | None = None
     while coordinator.outcome is None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(coordinator.ended.wait(), TICK_SECONDS)
         coordinator.tick()
+        if stop.is_set() and coordinator.outcome is None:
+            told = time.monotonic() if told is None else told
+            if may_stop(time.monotonic() - told, needed=coordinator.needed()):
+                raise Stopped
     return coordinator.outcome
+
+
+def may_stop(waited: float, *, needed: bool) -> bool:
+    """Whether the master may leave so many seconds after it was told to."""
+    return waited >= (MOST_STOP_SECONDS if needed else LEAST_STOP_SECONDS)
 
 
 async def _linger(master: Master) -> None:
@@ -242,12 +261,14 @@ def main() -> int:
     parser.add_argument("--plain-http", action="store_true", help="no TLS and no client certificates: for tests only")
     arguments = parser.parse_args()
     logs.configure()
-    # The default action ends the process with 128 + 15 without an outcome: a new master takes the run up.
+    # Till there are workers to wait for. Without an outcome a new master takes the run up.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         pod = read_pod()
         structlog.contextvars.bind_contextvars(job=f"{pod.job.job.namespace}/{pod.job.job.name}", role="master")
         outcome = asyncio.run(run(pod, plain=arguments.plain_http))
+    except Stopped:
+        return 128 + signal.SIGTERM
     except JobError as error:
         outcome = failed(error)
         write_outcome(termination_log(), outcome)

@@ -1,4 +1,5 @@
-"""What a run's data set was found to be: the files, and the vocabulary or the records' schema.
+"""What a run's data set was found to be: the files, and the vocabulary or the records' schema. And what else all of its
+pods must hold to be the same for as long as it lasts.
 
 Made by the counting pass, fixed for the run. It travels to every worker, back to a master that restarts,
 and into each checkpoint, in clear: docs/data.md says what of it whoever reads the run's storage learns.
@@ -33,6 +34,7 @@ class Plan:
     schema: Schema | None = None  # of tasks that learn from records
     varied: bool = False  # blocks are of different sizes
     sealed: Sealed | None = None  # of encrypted data: each file is a block
+    workers: int = 0  # that the run was begun with: learning rates and shares go by it. 0: it does not say
 
     def blocks(self) -> list[blocks.Block]:
         if self.sealed:
@@ -67,6 +69,7 @@ def pack(plan: Plan) -> bytes:
         "counts": plan.vocabulary.counts,
         "phrases": plan.vocabulary.phrases,
         "varied": plan.varied,
+        "workers": plan.workers,
         "sealed": plan.sealed.document() if plan.sealed else None,
         "schema": plan.schema.document() if plan.schema else None,
     }
@@ -79,7 +82,8 @@ def unpack(data: bytes) -> Plan:
     schema = Schema.read(document["schema"]) if document.get("schema") else None
     sealed = Sealed.read(document["sealed"]) if document.get("sealed") else None
     files, varied = tuple(DataFile(**f) for f in document["files"]), document.get("varied", False)
-    return Plan(files, document["blockBytes"], vocabulary, schema, varied, sealed)
+    workers = document.get("workers", 0)
+    return Plan(files, document["blockBytes"], vocabulary, schema, varied, sealed, workers)
 
 
 def digest(data: bytes) -> str:

@@ -68,6 +68,11 @@ class Checkpoints:
         saving.final = saving.final or fields["final"]
         return saving if len(saving.done) == saving.parts else None
 
+    def under_way(self) -> bool:
+        """Parts are durable of one that the members of the newest epoch make."""
+        newest = {checkpoints.short(lineage) for lineage in list(self.lineages)[-1:]}
+        return any(checkpoints.lineage_of(folder) in newest for folder in self.savings)
+
     async def commit(self, saving: Saving, away: Callable[[JobError], None]) -> CheckpointRef | None:
         """Makes it valid; it is the newest unless a later step's was faster. None: it was given up meanwhile.
 

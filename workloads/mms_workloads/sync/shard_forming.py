@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mms_workloads.sync.cursors import common
@@ -82,8 +82,9 @@ def decide(
 ) -> ShardsBegin:
     """held: by rank, those of the layout before that are beyond the wanted number too.
 
-    Shards that were cut off may hold less than the checkpoint, when all that went on without them are gone.
-    The progress is the caller's to change.
+    Shards that were cut off may hold less than the checkpoint, when all that went on without them are gone. Without
+    synchrony some may have applied a push that others have not: rows of different samples are not put together, and
+    the layout stays as it was before. The progress is the caller's to change.
     """
     found = _from_holders(wanted, held)
     behind = wanted.synchronous and checkpoint is not None and found is not None and found.step < checkpoint[0].step
@@ -139,6 +140,8 @@ def _from_holders(wanted: Wanted, held: Mapping[int, HeldShard]) -> ShardsBegin 
             return None
         progress = next(p for s, p, _ in sources if s == step)
     same = before == wanted.shards
+    if not same and not wanted.synchronous and any(p != progress for _, p, _ in sources):
+        return _from_holders(replace(wanted, shards=before), held) if held.keys() >= set(range(before)) else None
     state: list[Source] = []
     replica: list[Source | None] = []
     for rank in range(wanted.shards):

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from mms_workloads.train.pulse import Pulse
     from mms_workloads.train.state import Tables
 
+# How long a shard that was told to stop, and that alone holds its rows, waits for a checkpoint of them. A pod has 30 s.
+STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.5  # how late the end of an epoch may be noticed while another part is being written
 
 
@@ -73,7 +75,9 @@ class ShardPod:
         self.control.on_over = self.severing.look
         # What the shard's state is of; layout 0: it has none.
         self.layout, self.lineage = 0, ""
+        self.control.layout = lambda: self.layout
         self.writing: threading.Thread | None = None
+        self.leaving = False  # when its part of a checkpoint is durable
 
     def run(self) -> Outcome:
         """The outcome that the master gave. Raises JobError, Stopped."""
@@ -87,6 +91,17 @@ class ShardPod:
                 self.server.close()
 
     def stop(self) -> None:
+        """Where nobody else holds its rows the master has them saved first."""
+        if not self.layout or self.spec.replicas > 1:
+            self.leave()
+            return
+        self.leaving = True
+        self.control.send(wire.STOPPING)
+        overdue = threading.Timer(STOP_SECONDS, self.leave)
+        overdue.daemon = True
+        overdue.start()
+
+    def leave(self) -> None:
         with self.control.changing() as box:
             box.stopping = True
         self.severing.look()
@@ -191,7 +206,7 @@ class ShardPod:
             plan = fetches(before, after, shard, states=begin["states"], replicas=begin["replicas"], near=self.pod.rank)
             if isinstance(plan, Lost):
                 raise ValueError(str(plan))
-            addresses = {i: _split(address) for i, address in enumerate(announcement.shards)}
+            addresses = {i: _split(address) for i, address in enumerate(announcement.shards) if address}
             self.server.fetch(part, plan, addresses, self.severing.abort)
             return
         bounds = {table.name: after.bounds(table.name, shard) for table in after.tables}
@@ -205,9 +220,14 @@ class ShardPod:
         """The shard's rows, in their room where it is contiguous."""
         reference = CheckpointRef.model_validate(begin["checkpoint"])
         try:
-            return checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, bounds.__getitem__, rooms)
+            return again.while_away(
+                lambda: checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, bounds.__getitem__, rooms),
+                self._over,
+            )
         except JobError as error:
             if not checkpoints.damaged(error):
+                if error.retryable and self._over(0):
+                    raise Superseded("the epoch ended before its checkpoint was read") from error
                 raise
             self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
             raise Superseded(error.message) from error
@@ -234,7 +254,10 @@ class ShardPod:
                     return
                 before.join(LOOK_SECONDS)
             for tries in itertools.count():
-                if self._written(snapshot, begin, progress) or not begin["final"]:
+                written = self._written(snapshot, begin, progress)
+                if written and self.leaving:
+                    self.leave()
+                if written or not begin["final"]:
                     return
                 if self.control.wait(lambda box: box.stopping or self._newer(epoch), again.pause(tries)):
                     return
@@ -313,6 +336,10 @@ class ShardPod:
 
     def _anything_to_do(self, box: Inbox) -> bool:
         return bool(box.stopping or self._newer(self.epoch))
+
+    def _over(self, seconds: float) -> bool:
+        """Waits so long; whether the epoch is over, or this pod is to end."""
+        return bool(self.control.wait(lambda box: box.stopping or self._newer(self.epoch), seconds))
 
     def _newer(self, epoch: int) -> bool:
         box = self.control.inbox

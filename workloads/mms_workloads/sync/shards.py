@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Shards:
-    """wanted: shards of the next epoch. Ring mode has no such object."""
+    """Ring mode has no such object."""
 
     spec: ParameterServer
     peers: Peers
     called: tuple[tuple[int, int], ...] = ()  # rank and join of those that the epoch was announced to
-    layout: int = 0  # shards of the epoch that was announced
+    layout: int = 0  # shards of the epoch that was announced; 0: none was
+    served: int = 0  # of the last one that has begun, which hold the parameters; 0: not known
     ready: dict[int, HeldShard] = field(default_factory=dict)
     save_wanted: bool = False  # a checkpoint is written between two epochs, when all rest at the same step
 
@@ -45,9 +46,26 @@ class Shards:
         """All workers step at the same time."""
         return self.spec.consistency == "Synchronous"
 
+    @property
+    def coming(self) -> int:
+        """Shards of the next epoch: as many as are wanted, once those that come in addition are all there.
+
+        Till then the others go on without: neither a checkpoint nor a lost worker waits for a pod that has no node.
+        """
+        waits = 0 < self.served < self.wanted and not self._there(self.wanted)
+        return self.served if waits else self.wanted
+
     def complete(self) -> bool:
-        """All that an epoch needs are there."""
-        return {m.rank for m in self.peers.membership.members} >= set(range(self.wanted))
+        """All that the next epoch needs are there."""
+        return self._there(self.coming)
+
+    def choose(self) -> None:
+        """An epoch is about to be announced."""
+        self.called, self.layout = (), self.coming
+
+    def chosen_there(self) -> bool:
+        """All that the announced epoch needs are."""
+        return self._there(self.layout)
 
     def broken(self) -> bool:
         """A shard that the epoch was announced to is gone, or is another process."""
@@ -56,7 +74,7 @@ class Shards:
 
     def changes(self) -> bool:
         """The next epoch has another number of shards."""
-        return bool(self.called) and self.layout != self.wanted
+        return self.layout not in {0, self.coming}
 
     def all_among(self, ranks: set[int]) -> bool:
         """Whether all of the epoch's layout are."""
@@ -65,26 +83,33 @@ class Shards:
     def serve(self) -> None:
         """All have begun the epoch: those that are not in its layout may go."""
         self.called = tuple((rank, joined) for rank, joined in self.called if rank < self.layout)
+        self.served = self.layout
+
+    def brings(self, layout: int) -> None:
+        """A shard comes that has rows of a layout of so many; 0: it has none. A master before this one served it."""
+        if not self.layout:
+            self.served = max(self.served, layout)
 
     def addresses(self) -> list[str]:
         members = sorted(self.peers.membership.members, key=lambda m: m.rank)
-        return [m.address for m in members if m.rank < self.wanted]
+        return [m.address for m in members if m.rank < self.layout]
 
     def trainers(self) -> list[Trainer]:
         """Those that hold rows of the parameters, as far as they are connected."""
         links = sorted(self.peers.links.items())
-        return [Trainer(rank=rank, address=one.parameters) for rank, one in links if rank < self.layout]
+        return [Trainer(rank=rank, address=one.parameters) for rank, one in links if rank < self.served]
 
     def call(self, epoch: Epoch, send_plan: Callable[[Iterable[Link]], None]) -> None:
         """Announces the epoch: all its workers are out of the one before."""
         members = sorted(self.peers.membership.members, key=lambda m: m.rank)
-        self.called, self.layout = tuple((m.rank, m.joined) for m in members), self.wanted
+        self.called = tuple((m.rank, m.joined) for m in members)
         self.ready = {}
+        addresses = {m.rank: m.address for m in members}
         fields = {
             "epoch": epoch.number,
             "urgent": True,
             "members": [[m.rank, m.incarnation, m.address] for m in epoch.members],
-            "shards": [m.address for m in members],
+            "shards": [addresses.get(rank, "") for rank in range(max(addresses) + 1)],
         }
         send_plan(self.peers.links[m.rank] for m in members)
         self.peers.tell(Message(wire.EPOCH, fields), [m.rank for m in members])
@@ -105,7 +130,11 @@ class Shards:
         return corrupt(self.ready)
 
     def begin(self, begin: ShardsBegin, epoch: Epoch, lineage: str, *, suspend: bool) -> bool:
-        """Tells each what it starts from. Whether that is the end: what remains is to write the run's checkpoint."""
+        """Tells each what it starts from. Whether that is the end: what remains is to write the run's checkpoint.
+
+        The layout may be another one than was announced: see `decide`.
+        """
+        self.layout = len(begin.state)
         save = self.save_wanted and set(begin.state) == {"keep"} and self._agree(begin)
         final = save and suspend
         self.save_wanted = suspend  # also after the end: who is lost before all parts are durable has it made again
@@ -134,6 +163,9 @@ class Shards:
             }
             self.peers.links[rank].send(Message(wire.BEGIN, {**fields, **mine}))
         return final
+
+    def _there(self, count: int) -> bool:
+        return {m.rank for m in self.peers.membership.members} >= set(range(count))
 
     def _agree(self, begin: ShardsBegin) -> bool:
         """Whether the same samples are part of all shards' rows, so that together they are a checkpoint."""

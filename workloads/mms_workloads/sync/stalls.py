@@ -26,6 +26,7 @@ VAIN_EPOCHS = 2  # one after another, that ended without a round although nobody
 @dataclass(slots=True)
 class Stalls:
     longest: float = 0.0  # seconds between two rounds of the epoch
+    parted: int = 0  # members that were to leave since the last round
     _since: float | None = None  # None: no round is expected
     _inside: int = 0  # rounds of this epoch
     _vain: int = 0
@@ -39,7 +40,7 @@ class Stalls:
             self.longest = max(self.longest, now - self._since)
         self._since = now
         self._inside += 1
-        self._vain = 0
+        self._vain = self.parted = 0
         self._unreached.clear()
 
     def pause(self) -> None:
@@ -74,6 +75,7 @@ class Stalls:
             return None
         found = max(missed, key=lambda m: (len(self._unreached[m.rank]), m.joined))
         self.lost()
+        self.parted += 1
         return found
 
     def lost(self) -> None:

@@ -30,7 +30,7 @@ CHECKPOINT_INVALID = "checkpoint_invalid"
 EXPORTED = "exported"
 FAILED = "failed"
 ANOMALY = "anomaly"  # the guard of a worker has found something: {anomaly, rank, block, action}
-LEAVE = "leave"
+STOPPING = "stopping"  # the pod was told to end, and gives what it holds to others or to the store before it leaves
 # From the master.
 WELCOME = "welcome"
 REFUSED = "refused"
@@ -46,6 +46,7 @@ CHECKPOINT = "checkpoint"
 EVICT = "evict"  # the process is to end, so that its pod is replaced
 BYE = "bye"  # the run's outcome
 # Both ways.
+LEAVE = "leave"  # the pod goes; from the master: it may, since others hold what counts
 PLAN = "plan"
 
 

@@ -97,30 +97,39 @@ def share(job: JobFile, place: Place) -> int:
     """Samples that a member takes in a round.
 
     KeepGlobalBatch: globalBatchSize dealt evenly, the first members take the rest. ScaleLearningRate: each member keeps
-    the share that it had with spec.workers members.
+    the share that it had with the number of workers that the run was begun with.
     """
     total = job.optimizer.globalBatchSize
     members = place.members if job.optimizer.whenWorkersChange == "KeepGlobalBatch" else job.workers
     return max(1, total // members + (place.position % members < total % members))
 
 
+def begun_with(job: JobFile, plan: Plan) -> JobFile:
+    """The job with the number of workers that its rates and shares go by.
+
+    Pods that start after the number was changed read another one than those that train with them.
+    """
+    return job.model_copy(update={"workers": plan.workers}) if plan.workers else job
+
+
 def make(pod: Pod, plan: Plan, digest: str) -> Learner:
     """The learner of the job's task. digest: of the plan; what is cached for another one is not used."""
     cache = pod.scratch / f"blocks-{digest[-12:]}"
-    task = pod.job.task
+    job = begun_with(pod.job, plan)
+    task = job.task
     if task.languageModel is not None:
         # A worker loads its own task only.
         if task.languageModel.architecture == "Pretrained":
             from mms_workloads.language.pretrained import TokenLearner  # noqa: PLC0415
 
-            return TokenLearner.begin(pod.job, task.languageModel, plan, cache)
+            return TokenLearner.begin(job, task.languageModel, plan, cache)
         from mms_workloads.language.learner import LanguageLearner  # noqa: PLC0415
 
-        return LanguageLearner.of(pod.job, task.languageModel, plan, cache)
+        return LanguageLearner.of(job, task.languageModel, plan, cache)
     if task.wordEmbedding is not None:
         from mms_workloads.embedding.learner import EmbeddingLearner  # noqa: PLC0415
 
-        return EmbeddingLearner.of(pod.job, task.wordEmbedding, plan, cache)
+        return EmbeddingLearner.of(job, task.wordEmbedding, plan, cache)
     from mms_workloads.tasks import making  # noqa: PLC0415
 
-    return making.make(pod.job, plan, cache)
+    return making.make(job, plan, cache)

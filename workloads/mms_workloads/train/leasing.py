@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.data import pages
-from mms_workloads.sync import wire
+from mms_workloads.store import JobError
+from mms_workloads.sync import again, wire
 from mms_workloads.sync.control import Control, Superseded
 from mms_workloads.sync.leases import Lease, Slice
 from mms_workloads.train.communicator import MAX_SLICES
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from concurrent.futures import Executor, Future
 
+    from mms_workloads.sync.control import Inbox
     from mms_workloads.train.learner import Learner
     from mms_workloads.train.state import Agreement
 
@@ -144,7 +146,14 @@ class Leaser:
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
         reading = self._reading.pop((lease.data_epoch, lease.block), None)
-        found = reading.result() if reading else self._read(lease.block, lease.data_epoch)
+        try:
+            found = reading.result() if reading else self._read(lease.block, lease.data_epoch)
+        except JobError as error:
+            if not (error.retryable and self._over(self._control.inbox)):
+                raise
+            if self._control.urgent(self._epoch):
+                raise Superseded(f"epoch {self._epoch} ended before a block was read") from error
+            return False  # the members leave in the round that follows; who has the block next reads it
         self._size = found.size
         if found.dead and lease.block not in self._dead:
             self._dead.add(lease.block)
@@ -175,6 +184,16 @@ class Leaser:
                         self._reading[key] = self._beside.submit(self._read, answer["block"], answer["data_epoch"])
 
     def _read(self, block: int, data_epoch: int) -> _Read:
+        """Tries for a while where the store is away. In any thread. Raises store.JobError."""
+        return again.while_away(
+            lambda: self._looked_at(block, data_epoch), lambda seconds: self._control.wait(self._over, seconds)
+        )
+
+    def _over(self, box: Inbox) -> bool:
+        """The epoch ends, or is about to."""
+        return box.stopping or self._control.urgent(self._epoch) or self._control.newer(self._epoch)
+
+    def _looked_at(self, block: int, data_epoch: int) -> _Read:
         """Raises store.JobError."""
         watched = self._learner.job.guard.deadData != "Off"
         dead = self._learner.dead(block) if watched and block not in self._dead else None

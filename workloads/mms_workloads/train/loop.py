@@ -32,6 +32,7 @@ class Left(Enum):
     FINISHED = auto()
     NEWER_EPOCH = auto()
     SUSPEND = auto()
+    LEAVING = auto()  # this pod was told to end, and others have what it holds
     ALL_STOP = auto()  # every pod was told to end: nobody is left who would hold the parameters
 
 
@@ -52,47 +53,68 @@ def run_rounds(
     """leads: writes the artifact. Where ranks do not step together the others make empty rounds till it has: a worker
     that made none any more would hold up those that may not be too far ahead of it.
 
+    What is saved was compared: a round without samples comes before, which changes nothing of what ranks hold.
+
     Raises transport.PeerLost, control.Superseded, guarding.PartedError, store.JobError.
     """
     epochs, rounds = learner.job.optimizer.epochs, 0
     comparisons = Comparisons()
     comparing = guard.corruption != "Off" and learner.job.syncMode == "Ring" and place.members > 1
-    while state.agreement.fraction(learner.trained_on, epochs) < 1 or (state.agreement.told is not None and not leads):
-        slices = leaser.take(learner.batch(place))
+    verifying, asked = False, NO_FLAGS  # asked: of the round before, what is done after this one
+    while (
+        verifying
+        or state.agreement.fraction(learner.trained_on, epochs) < 1
+        or (state.agreement.told is not None and not leads)
+    ):
+        slices = () if verifying else leaser.take(learner.batch(place))
         if state.agreement.told is not None and not slices:
             control.wait(lambda box: box.bye or control.newer(epoch), EMPTY_ROUND_SECONDS)
         live = leaser.live(slices)
         communicator.prepare(state, partial(learner.rows, live))
         rate = learner.rate(state, place.members)
-        check = checksum(state) if comparing and comparisons.due else -1
+        check = checksum(state) if comparing and (verifying or comparisons.due) else -1
         started = time.perf_counter()
         with pulse.computing(sum(s.stop - s.start for s in live)):
             stats = learner.compute(state, live, place)
         health = Health(seconds=time.perf_counter() - started, checksum=check)
-        contributions = communicator.exchange(
-            state,
-            Contribution(slices, stats, _flags(control, epoch), health),
-            rate,
-            partial(learner.compute, state, live, place),
-        )
+        mine = Contribution(slices, stats, _flags(control, epoch), health)
+        contributions = communicator.exchange(state, mine, rate, partial(learner.compute, state, live, place))
         if not rounds:
             logger().info("stepping", step=state.agreement.step)
         rounds += 1
         comparisons.made(contributions)
-        if place.position == 0 or state.agreement.told is not None:
+        if place.position == 0 and (slices or state.agreement.told is None):  # a push of nothing is no step
             _report(control, epoch, state, contributions, guard=guard, privacy=stats.privacy)
-        flags = NO_FLAGS
+        flags, asked = asked, NO_FLAGS
         for contribution in contributions:
             flags |= contribution.flags
-        if flags & Flag.SUSPEND:
-            return Left.SUSPEND
-        if all(Flag.LEAVING in contribution.flags for contribution in contributions):
-            return Left.ALL_STOP
-        if flags & (Flag.NEWER_EPOCH | Flag.LEAVING):
-            return Left.NEWER_EPOCH
+        everybody = all(Flag.LEAVING in contribution.flags for contribution in contributions)
+        if comparing and not verifying and (everybody or _saves(flags)):
+            verifying, asked = True, flags & (Flag.SUSPEND | Flag.CHECKPOINT)
+            continue
+        verifying = False
+        if left := _left(flags, mine, everybody=everybody):
+            return left
         if flags & Flag.CHECKPOINT:
             saver.save(state, place)
     return Left.FINISHED
+
+
+def _left(flags: Flag, mine: Contribution, *, everybody: bool) -> Left | None:
+    """Why all ranks leave after a round; None: they go on. flags: of all of them; everybody: all were told to end."""
+    if flags & Flag.SUSPEND:
+        return Left.SUSPEND
+    if everybody:
+        return Left.ALL_STOP
+    if flags & (Flag.NEWER_EPOCH | Flag.LEAVING):
+        return Left.LEAVING if mine.flags & Flag.LEAVING else Left.NEWER_EPOCH
+    return None
+
+
+def _saves(flags: Flag) -> bool:
+    """Whether ranks save what they hold at the end of the round."""
+    leave = flags & (Flag.NEWER_EPOCH | Flag.LEAVING)
+    return bool(flags & Flag.SUSPEND or (flags & Flag.CHECKPOINT and not leave))
 
 
 def _flags(control: Control, epoch: int) -> Flag:

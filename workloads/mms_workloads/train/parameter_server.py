@@ -112,7 +112,7 @@ class ParameterServer:
         if not contributions[self._position if self._synchronous else 0].applied:
             self._errors = [None] * len(self._errors)  # what compression kept is of a gradient that went nowhere
         self._guard.learn(mine)
-        state.agreement.step += 1
+        state.agreement.step += self._synchronous or bool(mine.slices)
         state.next_round()
         return contributions
 

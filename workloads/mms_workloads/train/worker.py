@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -16,7 +18,7 @@ from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
-from mms_workloads.sync import checkpoints, wire
+from mms_workloads.sync import again, checkpoints, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout
@@ -50,6 +52,9 @@ BYE_SECONDS = 30.0  # how long a worker that failed waits for the master to hear
 # Two peers that live connect in milliseconds; when one dies meanwhile the master announces the next epoch before this.
 FORMING_SECONDS = 30.0
 MOST_LOGGED = 1000  # bad records, of a worker
+# How long a worker that was told to stop between two epochs waits for the next one: it may be the last that holds the
+# parameters. Other members leave within a round, and a pod has 30 s.
+STOP_SECONDS = 10.0
 
 
 class Worker:
@@ -64,6 +69,7 @@ class Worker:
         self.plan_digest = ""
         self.communicator: Communicator | None = None
         self.epoch = 0
+        self.given = False  # what this worker holds is durable, or others hold it, too
         self.lender = self._lend(plain=plain)
         self.publisher = Publisher.of(pod, self._published, plain=plain)
         self.control = Control(
@@ -110,6 +116,19 @@ class Worker:
         """At the next round boundary: the lease goes back with it."""
         with self.control.changing() as box:
             box.stopping = True
+        self.control.send(wire.STOPPING)
+        overdue = threading.Timer(STOP_SECONDS, self._overdue)
+        overdue.daemon = True
+        overdue.start()
+
+    def _overdue(self) -> None:
+        with self.control.changing() as box:
+            box.overdue = True
+
+    def _may_leave(self) -> bool:
+        """It was told to stop, and nothing is lost with it that could be kept."""
+        box, served = self.control.inbox, self.pod.job.parameterServer is not None
+        return box.stopping and (box.overdue or self.given or served or self._held() is None)
 
     def _until_told(self) -> Outcome:
         while True:
@@ -121,7 +140,7 @@ class Worker:
                 raise JobError(Reason.STALE_PEER, f"the master refused this pod: {box.refused}")
             if box.evicted:
                 raise box.evicted
-            if box.stopping:
+            if self._may_leave():
                 self.control.send(wire.LEAVE)
                 raise Stopped
             if box.tasks:
@@ -147,7 +166,7 @@ class Worker:
                 lineage=held.agreement.lineage if held else None,
                 progress=held.agreement.progress.document() if held else None,
             )
-            self.control.wait(lambda box: box.begin or box.stopping or self._newer(self.epoch))
+            self.control.wait(lambda box: box.begin or self._may_leave() or self._newer(self.epoch))
             begin = self.control.inbox.begin
             if begin is None or begin["epoch"] != self.epoch:
                 return
@@ -164,7 +183,7 @@ class Worker:
             places = error.places if isinstance(error, PeerLost) else ()
             unreached = [announcement.ranks[place] for place in places]
             self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error), unreached=unreached)
-            self.control.wait(lambda box: box.stopping or self._newer(self.epoch))
+            self.control.wait(lambda _: self._may_leave() or self._newer(self.epoch))
             return
         assert self.state is not None  # noqa: S101 - made by _agree
         self._leave()
@@ -174,6 +193,7 @@ class Worker:
             self.saver.save_last(self.state, place, lambda: self._newer(self.epoch))
         elif left is Left.FINISHED and place.position == 0:
             self._export(self.state, session)
+        self.given = left is not Left.NEWER_EPOCH
 
     def _gather(self, communicator: ParameterServer) -> None:
         """What this worker exports. Raises PeerLost, JobError."""
@@ -201,10 +221,13 @@ class Worker:
     def _train(self, announcement: Announcement, place: Place, begin: dict[str, Any]) -> Left:
         assert self.learner is not None  # noqa: S101 - made by _prepare
         job = self.pod.job
+        # The shards may have begun in another layout than was announced.
+        announcement = replace(announcement, shards=tuple(begin.get("shards", announcement.shards)))
         self.communicator = communicator = self._connect(announcement, place)
         if self.control.urgent(self.epoch):
             raise Superseded("a member was lost while the epoch was formed")
         own = self._agree(communicator, begin)
+        self.given = False
         alone = job.parameterServer is not None and job.parameterServer.consistency != "Synchronous"
         own.agreement.told = 0.0 if alone else None
         communicator.attach(own)
@@ -214,7 +237,7 @@ class Worker:
         )
         leads = place.position == 0
         if alone:
-            place = Place(0, job.workers)  # the same share whoever is there: see Leaser
+            place = Place(0, self.learner.job.workers)  # the same share whoever is there: see Leaser
         try:
             return run_rounds(
                 self.learner,
@@ -294,10 +317,17 @@ class Worker:
         """Raises Superseded when the checkpoint is damaged: the master then takes the one before."""
         self.saver.forget()  # what is read takes its place
         try:
-            own.adopt(checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, into=own.tables()))
+            again.while_away(
+                lambda: own.adopt(
+                    checkpoint.load(self.pod.job.storage, reference, self.pod.scratch, into=own.tables())
+                ),
+                self._over,
+            )
         except JobError as error:
             self.state = None  # it may be written in part
             if not checkpoints.damaged(error):
+                if error.retryable and self._over(0):
+                    raise Superseded("the epoch ended before its checkpoint was read") from error
                 raise
             self.control.send(wire.CHECKPOINT_INVALID, uri=reference.uri, message=error.message)
             raise Superseded(error.message) from error
@@ -332,7 +362,20 @@ class Worker:
     def _export(self, own: State, session: int) -> None:
         """session: of the connection over which the master asked for it; another one means that it has asked others."""
         assert self.learner is not None and self.plan is not None  # noqa: S101, PT018 - made by _prepare
-        ref = artifact.publish(self.pod, self.learner, own, self.plan, lambda: self.control.session == session)
+        learner_, plan = self.learner, self.plan
+
+        def asked() -> bool:
+            return self.control.session == session
+
+        try:
+            ref = again.while_away(
+                lambda: artifact.publish(self.pod, learner_, own, plan, asked),
+                lambda seconds: self._over(seconds) or not asked(),
+            )
+        except JobError as error:
+            if not error.retryable or (asked() and not self._over(0)):
+                raise
+            ref = None
         if ref is None:
             logs.logger().warning("artifact not finished", why="the connection to the master was lost meanwhile")
             return
@@ -357,12 +400,16 @@ class Worker:
         return Held(learner_, self.epoch, self.plan_digest, lambda: vectors, step=own.agreement.step)
 
     def _anything_to_do(self, box: Inbox) -> bool:
-        return bool(box.stopping or box.tasks or self._newer(self.epoch))
+        return bool(self._may_leave() or box.tasks or self._newer(self.epoch))
 
     def _newer(self, epoch: int) -> bool:
         box = self.control.inbox
         over = (box.bye, box.refused, box.evicted)
         return self.control.newer(epoch) or any(one is not None for one in over)
+
+    def _over(self, seconds: float) -> bool:
+        """Waits so long; whether the epoch is over, or this pod is to end."""
+        return bool(self.control.wait(lambda box: box.stopping or self._newer(self.epoch), seconds))
 
     def _leave(self) -> None:
         """No connection of the epoch is used again; peers that still wait on one are woken."""

@@ -57,6 +57,8 @@ def _of_end(ended: Ended, disruption: str) -> Cause:
         return Cause.STALE
     if ended.reason == contract.Reason.PEERS_UNREACHABLE:
         return Cause.PEERS_UNREACHABLE
+    if ended.reason == contract.Reason.PEERS_STILL_UNREACHABLE:
+        return Cause.PEERS_STILL_UNREACHABLE
     if ended.exit_code >= SIGNALLED:
         return Cause.KILLED
     said = ended.outcome

@@ -1,0 +1,159 @@
+"""Shards that come and go while a run goes on: it does not wait for those that do not come, and saves what goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mms_workloads.contract import Desired
+from mms_workloads.sync import wire
+from mms_workloads.sync.epochs import CHANGE_SECONDS
+from mms_workloads.sync.leases import Progress
+from mms_workloads.sync.shard_forming import HeldShard
+from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class Served:
+    """A run of two shards and one worker, which are what the test lets them say."""
+
+    def __init__(self, folder: Path, clock: Clock, *, consistency: str = "Synchronous", **hello: Any) -> None:
+        given = {"shards": 2, "consistency": consistency}
+        self.master = Master(folder, clock, workers=1, syncMode="ParameterServer", parameterServer=given)
+        self.shards = [self.shard(rank, **hello) for rank in range(2)]
+        self.worker = Peer(self.master, 0)
+
+    def shard(self, rank: int, **hello: Any) -> Peer:
+        return Peer(self.master, rank, role="shard", **hello)
+
+    def want(self, shards: int) -> None:
+        self.master.it.desire(Desired(workers=1, minWorkers=1, shards=shards, suspend=False))
+
+    def later(self, seconds: float) -> None:
+        self.master.clock.now += seconds
+        for peer in (self.worker, *self.shards):
+            peer.say(wire.HEARTBEAT)
+        self.master.it.tick()
+
+    def announced(self) -> list[str]:
+        return list(self.worker.last(wire.EPOCH)["shards"])
+
+    def begin(self, held: Sequence[HeldShard]) -> int:
+        """The announced epoch begins; how many shards it has. held: by rank; the others hold nothing."""
+        self.worker.ready()
+        epoch, told = self.worker.epoch, []
+        for shard in self.shards:
+            mine = held[shard.rank] if shard.rank < len(held) else HeldShard()
+            shard.say(wire.READY, epoch=epoch, held=mine.document())
+        for shard in self.shards:
+            told.append(shard.last(wire.BEGIN))
+            assert told[-1]["epoch"] == epoch
+            if told[-1]["fills"]:
+                shard.say(wire.FILLED, epoch=epoch)
+        for shard, one in zip(self.shards, told, strict=True):
+            if one["state"]:
+                shard.say(wire.STARTED, epoch=epoch)
+        begun = self.worker.last(wire.BEGIN)
+        assert begun["epoch"] == epoch
+        assert len(begun["shards"]) == told[0]["shards"]
+        self.worker.lease()
+        return int(told[0]["shards"])
+
+
+def held(*applied: int, layout: int = 2, step: int = 0) -> HeldShard:
+    return HeldShard(layout, "l", step, progress=Progress(list(applied) or [0] * BLOCKS))
+
+
+BOTH = [held(), held()]
+
+
+def test_a_checkpoint_does_not_wait_for_a_shard_without_a_node(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    assert run.begin([]) == 2
+    run.want(3)
+    run.later(run.master.it.job.checkpoint.intervalSeconds)
+    assert run.announced() == ["10.0.0.0", "10.0.0.1"]
+    assert run.begin(BOTH) == 2
+    assert [shard.last(wire.BEGIN)["save"] for shard in run.shards] == [True, True]
+
+
+def test_a_lost_worker_does_not_wait_for_a_shard_without_a_node(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.want(3)
+    run.worker.vanish()
+    run.worker = Peer(run.master, 0, incarnation=1)
+    assert run.worker.epoch == 2
+    assert run.begin(BOTH) == 2
+
+
+def test_what_a_shard_that_is_to_leave_holds_is_saved(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.shards[1].say(wire.STOPPING)
+    assert run.worker.epoch == 2
+    run.begin(BOTH)
+    assert [shard.last(wire.BEGIN)["save"] for shard in run.shards] == [True, True]
+
+
+def test_more_shards_take_part_when_all_of_them_are_there(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.want(4)
+    run.shards.append(run.shard(2))
+    assert run.worker.epoch == 1
+    run.shards.append(run.shard(3))
+    assert run.worker.epoch == 2
+    assert run.begin(BOTH) == 4
+
+
+def test_a_shard_that_goes_again_before_it_took_part(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.want(3)
+    third = run.shard(2)
+    assert len(run.announced()) == 3
+    third.vanish()
+    assert len(run.announced()) == 2, "nobody has moved any rows yet"
+    assert run.begin(BOTH) == 2
+
+
+def test_a_new_master_does_not_wait_for_a_shard_without_a_node(tmp_path: Path, clock: Clock) -> None:
+    """It reads that three are wanted; the shards say that two have served."""
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 3})
+    for rank in range(2):
+        Peer(master, rank, role="shard", epoch=7, layout=2)
+    worker = Peer(master, 0, epoch=7)
+    assert worker.epoch == 8
+    assert len(worker.last(wire.EPOCH)["shards"]) == 2
+
+
+def test_a_shard_that_is_not_there_has_no_address(tmp_path: Path, clock: Clock) -> None:
+    """Places in the list are ranks: rows that the shard before has are asked of the one that is there."""
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.want(4)
+    run.shards.append(run.shard(3))
+    run.later(run.master.it.job.checkpoint.intervalSeconds)
+    run.worker.ready()
+    assert run.shards[0].last(wire.EPOCH)["shards"] == ["10.0.0.0", "10.0.0.1", "", "10.0.0.3"]
+
+
+def test_rows_of_different_samples_are_not_put_together(tmp_path: Path, clock: Clock) -> None:
+    """A push was cut off: one shard has it. Its block is finished in the layout before, then the change is made."""
+    for wanted, ranks in ((3, [0, 1, 2]), (1, [0, 1])):
+        run = Served(tmp_path, clock, consistency="Asynchronous")
+        run.begin([])
+        if wanted > 2:
+            run.shards.append(run.shard(2))
+        run.want(wanted)
+        assert len(run.announced()) == wanted
+        assert run.begin([held(1, 0, 0, 0, step=1), held()]) == 2
+        assert [shard.last(wire.BEGIN)["state"] for shard in run.shards] == ["keep", "keep", None][: len(ranks)]
+        run.master.it.tick()
+        assert run.worker.epoch == 2, "workers have some time to finish the block"
+        run.later(CHANGE_SECONDS)
+        assert run.worker.epoch == 3
+        assert run.begin([held(1, 0, 0, 0, step=1), held(1, 0, 0, 0, step=1)]) == wanted
