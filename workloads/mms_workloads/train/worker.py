@@ -85,10 +85,11 @@ class Worker:
 
     def _lend(self, *, plain: bool) -> Lender | None:
         """What is read of a store that is no mounted folder is kept, and lent to the other workers."""
-        data = self.pod.job.data
+        data, volume = self.pod.job.data, pages.HELD.volume
+        volume.limit = data.cacheBytes
         if data.store.uri.startswith("file://"):
             return None
-        held = Pages(self.pod.scratch / "pages", data.cacheBytes, data.blockBytes, pages.HELD.peers)
+        held = Pages(self.pod.scratch / "pages", volume, data.blockBytes, pages.HELD.peers)
         lender = Lender(self.pod, held.kept, plain=plain)
         pages.HELD.pages, pages.HELD.peers.ask = held, lender.ask
         return lender
