@@ -138,8 +138,9 @@ class Data(StoreAccess):
     )
     cacheSize: Size = Field(
         default="2Gi",
-        description="What a worker keeps of what it has read from an object store or the web, as stored, on its "
-        "scratch volume; other workers get it from there.",
+        description="What a worker keeps on its scratch volume: of what it has read from an object store or the web, "
+        "as stored, which other workers get from there; and of compressed files, decompressed, of which at least one "
+        "is there even if it is larger.",
     )
     blockSizes: Literal["Equal", "Varied"] = Field(
         default="Equal", description="Varied: half, once and one and a half times blockSize in turn."

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mms_operator.cli import app, embedding
-from mms_workloads.data import reader
+from mms_workloads.data import decompressing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +176,7 @@ def test_where_there_is_no_room_to_decompress_the_remedy_is_of_this_machine(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(reader.shutil, "copyfileobj", full)
+    monkeypatch.setattr(decompressing, "chunks", full)
     done = CliRunner().invoke(app, ["embed", str(corpus), "-o", str(tmp_path / "out")])
     assert done.exit_code == 1
     assert f"here it is {tempfile.gettempdir()}: set TMPDIR to a folder with more room" in done.output

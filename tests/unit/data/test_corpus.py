@@ -22,6 +22,7 @@ from mms_workloads.sync.plan import Plan
 from tests.unit.data import reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -93,9 +94,9 @@ def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_
 ) -> None:
     done, decompress = list[str](), reader.decompress
 
-    def watched(store: Store, target: Path) -> None:
+    def watched(store: Store, target: Path, grow: Callable[[int], None]) -> None:
         done.append(store.uri)
-        decompress(store, target)
+        decompress(store, target, grow)
 
     monkeypatch.setattr(reader, "decompress", watched)
     path = tmp_path / "text.gz"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mms_workloads.data import pages
 from mms_workloads.data.pages import Pages, Peers
+from mms_workloads.data.volume import Volume
 from mms_workloads.sync.lending import Lending
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _small() -> Iterator[None]:
 def test_reads_are_the_files_bytes(
     tmp_path_factory: pytest.TempPathFactory, reads: list[tuple[int, int]], limit: int
 ) -> None:
-    held, store = Pages(tmp_path_factory.mktemp("pages"), limit, 64), Store()
+    held, store = Pages(tmp_path_factory.mktemp("pages"), Volume(limit), 64), Store()
     for ends in reads:
         start, end = sorted(ends)
         assert held.read("s3://b/a", start, end, 1000, store.load) == CONTENT[start:end]
@@ -48,7 +49,7 @@ def test_reads_are_the_files_bytes(
 
 
 def test_the_volume_keeps_no_more_than_its_limit(tmp_path: Path) -> None:
-    held, store = Pages(tmp_path / "p", 200, 64), Store()
+    held, store = Pages(tmp_path / "p", Volume(200), 64), Store()
     for start in (0, 64, 128, 0, 192):
         held.read("s3://b/a", start, start + 64, 1000, store.load)
     assert sum(path.stat().st_size for path in (tmp_path / "p").iterdir()) <= 200
@@ -61,9 +62,9 @@ def test_the_volume_keeps_no_more_than_its_limit(tmp_path: Path) -> None:
 
 def test_a_process_that_comes_back_finds_its_pages(tmp_path: Path) -> None:
     store = Store()
-    Pages(tmp_path, 5000, 64).read("s3://b/a", 0, 1000, 1000, store.load)
+    Pages(tmp_path, Volume(5000), 64).read("s3://b/a", 0, 1000, 1000, store.load)
     (tmp_path / "left.part").write_bytes(b"cut short")
-    again = Pages(tmp_path, 5000, 64)
+    again = Pages(tmp_path, Volume(5000), 64)
     store.asked.clear()
     assert again.read("s3://b/a", 0, 1000, 1000, store.load) == CONTENT
     assert store.asked == []
@@ -82,11 +83,11 @@ def peers(*held: Pages) -> tuple[Peers, list[str]]:
 
 
 def test_a_page_comes_from_a_peer_that_has_had_the_block(tmp_path: Path) -> None:
-    first, second = Pages(tmp_path / "a", 5000, 64), Pages(tmp_path / "b", 5000, 64)
+    first, second = Pages(tmp_path / "a", Volume(5000), 64), Pages(tmp_path / "b", Volume(5000), 64)
     second.read("s3://b/a", 0, 1000, 1000, Store().load)
     known, asked = peers(first, second)
     known.know(3, ["a", "b"])
-    third, store = Pages(tmp_path / "c", 5000, 64, known), Store()
+    third, store = Pages(tmp_path / "c", Volume(5000), 64, known), Store()
     with third.of(3):
         assert third.read("s3://b/a", 70, 120, 1000, store.load) == CONTENT[70:120]
     assert (store.asked, asked) == ([], ["a", "b"])
@@ -101,7 +102,7 @@ def test_a_page_comes_from_a_peer_that_has_had_the_block(tmp_path: Path) -> None
 def test_a_peer_that_does_not_help_is_passed_over(tmp_path: Path, given_: bytes | None) -> None:
     known = Peers(lambda *_: given_)
     known.know(0, ["a"])
-    held, store = Pages(tmp_path, 5000, 64, known), Store()
+    held, store = Pages(tmp_path, Volume(5000), 64, known), Store()
     with held.of(0):
         assert held.read("s3://b/a", 0, 64, 1000, store.load) == CONTENT[:64]
     assert held.fetched.document() == {"volume": 0, "peers": 0, "store": 64}
@@ -109,13 +110,16 @@ def test_a_peer_that_does_not_help_is_passed_over(tmp_path: Path, given_: bytes 
 
 def test_a_peer_gets_nothing_but_pages(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
-    held = Pages(tmp_path / "p", 5000, 64)
+    volume = Volume(5000)
+    volume.keep(tmp_path / "secret", 1)
+    held = Pages(tmp_path / "p", volume, 64)
     assert held.kept("../secret") is None
+    assert held.kept(str(tmp_path / "secret")) is None
     assert held.kept("") is None
 
 
 def test_an_encrypted_block_is_one_page(tmp_path: Path) -> None:
-    held, asked = Pages(tmp_path, 5000, 64), list[int]()
+    held, asked = Pages(tmp_path, Volume(5000), 64), list[int]()
 
     def load(then: Callable[[int], None] = asked.append) -> bytes:
         then(1)

@@ -472,6 +472,19 @@ def test_records_of_a_web_server(tmp_path: Path, name: str) -> None:
     assert found == made[: len(found)]
 
 
+@pytest.mark.parametrize("name", ["Text", "WAV", "WAV with a table", "ImageFolder"])
+def test_many_files_of_a_web_server(tmp_path: Path, name: str) -> None:
+    """And what is said of them in files beside them."""
+    (folder := tmp_path / "data").mkdir()
+    made = FORMATS[name][0](folder)
+    with served(folder) as address:
+        pattern = "*/*.png" if name == "ImageFolder" else "*"
+        found = corpus(described(f"{address}/{pattern}", blockBytes=1000), tmp_path)
+        assert found.schema.format == name.partition(" ")[0]
+        assert len(found.blocks) > 1
+        assert as_dealt(by_blocks(found), name) == as_dealt(made, name)
+
+
 def test_small_files_of_a_store_are_read_some_at_a_time(tmp_path: Path) -> None:
     """Of a server that answers a request only when it has four, and each file once for each pass."""
     for number in range(64):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mms_workloads.contract import Desired, Guard, Reason
 from mms_workloads.sync import checkpoints, startup, wire
 from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
+from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.watch import SLOW_ROUNDS
 from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, reference, round_of, settled
 
@@ -210,6 +211,29 @@ def test_blocks_are_quarantined_once(master: Master) -> None:
         peer.say(wire.ANOMALY, anomaly="DeadData", rank=None, block=1, action="all the same")
     assert master.it.status().quarantined == 1
     assert master.it.incidents[-1].action == "block 1 is not trained on: all the same"
+
+
+def test_a_new_master_is_told_what_is_quarantined(tmp_path: Path, clock: Clock) -> None:
+    """Whose workers found it under the one before: it has the same number, and each block once."""
+    master = Master(tmp_path, clock, checkpoint=checkpointed(3))
+    peers = [Peer(master, rank, epoch=4, step=5) for rank in range(2)]
+    told = [[[1, "all the same"]], [[1, "all the same"], [3, "blank"]]]
+    for _ in range(2):
+        for peer, dead in zip(peers, told, strict=True):
+            progress = Progress([1] * BLOCKS).document()
+            peer.say(wire.READY, epoch=peer.epoch, step=5, lineage="l", progress=progress, dead=dead)
+        assert master.it.status().quarantined == 2
+        assert master.kinds().count("DeadData") == 2
+    assert peers[0].count(wire.BEGIN) == 1
+
+
+def test_a_new_master_is_told_that_there_is_nothing_to_learn(tmp_path: Path, clock: Clock) -> None:
+    master = Master(tmp_path, clock, checkpoint=checkpointed(3))
+    peers = [Peer(master, rank, epoch=4, step=5) for rank in range(2)]
+    dead = [[block, "all the same"] for block in range(BLOCKS)]
+    peers[0].say(wire.READY, epoch=peers[0].epoch, step=5, lineage="l", progress=None, dead=dead)
+    assert master.it.outcome is not None
+    assert master.it.outcome.reason == Reason.DATA_EMPTY
 
 
 async def test_what_one_rollback_leaves_out_stays_out_after_another(

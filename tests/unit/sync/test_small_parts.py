@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mms_workloads.contract import Incident, JobIdentity, StatusReport
+from mms_workloads.contract import DataReport, Incident, JobIdentity, StatusReport
 from mms_workloads.sync import metrics, tls, wire
 from mms_workloads.sync.speed import WINDOW_SECONDS, Speed
 from mms_workloads.sync.wire import Message
@@ -43,6 +43,21 @@ def test_metrics() -> None:
     assert "# TYPE mms_training_percent gauge" in lines
     assert 'mms_training_block_keys_given{namespace="n",name="words",run="3",rank="2"} 7' in lines
     assert not any(line.startswith("mms_training_loss") for line in lines)  # not known yet
+
+
+def test_metrics_of_what_was_read() -> None:
+    data = DataReport(storeBytes=5, peerBytes=3, volumeBytes=2)
+    status = StatusReport(uid="u", run=3, attempt=1, activity="Training", data=data)
+    lines = metrics.text(JobIdentity(namespace="n", name="words", uid="u", run=3), status, {}).splitlines()
+    read = [line for line in lines if "mms_training_data_read_bytes" in line]
+    labels = 'namespace="n",name="words",run="3"'
+    assert read == [
+        "# HELP mms_training_data_read_bytes Of the data set, by where workers had it from.",
+        "# TYPE mms_training_data_read_bytes counter",
+        f'mms_training_data_read_bytes{{{labels},from="store"}} 5',
+        f'mms_training_data_read_bytes{{{labels},from="peers"}} 3',
+        f'mms_training_data_read_bytes{{{labels},from="volume"}} 2',
+    ]
 
 
 @pytest.mark.parametrize(

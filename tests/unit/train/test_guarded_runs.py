@@ -188,6 +188,22 @@ def test_dead_data_is_quarantined(tmp_path: Path, task: dict[str, Any]) -> None:
     assert kinds(report).count("DeadData") == report.quarantined
 
 
+@pytest.mark.usefixtures("paced")
+def test_a_new_master_knows_what_is_quarantined(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.txt").write_text(runs.text(800))
+    (corpus / "b.txt").write_text(("a" * 79 + "\n") * 300)  # the last three blocks, and a part of the one before
+    training = runs.job(tmp_path, task=TASK, optimizer={"epochs": 40})
+    with QuickRun(tmp_path / "run", training) as made:
+        before = made.start().until(lambda r: r.quarantined == 3, SECONDS)
+        made.kill("master")
+        made.start_master()
+        after = made.until(lambda r: r.data and r.data.doneBytes, SECONDS)  # an epoch has begun
+        assert after.quarantined == before.quarantined
+        assert kinds(after).count("DeadData") == before.quarantined
+
+
 def test_nothing_but_dead_data(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()

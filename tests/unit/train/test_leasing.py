@@ -157,6 +157,18 @@ def test_a_dead_block_is_seen_and_not_trained_on(pod: Pod) -> None:
     ]
 
 
+def test_a_block_that_was_dead_in_an_epoch_before_is_dead(pod: Pod) -> None:
+    fields = {"epoch": 1, "block": DEAD, "data_epoch": 4, "start": 0, "fraction": 0.0}
+    known: dict[int, str] = {}
+    for told in (1, 0):
+        control = Deaf(pod, Message(wire.LEASED, fields))
+        agreement = Agreement(5, progress=Progress([]))
+        one = Leaser(control, 1, TenSamples(), agreement, READER, dead=known)  # type: ignore[arg-type]
+        assert one.live(one.take(6)[:1]) == ()
+        assert len([m for m in control.sent if m.kind == wire.ANOMALY]) == told
+        assert known == {DEAD: "all the same"}
+
+
 def test_a_round_goes_over_the_end_of_a_block(pod: Pod) -> None:
     control = Deaf(pod, LEASED)
     one = leaser_of(control)

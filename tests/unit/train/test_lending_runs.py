@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import http.server
 import threading
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,3 +57,52 @@ def test_after_the_first_data_epoch_the_store_is_not_read(tmp_path: Path, server
     assert second.storeBytes >= len(runs.text())
     assert third.storeBytes == second.storeBytes
     assert third.peerBytes > 0
+
+
+TASK = {"languageModel": {"dimensions": 16, "layers": 2, "heads": 2, "contextLength": 16}}
+
+
+def test_a_worker_keeps_no_more_than_the_job_says(tmp_path: Path, server: str) -> None:
+    """Of what it reads as it is, and of what it decompresses."""
+    for name in "abcd":
+        (tmp_path / "web" / f"{name}.txt").write_text(runs.text(500))
+        (tmp_path / "web" / f"{name}.txt.gz").write_bytes(gzip.compress(runs.text(500).encode()))
+    size = len(runs.text(500))
+    kept = {}
+    for times in (2, 100):
+        training = runs.job(
+            tmp_path,
+            task=TASK,
+            optimizer={"name": "AdamW", "learningRate": 0.01, "globalBatchSize": 64, "epochs": 1},
+            data={"store": {"uri": f"{server}/*"}, "blockBytes": runs.BLOCK_BYTES, "cacheBytes": times * size},
+        )
+        folder = tmp_path / f"run-{times}"
+        with QuickRun(folder, training) as run:
+            assert run.start().outcome(runs.SECONDS).result == "Complete"
+        scratch = folder / "worker-0" / "scratch-0"
+        found = [path for part in ("pages", "spool") for path in (scratch / part).iterdir()]
+        kept[times] = sum(path.stat().st_size for path in found)
+    assert size <= kept[2] <= 2 * size
+    assert kept[100] == 8 * size
+
+
+def test_metrics_have_the_bytes_of_the_status(tmp_path: Path, server: str) -> None:
+    (tmp_path / "web" / "a.txt").write_text(runs.text())
+    training = runs.job(
+        tmp_path,
+        workers=2,
+        task=TASK,
+        optimizer={"name": "AdamW", "learningRate": 0.01, "globalBatchSize": 64, "epochs": 100},
+        data={"store": {"uri": f"{server}/a.txt"}, "blockBytes": runs.BLOCK_BYTES},
+    )
+    with QuickRun(tmp_path / "run", training) as run:
+        before = run.start().until(lambda report: report.data and report.data.peerBytes, runs.SECONDS).data
+        with urllib.request.urlopen(f"http://127.0.0.1:{run.health_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        after = run.status()
+    assert before
+    assert after
+    assert after.data
+    for place, name in (("store", "storeBytes"), ("peers", "peerBytes"), ("volume", "volumeBytes")):
+        (line,) = [one for one in lines if one.startswith("mms_training_data_read_bytes") and f'"{place}"' in one]
+        assert getattr(before, name) <= int(line.rpartition(" ")[2]) <= getattr(after.data, name)

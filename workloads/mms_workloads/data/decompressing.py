@@ -14,7 +14,7 @@ from mms_workloads.contract import Reason
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mms_workloads.contract import Store
@@ -39,20 +39,25 @@ def chunks(store: Store) -> Iterator[bytes]:
             raise
 
 
-def decompress(store: Store, target: Path) -> None:
-    """Streams a file into `target`, complete or not at all. Raises JobError."""
+def decompress(store: Store, target: Path, grow: Callable[[int], None]) -> None:
+    """Streams a file into `target`, complete or not at all. grow: is told of bytes before they are written.
+
+    Raises JobError.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     try:
         with partial.open("wb") as out:
             for chunk in chunks(store):
+                grow(len(chunk))
                 out.write(chunk)
         partial.replace(target)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise JobError(
                 Reason.DATA_UNREADABLE,
-                f"no room on the scratch volume to decompress {store.uri}: make the volume larger",
+                f"no room on the scratch volume to decompress {store.uri}: make the volume larger, or data.cacheSize "
+                "smaller",
             ) from error
         raise JobError(
             Reason.INTERNAL, f"the scratch volume cannot be written ({error}): make it larger", retryable=True

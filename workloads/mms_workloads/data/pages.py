@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mms_workloads.data.volume import Volume
 from mms_workloads.logs import logger
 
 if TYPE_CHECKING:
@@ -55,22 +55,16 @@ class Peers:
 
 
 class Pages:
-    """At most `limit` bytes on the volume: those that were used least lately go. For any thread."""
+    """Pages in a folder of the volume, within its limit. For any thread."""
 
-    def __init__(self, folder: Path, limit: int, page_bytes: int, peers: Peers | None = None) -> None:
+    def __init__(self, folder: Path, volume: Volume, page_bytes: int, peers: Peers | None = None) -> None:
         self._bytes = min(MOST_BYTES, max(LEAST_BYTES, page_bytes))
-        self._folder, self._limit, self._peers = folder, limit, peers or Peers()
-        self._held: OrderedDict[str, int] = OrderedDict()
+        self._folder, self._volume, self._peers = folder, volume, peers or Peers()
         self._lock = threading.Lock()
         self._asking = threading.local()
         self.fetched = Fetched()
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.iterdir()):
-            if path.suffix == ".part":
-                path.unlink()
-            else:
-                self._held[path.name] = path.stat().st_size
-        self._total = sum(self._held.values())
+        volume.adopt(folder)
 
     @contextlib.contextmanager
     def of(self, block: int | None) -> Iterator[None]:
@@ -95,22 +89,21 @@ class Pages:
         return self._page(_name(uri, 0, 0), None, load)
 
     def kept(self, name: str) -> bytes | None:
-        """For a peer. name: of a page; none of ours has a / in it."""
-        with self._lock:
-            if name not in self._held:
-                return None
+        """For a peer. name: of a page; none of ours has a / in it, and what else is on the volume is nobody's."""
+        path = self._folder / name
+        if "/" in name or not self._volume.has(path):
+            return None
         try:
-            return (self._folder / name).read_bytes()
+            return path.read_bytes()
         except OSError:
             return None  # it has gone meanwhile
 
     def _page(self, name: str, size: int | None, load: Callable[[], bytes]) -> bytes:
         data = self.kept(name)
         if data is not None and size in {None, len(data)}:
+            self._volume.used(self._folder / name)
             with self._lock:
                 self.fetched.volume += len(data)
-                if name in self._held:
-                    self._held.move_to_end(name)
             return data
         data = self._peers.get(getattr(self._asking, "block", None), name)
         from_peer = data is not None and size in {None, len(data)}
@@ -123,7 +116,7 @@ class Pages:
         return data
 
     def _keep(self, name: str, data: bytes) -> None:
-        if len(data) > self._limit:
+        if len(data) > self._volume.limit:
             return
         path = self._folder / name
         partial = path.with_name(f"{name}-{threading.get_ident()}.part")
@@ -134,14 +127,7 @@ class Pages:
             partial.unlink(missing_ok=True)
             logger().warning("a page is not kept", error=str(error))
             return
-        with self._lock:
-            self._total += len(data) - self._held.get(name, 0)
-            self._held[name] = len(data)
-            self._held.move_to_end(name)
-            while self._total > self._limit:
-                oldest, size = self._held.popitem(last=False)
-                self._total -= size
-                (self._folder / oldest).unlink(missing_ok=True)
+        self._volume.keep(path, len(data))
 
 
 def _name(uri: str, low: int, high: int) -> str:
@@ -149,9 +135,10 @@ def _name(uri: str, low: int, high: int) -> str:
 
 
 class Holder:
-    """The pages of this process: a worker's, which works for one run; none in other processes."""
+    """What this process keeps. A worker, which works for one run, sets a limit and has pages; others do neither."""
 
     def __init__(self) -> None:
+        self.volume = Volume()
         self.pages: Pages | None = None
         self.peers = Peers()
 

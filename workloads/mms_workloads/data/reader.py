@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import hashlib
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mms_workloads import store as stores
@@ -23,7 +24,6 @@ from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 # Text without white space for longer than this is cut inside: else one token could be as large as the file.
 LONGEST_TOKEN_BYTES = 64 << 10
@@ -33,8 +33,26 @@ _UTF8_BYTES = 4  # of the longest character
 _BOM = b"\xef\xbb\xbf"
 
 
+class _Staying:
+    """The decompressed file that a thread reads a block from: it stays until the block is read, or another file is."""
+
+    def __init__(self) -> None:
+        self.file = -1
+        self.path = Path()
+        self.held = contextlib.ExitStack()
+
+    def turn_to(self, file: int, held: contextlib.AbstractContextManager[Path]) -> Path:
+        if file != self.file:
+            self.held.close()
+            self.file = -1  # in case that the other one cannot be had
+            self.file, self.path = file, self.held.enter_context(held)
+        return self.path
+
+
 class Reader:
-    """Reads the files of one data set for one process. Compressed files are decompressed once, into `scratch`."""
+    """Reads the files of one data set for one process. Compressed files are decompressed into `scratch`, and again
+    where they had to leave its volume.
+    """
 
     def __init__(self, store: Store, uris: Sequence[str], scratch: Path) -> None:
         self._store = store
@@ -42,8 +60,7 @@ class Reader:
         self._scratch = scratch
         self._sizes: dict[int, int] = {}
         self._unseen: dict[int, DataFile] = {}  # as they were counted, and have not been looked at since
-        self._spooling = threading.Lock()
-        self._own = threading.local()  # what the thread reads ahead
+        self._own = threading.local()  # what the thread reads ahead, and what stays for it
 
     @property
     def uris(self) -> Sequence[str]:
@@ -51,30 +68,33 @@ class Reader:
 
     @contextlib.contextmanager
     def ahead(self, block: Block, number: int | None = None) -> Iterator[None]:
-        """For a thread that is going to read the small files that begin in the block, in order. number: the block's."""
+        """For a thread that is going to read a block's files in order: small ones that begin in it are loaded before it
+        gets there, and what it reads of decompressed ones is not removed meanwhile. number: the block's.
+        """
         files = [s.file for s in block if s.start == 0 and self._far(s.file)]
-        if len(files) < 2:  # noqa: PLR2004 - there is no next one
-            yield
-            return
 
         def load(file: int) -> bytes | None:
             with pages.HELD.of(number):
                 size = self.size(file)
                 return self._bytes(file, 0, size) if size <= SMALL_BYTES else None
 
-        self._own.ahead = ahead = Ahead(files, load)
+        self._own.staying = staying = _Staying()
+        self._own.ahead = ahead = Ahead(files, load) if len(files) > 1 else None
         try:
             yield
         finally:
-            self._own.ahead = None
-            ahead.close()
+            self._own.staying = self._own.ahead = None
+            staying.held.close()
+            if ahead:
+                ahead.close()
 
     def size(self, file: int) -> int:
         """Decompressed bytes. Raises JobError."""
         self._awaited(file)
         if file not in self._sizes:
             if compressed(self._uris[file]):
-                self._sizes[file] = self._spooled(file).stat().st_size
+                with self._spooled(file) as spool:
+                    self._sizes[file] = spool.stat().st_size
             else:
                 self._sizes[file] = stores.stat(stores.at(self._store, self._uris[file])).size
         return self._sizes[file]
@@ -167,7 +187,7 @@ class Reader:
         if (held := self._awaited(file)) is not None:
             return held[start:end]
         if compressed(self._uris[file]):
-            with self._spooled(file).open("rb") as spool:
+            with self._spooled(file) as path, path.open("rb") as spool:
                 spool.seek(start)
                 return spool.read(end - start)
         return self._stored(file, start, end)
@@ -192,22 +212,42 @@ class Reader:
         self._look(file)
         return stores.read_bytes(place, start, end)
 
-    def _spooled(self, file: int) -> Path:
-        uri = self._uris[file]
-        path = self._scratch / "spool" / hashlib.sha256(uri.encode()).hexdigest()
-        if not path.exists():
-            with self._spooling:
-                if not path.exists():  # another thread may have written it meanwhile
-                    self._look(file)
-                    decompress(stores.at(self._store, uri), path)
-                    self._check_spool(file, path)
-        return path
+    def _spooled(self, file: int) -> contextlib.AbstractContextManager[Path]:
+        """The decompressed file, which stays meanwhile."""
+        staying: _Staying | None = getattr(self._own, "staying", None)
+        held = self._held(file)
+        return contextlib.nullcontext(staying.turn_to(file, held)) if staying else held
+
+    @contextlib.contextmanager
+    def _held(self, file: int) -> Iterator[Path]:
+        path = self._scratch / "spool" / hashlib.sha256(self._uris[file].encode()).hexdigest()
+        volume = pages.HELD.volume
+        volume.adopt(path.parent, decompressed=True)
+        if not volume.hold(path):
+            with volume.filling:
+                if not volume.hold(path):  # another thread may have written it meanwhile
+                    self._spool(file, path)
+        try:
+            yield path
+        finally:
+            volume.let_go(path)
+
+    def _spool(self, file: int, path: Path) -> None:
+        volume = pages.HELD.volume
+        self._look(file)
+        volume.begin(path)
+        try:
+            decompress(stores.at(self._store, self._uris[file]), path, lambda size: volume.grow(path, size))
+            self._check_spool(file, path)
+        except BaseException:
+            volume.drop(path)
+            raise
+        volume.complete(path)
 
     def _check_spool(self, file: int, path: Path) -> None:
-        """Raises JobError where another file was decompressed than was counted; nothing of it stays."""
+        """Raises JobError where another file was decompressed than was counted."""
         size, wanted = path.stat().st_size, self._sizes.get(file)
         if wanted is not None and size != wanted:
-            path.unlink()
             raise self._changed(file, f"it has {size} bytes when it is decompressed, and had {wanted}")
 
 

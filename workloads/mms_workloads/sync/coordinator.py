@@ -291,7 +291,7 @@ class Coordinator:
         return {
             **both,
             wire.COUNTED: self._counted,
-            wire.READY: lambda link, m: epochs.ready(link, m, now),
+            wire.READY: self._ready,
             wire.LEASE: epochs.lease,
             wire.KEY: self._key,
             wire.PROGRESS: self._progress,
@@ -311,6 +311,13 @@ class Coordinator:
             self.dispatcher.counted(link, message)
         except JobError as error:
             self.fail(error)
+
+    def _ready(self, link: Link, message: Message) -> None:
+        """A worker that trained under a master before this one says, too, which blocks it found dead."""
+        for block, action in message.fields.get("dead", ()):
+            self._found({"anomaly": "DeadData", "rank": None, "block": block, "action": action}, link.rank)
+        if not self.outcome:
+            self.epochs.ready(link, message, time.monotonic())
 
     def _key(self, link: Link, message: Message) -> None:
         block = int(message.fields["block"])
@@ -352,11 +359,14 @@ class Coordinator:
         self._incident(wanted.kind, None, await self.measures.roll_back(wanted, leases))
 
     def _anomaly(self, link: Link, message: Message) -> None:
-        f, leases = message.fields, self.dispatcher.leases
-        if news := self.measures.found(f, link.rank):
-            self._incident(f["anomaly"], *news)
+        self._found(message.fields, link.rank)
+
+    def _found(self, anomaly: dict[str, Any], rank: int) -> None:
+        leases = self.dispatcher.leases
+        if news := self.measures.found(anomaly, rank):
+            self._incident(anomaly["anomaly"], *news)
             if leases and self.measures.quarantined >= set(leases.blocks):
-                self.fail(JobError(Reason.DATA_EMPTY, f"there is nothing to learn in any block: {f['action']}"))
+                self.fail(JobError(Reason.DATA_EMPTY, f"there is nothing to learn in any block: {anomaly['action']}"))
 
     def _checkpointed(self, _: Link, message: Message) -> None:
         if saving := self.checkpoints.add(message.fields):

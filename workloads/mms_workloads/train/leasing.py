@@ -52,18 +52,20 @@ class Leaser:
         *,
         members: int = 2,
         alone: bool = False,
+        dead: dict[int, str] | None = None,
     ) -> None:
         """agreement: the state's, which grows with the rounds. beside: one thread, to read in.
 
         members: of the epoch. A single one asks for no block that its round does not need while it still holds the
         last one, which could not be leased again then: the order of blocks would depend on where it was resumed.
         alone: ranks do not step together. Then the master says how much is done, and a round has samples of one block
-        only, so that whoever repeats it after a loss repeats the very same slices.
+        only, so that whoever repeats it after a loss repeats the very same slices. dead: blocks that there is nothing
+        to learn from, and why, as was found in epochs before; what is found in this one is added.
         """
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
         self._alone, self._single = alone, members == 1
         self._open: list[_Open] = []
-        self._dead: set[int] = set()  # blocks that there is nothing to learn from
+        self._dead = {} if dead is None else dead
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
         self._asked = 0  # requests that are not answered, or whose answers were not looked at
         self._ahead = 0  # of those, asked in an earlier round: that there was no block may be long ago
@@ -156,7 +158,7 @@ class Leaser:
             return False  # the members leave in the round that follows; who has the block next reads it
         self._size = found.size
         if found.dead and lease.block not in self._dead:
-            self._dead.add(lease.block)
+            self._dead[lease.block] = found.dead
             self._control.send(wire.ANOMALY, anomaly="DeadData", rank=None, block=lease.block, action=found.dead)
         self._open.append(_Open(lease, lease.start, found.size))
         return True

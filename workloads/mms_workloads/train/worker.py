@@ -67,6 +67,7 @@ class Worker:
         self.learner: Learner | None = None
         self.plan: plans.Plan | None = None
         self.plan_digest = ""
+        self.dead: dict[int, str] = {}  # blocks of the plan that there is nothing to learn from, and why
         self.communicator: Communicator | None = None
         self.epoch = 0
         self.given = False  # what this worker holds is durable, or others hold it, too
@@ -91,10 +92,11 @@ class Worker:
 
     def _lend(self, *, plain: bool) -> Lender | None:
         """What is read of a store that is no mounted folder is kept, and lent to the other workers."""
-        data = self.pod.job.data
+        data, volume = self.pod.job.data, pages.HELD.volume
+        volume.limit = data.cacheBytes
         if data.store.uri.startswith("file://"):
             return None
-        held = Pages(self.pod.scratch / "pages", data.cacheBytes, data.blockBytes, pages.HELD.peers)
+        held = Pages(self.pod.scratch / "pages", volume, data.blockBytes, pages.HELD.peers)
         lender = Lender(self.pod, held.kept, plain=plain)
         pages.HELD.pages, pages.HELD.peers.ask = held, lender.ask
         return lender
@@ -165,6 +167,7 @@ class Worker:
                 step=held.agreement.step if held else None,
                 lineage=held.agreement.lineage if held else None,
                 progress=held.agreement.progress.document() if held else None,
+                dead=list(self.dead.items()),
             )
             self.control.wait(lambda box: box.begin or self._may_leave() or self._newer(self.epoch))
             begin = self.control.inbox.begin
@@ -233,7 +236,14 @@ class Worker:
         communicator.attach(own)
         logs.logger().info("epoch begins", ranks=announcement.ranks, step=own.agreement.step)
         leaser = Leaser(
-            self.control, self.epoch, self.learner, own.agreement, self.reader, members=place.members, alone=alone
+            self.control,
+            self.epoch,
+            self.learner,
+            own.agreement,
+            self.reader,
+            members=place.members,
+            alone=alone,
+            dead=self.dead,
         )
         leads = place.position == 0
         if alone:
@@ -338,7 +348,7 @@ class Worker:
         assert packed is not None  # noqa: S101 - the master sends it before any epoch
         digest = plans.digest(packed)
         if self.learner is None or self.plan_digest != digest:
-            self.state, self.plan, self.plan_digest = None, plans.unpack(packed), digest
+            self.state, self.plan, self.plan_digest, self.dead = None, plans.unpack(packed), digest, {}
             self.learner = learner.make(self.pod, self.plan, digest)
 
     def _count(self, message: wire.Message) -> None:
