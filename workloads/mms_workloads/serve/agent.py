@@ -28,7 +28,7 @@ from aiohttp import web
 
 from mms_workloads import contract, logs, pod
 from mms_workloads.contract import Outcome, Reason
-from mms_workloads.serve import generations, versions
+from mms_workloads.serve import failures, generations, versions
 from mms_workloads.serve.agent_state import readiness
 from mms_workloads.serve.artifact import Artifact, read_artifact
 from mms_workloads.serve.control import Triton
@@ -126,7 +126,8 @@ async def start(environment: Mapping[str, str]) -> JobError | None:
         return error
     except OSError as error:
         return JobError(Reason.MODEL_LOAD_FAILED, f"{error}: the fetch container must run first, on the same volume")
-    triton = Triton(f"http://127.0.0.1:{layout.http_port}", key, models.names)
+    failed = partial(failures.total, layout.generations)
+    triton = Triton(f"http://127.0.0.1:{layout.http_port}", key, models.names, failed)
     metrics = Metrics(f"http://127.0.0.1:{layout.metrics_port}")
     agent = Agent(
         artifact,

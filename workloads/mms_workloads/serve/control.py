@@ -18,7 +18,7 @@ from mms_workloads.serve.totals import Totals
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mms_workloads.serve.artifact import Artifact
     from mms_workloads.serve.golden import Tensor
@@ -35,10 +35,16 @@ class TritonGoneError(Exception):
 
 
 class Triton:
-    """A connection to the pod's Triton; `key` unlocks its model control. models: those that it is to run."""
+    """A connection to the pod's Triton; `key` unlocks its model control. models: those that it is to run.
 
-    def __init__(self, url: str, key: str, models: Sequence[str] = MODELS) -> None:
+    failures: requests at which models have failed, beside those that Triton counts.
+    """
+
+    def __init__(
+        self, url: str, key: str, models: Sequence[str] = MODELS, failures: Callable[[], int] = lambda: 0
+    ) -> None:
         self.models = tuple(models)
+        self._failures = failures
         self._http = Http(url, {CONTROL_HEADER: key}, keep=False)
         self._key = key
         self._own = Counters()
@@ -136,7 +142,8 @@ class Triton:
             counts[*model, "ns"] = sum(int(stats.get(kind, {}).get("ns", 0)) for kind in _TIMES)
         found = self._totals.take(counts)
         good, bad, times = (sum(n for key, n in found.items() if key[2] == kind) for kind in ("success", "fail", "ns"))
-        return Counters(requests=good + bad, failed=bad, timed=good, seconds=times / 1e9), own
+        failed = bad + self._failures()
+        return Counters(requests=good + bad, failed=failed, timed=good, seconds=times / 1e9), own
 
     async def measure(self, cases: Golden, limit_seconds: float, within: float | None = None) -> Measured:
         """What the pod can do: its golden questions, so many at a time, as fast as they are answered.

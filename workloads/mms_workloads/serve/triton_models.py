@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb_utils
 
 from mms_workloads.serve import comparing, embedding, vectors_file
 from mms_workloads.serve.embedding import Question, UnknownWordError
+from mms_workloads.serve.failures import Failures
 from mms_workloads.serve.frames import SOCKET
 from mms_workloads.serve.generations import PIN
 from mms_workloads.serve.shelf import NotHeldError, Shelf
@@ -32,13 +33,16 @@ class Served:
 
     answer: Callable[[Any, list[Any]], list[Any]]  # of what an artifact holds, and questions; an exception refuses one
     shelf: Shelf
+    failures: Failures
     tap: Tap | None = None  # where answers can be compared
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called once when the model is loaded. What it raises becomes the load's error."""
         config = json.loads(args["model_config"])
         path = Path(config["parameters"]["generations"]["string_value"])
-        self.shelf = Shelf(path, args["model_instance_name"], self.load, int(args["model_version"]))
+        instance, version = args["model_instance_name"], int(args["model_version"])
+        self.failures = Failures(path, instance, version)
+        self.shelf = Shelf(path, instance, self.load, version)
         if comparing.comparable({one["name"]: one["data_type"] for one in config.get("output", ())}):
             self.tap = Tap(path.with_name(SOCKET), args["model_name"])
 
@@ -58,12 +62,16 @@ class Served:
         view = self.shelf.view
         responses: list[Any] = [None] * len(requests)
         answered: list[int] = []
+        failed = 0
         for held, places in _by_artifact(view, self.shelf.key, requests, responses):
             answers = self.answer(held.content, [self.question(requests[place]) for place in places])
             for place, one in zip(places, answers, strict=True):
                 refused = isinstance(one, Exception)
                 answered += [] if refused else [place]
+                failed += refused and not isinstance(one, ValueError)  # which is the client's matter
                 responses[place] = _refusal(one) if refused else _response(self.outputs(one, held.content), held)
+        if failed:
+            self.failures.add(failed)
         if self.tap is not None and self.tap.wanted:
             self._offer(self.tap, [requests[place] for place in answered])
         return responses
