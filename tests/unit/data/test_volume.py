@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Data, Store
@@ -231,3 +232,16 @@ def test_a_file_that_cannot_be_decompressed_takes_no_room(
     data.read(0, 0, 1)
     data.read(1, 0, 1)
     assert on(tmp_path / "scratch") == SIZE * 2 == volume.limit
+
+
+def test_who_decompresses_again_is_told_why(
+    tmp_path: Path, uris: list[str], decompressed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, SIZE)
+    data = Reader(Store(uri="file:///x"), uris, tmp_path / "scratch")
+    with capture_logs() as logs:
+        for file in (0, 1, 0, 1):
+            data.read(file, 0, LINE)
+    assert len(decompressed) == 4
+    (said,) = logs
+    assert "data.cacheSize" in said["event"]

@@ -20,6 +20,7 @@ from mms_workloads.data.ahead import SMALL_BYTES, Ahead
 from mms_workloads.data.blocks import Block, Segment, compressed
 from mms_workloads.data.decompressing import decompress
 from mms_workloads.data.text import ASCII_SPACE
+from mms_workloads.logs import logger
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Reader:
         self._uris = list(uris)
         self._scratch = scratch
         self._sizes: dict[int, int] = {}
+        self._decompressed: set[int] = set()  # what has been at least once
+        self._warned = False
         self._unseen: dict[int, DataFile] = {}  # as they were counted, and have not been looked at since
         self._own = threading.local()  # what the thread reads ahead, and what stays for it
 
@@ -243,6 +246,10 @@ class Reader:
             volume.drop(path)
             raise
         volume.complete(path)
+        if file in self._decompressed and not self._warned:
+            self._warned = True
+            logger().warning("a file is decompressed again: data.cacheSize has no room for all", file=self._uris[file])
+        self._decompressed.add(file)
 
     def _check_spool(self, file: int, path: Path) -> None:
         """Raises JobError where another file was decompressed than was counted."""
