@@ -142,10 +142,10 @@ def kill(pod: dict[str, Any], program: str) -> None:
     for group in Path("/proc").glob("[0-9]*/cgroup"):
         try:
             mine = uid.replace("-", "_") in group.read_text() or uid in group.read_text()
-            command = (group.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (group.parent / "cmdline").read_bytes().replace(b"\0", b" ")
         except OSError:
             continue
-        if mine and program in command:
+        if mine and program.encode() in command:
             os.kill(int(group.parent.name), signal.SIGKILL)
             return
     raise AssertionError(f"pod {uid} has no {program} on this machine")

@@ -136,11 +136,11 @@ class Data(StoreAccess):
         description="The unit that is dealt to the workers, of the decompressed data. There should be some tens for "
         "each worker; a worker holds a few in memory. Encrypted data has the blocks that it was encrypted in.",
     )
-    cacheSize: Size = Field(
-        default="2Gi",
+    cacheSize: Size | None = Field(
+        default=None,
         description="What a worker keeps on its scratch volume: of what it has read from an object store or the web, "
         "as stored, which other workers get from there; and of compressed files, decompressed, of which at least one "
-        "is there even if it is larger.",
+        "is there even if it is larger. Absent: 2Gi of the former, and all of the latter.",
     )
     blockSizes: Literal["Equal", "Varied"] = Field(
         default="Equal", description="Varied: half, once and one and a half times blockSize in turn."

@@ -234,6 +234,21 @@ def test_a_file_that_cannot_be_decompressed_takes_no_room(
     assert on(tmp_path / "scratch") == SIZE * 2 == volume.limit
 
 
+def test_what_was_read_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    volume = Volume(pages_limit=10)
+    pages_, decompressed = [tmp_path / f"page{n}" for n in range(3)], tmp_path / "whole"
+    for path in (*pages_, decompressed):
+        path.write_bytes(b"x" * 5)
+    volume.begin(decompressed)
+    volume.grow(decompressed, 1000)
+    volume.complete(decompressed)
+    volume.let_go(decompressed)
+    for path in pages_:
+        volume.keep(path, 5)
+    assert [path.exists() for path in pages_] == [False, True, True]
+    assert volume.hold(decompressed)
+
+
 def test_who_decompresses_again_is_told_why(
     tmp_path: Path, uris: list[str], decompressed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

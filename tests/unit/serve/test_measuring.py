@@ -129,6 +129,8 @@ def test_what_a_version_has_counted_stays_when_it_is_unloaded() -> None:
         ((line.format(1, 110), line.format(2, 50)), 160),
         ((line.format(2, 60),), 170),  # the first one is unloaded
         ((line.format(2, 65), line.format(1, 3)), 178),  # and comes back
-        ((line.format(2, 4), line.format(1, 1)), 183),  # Triton has been started again
+        ((line.format(2, 66),), 179),  # and goes
+        ((line.format(2, 67), line.format(1, 113)), 180),  # it was away only
+        ((line.format(2, 4), line.format(1, 1)), 5),  # Triton has been started again
     ):
         assert load.parse("\n".join(told), known).models["classify"].requests == wanted

@@ -94,8 +94,7 @@ def test_a_precision_is_chosen_by_many_questions(pod: Pod, wanted: str) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "precision": {"wanted": wanted, "maxLoss": 0.9}}))
     assert pod.again() is None
     golden = read_artifact(pod.layout, DIGEST).golden
-    different = {str(case.tensors) for case in golden.comparisons}
-    assert (len(golden.cases), len(different)) == (2, 20 if wanted == "Auto" else 2)
+    assert (len(golden.cases), len(golden.comparisons)) == (2, 2), "the agent holds what it needs"
     if wanted == "Auto":
         found = PrecisionReport.model_validate_json((pod.folder / PRECISION_FILE).read_bytes())
         assert found.questions == 20

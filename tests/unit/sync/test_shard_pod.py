@@ -156,7 +156,11 @@ def test_what_an_epoch_waits_for_ends_with_it(shard: Rested) -> None:
     shard.written()
 
 
-def test_who_alone_holds_its_rows_leaves_when_they_are_saved(shard: Rested, store: Store) -> None:
+def test_who_alone_holds_its_rows_leaves_when_they_are_saved(
+    shard: Rested, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the store is away for a moment: the master has no reason to ask once more."""
+    monkeypatch.setattr(again, "FIRST_SECONDS", 0.01)
     shard.begin(1)
     shard.written()
     shard.pod.stop()
@@ -165,10 +169,22 @@ def test_who_alone_holds_its_rows_leaves_when_they_are_saved(shard: Rested, stor
     store.answers.append(away)
     shard.begin(2)
     shard.written()
-    assert not shard.pod.control.inbox.stopping
-    shard.begin(3)
+    assert shard.pod.control.inbox.stopping
+
+
+def test_who_leaves_does_not_take_an_older_part_for_its_last(shard: Rested, store: Store) -> None:
+    go_on = threading.Event()
+    store.answers.append(lambda: go_on.wait(SECONDS))
+    shard.begin(1)
+    older = shard.pod.writing
+    shard.pod.stop()
+    shard.begin(2)
+    go_on.set()
+    assert older
+    older.join()
     shard.written()
     assert shard.pod.control.inbox.stopping
+    assert [name for name, _ in shard.written()] == ["of1", "of2"]
 
 
 def test_who_holds_nothing_leaves_at_once(shard: Rested) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import nn
 
 from mms_workloads.contract import (
     Adapter,
@@ -410,3 +411,24 @@ def test_labels_that_a_generator_did_not_know_are_trained(tmp_path: Path) -> Non
     found = ImageGenerator(spec, ["a", "b"], start).build(2)
     free = {name for name, parameter in found.named_parameters() if parameter.requires_grad}
     assert free == {"label.weight", "leave.weight", "leave.bias"}
+
+
+class TwoHeads(nn.Module):
+    """As some vision transformers have them."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.body, self.first, self.second = nn.Linear(4, 4), nn.Linear(4, labels), nn.Linear(4, labels)
+
+
+def test_all_layers_of_other_labels_are_learnt_anew(tmp_path: Path) -> None:
+    before, after = TwoHeads(3), TwoHeads(5)
+    save_file(before.state_dict(), tmp_path / "model.safetensors")
+    unset = starting.load(after, Start(tmp_path, "u", "imageClassification"), after.second)
+    heads = [*after.first.parameters(), *after.second.parameters()]
+    assert {id(one) for one in unset} == {id(one) for one in heads}
+    assert torch.equal(after.body.weight, before.body.weight)
+    wider = TwoHeads(5)
+    wider.body = nn.Linear(4, 6)
+    with pytest.raises(JobError, match="body"):
+        starting.load(wider, Start(tmp_path, "u", "imageClassification"), wider.second)

@@ -116,8 +116,8 @@ def test_nothing_is_saved_that_bits_were_flipped_in(pod: Pod, asked: Callable[[R
 def test_a_checkpoint_is_of_what_was_compared(pod: Pod) -> None:
     first, second = Rank(pod, asked_to_save), Idle(pod)
     assert ring(first, second) == [Left.FINISHED, Left.FINISHED]
-    assert first.saved == second.saved == [(ROUND + 1, checksum(Rank(pod).state))]
-    assert first.rounds == [1, 1, 1, 0, 1, 1, 1]
+    assert first.saved == second.saved == [(ROUND, checksum(Rank(pod).state))]
+    assert first.rounds == [1] * ROUNDS, "a comparison is no round"
 
 
 def test_all_that_were_told_to_end_stop_after_a_comparison(pod: Pod) -> None:
@@ -126,7 +126,7 @@ def test_all_that_were_told_to_end_stop_after_a_comparison(pod: Pod) -> None:
 
     first, second = Rank(pod, stop), Idle(pod, stop)
     assert ring(first, second) == [Left.ALL_STOP, Left.ALL_STOP]
-    assert first.rounds == [1, 1, 1, 0]
+    assert first.rounds == [1, 1, 1]
 
 
 def test_who_was_told_to_end_knows_that_others_have_what_it_holds(pod: Pod) -> None:

@@ -59,5 +59,5 @@ class Data(Contract):
     augmentation: Augmentation = Augmentation()
     sharding: Literal["Random", "Sequential"] = "Random"
     blockBytes: PositiveInt = 256 * 1024  # decompressed size of the unit that the master leases
-    cacheBytes: PositiveInt = 2 << 30  # of what was read or decompressed, on each worker's scratch volume
+    cacheBytes: PositiveInt | None = None  # of what was read and decompressed, on each worker's scratch volume
     blockSizes: Literal["Equal", "Varied"] = "Equal"  # Varied: half, once and one and a half times blockBytes in turn

@@ -23,17 +23,17 @@ class _File:
 
 
 class Volume:
-    """At most `limit` bytes of files: those that were used least lately go. For any thread.
+    """At most `limit` bytes of files, and `pages_limit` of pages: those that were used least lately go. For any thread.
 
     What is held stays, and so does the decompressed file that was used last, or whoever reads it piece by piece would
     decompress it for each piece: where one is larger than the limit, so much is on the volume, and nothing else.
     """
 
-    def __init__(self, limit: float = math.inf) -> None:
-        self.limit = limit
+    def __init__(self, limit: float = math.inf, pages_limit: float = math.inf) -> None:
+        self.limit, self.pages_limit = limit, pages_limit
         self.filling = threading.Lock()  # for who decompresses: one file at a time
         self._files: OrderedDict[Path, _File] = OrderedDict()
-        self._total = 0
+        self._total = self._pages = 0  # bytes
         self._last: Path | None = None  # of the decompressed ones
         self._adopted: set[Path] = set()
         self._lock = threading.Lock()
@@ -120,16 +120,24 @@ class Volume:
         self._forget(path)
         self._files[path] = _File(size, decompressed)
         self._total += size
+        self._pages += 0 if decompressed else size
         if decompressed:
             self._last = path
 
     def _forget(self, path: Path) -> None:
         if file := self._files.pop(path, None):
             self._total -= file.size
+            self._pages -= 0 if file.decompressed else file.size
 
     def _make_room(self) -> None:
-        while self._total > self.limit:
-            path = next((p for p, file in self._files.items() if not file.held and p != self._last), None)
+        while self._total > self.limit or self._pages > self.pages_limit:
+            any_kind = self._total > self.limit
+            may_go = (
+                path
+                for path, file in self._files.items()
+                if not file.held and path != self._last and (any_kind or not file.decompressed)
+            )
+            path = next(may_go, None)
             if path is None:
                 return
             self._forget(path)

@@ -132,6 +132,7 @@ def _adopt(serve: ServeFile, asked: PretrainedModel, layout: Layout) -> Artifact
         manifest, models = pretrained.fetch(serve, asked, folder)
         (folder / MODELS_FILE).write_text(models.model_dump_json())
         _write_precision(manifest, folder, serve)
+        pretrained.settle(folder)
     except OSError as error:
         raise _full(layout.models, error) from error
     return manifest

@@ -24,6 +24,7 @@ from mms_workloads.serve.agent_state import State
 from mms_workloads.serve.asking import AnswerError
 from mms_workloads.serve.control import TritonGoneError
 from mms_workloads.serve.golden import GoldenError
+from mms_workloads.serve.swap import GONE_LOOKS, LOOK_SECONDS
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -245,7 +246,8 @@ class Agent:
             raise
         except JobError as error:
             # Who loads it hears of Triton's end as of any other failure; one that is back has no models.
-            gone = error.retryable and not all((await self.triton.ready()).values())
+            loading = self.state.swap is not None and self.state.swap.phase != "Fetching"
+            gone = error.retryable and loading and await self._gone()
             self._failed(report, self._ended(report, error.message) if gone else error)
             return
         finally:
@@ -254,6 +256,14 @@ class Agent:
         done = report.model_copy(update={"phase": "Done", "seconds": time.monotonic() - began})
         self.state = replace(self.state, swap=done, swaps=self.state.swaps + 1, comparison=None)
         self._verified(len(self.artifact.golden.cases))
+
+    async def _gone(self) -> bool:
+        """Whether Triton has lost its models: one that has much to do may miss a look."""
+        for _ in range(GONE_LOOKS):
+            if all((await self.triton.ready()).values()):
+                return False
+            await asyncio.sleep(LOOK_SECONDS)
+        return True
 
     def _failed(self, report: SwapReport, error: JobError) -> None:
         log.error("swap failed", digest=report.digest, reason=error.reason, message=error.message)

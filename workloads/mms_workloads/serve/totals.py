@@ -1,4 +1,4 @@
-"""Counters that begin anew, or vanish, with the process that counts, as ones that only grow."""
+"""Counters of Triton's over the ends of versions of a model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,26 @@ if TYPE_CHECKING:
 
 
 class Totals:
-    """Triton forgets what a version of a model has counted when it is unloaded."""
+    """Triton forgets what a version of a model has counted when it is unloaded: here it stays.
+
+    A Triton that has been started again has counted nothing, and so it is here: a total that falls says so.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[Key, int] = {}  # also of those that have vanished: they may be back as they were
-        self._grown: Counter[Key] = Counter()
+        self._now: Mapping[Key, int] = {}
+        self._past: Counter[Key] = Counter()  # of versions that are not there, or were loaded anew
 
     def take(self, counts: Mapping[Key, int]) -> Mapping[Key, int]:
-        """With what is counted now; all that ever was."""
-        for key, now in counts.items():
-            then = self._seen.get(key, 0)
-            self._grown[key] += now - then if now >= then else now
-        self._seen.update(counts)
-        return self._grown
+        """With what is counted now; all since Triton's start."""
+        before, self._now = self._now, dict(counts)
+        if any(now < before.get(key, 0) for key, now in counts.items()):
+            self._past.clear()
+        else:
+            for key in before.keys() - counts.keys():
+                self._past[key] += before[key]
+            for key in counts.keys() - before.keys():
+                if counts[key] >= self._past[key]:  # it is back as it was
+                    del self._past[key]
+        found = self._past.copy()
+        found.update(counts)
+        return found

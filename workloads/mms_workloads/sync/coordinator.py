@@ -197,6 +197,7 @@ class Coordinator:
                 return  # lost() has ticked
         self.epochs.call_shards()
         self.epochs.watch(now)
+        self._release()
         if self.epochs.suspending and self._nothing_to_save(now):
             self._suspended(self.checkpoints.reference)
         elif self.dispatcher.plan is None:
@@ -207,6 +208,13 @@ class Coordinator:
             self.epochs.save(now)
             if self.shards:
                 self.tick()  # they save in a next epoch
+
+    def _release(self) -> None:
+        """Workers that were told to stop, and hold nothing that is needed, need not wait for another epoch."""
+        for rank, link in self.workers.links.items():
+            if link.stopping and self.epochs.goes_on_without(rank):
+                link.stopping = False
+                link.send(Message(wire.LEAVE))
 
     def finish(self, outcome: Outcome) -> None:
         if self.outcome:
@@ -301,8 +309,6 @@ class Coordinator:
 
     def _stopping(self, link: Link, _: Message) -> None:
         link.stopping = True
-        if link.role == "worker" and self.epochs.goes_on_without(link.rank):
-            link.send(Message(wire.LEAVE))
         if self.shards and link.role == "shard":
             self.shards.save_wanted = True
 

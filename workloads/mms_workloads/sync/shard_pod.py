@@ -77,7 +77,7 @@ class ShardPod:
         self.layout, self.lineage = 0, ""
         self.control.layout = lambda: self.layout
         self.writing: threading.Thread | None = None
-        self.leaving = False  # when its part of a checkpoint is durable
+        self.leaving_after: int | None = None  # it ends when its part of a checkpoint of a later epoch is durable
 
     def run(self) -> Outcome:
         """The outcome that the master gave. Raises JobError, Stopped."""
@@ -95,7 +95,7 @@ class ShardPod:
         if not self.layout or self.spec.replicas > 1:
             self.leave()
             return
-        self.leaving = True
+        self.leaving_after = self.epoch  # what is saved in that epoch may be of before
         self.control.send(wire.STOPPING)
         overdue = threading.Timer(STOP_SECONDS, self.leave)
         overdue.daemon = True
@@ -235,7 +235,7 @@ class ShardPod:
     def _save(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> None:
         """Writes this shard's part while pushes go on, one at a time. The run's last one waits till it can."""
         before = self.writing if self.writing and self.writing.is_alive() else None
-        if before and not begin["final"]:
+        if before and not (begin["final"] or self._leaves_after(begin)):
             self.server.shard.drop(snapshot)  # its checkpoint stays without this part; the master asks again
             return
         arguments = (snapshot, begin, progress, before)
@@ -255,14 +255,18 @@ class ShardPod:
                 before.join(LOOK_SECONDS)
             for tries in itertools.count():
                 written = self._written(snapshot, begin, progress)
-                if written and self.leaving:
+                if written and self._leaves_after(begin):
                     self.leave()
-                if written or not begin["final"]:
+                if written or not (begin["final"] or self._leaves_after(begin)):
                     return
                 if self.control.wait(lambda box: box.stopping or self._newer(epoch), again.pause(tries)):
                     return
         finally:
             self.server.shard.drop(snapshot)
+
+    def _leaves_after(self, begin: dict[str, Any]) -> bool:
+        """Whether this shard ends when its part of that checkpoint is durable."""
+        return self.leaving_after is not None and bool(begin["epoch"] > self.leaving_after)
 
     def _written(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> bool:
         """Whether the part is durable; the master is told either way."""

@@ -137,7 +137,8 @@ class Shards:
         self.layout = len(begin.state)
         save = self.save_wanted and set(begin.state) == {"keep"} and self._agree(begin)
         final = save and suspend
-        self.save_wanted = suspend  # also after the end: who is lost before all parts are durable has it made again
+        # Also after the end: who is lost before all parts are durable has it made again.
+        self.save_wanted = suspend or (self.save_wanted and not save and self._anybody_leaves())
         fields = {
             "epoch": epoch.number,
             "lineage": lineage,
@@ -166,6 +167,9 @@ class Shards:
 
     def _there(self, count: int) -> bool:
         return {m.rank for m in self.peers.membership.members} >= set(range(count))
+
+    def _anybody_leaves(self) -> bool:
+        return any(link.stopping for link in self.peers.links.values())
 
     def _agree(self, begin: ShardsBegin) -> bool:
         """Whether the same samples are part of all shards' rows, so that together they are a checkpoint."""

@@ -143,7 +143,7 @@ def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> n
     made = Named(network, "pixel_values")
     head = last_linear(network)
     if start.kind is not None:
-        load(made, start, head)
+        unset = [*unset, *load(made, start, head)]
     _look(made, start, spec)
     return trained_parts(made, head, start, seed, unset=unset)
 
@@ -225,13 +225,13 @@ def _from_artifact(start: Start, spec: Picture, labels: int, seed: int) -> nn.Mo
     else:
         network = Named(_timm_from_scratch(spec, labels, seed), "x")
     head = last_linear(network)
-    load(network, start, head)
-    return trained_parts(network, head, start, seed)
+    return trained_parts(network, head, start, seed, unset=load(network, start, head))
 
 
 def load(network: nn.Module, start: Start, *labelled: nn.Module) -> Sequence[nn.Parameter]:
-    """The weights of an artifact of ours. labelled: the layers that have as many rows as there are labels, of which the
-    parameters stay as they are where the artifact's are of another shape; these are given back.
+    """The weights of an artifact of ours. labelled: layers that have as many rows as there are labels. Their parameters
+    stay as they are where the artifact's are of another shape, as do those of other layers with such rows: some
+    networks tell labels in several places. These are given back.
 
     Raises JobError: any other parameter is not in the artifact, or of another shape, or not in the network.
     """
@@ -242,10 +242,13 @@ def load(network: nn.Module, start: Start, *labelled: nn.Module) -> Sequence[nn.
     own = {name: tensor for name, tensor in network.state_dict().items() if tensor.dim()}  # as exporting.write has it
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     may_differ = {id(parameter) for module in labelled for parameter in module.parameters()}
-    unset = {
+    left = {name: parameter for name, parameter in network.named_parameters() if name not in fitting}
+    unset = {name: parameter for name, parameter in left.items() if id(parameter) in may_differ}
+    rows = {(len(given[name]), len(own[name])) for name in unset if name in given}
+    unset |= {
         name: parameter
-        for name, parameter in network.named_parameters()
-        if name not in fitting and id(parameter) in may_differ
+        for name, parameter in left.items()
+        if name in given and (len(given[name]), len(own[name])) in rows and given[name].shape[1:] == own[name].shape[1:]
     }
     if wrong := sorted((own.keys() | given.keys()) - fitting.keys() - unset.keys()):
         said = ", ".join(f"{name} is {_shape(given, name)} and would be {_shape(own, name)}" for name in wrong[:SHOWN])

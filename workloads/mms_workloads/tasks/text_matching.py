@@ -129,7 +129,7 @@ class TextMatcher(TextTask):
         if self.goal.kind == "Matches":
             own = torch.arange(len(first), device=first.device)
             near = SHARPNESS * first @ second.T
-            which = torch.unique(batch[f"{OTHER}tokens"], dim=0, return_inverse=True)[1].to(first.device)
+            which = batch[OTHER_TEXT].to(first.device)
             same = (which[:, None] == which[None, :]) & (own[:, None] != own[None, :])
             near = near.masked_fill(same, float("-inf"))  # a text that occurs twice is no other
             return functional.cross_entropy(near, own, reduction="sum")

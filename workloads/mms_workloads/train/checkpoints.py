@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from typing import TYPE_CHECKING
 
@@ -41,12 +40,16 @@ class Checkpointer:
         self._thread = threading.Thread(target=self._write_logged, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
 
-    def save_last(self, state: State, place: Place, over: Callable[[], object]) -> None:
-        """Tries while the store is away, until `over`: the master wants something else. Raises JobError."""
+    def save_last(self, state: State, place: Place, over: Callable[[], object]) -> bool:
+        """Tries while the store is away, until `over`: the master wants something else. Whether the part is durable.
+
+        Raises JobError.
+        """
         if self._thread:
             self._thread.join()
         tables = self._part(state, place)
-        for tries in itertools.count():
+        tries = 0
+        while True:
             try:
                 self._write(tables, state.agreement, place, final=True)
             except JobError as error:
@@ -55,9 +58,10 @@ class Checkpointer:
                 if not tries:  # once: it is an incident of the run
                     self._failed(state.agreement.step, error)
             else:
-                return
+                return True
             if self._control.wait(lambda _: over(), again.pause(tries)):
-                return
+                return False
+            tries += 1
 
     def forget(self) -> None:
         """Gives the copy's memory back, where nothing is written."""

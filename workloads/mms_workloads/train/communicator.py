@@ -86,6 +86,9 @@ class Communicator(Protocol):
         rank that is left out. Raises transport.PeerLost, guarding.PartedError: then what is agreed is as it was.
         """
 
+    def compare(self, checksum: int) -> None:
+        """Shows all ranks that hold the same what this one holds. Raises transport.PeerLost, guarding.PartedError."""
+
     def share(self, state: State, source: int) -> None:
         """Gives all ranks what the member at position `source` holds. Raises transport.PeerLost."""
 

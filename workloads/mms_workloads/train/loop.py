@@ -53,26 +53,21 @@ def run_rounds(
     """leads: writes the artifact. Where ranks do not step together the others make empty rounds till it has: a worker
     that made none any more would hold up those that may not be too far ahead of it.
 
-    What is saved was compared: a round without samples comes before, which changes nothing of what ranks hold.
+    What is saved was compared just before.
 
     Raises transport.PeerLost, control.Superseded, guarding.PartedError, store.JobError.
     """
     epochs, rounds = learner.job.optimizer.epochs, 0
     comparisons = Comparisons()
     comparing = guard.corruption != "Off" and learner.job.syncMode == "Ring" and place.members > 1
-    verifying, asked = False, NO_FLAGS  # asked: of the round before, what is done after this one
-    while (
-        verifying
-        or state.agreement.fraction(learner.trained_on, epochs) < 1
-        or (state.agreement.told is not None and not leads)
-    ):
-        slices = () if verifying else leaser.take(learner.batch(place))
+    while state.agreement.fraction(learner.trained_on, epochs) < 1 or (state.agreement.told is not None and not leads):
+        slices = leaser.take(learner.batch(place))
         if state.agreement.told is not None and not slices:
             control.wait(lambda box: box.bye or control.newer(epoch), EMPTY_ROUND_SECONDS)
         live = leaser.live(slices)
         communicator.prepare(state, partial(learner.rows, live))
         rate = learner.rate(state, place.members)
-        check = checksum(state) if comparing and (verifying or comparisons.due) else -1
+        check = checksum(state) if comparing and comparisons.due else -1
         started = time.perf_counter()
         with pulse.computing(sum(s.stop - s.start for s in live)):
             stats = learner.compute(state, live, place)
@@ -85,14 +80,12 @@ def run_rounds(
         comparisons.made(contributions)
         if place.position == 0 and (slices or state.agreement.told is None):  # a push of nothing is no step
             _report(control, epoch, state, contributions, guard=guard, privacy=stats.privacy)
-        flags, asked = asked, NO_FLAGS
+        flags = NO_FLAGS
         for contribution in contributions:
             flags |= contribution.flags
         everybody = all(Flag.LEAVING in contribution.flags for contribution in contributions)
-        if comparing and not verifying and (everybody or _saves(flags)):
-            verifying, asked = True, flags & (Flag.SUSPEND | Flag.CHECKPOINT)
-            continue
-        verifying = False
+        if comparing and (everybody or _saves(flags)):
+            communicator.compare(checksum(state))
         if left := _left(flags, mine, everybody=everybody):
             return left
         if flags & Flag.CHECKPOINT:

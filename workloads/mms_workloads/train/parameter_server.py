@@ -77,6 +77,9 @@ class ParameterServer:
                 _, values = client.receive_rows()
                 held.put(window, values)
 
+    def compare(self, checksum: int) -> None:
+        """What workers hold is the shards', who compare it with their copies."""
+
     def exchange(
         self, state: State, mine: Contribution, rate: float, again: Callable[[], object]
     ) -> list[Contribution]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 BYE_SECONDS = 30.0  # how long a worker that failed waits for the master to hear of it
 # Two peers that live connect in milliseconds; when one dies meanwhile the master announces the next epoch before this.
 FORMING_SECONDS = 30.0
+PAGES_BYTES = 2 << 30  # of what was read, that is kept where nobody says how much
 MOST_LOGGED = 1000  # bad records, of a worker
 # How long a worker that was told to stop between two epochs waits for the next one: it may be the last that holds the
 # parameters. Other members leave within a round, and a pod has 30 s.
@@ -93,7 +95,8 @@ class Worker:
     def _lend(self, *, plain: bool) -> Lender | None:
         """What is read of a store that is no mounted folder is kept, and lent to the other workers."""
         data, volume = self.pod.job.data, pages.HELD.volume
-        volume.limit = data.cacheBytes
+        volume.limit = data.cacheBytes or math.inf
+        volume.pages_limit = data.cacheBytes or PAGES_BYTES
         if data.store.uri.startswith("file://"):
             return None
         held = Pages(self.pod.scratch / "pages", volume, data.blockBytes, pages.HELD.peers)
@@ -193,10 +196,11 @@ class Worker:
         if served and left is not Left.FINISHED:
             return
         if left in {Left.SUSPEND, Left.ALL_STOP}:
-            self.saver.save_last(self.state, place, lambda: self._newer(self.epoch))
+            self.given = self.saver.save_last(self.state, place, lambda: self._newer(self.epoch))
         elif left is Left.FINISHED and place.position == 0:
-            self._export(self.state, session)
-        self.given = left is not Left.NEWER_EPOCH
+            self.given = self._export(self.state, session)
+        else:
+            self.given = left is not Left.NEWER_EPOCH
 
     def _gather(self, communicator: ParameterServer) -> None:
         """What this worker exports. Raises PeerLost, JobError."""
@@ -369,8 +373,10 @@ class Worker:
             keyring.HELD.forget(s.file for s in segments)
         self.control.send(wire.COUNTED, found, task=fields["task"], sizes=sizes)
 
-    def _export(self, own: State, session: int) -> None:
-        """session: of the connection over which the master asked for it; another one means that it has asked others."""
+    def _export(self, own: State, session: int) -> bool:
+        """Whether it is durable. session: of the connection over which the master asked for it; another one means that
+        it has asked others.
+        """
         assert self.learner is not None and self.plan is not None  # noqa: S101, PT018 - made by _prepare
         learner_, plan = self.learner, self.plan
 
@@ -385,12 +391,14 @@ class Worker:
         except JobError as error:
             if not error.retryable or (asked() and not self._over(0)):
                 raise
-            ref = None
+            logs.logger().warning("artifact not finished", why=error.message)
+            return False
         if ref is None:
             logs.logger().warning("artifact not finished", why="the connection to the master was lost meanwhile")
-            return
+            return False
         logs.logger().info("artifact", uri=ref.uri, digest=ref.digest, metrics=ref.metrics)
         self.control.send(wire.EXPORTED, artifact=ref.model_dump(mode="json"))
+        return True
 
     def _held(self) -> State | None:
         """The state that counts; one that no step was agreed on is none."""

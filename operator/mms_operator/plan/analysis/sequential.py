@@ -72,7 +72,7 @@ def fold(spec: Spec, memory: Memory, sample: Sample) -> Memory:
     if memory.warmed < spec.warmup_intervals:
         # Requests fill caches: an interval without any warms nothing.
         warms = sample.canary.requests or sample.canary.timed
-        return replace(memory, warmed=memory.warmed + 1) if warms else memory
+        return replace(memory, warmed=memory.warmed + 1, carried=NOTHING) if warms else memory
     if memory.errors:
         memory = replace(memory, errors=errors.fold(spec, memory.errors, sample.canary, sample.stable, own=sample.own))
     if memory.latency:

@@ -176,7 +176,9 @@ def starts(sight: Sight, known: AutoscalingStatus, memory: ScalingMemory) -> tup
 
 
 def _restarted(pod: Object) -> bool:
-    return any(one.get("restartCount") for one in (pod.get("status") or {}).get("containerStatuses") or ())
+    status = pod.get("status") or {}
+    kinds = "containerStatuses", "initContainerStatuses"  # sidecars are of the latter
+    return any(one.get("restartCount") for kind in kinds for one in status.get(kind) or ())
 
 
 def _seconds_to_ready(pod: Object) -> float | None:

@@ -194,7 +194,7 @@ def _data(given: Data, store: contract.Store) -> contract.Data:
         augmentation=contract.Augmentation(transforms=given.augmentation.transforms if given.augmentation else []),
         sharding=given.sharding,
         blockBytes=in_bytes(given.blockSize),
-        cacheBytes=in_bytes(given.cacheSize),
+        cacheBytes=in_bytes(given.cacheSize) if given.cacheSize else None,
         blockSizes=given.blockSizes,
     )
 
