@@ -109,6 +109,10 @@ ODD = {
     "it took another artifact": ({"1": said("a", 100)}, {"1": said("b", 200)}),
     "it serves neither": ({"1": said("c", 100)}, {"1": said("c", 200)}),
     "Triton was started again": ({"1": said("a", 100)}, {"1": said("a", 20)}),
+    "Triton was started again and has done more since": (
+        {"1": said("a", 20)},
+        {"1": said("a", 30).model_copy(update={"counters": Counters(requests=30, timed=30, starts=1)})},
+    ),
     "Triton did not say": ({"1": said("a", 1)}, {"1": said("a", 2).model_copy(update={"counters": None})}),
 }
 

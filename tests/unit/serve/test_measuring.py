@@ -134,3 +134,4 @@ def test_what_a_version_has_counted_stays_when_it_is_unloaded() -> None:
         ((line.format(2, 4), line.format(1, 1)), 5),  # Triton has been started again
     ):
         assert load.parse("\n".join(told), known).models["classify"].requests == wanted
+        assert known.starts == (1 if wanted == 5 else 0)

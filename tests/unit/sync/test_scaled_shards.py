@@ -96,6 +96,8 @@ def test_what_a_shard_that_is_to_leave_holds_is_saved(tmp_path: Path, clock: Clo
     assert run.worker.epoch == 2
     run.begin(BOTH)
     assert [shard.last(wire.BEGIN)["save"] for shard in run.shards] == [True, True]
+    # Who writes an older part yet does not leave this one out: it would be none.
+    assert [shard.last(wire.BEGIN)["waits"] for shard in run.shards] == [True, True]
 
 
 def test_more_shards_take_part_when_all_of_them_are_there(tmp_path: Path, clock: Clock) -> None:

@@ -85,7 +85,8 @@ class Rested:
         self.pod.server.end_epoch("the next one begins")
         self.pod.epoch = epoch
         begin = {
-            "epoch": epoch, "lineage": f"of{epoch}", "save": True, "final": final, "members": [[0, 0]],
+            "epoch": epoch, "lineage": f"of{epoch}", "save": True, "final": final,
+            "waits": final or self.pod.leaving_after is not None, "members": [[0, 0]],
             "state": "keep", "replica": None, "shards": 1, "step": STEP, "settle": False,
             "progress": Progress([1]).document(), "fills": False,
         }  # fmt: skip

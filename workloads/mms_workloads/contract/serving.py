@@ -30,6 +30,7 @@ class Counters(Contract):
     failed: NonNegativeInt = 0  # of these
     timed: NonNegativeInt = 0  # that succeeded
     seconds: float = 0.0  # that these took in all, in the queue and computing
+    starts: NonNegativeInt = 0  # how often Triton was seen to have begun anew: two counts of different ones are no span
 
 
 class Comparison(Contract):

@@ -143,7 +143,8 @@ class Triton:
         found = self._totals.take(counts)
         good, bad, times = (sum(n for key, n in found.items() if key[2] == kind) for kind in ("success", "fail", "ns"))
         failed = bad + self._failures()
-        return Counters(requests=good + bad, failed=failed, timed=good, seconds=times / 1e9), own
+        starts = self._totals.starts
+        return Counters(requests=good + bad, failed=failed, timed=good, seconds=times / 1e9, starts=starts), own
 
     async def measure(self, cases: Golden, limit_seconds: float, within: float | None = None) -> Measured:
         """What the pod can do: its golden questions, so many at a time, as fast as they are answered.

@@ -21,7 +21,7 @@ class Failures:
 
     def add(self, number: int) -> None:
         self._count += number
-        part = self._file.with_suffix(".part")
+        part = self._file.with_name(f"{self._file.name}.part")
         try:
             part.write_text(str(self._count))
             part.replace(self._file)

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 class Totals:
     """Triton forgets what a version of a model has counted when it is unloaded: here it stays.
 
-    A Triton that has been started again has counted nothing, and so it is here: a total that falls says so.
+    A Triton that has been started again has counted nothing, and so it is here. starts: how often that was seen.
     """
 
     def __init__(self) -> None:
+        self.starts = 0
         self._now: Mapping[Key, int] = {}
         self._past: Counter[Key] = Counter()  # of versions that are not there, or were loaded anew
 
@@ -25,6 +26,7 @@ class Totals:
         """With what is counted now; all since Triton's start."""
         before, self._now = self._now, dict(counts)
         if any(now < before.get(key, 0) for key, now in counts.items()):
+            self.starts += 1
             self._past.clear()
         else:
             for key in before.keys() - counts.keys():

@@ -77,6 +77,7 @@ class ShardPod:
         self.layout, self.lineage = 0, ""
         self.control.layout = lambda: self.layout
         self.writing: threading.Thread | None = None
+        self.begun = 0  # the epoch that began here last
         self.leaving_after: int | None = None  # it ends when its part of a checkpoint of a later epoch is durable
 
     def run(self) -> Outcome:
@@ -95,7 +96,7 @@ class ShardPod:
         if not self.layout or self.spec.replicas > 1:
             self.leave()
             return
-        self.leaving_after = self.epoch  # what is saved in that epoch may be of before
+        self.leaving_after = self.begun  # what is saved in that epoch may be of before
         self.control.send(wire.STOPPING)
         overdue = threading.Timer(STOP_SECONDS, self.leave)
         overdue.daemon = True
@@ -163,6 +164,7 @@ class ShardPod:
 
     def _begin(self, announcement: Announcement, begin: dict[str, Any]) -> None:
         shard, job = self.server.shard, self.pod.job
+        self.begun = begin["epoch"]
         fence = Fence(job.job.uid, job.job.run, self.pod.attempt, self.epoch)
         progress = Progress.read(begin["progress"])
         if begin["settle"] and self.layout:
@@ -233,9 +235,12 @@ class ShardPod:
             raise Superseded(error.message) from error
 
     def _save(self, snapshot: Snapshot, begin: dict[str, Any], progress: Progress) -> None:
-        """Writes this shard's part while pushes go on, one at a time. The run's last one waits till it can."""
+        """Writes this shard's part while pushes go on, one at a time.
+
+        The last one, of the run or before a shard leaves, waits till it can: without all parts it is none.
+        """
         before = self.writing if self.writing and self.writing.is_alive() else None
-        if before and not (begin["final"] or self._leaves_after(begin)):
+        if before and not begin["waits"]:
             self.server.shard.drop(snapshot)  # its checkpoint stays without this part; the master asks again
             return
         arguments = (snapshot, begin, progress, before)

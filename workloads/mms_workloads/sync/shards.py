@@ -144,6 +144,7 @@ class Shards:
             "lineage": lineage,
             "save": save,
             "final": final,
+            "waits": save and (suspend or self._anybody_leaves()),
             "members": [[m.rank, m.incarnation] for m in epoch.members],
         }
         checkpoint = begin.checkpoint.model_dump(mode="json") if begin.checkpoint else None

@@ -21,7 +21,7 @@ CHECK_ROUNDS, CHECK_SECONDS = 50, 3.0
 
 
 class PartedError(Exception):
-    """Ranks that should hold the same parameters do not; nothing of the round was applied.
+    """Ranks that should hold the same parameters do not; of a round that it is found in nothing was applied.
 
     odd: this rank is outvoted, or nobody knows who is right: it must not go on from what it holds.
     """

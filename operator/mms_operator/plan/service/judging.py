@@ -235,7 +235,9 @@ def _more(did: _Did, before: AgentReport, after: AgentReport) -> _Did:
 
 def _between(before: Counters, after: Counters) -> Counters | None:
     """None where something has been counted anew."""
-    if after.requests < before.requests or after.timed < before.timed or after.seconds < before.seconds:
+    if after.starts != before.starts or after.requests < before.requests:
+        return None
+    if after.timed < before.timed or after.seconds < before.seconds:
         return None
     return Counters(
         requests=after.requests - before.requests,
