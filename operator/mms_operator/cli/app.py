@@ -340,7 +340,7 @@ def rollout_retry(service: Service, *, namespace: Namespace = "default") -> None
 
 @data.command("put")
 def put(
-    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Files to upload.")],
+    files: Annotated[list[Path], typer.Argument(exists=True, help="Files to upload, and folders with all below them.")],
     uri: Annotated[str, typer.Argument(help="Folder in the installation's store, such as s3://corpora/books/.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where the chart is installed.")] = "mms-system",
     release: Annotated[str, typer.Option(help="Name of the Helm release.")] = "mms",
@@ -348,7 +348,7 @@ def put(
     """Upload files into the store that the chart brings."""
     try:
         written = cluster_store.put(files, uri, namespace=namespace, release=release)
-    except (forward.ForwardError, cluster_store.StoreNotFoundError, cluster_store.SameTargetError, OSError) as error:
+    except (forward.ForwardError, *cluster_store.ERRORS, OSError) as error:
         _fail(str(error))
     for target, size in written:
         _print(f"{escape(target)}  {size / 1e6:.1f} MB")

@@ -11,6 +11,7 @@ from mms_operator.cli.forward import port_forward
 from mms_workloads.contract import SECRET_ACCESS_KEY, SECRET_ACCESS_KEY_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 STORE_PORT = 8333
@@ -24,13 +25,25 @@ class SameTargetError(Exception):
     """Two files would be one object: the second would be kept, and nobody would hear of the first."""
 
 
+class NothingToPutError(Exception):
+    """Folders without a file."""
+
+
+ERRORS = (StoreNotFoundError, SameTargetError, NothingToPutError)
+
+
 def put(files: list[Path], uri: str, *, namespace: str, release: str) -> list[tuple[str, int]]:
-    """Copies the files into the folder `uri`; gives (URI, bytes) of each."""
+    """Copies the files, and what is below folders, into the folder `uri`; gives (URI, bytes) of each.
+
+    Raises StoreNotFoundError, SameTargetError, NothingToPutError, forward.ForwardError, OSError.
+    """
     import s3fs  # noqa: PLC0415 - takes half a second; other commands do without
 
     if not uri.startswith("s3://"):
         raise StoreNotFoundError(f"{uri} is no s3:// URI: the installation's store has buckets, as in s3://corpora/x/")
     targets = _targets(files, uri)
+    if not targets:
+        raise NothingToPutError(f"there is no file in {', '.join(map(str, files))}")
     keys = _keys(namespace, f"{release}-store")
     with port_forward(namespace, f"svc/{release}-store", STORE_PORT) as address:
         store = s3fs.S3FileSystem(
@@ -39,20 +52,30 @@ def put(files: list[Path], uri: str, *, namespace: str, release: str) -> list[tu
             client_kwargs={"endpoint_url": f"http://{address}"},
             config_kwargs={"s3": {"addressing_style": "path"}},
         )
-        store.put([str(file) for file in files], targets)  # several at a time: folders of images are small files
-        return [(target, file.stat().st_size) for target, file in zip(targets, files, strict=True)]
+        # Several at a time: folders of images are small files.
+        store.put([str(file) for file in targets.values()], list(targets))
+        return [(target, file.stat().st_size) for target, file in targets.items()]
 
 
-def _targets(files: list[Path], uri: str) -> list[str]:
-    """Where each goes. Of the folders that they are in nothing is kept."""
-    known: dict[str, Path] = {}
-    for file in files:
-        if (other := known.setdefault(file.name, file)) != file:
-            raise SameTargetError(
-                f"{other} and {file} would both be {uri.rstrip('/')}/{file.name}: rename one, or upload them into "
-                "two folders"
-            )
-    return [f"{uri.rstrip('/')}/{file.name}" for file in files]
+def _targets(given: list[Path], uri: str) -> dict[str, Path]:
+    """The file of each target. Of a folder its name is not kept; those below it are, as they may be labels."""
+    found: dict[str, Path] = {}
+    for one in given:
+        for name, file in _below(one) if one.is_dir() else [(one.name, one)]:
+            target = f"{uri.rstrip('/')}/{name}"
+            if (other := found.setdefault(target, file)) != file:
+                raise SameTargetError(
+                    f"{other} and {file} would both be {target}: rename one, or upload them into two folders"
+                )
+    return found
+
+
+def _below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """What tools hide by a dot is left out."""
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            yield name.as_posix(), file
 
 
 def _keys(namespace: str, secret: str) -> dict[str, str]:

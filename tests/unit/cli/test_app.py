@@ -182,7 +182,7 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def put(self, sources: list[str], targets: list[str]) -> None:
             if any("forbidden" in target for target in targets):
                 raise PermissionError("Access Denied")
-            seen.extend((source.rsplit("/", 1)[1], target) for source, target in zip(sources, targets, strict=True))
+            seen.extend((source.rsplit("/", 1)[-1], target) for source, target in zip(sources, targets, strict=True))
 
     monkeypatch.setattr(s3fs, "S3FileSystem", FileSystem)
     return seen
@@ -248,6 +248,28 @@ def test_two_files_of_one_name_are_refused(
     assert uploads == []
     again = CliRunner().invoke(app, ["data", "put", "cats/1.jpg", "cats/1.jpg", "s3://corpora/pets/"])
     assert again.exit_code == 0, "the same file twice loses nothing"
+
+
+def test_folders_are_put_with_what_is_below_them(
+    kubectl: Callable[[str], Path], uploads: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubectl(f"case $1 in get) echo '{secret()}';; *) {LISTENS};; esac")
+    monkeypatch.chdir(tmp_path)
+    for name in ("pets/cats/1.jpg", "pets/dogs/1.jpg", "pets/dogs/.DS_Store", "labels.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    result = CliRunner().invoke(app, ["data", "put", "pets/", "labels.csv", "s3://corpora/pets/"])
+    assert result.exit_code == 0, result.output
+    said = result.output.split()
+    assert [one for one in said if one.startswith("s3://")] == [
+        "s3://corpora/pets/cats/1.jpg",
+        "s3://corpora/pets/dogs/1.jpg",
+        "s3://corpora/pets/labels.csv",
+    ]
+    (tmp_path / "none").mkdir()
+    result = CliRunner().invoke(app, ["data", "put", "none", "s3://corpora/pets/"])
+    assert result.exit_code == 1
+    assert "there is no file in none" in result.stderr
 
 
 def test_the_release_names_the_stores_service(
