@@ -11,7 +11,7 @@ export MMS_RESULTS ?= benchmarks/results
 
 .PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
-        bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours \
+        bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours bench-neighbours-served \
         bench-replay bench-replay-live bench-hotswap bench-coldstart bench-livesync bench-overhead bench-idle bench-autotune bench-precision bench-tasks
 
 help: ## Show this list
@@ -95,6 +95,9 @@ bench-embedding: setup ## Word vectors: words per second and quality, against ge
 
 bench-neighbours: setup ## Time to the nearest neighbours of a word, against gensim
 	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/neighbours.py
+
+bench-neighbours-served: setup ## Neighbours through a serving pod on one core: 100,000 words, and a graph of 250,000
+	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/neighbours_served.py
 
 bench-encryption: setup ## Bytes that a core decrypts in a second, and what encrypted data costs a reader
 	PYTHONPATH=operator:workloads:benchmarks $(PY) benchmarks/encryption.py

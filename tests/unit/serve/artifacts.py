@@ -86,10 +86,12 @@ def build(
     version: int = 3,
     *,
     neighbours: bool = False,
+    given: NDArray[np.float32] | None = None,
 ) -> Built:
-    """neighbours: with their graph."""
+    """neighbours: with their graph. given: the vectors, in place of random ones of that size."""
     folder.mkdir(parents=True, exist_ok=True)
-    vectors = np.random.default_rng(seed).normal(size=(size, dimensions)).astype(np.float32)
+    made = np.random.default_rng(seed).normal(size=(size, dimensions)) if given is None else given
+    vectors, size = made.astype(np.float32), len(made)
     words = words_of(size)
     save_file({"vectors": vectors, "contexts": np.zeros_like(vectors)}, folder / "model.safetensors")
     (folder / "vocabulary.txt").write_text("".join(f"{word}\t{size - row}\n" for row, word in enumerate(words)))
