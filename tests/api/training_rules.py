@@ -508,7 +508,7 @@ CASES = [
         },
         bad={
             "more": language(optimizer={"globalBatchSize": 3}, workers={"replicas": 4}),
-            "default": language(workers={"replicas": 65}),
+            "default": language(workers={"replicas": 65}, sync={"mode": "ParameterServer"}),
         },
     ),
     *created(
