@@ -80,12 +80,15 @@ def newest(kube: Kube, name: str, role: str, rank: int = 0) -> Object:
 
 
 def move_away(kube: Kube, name: str, role: str, rank: int = 0) -> str:
-    """The pod's successor, once it trains."""
+    """The pod's successor, once it trains. A worker's end is an epoch, and that its successor joins is another one: a
+    status of before would look whole, too.
+    """
     old = newest(kube, name, role, rank)["metadata"]
+    joined = epoch(kube.get("modeltraining", name)) + (2 if role == "worker" else 1)
     with away():
         kube.delete("pod", old["name"], "--wait=false", "--grace-period=1")
         kube.wait("modeltraining", name, lambda _: runs(newest(kube, name, role, rank), old["uid"]), 90, "moved")
-        kube.wait("modeltraining", name, is_whole, 90, "whole")
+        kube.wait("modeltraining", name, lambda t: is_whole(t) and epoch(t) >= joined, 90, "whole")
         steps_on(kube, name, 3)
     pod = newest(kube, name, role, rank)
     assert pod["spec"]["nodeName"] == AWAY
