@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
@@ -90,23 +93,12 @@ def test_to_zero_and_back_without_a_failed_request(kube: Kube, corpora: Corpora)
 
 @pytest.mark.slow
 def test_activators_and_the_operator_may_end_while_somebody_waits(kube: Kube, corpora: Corpora) -> None:
-    trained(kube, corpora)
-    kube.apply(scaled(scaleToZeroAfterSeconds=10))
-    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
-    slept(kube)
-    system = Kube(SYSTEM)
-    # Nothing starts a pod while there is no operator: whoever asks is held.
-    system.run("scale", "deployment/mms-operator", "--replicas=0")
-    kube.wait("modelservice", "words", lambda _: not operators(system), 60, "without an operator")
-    try:
-        with asking(kube, "words", rate=1) as asked:
-            time.sleep(3)  # so that some are held
-            system.run("rollout", "restart", "deployment/mms-activator")
-            time.sleep(2)
-            system.run("scale", "deployment/mms-operator", "--replicas=2")
-            kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas"), 90, "awake")
-    finally:
-        system.run("scale", "deployment/mms-operator", "--replicas=2")
+    fall_asleep(kube, corpora)
+    with without_operators(kube) as system, asking(kube, "words", rate=1) as asked:
+        time.sleep(3)  # so that some are held
+        system.run("rollout", "restart", "deployment/mms-activator")
+        time.sleep(2)
+        wake(kube, system)
     for way in ("close", "keep", "grpc"):
         assert asked.failures(way) == 0, (way, asked.ways)
     system.run("rollout", "status", "deployment/mms-activator", "--timeout=180s")
@@ -191,6 +183,30 @@ def decisions(found: dict[str, Any]) -> list[int]:
 
 def operators(system: Kube) -> list[dict[str, Any]]:
     return system.list("pods", "app.kubernetes.io/component=operator")
+
+
+def fall_asleep(kube: Kube, corpora: Corpora) -> None:
+    trained(kube, corpora)
+    kube.apply(scaled(scaleToZeroAfterSeconds=10))
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    slept(kube)
+
+
+@contextmanager
+def without_operators(kube: Kube) -> Iterator[Kube]:
+    """Nothing starts a pod meanwhile: whoever asks is held. Gives the namespace of the installation."""
+    system = Kube(SYSTEM)
+    system.run("scale", "deployment/mms-operator", "--replicas=0")
+    try:
+        kube.wait("modelservice", "words", lambda _: not operators(system), 60, "without an operator")
+        yield system
+    finally:
+        system.run("scale", "deployment/mms-operator", "--replicas=2")
+
+
+def wake(kube: Kube, system: Kube) -> None:
+    system.run("scale", "deployment/mms-operator", "--replicas=2")
+    kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas"), 90, "awake")
 
 
 def slept(kube: Kube) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, RefusedError, service, training
-from tests.e2e.test_autoscaling import SYSTEM, operators, scaled, slept
+from tests.e2e.test_autoscaling import fall_asleep, wake, without_operators
 from tests.e2e.test_contract import ready
 
 if TYPE_CHECKING:
@@ -87,25 +87,12 @@ def test_what_stands_beside_triton_dies(kube: Kube, corpora: Corpora) -> None:
 
 def test_an_activator_that_dies(kube: Kube, corpora: Corpora) -> None:
     """Whoever it holds is lost; the other one holds whom it holds, and those that come."""
-    kube.apply(training("words", corpora.small))
-    kube.wait_phase("words", "Complete")
-    kube.apply(scaled(scaleToZeroAfterSeconds=10))
-    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
-    slept(kube)
-    system = Kube(SYSTEM)
-    # Nothing starts a pod while there is no operator: whoever asks is held.
-    system.run("scale", "deployment/mms-operator", "--replicas=0")
-    kube.wait("modelservice", "words", lambda _: not operators(system), 60, "without an operator")
+    fall_asleep(kube, corpora)
     seconds = 4.0
-    try:
-        with asking(kube, "words", rate=5) as asked:
-            time.sleep(seconds)  # so that both hold some
-            activators = system.list("pods", "app.kubernetes.io/component=activator")
-            kill(activators[0], "mms_operator.activator")
-            system.run("scale", "deployment/mms-operator", "--replicas=2")
-            kube.wait("modelservice", "words", lambda s: s["status"].get("readyReplicas"), 90, "awake")
-    finally:
-        system.run("scale", "deployment/mms-operator", "--replicas=2")
+    with without_operators(kube) as system, asking(kube, "words", rate=5) as asked:
+        time.sleep(seconds)  # so that both hold some
+        kill(system.list("pods", "app.kubernetes.io/component=activator")[0], "mms_operator.activator")
+        wake(kube, system)
     asked.told("an-activator-dies")
     sent = asked.ways["close"]["sent"]
     assert 0 < asked.failures("close") < sent - 5, "some were held by the one, and some by the other"

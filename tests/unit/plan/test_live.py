@@ -226,7 +226,8 @@ def test_the_next_run_takes_the_place_of_an_artifact_by_its_own() -> None:
     assert w.answering() == {"b": 2}
 
 
-def test_the_next_run_is_followed_where_that_is_wanted_and_given_up_for_the_artifact() -> None:
+def following_the_second() -> ServingWorld:
+    """The first run's artifact was served before."""
     w = following()
     w.cr["spec"]["rollout"] = FROM_NOTHING
     w.training = artifact(training("Complete", "Done"), "a")
@@ -234,6 +235,11 @@ def test_the_next_run_is_followed_where_that_is_wanted_and_given_up_for_the_arti
     w.training = artifact(training(run=2), "a")
     w.settle()
     follow(w, *[report(RUN_2)] * 2)
+    return w
+
+
+def test_the_next_run_is_followed_where_that_is_wanted_and_given_up_for_the_artifact() -> None:
+    w = following_the_second()
     assert w.cr["status"]["versions"]["stable"]["digest"] == RUN_2
     assert w.condition("Live") == ("True", "Following")
     assert {pod.digest for pod in w.pods} == {RUN_1}, "no pod was started"
@@ -293,13 +299,7 @@ def test_a_run_that_ends_before_any_pod_had_parameters() -> None:
 
 def test_a_run_that_fails_leaves_its_parameters_until_the_next_one_has_some() -> None:
     """The artifact of the run before it is older than they are."""
-    w = following()
-    w.cr["spec"]["rollout"] = FROM_NOTHING
-    w.training = artifact(training("Complete", "Done"), "a")
-    w.settle()
-    w.training = artifact(training(run=2), "a")
-    w.settle()
-    follow(w, *[report(RUN_2)] * 2)
+    w = following_the_second()
     for then in (
         training("Failed", run=2),
         training("Pending", "Waiting", run=3),

@@ -4,7 +4,6 @@ seconds.
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,7 +32,8 @@ def while_away(work: Callable[[], Result], over: Callable[[float], object]) -> R
     over: waits for so many seconds; true where nobody needs the result any more. Raises JobError, then as well.
     """
     until: float | None = None
-    for tries in itertools.count():
+    tries = 0
+    while True:
         try:
             return work()
         except JobError as error:
@@ -43,4 +43,4 @@ def while_away(work: Callable[[], Result], over: Callable[[float], object]) -> R
             logger().warning("tried again", reason=error.reason, message=error.message)
             if over(pause(tries)):
                 raise
-    raise AssertionError  # count() does not end
+            tries += 1

@@ -193,9 +193,8 @@ class Leaser:
 
     def _over(self, box: Inbox) -> bool:
         """The epoch ends, or is about to: the members leave in a round, which this one must not hold up."""
-        return (
-            bool(box.stopping or box.suspend) or self._control.urgent(self._epoch) or self._control.newer(self._epoch)
-        )
+        ends = self._control.urgent(self._epoch) or self._control.newer(self._epoch)
+        return bool(ends or box.stopping or box.suspend)
 
     def _looked_at(self, block: int, data_epoch: int) -> _Read:
         """Raises store.JobError."""
