@@ -58,20 +58,24 @@ def texts(folder: Path) -> artifacts.Built:
     return published(folder, {"textClassification": {"dimensions": 64, "maxLength": 128}}, uri)
 
 
-def published(folder: Path, task: dict[str, Any], uri: str) -> artifacts.Built:
-    """What a short training makes of a small data set."""
-    training = JobFile.model_validate(
+def job(folder: Path, task: dict[str, Any], uri: str) -> JobFile:
+    return JobFile.model_validate(
         {
             "job": {"namespace": "b", "name": "b", "uid": "b", "run": 1},
             "task": task,
             "data": {"store": {"uri": uri}, "blockBytes": 16 << 10},
             "optimizer": {"name": "AdamW", "learningRate": 0.002, "globalBatchSize": 64, "epochs": 2},
             "evaluation": {"split": 0.2},
+            "workers": 1,
             "storage": {"uri": f"file://{folder}/storage"},
             "masterHost": "127.0.0.1",
         }
     )
-    with LocalRun(folder / "run", training) as run:
+
+
+def published(folder: Path, task: dict[str, Any], uri: str) -> artifacts.Built:
+    """What a short training makes of a small data set."""
+    with LocalRun(folder / "run", job(folder, task, uri)) as run:
         run.start()
         outcome = run.outcome(TRAINING_SECONDS)
     if outcome.artifact is None:

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, Object, installation_store, service, training
-from tests.e2e.test_rollout import published_again, serve
+from tests.e2e.kube import Kube, training
+from tests.e2e.programs import BRIGHT, NAME, findings, pods, publish, take
+from tests.e2e.published import published_again
+from tests.e2e.test_rollout import serve
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
 
-PIPELINE = {"task": "imageClassification", "labels": ["dark", "light"], "image": {"height": 4, "width": 4}}
-# What an answer takes is mostly slept: what a busy machine adds is little beside the difference.
-PROGRAM = """
-import itertools, time
-import numpy as np
-
-def load(folder):
-    counted = itertools.count(1)
-    def answer(feeds):
-        time.sleep({seconds})
-        light = feeds["pixels"].mean(axis=(1, 2, 3))
-        if {fails} and light.min() > 0.7 and next(counted) % 3 == 0:
-            raise ValueError("it is too bright")
-        return {{"logits": np.stack([-light, light], axis=1)}}
-    return answer
-"""
-USUAL, SLOW = 0.02, 0.3
-BRIGHT = {
-    "model": "classify",
-    "inputs": [{"name": "PIXELS", "datatype": "FP32", "shape": [1, 3, 4, 4], "data": [0.9] * 48}],
-}
+USUAL, SLOW = {"seconds": 0.02}, {"seconds": 0.3}
+FOLDER = "analysed"
+PROGRAMS = {
+    "first": USUAL, "again": USUAL, "slow": SLOW, "failing": {**USUAL, "fails": True},
+    "inverted": {**USUAL, "inverted": True},
+}  # fmt: skip
+STEPS = {"steps": [{"percent": 50, "seconds": 1}]}
 
 
-@pytest.mark.parametrize("strategy", ["Canary", pytest.param("HotSwap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "strategy", ["Canary", *(pytest.param(one, marks=pytest.mark.slow) for one in ("HotSwap", "BlueGreen"))]
+)
 def test_by_answers(kube: Kube, corpora: Corpora, strategy: str) -> None:
     """The same vectors are promoted once clients' inputs were compared; others are given up without clients."""
     kube.apply(training("words", corpora.small), training("other", corpora.small, optimizer={"epochs": 1}))
@@ -55,7 +44,7 @@ def test_by_answers(kube: Kube, corpora: Corpora, strategy: str) -> None:
     }  # fmt: skip
     how = {"rollout": {"strategy": strategy, "analysis": analysis}}
     if strategy == "Canary":
-        how["rollout"]["canary"] = {"steps": [{"percent": 50, "seconds": 1}]}
+        how["rollout"]["canary"] = STEPS
     serve(kube, first, replicas=2, **how)
     kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
     with asking(kube, "words"):
@@ -81,65 +70,61 @@ def test_by_answers(kube: Kube, corpora: Corpora, strategy: str) -> None:
 
 def test_by_errors_and_time(kube: Kube) -> None:
     """A version as good as the one before is promoted; one that takes longer is not, nor one that fails of clients."""
-    publish({"first": (USUAL, False), "again": (USUAL, False), "slow": (SLOW, False), "failing": (USUAL, True)})
-    take(kube, "first")
-    kube.wait_condition("modelservice", "colours", "Ready", "True", "Available", seconds=180)
-    take(kube, "again")
-    kube.wait_condition("modelservice", "colours", "Ready", "True", "Available", seconds=180)
-    status = kube.get("modelservice", "colours")["status"]
+    publish(FOLDER, PROGRAMS)
+    bounds = {"errorMargin": "0.1", "latencyMargin": "1"}
+    for name in ("first", "again"):
+        taken(kube, name, bounds)
+        kube.wait_condition("modelservice", NAME, "Ready", "True", "Available", seconds=180)
+    status = kube.get("modelservice", NAME)["status"]
     assert status["versions"]["stable"]["uri"].endswith("again"), status["versions"]
     assert {name: one["verdict"] for name, one in findings(status).items()} == {
         "errors": "Promote",
         "latency": "Promote",
     }
 
-    given_up(kube, "slow", "latency")
-    assert float(findings(kube.get("modelservice", "colours")["status"])["latency"]["estimate"]) > 1
+    given_up(kube, "slow", bounds, "latency")
+    assert float(findings(kube.get("modelservice", NAME)["status"])["latency"]["estimate"]) > 1
 
-    with asking(kube, "colours", question=json.dumps(BRIGHT)) as asked:
-        given_up(kube, "failing", "errors")
+    with asking(kube, NAME, question=BRIGHT) as asked:
+        given_up(kube, "failing", bounds, "errors")
     assert asked.failures("close") > 0, "clients were answered by it, too"
-    assert findings(kube.get("modelservice", "colours")["status"])["latency"]["verdict"] != "Rollback"
-    kube.wait("modelservice", "colours", lambda s: s["status"]["versions"]["stable"]["replicas"] == 2, 60, "back")
-    with asking(kube, "colours", rate=20, question=json.dumps(BRIGHT)) as asked:
-        kube.wait("modelservice", "colours", lambda _: len(pods(kube)) == 2, 60, "the other version's pods are gone")
+    assert findings(kube.get("modelservice", NAME)["status"])["latency"]["verdict"] != "Rollback"
+    kube.wait("modelservice", NAME, lambda s: s["status"]["versions"]["stable"]["replicas"] == 2, 60, "back")
+    with asking(kube, NAME, rate=20, question=BRIGHT) as asked:
+        kube.wait("modelservice", NAME, lambda _: len(pods(kube)) == 2, 60, "the other version's pods are gone")
         time.sleep(2)  # what is measured: who answers in that time
     assert asked.failures("close") == asked.failures("grpc") == 0, asked.ways
     assert asked.ways["close"]["sent"] > 20, asked.ways
 
 
-def publish(programs: dict[str, tuple[float, bool]]) -> None:
-    with installation_store() as store:
-        for name, (seconds, fails) in programs.items():
-            store.pipe_file(f"models/analysed/{name}/pipeline.json", json.dumps(PIPELINE).encode())
-            program = PROGRAM.format(seconds=seconds, fails=fails)
-            store.pipe_file(f"models/analysed/{name}/model.py", program.encode())
+def test_by_what_clients_ask(kube: Kube) -> None:
+    """A pretrained model whose golden questions are answered alike and clients' are not is given up for these."""
+    publish(FOLDER, PROGRAMS)
+    bounds = {"disagreementLimit": "0.3", "liveInputs": {"perSecond": 20}}
+    taken(kube, "first", bounds)
+    kube.wait_condition("modelservice", NAME, "Ready", "True", "Available", seconds=180)
+    with asking(kube, NAME, question=BRIGHT) as asked:
+        taken(kube, "again", bounds)
+        kube.wait_condition("modelservice", NAME, "Ready", "True", "Available", seconds=180)
+        status = kube.get("modelservice", NAME)["status"]
+        assert status["versions"]["stable"]["uri"].endswith("again"), status["versions"]
+        assert findings(status)["liveInputs"]["verdict"] == "Promote", status["rollout"]
+        given_up(kube, "inverted", bounds, "liveInputs")
+    assert asked.failures("close") == asked.failures("grpc") == 0, asked.ways
 
 
-def take(kube: Kube, name: str) -> None:
-    analysis = {"errorMargin": "0.1", "latencyMargin": "1", "probesPerSecond": 20, "limitSeconds": 120}
-    steps = [{"percent": 50, "seconds": 1}]
-    made = service("colours", pretrained={"uri": f"s3://models/analysed/{name}", "trusted": True})
-    made["spec"] |= {
-        "replicas": 2,
-        "rollout": {"strategy": "Canary", "canary": {"steps": steps}, "analysis": analysis},
-    }
-    kube.apply(made)
+def taken(kube: Kube, name: str, bounds: dict[str, Any]) -> None:
+    """A canary that golden questions and clients judge."""
+    analysis = {**bounds, "probesPerSecond": 20, "limitSeconds": 120}
+    how = {"strategy": "Canary", "canary": STEPS, "analysis": analysis}
+    take(kube, FOLDER, name, replicas=2, rollout=how)
 
 
-def given_up(kube: Kube, name: str, metric: str) -> None:
+def given_up(kube: Kube, name: str, bounds: dict[str, Any], metric: str) -> None:
     """For that reason; the version before answers everything then."""
-    take(kube, name)
-    seen = kube.wait_condition("modelservice", "colours", "Ready", "False", "RolloutAborted", seconds=180)
-    status = kube.get("modelservice", "colours")["status"]
+    taken(kube, name, bounds)
+    seen = kube.wait_condition("modelservice", NAME, "Ready", "False", "RolloutAborted", seconds=180)
+    status = kube.get("modelservice", NAME)["status"]
     assert findings(status)[metric]["verdict"] == "Rollback", (seen, status["rollout"])
     assert findings(status)[metric]["message"] in seen["message"]
     assert status["versions"]["stable"]["uri"].endswith("again"), status["versions"]
-
-
-def findings(status: Object) -> dict[str, Any]:
-    return {one["metric"]: one for one in status["rollout"]["analysis"]["findings"]}
-
-
-def pods(kube: Kube) -> list[Object]:
-    return kube.list("pods", "mms.dev/service=colours")

@@ -6,7 +6,6 @@ channels are told to leave before their pod does. A kept HTTP connection sees on
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from tests.e2e.clients import asking
-from tests.e2e.kube import Kube, RefusedError, condition, installation_store, service, training
+from tests.e2e.kube import Kube, RefusedError, condition, service, training
+from tests.e2e.published import with_other_weights
 from tests.e2e.test_rollout import serve
 
 if TYPE_CHECKING:
@@ -148,25 +148,6 @@ def stands(found: dict[str, Any], artifact: dict[str, str], reason: str) -> bool
     return condition(found, "Ready")["reason"] == reason and about.get("digest") == artifact["digest"]
 
 
-def with_other_weights(artifact: dict[str, str], change: Callable[[bytes], bytes]) -> dict[str, str]:
-    """Files that are what their digests say, whose weights were never trained."""
-    with installation_store() as store:
-        files = {path.rpartition("/")[2]: store.cat_file(path) for path in store.ls(artifact["uri"], detail=False)}
-        weights = files["model.safetensors"] = change(files["model.safetensors"])
-        manifest = json.loads(files["manifest.json"])
-        manifest["files"]["model.safetensors"] |= {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
-        files["manifest.json"] = json.dumps(manifest).encode()
-        made = digest(files["manifest.json"])
-        uri = f"{artifact['uri']}-{made[7:19]}"
-        for name, data in files.items():
-            store.pipe_file(f"{uri}/{name}", data)
-    return {"uri": uri, "digest": made}
-
-
 def reversed_rows(weights: bytes) -> bytes:
     """Each word has the vectors of another one."""
     return save({name: np.ascontiguousarray(matrix[::-1]) for name, matrix in load(weights).items()})
-
-
-def digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import errno
 import json
+import queue
 import ssl
+import threading
 import time
 import urllib.request
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from typer.testing import CliRunner
 
 from mms_operator.cli import app
@@ -25,11 +30,15 @@ from mms_workloads.serve import query
 from mms_workloads.serve.access import Access
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
+from tests.e2e.test_autoscaling import slept
 from tests.e2e.test_contract import PLANNED, ready
+from tests.e2e.test_rollout import mms
 from tests.unit.serve.authority import Authority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from tritonclient.utils import InferenceServerException
 
     from tests.e2e.conftest import Corpora
 
@@ -98,13 +107,17 @@ def test_planned_changes(kube: Kube, corpora: Corpora, tmp_path: Path) -> None:
         everywhere(kube, "mms_edge_reloads_total", 2)
 
     rotated: dict[str, Callable[[Kube], None]] = {"certificate": another_certificate, "key": another_key}
+    (tmp_path / "ca.crt").write_bytes(authority.pem)
     for name, change in {**rotated, **PLANNED}.items():
-        with asking(kube, "words", rate=10, **trusted) as asked:
+        stays = name in rotated
+        with (
+            asking(kube, "words", rate=10, **trusted) as asked,
+            streaming(kube, tmp_path / "ca.crt") if stays else nullcontext(),
+        ):
             change(kube)
         assert [asked.failures(way) for way in ALL] == [0, 0, 0], (name, asked.ways)
         assert asked.ways["keep"]["sent"] > 20, (name, asked.ways)
     with port_forward(kube.namespace, "svc/words", 8001) as address:
-        (tmp_path / "ca.crt").write_bytes(authority.pem)
         access = Access(OTHER, str(tmp_path / "ca.crt"), f"words.{kube.namespace}.svc")
         assert query.neighbours(f"grpcs://{address}", ["congress"], 3, access=access)[0].words
     of_another = {**authority.issue("words"), "tls.key": authority.issue("words")["tls.key"]}
@@ -113,6 +126,82 @@ def test_planned_changes(kube: Kube, corpora: Corpora, tmp_path: Path) -> None:
     with asking(kube, "words", rate=10, **trusted) as asked:
         time.sleep(3)  # what is measured: who answers in that time
     assert [asked.failures(way) for way in ALL] == [0, 0, 0], asked.ways
+
+
+@contextmanager
+def streaming(kube: Kube, ca: Path) -> Iterator[None]:
+    """One gRPC stream, open all the time: each question that it sends is answered."""
+    pool, stop = ThreadPoolExecutor(1), threading.Event()
+    answers: queue.Queue[InferenceServerException | None] = queue.Queue()
+    options = [("grpc.ssl_target_name_override", f"words.{kube.namespace}.svc")]
+    with (
+        port_forward(kube.namespace, "svc/words", 8001) as address,
+        triton.InferenceServerClient(address, ssl=True, root_certificates=str(ca), channel_args=options) as client,
+    ):
+        client.start_stream(lambda _, error: answers.put(error), headers={"authorization": f"Bearer {KEY}"})
+        words = triton.InferInput("WORDS", [1, 1], "BYTES")
+        words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
+
+        def ask() -> int:
+            sent = 0
+            while not stop.wait(0.1):
+                client.async_stream_infer("neighbours", [words])
+                assert answers.get(timeout=10) is None
+                sent += 1
+            return sent
+
+        asked = pool.submit(ask)
+        yield
+        stop.set()
+        assert asked.result(timeout=20) > 20
+        client.stop_stream()
+    pool.shutdown()
+
+
+@pytest.mark.slow  # without an edge they are tested in test_rollout.py and test_autoscaling.py
+def test_rollouts(kube: Kube, artifacts: list[dict[str, str]]) -> None:
+    """A canary that is promoted, one that is aborted, blue-green, to zero and back: nobody's request fails."""
+    first, second = artifacts
+    canary = {"strategy": "Canary", "canary": {"steps": [{"percent": 50, "seconds": 1, "approval": True}]}}
+    green = {"strategy": "BlueGreen", "blueGreen": {"approval": True, "keepSeconds": 0}}
+
+    def take(artifact: dict[str, str], rollout: dict[str, Any], reason: str) -> None:
+        made = service("words", artifact=artifact)
+        traffic, scaling = {"edge": "Sidecar"}, {"mode": "External"}
+        made["spec"] |= {"replicas": 2, "traffic": traffic, "autoscaling": scaling, "rollout": rollout}
+        kube.apply(made)
+        kube.wait_condition("modelservice", "words", "Ready", "True" if reason == "Available" else "False", reason)
+
+    def told(command: str, reason: str) -> None:
+        mms("rollout", command, "words", "-n", kube.namespace)
+        kube.wait_condition("modelservice", "words", "Ready", "True" if reason == "Available" else "False", reason)
+
+    def canary_promoted() -> None:
+        take(second, canary, "AwaitingPromotion")
+        told("promote", "Available")
+
+    def canary_aborted() -> None:
+        take(first, canary, "AwaitingPromotion")
+        told("abort", "RolloutAborted")
+        take(second, canary, "Available")
+
+    def blue_green() -> None:
+        take(first, green, "AwaitingPromotion")
+        told("promote", "Available")
+
+    def to_zero_and_back() -> None:
+        kube.run("scale", "modelservice", "words", "--replicas=0")
+        slept(kube)
+        kube.run("scale", "modelservice", "words", "--replicas=2")
+
+    take(first, canary, "Available")
+    ready(kube, 2)
+    for change in (canary_promoted, canary_aborted, blue_green, to_zero_and_back):
+        with asking(kube, "words", rate=10) as asked:
+            change()
+            ready(kube, 2)
+        asked.told(f"edge-{change.__name__.replace('_', '-')}")
+        assert [asked.failures(way) for way in ALL] == [0, 0, 0], (change.__name__, asked.ways)
 
 
 @pytest.mark.slow  # without an edge it is tested in test_rollout.py

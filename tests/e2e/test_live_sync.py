@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from mms_operator.cli.forward import port_forward
+from mms_workloads.contract import AGENT_PORT
 from mms_workloads.serve import query
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, condition, service, training
@@ -55,6 +59,8 @@ def test_a_service_follows_a_training_and_then_serves_its_artifact(kube: Kube, c
         kube.wait_condition("modelservice", "words", "Live", "True", "Following", seconds=60)
         seen = kube.get("modelservice", "words")["status"]["live"]
         assert seen["ageP99Milliseconds"] <= BOUND, seen
+        ages(kube)
+        answers_are_of_one_copy(kube)
         mms("rollout", "pause", "words", "-n", kube.namespace)
         kube.wait_condition("modelservice", "words", "Live", "False", "FollowingPaused")
         assert "Paused" in mms("rollout", "status", "words", "-n", kube.namespace)
@@ -75,6 +81,36 @@ def test_a_service_follows_a_training_and_then_serves_its_artifact(kube: Kube, c
     found = kube.get("modelservice", "words")
     assert condition(found, "Live")["reason"] == "TrainingEnded"
     assert {event["reason"] for event in kube.events("words")} >= {"Following", "FollowingPaused", "TrainingEnded"}
+
+
+def ages(kube: Kube) -> None:
+    """As Prometheus reads them."""
+    for pod in kube.list("pods", "mms.dev/service=words"):
+        with (
+            port_forward(kube.namespace, f"pod/{pod['metadata']['name']}", AGENT_PORT) as address,
+            urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer,
+        ):
+            lines = answer.read().decode().splitlines()
+        age = next(float(line.split()[1]) for line in lines if line.startswith("mms_agent_live_age_seconds "))
+        assert 0 < age <= BOUND / 1000, lines
+
+
+def answers_are_of_one_copy(kube: Kube) -> None:
+    """A word that is asked often in one request has one vector in its answer, and another one in a later copy."""
+    with port_forward(kube.namespace, "svc/words", 8001) as address, triton.InferenceServerClient(address) as client:
+        words = triton.InferInput("WORDS", [256, 1], "BYTES")
+        words.set_data_from_numpy(np.full((256, 1), b"congress", dtype=object))
+        seen: dict[str, bytes] = {}
+        deadline = time.monotonic() + 30
+        while len(seen) < 5:
+            assert time.monotonic() < deadline, f"{len(seen)} copies in half a minute"
+            answer = client.infer("vectors", [words])
+            vectors, digests = answer.as_numpy("VECTORS"), set(answer.as_numpy("DIGEST").ravel().tolist())
+            assert len(digests) == 1, digests
+            assert (vectors == vectors[0]).all(), digests
+            vector, digest = vectors[0].tobytes(), digests.pop().decode()
+            assert seen.setdefault(digest, vector) == vector, "a copy does not change"
+    assert len(set(seen.values())) > 1, "what is trained changes"
 
 
 def test_the_last_good_parameters_outlive_the_training(kube: Kube, corpora: Corpora) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from safetensors.numpy import load, save
 from typer.testing import CliRunner
 
 from mms_operator.cli import app
@@ -17,8 +17,11 @@ from mms_operator.cli.forward import port_forward
 from mms_workloads.serve import query
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, condition, installation_store, service
+from tests.e2e.published import published_again, with_other_weights
 
 pytestmark = pytest.mark.e2e
+
+LIMIT_MIB = 768
 
 
 def mms(*arguments: str) -> str:
@@ -30,20 +33,6 @@ def mms(*arguments: str) -> str:
 def command(kube: Kube, said: str) -> None:
     """As GitOps and kubectl say it."""
     kube.run("annotate", "--overwrite", "modelservice", "words", f"mms.dev/rollout={said}")
-
-
-def published_again(artifact: dict[str, str]) -> dict[str, str]:
-    """The same files in another folder, under another digest."""
-    uri = f"{artifact['uri']}-again"
-    with installation_store() as store:
-        for path in store.ls(artifact["uri"], detail=False):
-            name = path.rpartition("/")[2]
-            data = store.cat_file(path)
-            if name == "manifest.json":
-                data = json.dumps({**json.loads(data), "metrics": {"again": 1.0}}).encode()
-                digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-            store.pipe_file(f"{uri}/{name}", data)
-    return {"uri": uri, "digest": digest}
 
 
 def serve(kube: Kube, artifact: dict[str, str], **spec: Any) -> None:
@@ -158,6 +147,23 @@ def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     command(kube, f"rollback {first['digest']}")
     kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack", seconds=60)
     assert kube.get("modelservice", "words")["status"]["versions"]["stable"]["digest"] == first["digest"]
+
+
+def test_hot_swap_without_room(kube: Kube, artifacts: list[dict[str, str]]) -> None:
+    """Of two versions that do not both fit into the container's memory the first answers on."""
+    first, second = artifacts
+    padding = np.zeros(LIMIT_MIB << 18, np.float32)
+    large = with_other_weights(second, lambda weights: save({**load(weights), "padding": padding}))
+    limits = {"limits": {"memory": f"{LIMIT_MIB}Mi"}, "requests": {"memory": "256Mi", "cpu": "50m"}}
+    how = {"rollout": {"strategy": "HotSwap"}, "server": {"resources": limits}}
+    serve(kube, first, **how)
+    kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    with asking(kube, "words") as asked:
+        serve(kube, large, **how)
+        seen = kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted", seconds=60)
+    assert "raise spec.server.resources.limits.memory" in seen["message"], seen
+    assert [asked.failures(way) for way in ("close", "keep", "grpc")] == [0, 0, 0], asked.ways
+    assert asked.versions("grpc") == {"1"}, asked.ways
 
 
 IMAGE = {"height": 4, "width": 4}

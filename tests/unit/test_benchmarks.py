@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import autotune, embedding_distributed, tasks
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,3 +21,11 @@ def test_the_package_is_ours() -> None:
         cwd=ROOT / "tests", env=environment, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     assert Path(said.stdout.strip()) == ROOT / "benchmarks" / "on_cluster.py"
+
+
+def test_what_they_train_is_a_job(tmp_path: Path) -> None:
+    assert autotune.job(tmp_path, {"textClassification": {}}, "file:///nowhere").workers == 1
+    for name in tasks.TASKS:
+        assert tasks.job(name, tmp_path, "file:///nowhere", 1 << 16, workers=2, seed=1).workers == 2
+    how = {"workers": 2, "syncMode": "ParameterServer", "compression": "None"}
+    assert embedding_distributed.job(tmp_path, tmp_path, 1, 1, **how).workers == 2
