@@ -66,7 +66,7 @@ def test_a_canary_is_scaled(kube: Kube) -> None:
     kube.wait("modelservice", NAME, capacity, 60, "measured")
     served(kube, "again", most=4, **how)
     kube.wait("modelservice", NAME, lambda s: of_both(s) == (1, 1), 180, "a pod of each")
-    with asking(kube, NAME, rate=11, question=BRIGHT) as asked:  # of each of three ways: more than three pods can do
+    with asking(kube, NAME, rate=7.5, question=BRIGHT) as asked:  # of each of three ways: more than two pods can do
         kube.wait("modelservice", NAME, lambda s: of_both(s) == (2, 2), 180, "two pods of each")
         mms("rollout", "promote", NAME, "-n", kube.namespace)
         kube.wait_condition("modelservice", NAME, "Ready", "True", "Available", seconds=180)
