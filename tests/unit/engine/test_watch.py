@@ -87,6 +87,28 @@ async def test_where_a_watch_goes_on(
     assert (queue.depth == 1) == seen
 
 
+async def test_watches_that_fail_again_and_again_wait_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(module.random, "uniform", lambda _, most: most)
+    failure, event = OSError("broken"), ("BOOKMARK", {"metadata": {"resourceVersion": "30"}})
+    api, metrics, cache = Api(*([failure] for _ in range(7)), [event, failure], []), Metrics(), Cache()
+    sweeper = Sweeper(api, cache, WorkQueue(), metrics)  # type: ignore[arg-type]
+    sweeper.filled = {(resource.kind, None): 10 for resource in WATCHED}
+    intake = Intake(cache, WorkQueue(), Health(metrics))
+    running = asyncio.create_task(MetadataWatches(api, intake, sweeper, metrics).run())  # type: ignore[arg-type]
+    try:
+        await asyncio.wait_for(api.over.wait(), 5)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0]
+
+
 async def test_watches_that_end_at_once_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
 
