@@ -54,7 +54,7 @@ class Doors:
     expired: int = 0
     _doors: dict[tuple[str, int], Door] = field(default_factory=dict)
     _agents: Agents = field(default_factory=Agents)
-    _clients: set[Client] = field(default_factory=set)  # those who wait
+    _clients: dict[Client, Door] = field(default_factory=dict)  # those who wait, also behind ports that are closed
     _looking: asyncio.Task[None] | None = None  # while somebody waits
     _number: int = 0
     _told: float = 0.0  # when, by the loop's clock
@@ -81,8 +81,8 @@ class Doors:
     def pods_changed(self, services: Iterable[str]) -> None:
         """Those who wait look again."""
         changed = set(services)
-        for (service, _), door in self._doors.items():
-            if service in changed:
+        for door in self._clients.values():
+            if door.service in changed:
                 door.pods.set()
 
     async def report(self, after: int) -> Report:
@@ -112,8 +112,7 @@ class Doors:
         loop = asyncio.get_running_loop()
         deadline, quiet = loop.time() + seconds, loop.time() + min(seconds, QUIET_SECONDS)
         while (now := loop.time()) < deadline:
-            busy = any(door.waiting or door.passing for door in self._doors.values())
-            if not busy and now > quiet:
+            if not self._tasks and now > quiet:
                 return
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -205,7 +204,7 @@ class Doors:
     async def _hold(self, door: Door, client: Client, *tasks: asyncio.Task[object]) -> bool:
         """Until there is a pod or the client has gone; False when it took too long."""
         door.waiting += 1
-        self._clients.add(client)
+        self._clients[client] = door
         self._tell()
         if self._looking is None:
             self._looking = self._start(self._look())
@@ -215,7 +214,7 @@ class Doors:
             done, _ = await asyncio.wait(tasks, timeout=HOLD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             door.waiting -= 1
-            self._clients.discard(client)
+            del self._clients[client]
             self._tell()
         return bool(done)
 

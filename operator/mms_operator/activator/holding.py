@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 HELD_BYTES = 4096  # of a connection that waits
+# Of one that passes: whoever is gone without a word is noticed after two minutes, on either side.
+KEEP_ALIVE = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 60,  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
+}
 CONNECT_SECONDS = 2.0
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 1.0
 _HUNG_UP = frozenset({7, 8})  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h
@@ -34,6 +41,8 @@ class Side(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream
         self.transport = transport
+        for option, value in KEEP_ALIVE.items():
+            transport.get_extra_info("socket").setsockopt(*option, value)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio calls it
         return _BUFFER if self.other is not None else _BUFFER[: max(1, HELD_BYTES - len(self.kept))]

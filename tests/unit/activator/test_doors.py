@@ -16,7 +16,7 @@ from mms_cluster.ports import free_ports
 from mms_operator.activator import asking
 from mms_operator.activator import doors as module
 from mms_operator.activator.doors import Doors
-from mms_operator.activator.holding import HELD_BYTES
+from mms_operator.activator.holding import HELD_BYTES, KEEP_ALIVE
 from mms_operator.activator.table import Table
 from mms_operator.api import names
 from tests.unit.activator.test_table import service
@@ -258,6 +258,22 @@ async def test_a_pod_that_dies_ends_its_connections(doors: Doors) -> None:
         await closed(writer)
 
 
+async def test_who_is_gone_without_a_word_is_noticed_on_either_side(doors: Doors) -> None:
+    """A node that loses its power says nothing, and neither would a connection on which nothing is to be sent."""
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(b"x")
+    await waiting(doors, 1)
+    (client,) = doors._clients
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
+        await reader.readexactly(1)
+        assert client.other is not None
+        for side in (client, client.other):
+            options = {one: side.transport.get_extra_info("socket").getsockopt(*one) for one in KEEP_ALIVE}
+            assert options == KEEP_ALIVE
+        await closed(writer)
+
+
 async def test_nobody_is_held_for_ever(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HOLD_SECONDS", 0.05)
     reader, writer = await asyncio.open_connection(HOST, port_of(doors))
@@ -288,6 +304,52 @@ async def test_a_port_stays_for_a_while_when_it_is_not_wanted(doors: Doors, monk
     await doors.update()
     with pytest.raises(OSError, match=r"refused|Connect"):
         await asyncio.open_connection(HOST, port)
+
+
+@pytest.fixture
+def close_at_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        monkeypatch.setattr(module, "CLOSE_SECONDS", -1.0)
+        doors.table.remove_service(service("x", port_of(doors)))
+        await doors.update()
+        assert not doors._doors
+
+    return close
+
+
+async def test_who_waits_behind_a_port_that_is_closed_is_let_through(
+    doors: Doors, close_at_once: Callable[[], Awaitable[None]]
+) -> None:
+    """As when a service is scaled by hand from now on, and its first pod takes longer than the port is kept."""
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(b"hello")
+    await waiting(doors, 1)
+    await close_at_once()
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
+        assert await asyncio.wait_for(reader.readexactly(5), 5) == b"hello"
+        await closed(writer)
+
+
+async def test_draining_waits_for_those_behind_a_port_that_is_closed(
+    doors: Doors, close_at_once: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.001)
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
+        reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+        writer.write(b"x")
+        await reader.readexactly(1)
+        await close_at_once()
+        draining = asyncio.create_task(doors.drain(30.0))
+        await asyncio.sleep(0)
+        assert not draining.done()
+        writer.write(b"y")
+        assert await reader.readexactly(1) == b"y"
+        await closed(writer)
+        async with asyncio.timeout(5):
+            await draining
 
 
 async def test_a_port_that_moves_stays_for_a_while_too(doors: Doors) -> None:
