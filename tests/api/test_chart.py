@@ -172,7 +172,7 @@ def test_values_are_documented_and_in_the_schema() -> None:
         if "properties" in part:
             assert part["additionalProperties"] is False, part
             objects += part["properties"].values()
-    assert values.keys() == schema["properties"].keys() - {"global"}
+    assert values.keys() == schema["properties"].keys() - {"global"} == set(schema["required"])
     for name, section in values.items():
         assert section.keys() == schema["properties"][name]["properties"].keys(), name
     page = (ROOT / "docs" / "install.md").read_text()
