@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -39,7 +40,14 @@ def say(service: Service, command: str) -> None:
 def status(service: Service) -> Group:
     """How far the rollout is, and what was served. Raises RolloutError."""
     cr = json.loads(_kubectl("get", names.SERVICES, service.name, "-o", "json", on=service))
-    return shown(ServiceStatus.model_validate(cr.get("status") or {}))
+    try:
+        found = ServiceStatus.model_validate(cr.get("status") or {})
+    except ValidationError as error:
+        raise RolloutError(
+            f"the status of {service.name} says what this mms does not know ({error.errors()[0]['msg']}): take the mms "
+            "of the operator's version"
+        ) from error
+    return shown(found)
 
 
 def shown(found: ServiceStatus) -> Group:
