@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 HOLD_SECONDS = 300.0  # after which a connection for which no pod came is ended
 MOST_HELD = 10_000  # connections of all services; more are refused
+MOST_FULL = (
+    2_000  # of them, that have sent more than is read: of each the kernel keeps up to 128 KiB in this pod's memory
+)
 CLOSE_SECONDS = 60.0  # for which a port is kept when it is not wanted any more: some node may still lead here
 TELL_SECONDS = 0.05  # between two answers to the same asker
 QUIET_SECONDS = 10.0  # of a drain in which nobody is there: nodes learn of it one after the other
@@ -55,6 +58,7 @@ class Doors:
     _doors: dict[tuple[str, int], Door] = field(default_factory=dict)
     _agents: Agents = field(default_factory=Agents)
     _clients: dict[Client, Door] = field(default_factory=dict)  # those who wait, also behind ports that are closed
+    _full: set[Client] = field(default_factory=set)  # those of them who have sent more than is read
     _looking: asyncio.Task[None] | None = None  # while somebody waits
     _number: int = 0
     _told: float = 0.0  # when, by the loop's clock
@@ -160,14 +164,23 @@ class Doors:
             self._tell()
 
     def _client(self, door: Door, port: str) -> Callable[[], Client]:
-        return lambda: Client(lambda client: self._arrived(door, port, client))
+        return lambda: Client(lambda client: self._arrived(door, port, client), self._filled)
 
     def _arrived(self, door: Door, port: str, client: Client) -> None:
         if len(self._clients) >= MOST_HELD:
-            self.refused += 1
-            client.transport.abort()
+            self._refuse(client)
             return
         self._start(self._serve(door, port, client))
+
+    def _filled(self, client: Client) -> None:
+        if len(self._full) >= MOST_FULL:
+            self._refuse(client)
+            return
+        self._full.add(client)
+
+    def _refuse(self, client: Client) -> None:
+        self.refused += 1
+        client.transport.abort()
 
     async def _serve(self, door: Door, port: str, client: Client) -> None:
         """The life of a connection."""
@@ -215,6 +228,7 @@ class Doors:
         finally:
             door.waiting -= 1
             del self._clients[client]
+            self._full.discard(client)
             self._tell()
         return bool(done)
 

@@ -53,8 +53,12 @@ class Side(asyncio.BufferedProtocol):
             self.kept += data
             if len(self.kept) >= HELD_BYTES:
                 self.transport.pause_reading()
+                self.filled()
         elif not self.other.transport.is_closing():
             self.other.transport.write(data)
+
+    def filled(self) -> None:
+        """No more is read for now."""
 
     def eof_received(self) -> bool:
         """Half of the connection may go on: an answer is still to come."""
@@ -92,16 +96,21 @@ class Side(asyncio.BufferedProtocol):
 
 
 class Client(Side):
-    """A client's connection. `arrived` is called with it; `gone` is set when it has ended."""
+    """A client's connection. `arrived` is called with it, `filled` when no more of it is read while it waits; `gone` is
+    set when it has ended.
+    """
 
-    def __init__(self, arrived: Callable[[Client], None]) -> None:
+    def __init__(self, arrived: Callable[[Client], None], filled: Callable[[Client], None]) -> None:
         super().__init__()
         self.gone = asyncio.Event()
-        self._arrived = arrived
+        self._arrived, self._filled = arrived, filled
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._arrived(self)
+
+    def filled(self) -> None:
+        self._filled(self)
 
     def hung_up(self) -> bool:
         """Whether one that waits, and is not read any more, has hung up."""

@@ -294,6 +294,35 @@ async def test_too_many_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatc
     await closed(second)
 
 
+async def test_too_many_that_have_sent_much_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel keeps what is not read, in the memory of the pod."""
+    monkeypatch.setattr(module, "MOST_FULL", 1)
+    monkeypatch.setattr(module, "HUNG_UP_SECONDS", 0.01)
+    writers = []
+
+    async def send(count: int) -> asyncio.StreamReader:
+        reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+        writer.write(b"x" * count)
+        writers.append(writer)
+        return reader
+
+    await send(2 * HELD_BYTES)
+    await waiting(doors, 1)
+    while not doors._full:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(0)
+    await send(HELD_BYTES - 1)
+    await waiting(doors, 2)
+    reader = await send(2 * HELD_BYTES)
+    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    assert doors.refused == 1
+    await waiting(doors, 2)
+    for writer in writers:
+        await closed(writer)
+    await waiting(doors, 0)
+    assert not doors._full
+
+
 async def test_a_port_stays_for_a_while_when_it_is_not_wanted(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     port = port_of(doors)
     doors.table.remove_service(service("x", port))
