@@ -27,6 +27,7 @@ CLOSE_SECONDS = 60.0  # for which a port is kept when it is not wanted any more:
 TELL_SECONDS = 0.05  # between two answers to the same asker
 QUIET_SECONDS = 10.0  # of a drain in which nobody is there: nodes learn of it one after the other
 LOOK_SECONDS = 0.2
+CONNECTS = 64  # to a service's pods at a time: thousands would all take longer than each may, again and again
 HUNG_UP_SECONDS = 1.0  # between two looks for those who have hung up and are not read
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ class Door:
     pods: asyncio.Event = field(default_factory=asyncio.Event)  # set while there may be some
     answering: frozenset[str] = frozenset()  # addresses of pods that say they are ready, before the API server does
     asking: asyncio.Task[None] | None = None  # while somebody waits
+    connects: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTS))
 
 
 @dataclass
@@ -192,7 +194,7 @@ class Doors:
             return there
 
         door.connections += 1
-        connecting = asyncio.create_task(connect(client, backends))
+        connecting = asyncio.create_task(connect(client, backends, door.connects))
         gone = asyncio.create_task(client.gone.wait())
         try:
             done = await self._hold(door, client, connecting, gone)

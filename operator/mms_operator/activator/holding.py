@@ -132,15 +132,20 @@ class Client(Side):
         self.gone.set()
 
 
-async def connect(client: Client, backends: Callable[[], Awaitable[list[tuple[str, int]]]]) -> None:
-    """Waits for a pod that takes the connection, and joins the two. `backends` waits until there are some."""
+async def connect(
+    client: Client, backends: Callable[[], Awaitable[list[tuple[str, int]]]], connects: asyncio.Semaphore
+) -> None:
+    """Waits for a pod that takes the connection, and joins the two. `backends` waits until there are some.
+
+    connects: as many at a time as are tried.
+    """
     turn, pause = id(client) >> 4, RETRY_SECONDS  # the turn spreads those who have waited
     while not client.transport.is_closing():
         there = await backends()
         host, port = there[turn % len(there)]
         turn += 1
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with connects, asyncio.timeout(CONNECT_SECONDS):
                 _, side = await asyncio.get_running_loop().create_connection(Side, host, port)
         except (OSError, TimeoutError):
             await asyncio.sleep(pause)  # its readiness is old, or not yet true: look again

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from aiohttp import web
@@ -190,6 +190,35 @@ async def test_much_goes_through_in_both_directions_at_once(doors: Doors) -> Non
         _, got = await asyncio.gather(send(), reader.read(-1))
         assert got == sent + b"END"
         await closed(writer)
+
+
+async def test_not_all_who_wait_are_connected_at_the_same_time(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has seconds for it: of thousands none would be ready by then, and all would try again."""
+    (door,) = doors._doors.values()
+    door.connects = asyncio.Semaphore(3)
+    clients = [await asyncio.open_connection(HOST, port_of(doors)) for _ in range(10)]
+    await waiting(doors, len(clients))
+    loop, at_once, most = asyncio.get_running_loop(), 0, 0
+    connect = loop.create_connection
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            await asyncio.sleep(0)
+            return await connect(*arguments)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(loop, "create_connection", counted)
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
+        for reader, writer in clients:
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            await closed(writer)
+    assert most == 3
 
 
 async def test_more_than_is_kept_stays_with_the_client(doors: Doors) -> None:
