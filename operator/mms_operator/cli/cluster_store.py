@@ -7,6 +7,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
+from mms_operator.cli import kubectl
 from mms_operator.cli.forward import port_forward
 from mms_workloads.contract import SECRET_ACCESS_KEY, SECRET_ACCESS_KEY_ID
 
@@ -94,7 +95,7 @@ def _keys(namespace: str, secret: str) -> dict[str, str]:
         raise StoreNotFoundError("kubectl is not on PATH: install it") from None
     if answer.returncode:
         raise StoreNotFoundError(
-            f"the Secret {namespace}/{secret} of the embedded store cannot be read ({answer.stderr.strip()}): "
+            f"the Secret {namespace}/{secret} of the embedded store cannot be read ({kubectl.words(answer.stderr)}): "
             "is the chart installed with store.enabled=true?"
         )
     data = json.loads(answer.stdout).get("data") or {}

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mms_operator.api import names
 from mms_operator.api.service_status import ServiceStatus
+from mms_operator.cli import kubectl
 from mms_operator.plan.service.saying import called
 
 if TYPE_CHECKING:
@@ -88,5 +89,5 @@ def _kubectl(*arguments: str, on: Service) -> str:
     except FileNotFoundError:
         raise RolloutError("kubectl is not on PATH: install it") from None
     if answer.returncode:
-        raise RolloutError(answer.stderr.strip())
+        raise RolloutError(kubectl.words(answer.stderr))
     return answer.stdout

@@ -249,6 +249,23 @@ def test_put_that_fails_says_why(
     assert isinstance(result.exception, SystemExit), "no traceback"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["query", "words", "gold"], ["rollout", "status", "words"], ["data", "put", "{}", "s3://corpora/x"]]
+)
+def test_a_cluster_that_does_not_answer_is_told_in_a_line(
+    kubectl: Callable[[str], Path], tmp_path: Path, arguments: list[str]
+) -> None:
+    log = "E1130 22:11:31.401619    9255 memcache.go:265] couldn't get current server API group list"
+    kubectl(f'echo "{log}" >&2; echo "{log}" >&2; echo \'The connection to the server x:1 was refused\' >&2; exit 1')
+    (tmp_path / "a.txt").write_text("x")
+    result = CliRunner().invoke(app, [one.format(tmp_path / "a.txt") for one in arguments])
+    assert result.exit_code == 1
+    assert "The connection to the server x:1 was refused" in result.stderr
+    assert "memcache" not in result.stderr
+    kubectl(f'echo "{log}" >&2; exit 1')
+    assert "memcache" in CliRunner().invoke(app, [one.format(tmp_path / "a.txt") for one in arguments]).stderr
+
+
 def test_put_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "a.txt").write_text("x")
