@@ -145,6 +145,7 @@ def test_objects_are_labelled_and_selectors_match_their_pods(helm: Helm, values:
         ("store.resources.limits.memory=lots", "/store/resources/limits/memory': 'lots' does not match pattern"),
         ("store.enabled=true,defaultStore.uri=s3://models", "store.enabled and defaultStore exclude each other"),
         ("defaultStore.secretName=keys", "defaultStore.uri is missing"),
+        ("activator=null", "missing property 'activator'"),
     ],
     ids=lambda value: value.split("=")[0] if "=" in value else "",
 )
