@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mms_operator.activator.table import Table
 
 HOLD_SECONDS = 300.0  # after which a connection for which no pod came is ended
-MOST_HELD = 10_000  # connections of all services; more are refused
+MOST_HELD = 10_000  # connections of all services; more are refused, but for the first of each: it wakes the service
 MOST_FULL = (
     2_000  # of them, that have sent more than is read: of each the kernel keeps up to 128 KiB in this pod's memory
 )
@@ -166,16 +166,18 @@ class Doors:
             self._tell()
 
     def _client(self, door: Door, port: str) -> Callable[[], Client]:
-        return lambda: Client(lambda client: self._arrived(door, port, client), self._filled)
+        return lambda: Client(
+            lambda client: self._arrived(door, port, client), lambda client: self._filled(door, client)
+        )
 
     def _arrived(self, door: Door, port: str, client: Client) -> None:
-        if len(self._clients) >= MOST_HELD:
+        if len(self._clients) >= MOST_HELD and door.waiting:
             self._refuse(client)
             return
         self._start(self._serve(door, port, client))
 
-    def _filled(self, client: Client) -> None:
-        if len(self._full) >= MOST_FULL:
+    def _filled(self, door: Door, client: Client) -> None:
+        if len(self._full) >= MOST_FULL and door.waiting > 1:
             self._refuse(client)
             return
         self._full.add(client)

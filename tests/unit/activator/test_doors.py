@@ -323,6 +323,28 @@ async def test_too_many_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatc
     await closed(second)
 
 
+@pytest.mark.parametrize("limit", ["MOST_HELD", "MOST_FULL"])
+async def test_no_service_keeps_another_one_asleep(doors: Doors, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """However many of the one are held: the first of the other is."""
+    monkeypatch.setattr(module, limit, 1)
+    monkeypatch.setattr(module, "HUNG_UP_SECONDS", 0.01)
+    doors.table.put_service(service("y", free_pair()))
+    await doors.update()
+    _, first = await asyncio.open_connection(HOST, port_of(doors))
+    first.write(b"x" * 2 * HELD_BYTES)
+    await waiting(doors, 1)
+    while not doors._full:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(0)
+    _, other = await asyncio.open_connection(HOST, doors.table.ports["a/y"])
+    other.write(b"x" * 2 * HELD_BYTES)
+    while len(doors._full) < 2:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+    assert (await doors.report(-1)).services["a/y"].waiting == 1
+    assert doors.refused == 0
+    await closed(first)
+    await closed(other)
+
+
 async def test_too_many_that_have_sent_much_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel keeps what is not read, in the memory of the pod."""
     monkeypatch.setattr(module, "MOST_FULL", 1)
