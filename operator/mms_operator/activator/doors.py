@@ -27,7 +27,7 @@ CLOSE_SECONDS = 60.0  # for which a port is kept when it is not wanted any more:
 TELL_SECONDS = 0.05  # between two answers to the same asker
 QUIET_SECONDS = 10.0  # of a drain in which nobody is there: nodes learn of it one after the other
 LOOK_SECONDS = 0.2
-CONNECTS = 64  # to a service's pods at a time: thousands would all take longer than each may, again and again
+CONNECTS = 128  # to a service's pods at a time: thousands would all take longer than each may, again and again
 HUNG_UP_SECONDS = 1.0  # between two looks for those who have hung up and are not read
 
 log = structlog.get_logger()

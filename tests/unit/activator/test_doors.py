@@ -3,106 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from mms_cluster.ports import free_ports
 from mms_operator.activator import asking
 from mms_operator.activator import doors as module
-from mms_operator.activator.doors import Doors
 from mms_operator.activator.holding import HELD_BYTES, KEEP_ALIVE
-from mms_operator.activator.table import Table
-from mms_operator.api import names
+from tests.unit.activator.backends import HOST, Backend, agent_that, closed, free_pair, pod, port_of, waiting
 from tests.unit.activator.test_table import service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
-HOST = "127.0.0.1"
-
-
-def free_pair() -> int:
-    """A port that is free, and the next one."""
-    while True:
-        (port,) = free_ports(1)
-        with socket.socket() as other, contextlib.suppress(OSError):
-            other.bind((HOST, port + 1))
-            return port
-
-
-def pod(port: int, agent: int | None = None, **conditions: bool) -> dict[str, object]:
-    """agent: its port; such a pod is not ready."""
-    labels = {"kubernetes.io/service-name": "x"} | ({names.LABEL_AGENT: str(agent)} if agent else {})
-    return {
-        "metadata": {"namespace": "a", "name": "x-1", "labels": labels},
-        "endpoints": [{"addresses": [HOST], "conditions": {"ready": agent is None, **conditions}}],
-        "ports": [{"name": "http", "port": port}, {"name": "grpc", "port": port}],
-    }
-
-
-def agent_that(answer: Callable[[web.Request], Awaitable[web.Response]]) -> TestServer:
-    app = web.Application()
-    app.add_routes([web.get("/{any}", answer)])
-    return TestServer(app, host=HOST)
-
-
-@pytest.fixture
-async def doors() -> AsyncIterator[Doors]:
-    found = Doors(Table(), HOST)
-    found.table.put_service(service("x", free_pair()))
-    await found.update()
-    yield found
-    await found.close()
-
-
-class Backend:
-    """Answers what it hears, and END when it hears no more."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.port = port
-        self.writers: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> Self:
-        self.server = await asyncio.start_server(self.echo, HOST, self.port)
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for writer in self.writers:
-            await closed(writer)
-        self.server.close()
-        await self.server.wait_closed()
-
-    async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-            writer.write(b"END")
-        await closed(writer)
-
-
-async def closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-
-
-def port_of(doors: Doors) -> int:
-    return doors.table.ports["a/x"]
-
-
-async def waiting(doors: Doors, wanted: int) -> None:
-    report = await doors.report(-1)
-    while report.services["a/x"].waiting != wanted:
-        report = await doors.report(report.number)
+    from mms_operator.activator.doors import Doors
 
 
 async def test_a_connection_is_held_until_there_is_a_pod(doors: Doors) -> None:
@@ -192,35 +108,6 @@ async def test_much_goes_through_in_both_directions_at_once(doors: Doors) -> Non
         await closed(writer)
 
 
-async def test_not_all_who_wait_are_connected_at_the_same_time(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has seconds for it: of thousands none would be ready by then, and all would try again."""
-    (door,) = doors._doors.values()
-    door.connects = asyncio.Semaphore(3)
-    clients = [await asyncio.open_connection(HOST, port_of(doors)) for _ in range(10)]
-    await waiting(doors, len(clients))
-    loop, at_once, most = asyncio.get_running_loop(), 0, 0
-    connect = loop.create_connection
-
-    async def counted(*arguments: Any) -> Any:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        try:
-            await asyncio.sleep(0)
-            return await connect(*arguments)
-        finally:
-            at_once -= 1
-
-    monkeypatch.setattr(loop, "create_connection", counted)
-    async with Backend() as backend:
-        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
-        for reader, writer in clients:
-            writer.write(b"x")
-            assert await reader.readexactly(1) == b"x"
-            await closed(writer)
-    assert most == 3
-
-
 async def test_more_than_is_kept_stays_with_the_client(doors: Doors) -> None:
     sent = os.urandom(4 << 20)
     reader, writer = await asyncio.open_connection(HOST, port_of(doors))
@@ -301,77 +188,6 @@ async def test_who_is_gone_without_a_word_is_noticed_on_either_side(doors: Doors
             options = {one: side.transport.get_extra_info("socket").getsockopt(*one) for one in KEEP_ALIVE}
             assert options == KEEP_ALIVE
         await closed(writer)
-
-
-async def test_nobody_is_held_for_ever(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HOLD_SECONDS", 0.05)
-    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
-    assert await reader.read() == b""
-    assert doors.expired == 1
-    await closed(writer)
-
-
-async def test_too_many_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_HELD", 1)
-    _, first = await asyncio.open_connection(HOST, port_of(doors))
-    await waiting(doors, 1)
-    reader, second = await asyncio.open_connection(HOST, port_of(doors))
-    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        await reader.readexactly(1)
-    assert doors.refused == 1
-    await closed(first)
-    await closed(second)
-
-
-@pytest.mark.parametrize("limit", ["MOST_HELD", "MOST_FULL"])
-async def test_no_service_keeps_another_one_asleep(doors: Doors, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    """However many of the one are held: the first of the other is."""
-    monkeypatch.setattr(module, limit, 1)
-    monkeypatch.setattr(module, "HUNG_UP_SECONDS", 0.01)
-    doors.table.put_service(service("y", free_pair()))
-    await doors.update()
-    _, first = await asyncio.open_connection(HOST, port_of(doors))
-    first.write(b"x" * 2 * HELD_BYTES)
-    await waiting(doors, 1)
-    while not doors._full:  # noqa: ASYNC110 - no event tells of it
-        await asyncio.sleep(0)
-    _, other = await asyncio.open_connection(HOST, doors.table.ports["a/y"])
-    other.write(b"x" * 2 * HELD_BYTES)
-    while len(doors._full) < 2:  # noqa: ASYNC110 - as above
-        await asyncio.sleep(0)
-    assert (await doors.report(-1)).services["a/y"].waiting == 1
-    assert doors.refused == 0
-    await closed(first)
-    await closed(other)
-
-
-async def test_too_many_that_have_sent_much_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel keeps what is not read, in the memory of the pod."""
-    monkeypatch.setattr(module, "MOST_FULL", 1)
-    monkeypatch.setattr(module, "HUNG_UP_SECONDS", 0.01)
-    writers = []
-
-    async def send(count: int) -> asyncio.StreamReader:
-        reader, writer = await asyncio.open_connection(HOST, port_of(doors))
-        writer.write(b"x" * count)
-        writers.append(writer)
-        return reader
-
-    await send(2 * HELD_BYTES)
-    await waiting(doors, 1)
-    while not doors._full:  # noqa: ASYNC110 - no event tells of it
-        await asyncio.sleep(0)
-    await send(HELD_BYTES - 1)
-    await waiting(doors, 2)
-    reader = await send(2 * HELD_BYTES)
-    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        await reader.readexactly(1)
-    assert doors.refused == 1
-    await waiting(doors, 2)
-    for writer in writers:
-        await closed(writer)
-    await waiting(doors, 0)
-    assert not doors._full
 
 
 async def test_a_port_stays_for_a_while_when_it_is_not_wanted(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
