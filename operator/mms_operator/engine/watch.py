@@ -60,10 +60,13 @@ class MetadataWatches:
             except (ApiError, OSError) as error:
                 self.metrics.errors.labels("watch").inc()
                 log.warning("watch ended", resource=resource.plural, error=str(error))
+                if time.monotonic() - began > LONGEST_PAUSE:
+                    failures = 0  # it was a watch, of which nothing was heard any more
                 await asyncio.sleep(_pause(failures))
                 failures += 1
                 version = await self._again(resource, namespace, version, error)
             else:
+                failures = 0
                 # Something between here and the API server may end every watch at once.
                 await asyncio.sleep(max(began + PAUSE - time.monotonic(), 0.0))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,8 +89,18 @@ async def test_where_a_watch_goes_on(
     assert (queue.depth == 1) == seen
 
 
-async def test_watches_that_fail_again_and_again_wait_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("lasts", "expected"),
+    [
+        pytest.param(1.0, [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0], id="at once"),
+        pytest.param(90.0, [1.0] * 8, id="after they were silent for long"),
+    ],
+)
+async def test_watches_that_fail_again_and_again_wait_longer(
+    monkeypatch: pytest.MonkeyPatch, lasts: float, expected: list[float]
+) -> None:
     pauses: list[float] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=itertools.count(step=lasts).__next__))
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
@@ -106,7 +118,7 @@ async def test_watches_that_fail_again_and_again_wait_longer(monkeypatch: pytest
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0]
+    assert pauses == expected
 
 
 async def test_watches_that_end_at_once_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
