@@ -10,7 +10,8 @@ from mms_operator.api import names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-READ = ("get", "list", "watch")
+FOLLOW = ("list", "watch")
+READ = ("get", *FOLLOW)
 APPLY = ("create", "patch")  # server-side apply needs both
 
 
@@ -94,8 +95,8 @@ RULES = (
 
 
 ACTIVATOR = (
-    Rule((names.GROUP,), (names.SERVICES,), READ, "the ports that it listens on for each service"),
-    Rule(("discovery.k8s.io",), ("endpointslices",), READ, "the services' ready pods"),
+    Rule((names.GROUP,), (names.SERVICES,), FOLLOW, "the ports that it listens on for each service"),
+    Rule(("discovery.k8s.io",), ("endpointslices",), FOLLOW, "the services' ready pods"),
 )
 
 

@@ -145,6 +145,7 @@ def test_objects_are_labelled_and_selectors_match_their_pods(helm: Helm, values:
         ("store.resources.limits.memory=lots", "/store/resources/limits/memory': 'lots' does not match pattern"),
         ("store.enabled=true,defaultStore.uri=s3://models", "store.enabled and defaultStore exclude each other"),
         ("defaultStore.secretName=keys", "defaultStore.uri is missing"),
+        ("activator=null", "missing property 'activator'"),
     ],
     ids=lambda value: value.split("=")[0] if "=" in value else "",
 )
@@ -172,7 +173,7 @@ def test_values_are_documented_and_in_the_schema() -> None:
         if "properties" in part:
             assert part["additionalProperties"] is False, part
             objects += part["properties"].values()
-    assert values.keys() == schema["properties"].keys() - {"global"}
+    assert values.keys() == schema["properties"].keys() - {"global"} == set(schema["required"])
     for name, section in values.items():
         assert section.keys() == schema["properties"][name]["properties"].keys(), name
     page = (ROOT / "docs" / "install.md").read_text()

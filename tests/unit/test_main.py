@@ -187,6 +187,10 @@ def test_all_that_is_watched_may_be_read() -> None:
         assert {(resource.group, resource.plural, verb) for verb in ("get", "list", "watch")} <= allowed
 
 
+def test_the_activator_lists_and_watches_and_no_more() -> None:
+    assert {verb for rule in rbac.ACTIVATOR for verb in rule.verbs} == {"list", "watch"}
+
+
 def test_no_right_is_given_without_need() -> None:
     rules = rbac.rules()
     verbs = {verb for rule in rules for verb in rule["verbs"]}

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from mms_operator import logs
 from mms_operator.activator.doors import Doors
-from mms_operator.activator.feeds import feeds
+from mms_operator.activator.feeds import all_read, feeds
 from mms_operator.activator.kube import Server, follow
 from mms_operator.activator.report import PORT
 from mms_operator.activator.table import Table
@@ -41,7 +41,7 @@ def application(doors: Doors, read: Sequence[Services | Slices]) -> web.Applicat
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        if doors.draining or not all(feed.read for feed in read):
+        if doors.draining or not all_read(read):
             return web.Response(status=503, text="draining\n" if doors.draining else "the services are being read\n")
         return web.Response(text="ok\n")
 

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from mms_operator.activator.table import Table
 
 HOLD_SECONDS = 300.0  # after which a connection for which no pod came is ended
-MOST_HELD = 10_000  # connections of all services; more are refused
+MOST_HELD = 10_000  # connections of all services; more are refused, but for the first of each: it wakes the service
+MOST_FULL = (
+    2_000  # of them, that have sent more than is read: of each the kernel keeps up to 128 KiB in this pod's memory
+)
 CLOSE_SECONDS = 60.0  # for which a port is kept when it is not wanted any more: some node may still lead here
 TELL_SECONDS = 0.05  # between two answers to the same asker
 QUIET_SECONDS = 10.0  # of a drain in which nobody is there: nodes learn of it one after the other
 LOOK_SECONDS = 0.2
+CONNECTS = 128  # to a service's pods at a time: thousands would all take longer than each may, again and again
 HUNG_UP_SECONDS = 1.0  # between two looks for those who have hung up and are not read
 
 log = structlog.get_logger()
@@ -43,6 +47,7 @@ class Door:
     pods: asyncio.Event = field(default_factory=asyncio.Event)  # set while there may be some
     answering: frozenset[str] = frozenset()  # addresses of pods that say they are ready, before the API server does
     asking: asyncio.Task[None] | None = None  # while somebody waits
+    connects: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTS))
 
 
 @dataclass
@@ -54,7 +59,8 @@ class Doors:
     expired: int = 0
     _doors: dict[tuple[str, int], Door] = field(default_factory=dict)
     _agents: Agents = field(default_factory=Agents)
-    _clients: set[Client] = field(default_factory=set)  # those who wait
+    _clients: dict[Client, Door] = field(default_factory=dict)  # those who wait, also behind ports that are closed
+    _full: set[Client] = field(default_factory=set)  # those of them who have sent more than is read
     _looking: asyncio.Task[None] | None = None  # while somebody waits
     _number: int = 0
     _told: float = 0.0  # when, by the loop's clock
@@ -81,8 +87,8 @@ class Doors:
     def pods_changed(self, services: Iterable[str]) -> None:
         """Those who wait look again."""
         changed = set(services)
-        for (service, _), door in self._doors.items():
-            if service in changed:
+        for door in self._clients.values():
+            if door.service in changed:
                 door.pods.set()
 
     async def report(self, after: int) -> Report:
@@ -112,8 +118,7 @@ class Doors:
         loop = asyncio.get_running_loop()
         deadline, quiet = loop.time() + seconds, loop.time() + min(seconds, QUIET_SECONDS)
         while (now := loop.time()) < deadline:
-            busy = any(door.waiting or door.passing for door in self._doors.values())
-            if not busy and now > quiet:
+            if not self._tasks and now > quiet:
                 return
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -161,14 +166,25 @@ class Doors:
             self._tell()
 
     def _client(self, door: Door, port: str) -> Callable[[], Client]:
-        return lambda: Client(lambda client: self._arrived(door, port, client))
+        return lambda: Client(
+            lambda client: self._arrived(door, port, client), lambda client: self._filled(door, client)
+        )
 
     def _arrived(self, door: Door, port: str, client: Client) -> None:
-        if len(self._clients) >= MOST_HELD:
-            self.refused += 1
-            client.transport.abort()
+        if len(self._clients) >= MOST_HELD and door.waiting:
+            self._refuse(client)
             return
         self._start(self._serve(door, port, client))
+
+    def _filled(self, door: Door, client: Client) -> None:
+        if len(self._full) >= MOST_FULL and door.waiting > 1:
+            self._refuse(client)
+            return
+        self._full.add(client)
+
+    def _refuse(self, client: Client) -> None:
+        self.refused += 1
+        client.transport.abort()
 
     async def _serve(self, door: Door, port: str, client: Client) -> None:
         """The life of a connection."""
@@ -180,7 +196,7 @@ class Doors:
             return there
 
         door.connections += 1
-        connecting = asyncio.create_task(connect(client, backends))
+        connecting = asyncio.create_task(connect(client, backends, door.connects))
         gone = asyncio.create_task(client.gone.wait())
         try:
             done = await self._hold(door, client, connecting, gone)
@@ -205,7 +221,7 @@ class Doors:
     async def _hold(self, door: Door, client: Client, *tasks: asyncio.Task[object]) -> bool:
         """Until there is a pod or the client has gone; False when it took too long."""
         door.waiting += 1
-        self._clients.add(client)
+        self._clients[client] = door
         self._tell()
         if self._looking is None:
             self._looking = self._start(self._look())
@@ -215,7 +231,8 @@ class Doors:
             done, _ = await asyncio.wait(tasks, timeout=HOLD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             door.waiting -= 1
-            self._clients.discard(client)
+            del self._clients[client]
+            self._full.discard(client)
             self._tell()
         return bool(done)
 

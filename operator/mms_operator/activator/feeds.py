@@ -9,7 +9,7 @@ from mms_operator.activator.table import key_of
 from mms_operator.api import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mms_operator.activator.doors import Doors
 
@@ -17,13 +17,23 @@ Object = dict[str, Any]
 
 
 @dataclass
-class Services:
-    """The ModelServices of a namespace, or (empty) of all: their ports."""
+class _Feed:
+    """barred: the namespace may not be read, and the others are served all the same."""
 
     doors: Doors
-    namespace: str
-    selector = ""
+    namespace: str  # empty: all
     read = False
+    barred = False
+
+    def refused(self) -> None:
+        self.barred = bool(self.namespace)
+
+
+@dataclass
+class Services(_Feed):
+    """The ModelServices: their ports."""
+
+    selector = ""
 
     @property
     def path(self) -> str:
@@ -40,7 +50,7 @@ class Services:
         }
 
     async def listed(self, objects: list[Object]) -> None:
-        self.read = True
+        self.read, self.barred = True, False
         self.doors.table.forget_services(self.namespace, set(map(key_of, objects)))
         for one in objects:
             self.doors.table.put_service(one)
@@ -53,13 +63,10 @@ class Services:
 
 
 @dataclass
-class Slices:
+class Slices(_Feed):
     """The EndpointSlices of their pods, which have their Services' labels."""
 
-    doors: Doors
-    namespace: str
     selector = names.LABEL_SERVICE
-    read = False
 
     @property
     def path(self) -> str:
@@ -71,7 +78,7 @@ class Slices:
         return {"metadata": metadata, "endpoints": obj.get("endpoints"), "ports": obj.get("ports")}
 
     async def listed(self, objects: list[Object]) -> None:
-        self.read = True
+        self.read, self.barred = True, False
         table = self.doors.table
         changed = table.forget_slices(self.namespace, set(map(key_of, objects)))
         for one in objects:
@@ -86,6 +93,11 @@ class Slices:
 def feeds(doors: Doors, namespaces: Iterable[str]) -> list[Services | Slices]:
     """namespaces: none for all."""
     return [kind(doors, one) for one in [*namespaces] or [""] for kind in (Services, Slices)]
+
+
+def all_read(read: Sequence[Services | Slices]) -> bool:
+    """Whether all is known that may be."""
+    return any(feed.read for feed in read) and all(feed.read or feed.barred for feed in read)
 
 
 def _inside(namespace: str) -> str:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 HELD_BYTES = 4096  # of a connection that waits
+# Of one that passes: whoever is gone without a word is noticed after two minutes, on either side.
+KEEP_ALIVE = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 60,  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
+}
 CONNECT_SECONDS = 2.0
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.05, 1.0
 _HUNG_UP = frozenset({7, 8})  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h
@@ -34,6 +41,8 @@ class Side(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream
         self.transport = transport
+        for option, value in KEEP_ALIVE.items():
+            transport.get_extra_info("socket").setsockopt(*option, value)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio calls it
         return _BUFFER if self.other is not None else _BUFFER[: max(1, HELD_BYTES - len(self.kept))]
@@ -44,8 +53,12 @@ class Side(asyncio.BufferedProtocol):
             self.kept += data
             if len(self.kept) >= HELD_BYTES:
                 self.transport.pause_reading()
+                self.filled()
         elif not self.other.transport.is_closing():
             self.other.transport.write(data)
+
+    def filled(self) -> None:
+        """No more is read for now."""
 
     def eof_received(self) -> bool:
         """Half of the connection may go on: an answer is still to come."""
@@ -83,16 +96,21 @@ class Side(asyncio.BufferedProtocol):
 
 
 class Client(Side):
-    """A client's connection. `arrived` is called with it; `gone` is set when it has ended."""
+    """A client's connection. `arrived` is called with it, `filled` when no more of it is read while it waits; `gone` is
+    set when it has ended.
+    """
 
-    def __init__(self, arrived: Callable[[Client], None]) -> None:
+    def __init__(self, arrived: Callable[[Client], None], filled: Callable[[Client], None]) -> None:
         super().__init__()
         self.gone = asyncio.Event()
-        self._arrived = arrived
+        self._arrived, self._filled = arrived, filled
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._arrived(self)
+
+    def filled(self) -> None:
+        self._filled(self)
 
     def hung_up(self) -> bool:
         """Whether one that waits, and is not read any more, has hung up."""
@@ -114,15 +132,20 @@ class Client(Side):
         self.gone.set()
 
 
-async def connect(client: Client, backends: Callable[[], Awaitable[list[tuple[str, int]]]]) -> None:
-    """Waits for a pod that takes the connection, and joins the two. `backends` waits until there are some."""
+async def connect(
+    client: Client, backends: Callable[[], Awaitable[list[tuple[str, int]]]], connects: asyncio.Semaphore
+) -> None:
+    """Waits for a pod that takes the connection, and joins the two. `backends` waits until there are some.
+
+    connects: as many at a time as are tried.
+    """
     turn, pause = id(client) >> 4, RETRY_SECONDS  # the turn spreads those who have waited
     while not client.transport.is_closing():
         there = await backends()
         host, port = there[turn % len(there)]
         turn += 1
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with connects, asyncio.timeout(CONNECT_SECONDS):
                 _, side = await asyncio.get_running_loop().create_connection(Side, host, port)
         except (OSError, TimeoutError):
             await asyncio.sleep(pause)  # its readiness is old, or not yet true: look again

@@ -23,8 +23,9 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 WATCH_SECONDS = 300
 QUIET_SECONDS = 90.0  # without a line, of a watch: the API server sends a bookmark about once a minute
 RETRY_SECONDS = 1.0
+REFUSED_SECONDS = 10.0  # between two tries of what may not be read
 LINE_BYTES = 1 << 22  # of one event
-GONE = 410
+FORBIDDEN, GONE = 403, 410
 OK = 200
 
 Object = dict[str, Any]
@@ -49,7 +50,8 @@ class Server:
         context = ssl.create_default_context(cafile=str(self.authority)) if self.url.startswith("https") else None
         if context is not None:
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # clusters' authorities are often older than RFC 5280
-        connector = aiohttp.TCPConnector(ssl=context) if context else aiohttp.TCPConnector()
+        # Each list has a watch of its own: two for each namespace.
+        connector = aiohttp.TCPConnector(ssl=context or True, limit=0)
         return aiohttp.ClientSession(self.url, connector=connector, read_bufsize=LINE_BYTES)
 
     def headers(self) -> dict[str, str]:
@@ -57,14 +59,22 @@ class Server:
         return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+class RefusedError(Exception):
+    """What may not be read."""
+
+
 class Follower(Protocol):
-    """What is done with the objects of one list. listed: with what is `needed` of all; seen: with one of them."""
+    """What is done with the objects of one list. listed: with what is `needed` of all; seen: with one of them.
+
+    refused: it may not be read, for now.
+    """
 
     @property
     def path(self) -> str: ...
     @property
     def selector(self) -> str: ...
     def needed(self, obj: Object) -> Object: ...
+    def refused(self) -> None: ...
     async def listed(self, objects: list[Object]) -> None: ...
     async def seen(self, obj: Object, *, gone: bool) -> None: ...
 
@@ -79,6 +89,10 @@ async def follow(server: Server, session: aiohttp.ClientSession, follower: Follo
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             log.warning("the API server is not followed", path=follower.path, error=str(error) or type(error).__name__)
             await asyncio.sleep(RETRY_SECONDS)
+        except RefusedError as error:
+            log.warning("it may not be read", path=follower.path, error=str(error))
+            follower.refused()
+            await asyncio.sleep(REFUSED_SECONDS)
 
 
 async def _list(server: Server, session: aiohttp.ClientSession, follower: Follower) -> str:
@@ -87,7 +101,7 @@ async def _list(server: Server, session: aiohttp.ClientSession, follower: Follow
     while True:
         async with session.get(follower.path, params=params, headers=server.headers()) as response:
             if response.status != OK:
-                raise ValueError(f"{response.status}: {(await response.text())[:200]}")
+                raise await _refusal(response)
             answer = json.loads(await response.read())
         found += [follower.needed(one) for one in answer.get("items") or ()]
         if not (following := answer["metadata"].get("continue")):
@@ -107,7 +121,7 @@ async def _watch(server: Server, session: aiohttp.ClientSession, follower: Follo
         if response.status != OK:
             if response.status == GONE:
                 return None
-            raise ValueError(f"{response.status}: {(await response.text())[:200]}")
+            raise await _refusal(response)
         async for line in response.content:
             event = json.loads(line)
             obj = event["object"]
@@ -119,3 +133,8 @@ async def _watch(server: Server, session: aiohttp.ClientSession, follower: Follo
             if event["type"] != "BOOKMARK":
                 await follower.seen(obj, gone=event["type"] == "DELETED")
     return version
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> Exception:
+    said = f"{response.status}: {(await response.text())[:200]}"
+    return RefusedError(said) if response.status == FORBIDDEN else ValueError(said)

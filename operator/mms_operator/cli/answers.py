@@ -32,8 +32,8 @@ def named(pairs: Sequence[str], form: str) -> dict[str, str]:
 
 
 def line(values: NDArray[Any]) -> str:
-    """Of an output [1, ...]."""
-    row = values[0]
+    """Of an output."""
+    row = _row(values)
     if values.dtype.kind in "OSU":
         return "  ".join(_text(one) for one in row.ravel())
     shape = f"  [{', '.join(map(str, row.shape))}]" if row.size > SHOWN else ""
@@ -41,25 +41,31 @@ def line(values: NDArray[Any]) -> str:
 
 
 def as_json(values: NDArray[Any]) -> Any:
-    """Of an output [1, ...], without the rows. Bytes that are no text are base64."""
+    """Of an output. Bytes that are no text are base64."""
     if values.dtype.kind in "OSU":
         values = np.vectorize(_told, otypes=[object])(values)
-    return values[0].tolist()
+    return _row(values).tolist()
 
 
 def save(outputs: Outputs, name: str, path: Path) -> None:
     """The bytes of an output, or an .npy of its row. Raises AskError."""
     if name not in outputs:
         raise AskError(f"{name}: no output of the model: it has {', '.join(outputs)}")
-    row = outputs[name][0]
+    row = _row(outputs[name])
     try:
         if row.dtype.kind == "O":
-            path.write_bytes(row.ravel()[0])
+            path.write_bytes(row.ravel()[0] if row.size else b"")
         else:
             with path.open("wb") as file:
                 np.save(file, row, allow_pickle=False)
     except OSError as error:
         raise AskError(f"{path}: {error}") from error
+
+
+def _row(values: NDArray[Any]) -> NDArray[Any]:
+    """Of an output [1, ...] what is of the one row; one of a model without rows is all of it."""
+    found: NDArray[Any] = values[0] if values.ndim > 1 and len(values) == 1 else values
+    return found
 
 
 def _text(value: bytes) -> str:

@@ -35,8 +35,9 @@ rollouts = typer.Typer(
     no_args_is_help=True, help="The rollout of a ModelService: how far it is, and what is to become of it."
 )
 app.add_typer(rollouts, name="rollout")
-console = Console()
-errors = Console(stderr=True)
+# Words, texts and addresses may hold what rich takes for an emoji, such as :x:
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 Service = Annotated[str, typer.Argument(help="Name of the ModelService.")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The ModelService's namespace.")]

@@ -7,6 +7,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
+from mms_operator.cli import kubectl
 from mms_operator.cli.forward import port_forward
 from mms_workloads.contract import SECRET_ACCESS_KEY, SECRET_ACCESS_KEY_ID
 
@@ -29,15 +30,20 @@ class NothingToPutError(Exception):
     """Folders without a file."""
 
 
-ERRORS = (StoreNotFoundError, SameTargetError, NothingToPutError)
+class CutOffError(Exception):
+    """The connection to the store has ended."""
+
+
+ERRORS = (StoreNotFoundError, SameTargetError, NothingToPutError, CutOffError)
 
 
 def put(files: list[Path], uri: str, *, namespace: str, release: str) -> list[tuple[str, int]]:
     """Copies the files, and what is below folders, into the folder `uri`; gives (URI, bytes) of each.
 
-    Raises StoreNotFoundError, SameTargetError, NothingToPutError, forward.ForwardError, OSError.
+    Raises StoreNotFoundError, SameTargetError, NothingToPutError, CutOffError, forward.ForwardError, OSError.
     """
     import s3fs  # noqa: PLC0415 - takes half a second; other commands do without
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - as above
 
     if not uri.startswith("s3://"):
         raise StoreNotFoundError(f"{uri} is no s3:// URI: the installation's store has buckets, as in s3://corpora/x/")
@@ -53,7 +59,10 @@ def put(files: list[Path], uri: str, *, namespace: str, release: str) -> list[tu
             config_kwargs={"s3": {"addressing_style": "path"}},
         )
         # Several at a time: folders of images are small files.
-        store.put([str(file) for file in targets.values()], list(targets))
+        try:
+            store.put([str(file) for file in targets.values()], list(targets))
+        except BotoCoreError as error:
+            raise CutOffError(f"the upload to {uri} was cut off: {error}: give the same command again") from error
         return [(target, file.stat().st_size) for target, file in targets.items()]
 
 
@@ -80,10 +89,13 @@ def _below(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _keys(namespace: str, secret: str) -> dict[str, str]:
     command = ["kubectl", "get", "secret", secret, "--namespace", namespace, "-o", "json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise StoreNotFoundError("kubectl is not on PATH: install it") from None
     if answer.returncode:
         raise StoreNotFoundError(
-            f"the Secret {namespace}/{secret} of the embedded store cannot be read ({answer.stderr.strip()}): "
+            f"the Secret {namespace}/{secret} of the embedded store cannot be read ({kubectl.words(answer.stderr)}): "
             "is the chart installed with store.enabled=true?"
         )
     data = json.loads(answer.stdout).get("data") or {}

@@ -24,6 +24,8 @@ from mms_workloads.embedding import files, local
 from mms_workloads.serve import vectors_file
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from rich.console import Console
 
     from mms_workloads.embedding.local import Progress, Result
@@ -158,9 +160,12 @@ class _Bar(Bars):
             said = f"{rate / 1e6:.2f} million words/s{loss}"
         self.update(self.task_ids[-1], completed=now.done, said=said)
 
-    def stop(self) -> None:
-        self._finish()
-        super().stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._finish()
+        super().__exit__(kind, error, trace)
 
     def _finish(self) -> None:
         if self.task_ids:

@@ -9,6 +9,8 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from mms_operator.cli import kubectl
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,7 +38,9 @@ def port_forward(namespace: str, target: str, port: int) -> Iterator[str]:
                 local = _local_port(process)
                 if local is None:
                     said.seek(0)
-                    raise ForwardError(f"no connection to {target} in namespace {namespace}: {said.read().strip()}")
+                    raise ForwardError(
+                        f"no connection to {target} in namespace {namespace}: {kubectl.words(said.read())}"
+                    )
                 # kubectl writes a line for each connection, and would stop where nobody reads.
                 threading.Thread(target=_read_on, args=(process,), daemon=True).start()
                 yield f"127.0.0.1:{local}"

@@ -46,6 +46,8 @@ def run(path: Path, options: Options, output: Path, console: Console) -> Answer:
     _check(options)
     if not output.absolute().parent.is_dir():
         raise OptionError(f"--output: there is no folder {output.parent}; make it, or name a file in another one")
+    if output.is_dir():
+        raise OptionError(f"--output: {output} is a folder; name a file in it")
     with _Doing(console) as doing:
         doing.tell("reading the trace")
         times = trace.read(path, begin=options.begin, seconds=options.seconds)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from mms_operator.api import names
 from mms_operator.api.service_status import ServiceStatus
+from mms_operator.cli import kubectl
 from mms_operator.plan.service.saying import called
 
 if TYPE_CHECKING:
@@ -39,7 +41,14 @@ def say(service: Service, command: str) -> None:
 def status(service: Service) -> Group:
     """How far the rollout is, and what was served. Raises RolloutError."""
     cr = json.loads(_kubectl("get", names.SERVICES, service.name, "-o", "json", on=service))
-    return shown(ServiceStatus.model_validate(cr.get("status") or {}))
+    try:
+        found = ServiceStatus.model_validate(cr.get("status") or {})
+    except ValidationError as error:
+        raise RolloutError(
+            f"the status of {service.name} says what this mms does not know ({error.errors()[0]['msg']}): take the mms "
+            "of the operator's version"
+        ) from error
+    return shown(found)
 
 
 def shown(found: ServiceStatus) -> Group:
@@ -80,5 +89,5 @@ def _kubectl(*arguments: str, on: Service) -> str:
     except FileNotFoundError:
         raise RolloutError("kubectl is not on PATH: install it") from None
     if answer.returncode:
-        raise RolloutError(answer.stderr.strip())
+        raise RolloutError(kubectl.words(answer.stderr))
     return answer.stdout

@@ -211,8 +211,10 @@ class Applier:
                 return False
             try:
                 await self._write(resource, obj, entry.uid if entry else None)
-            except ApiError as error:
-                raise ReconcileError((_problem(resource, obj, error),)) from error
+            except ApiError as again:
+                if again.namespace_ends:
+                    return False
+                raise ReconcileError((_problem(resource, obj, again),)) from again
             return True
 
     async def _write(self, resource: Resource, obj: Object, uid: str | None) -> None:

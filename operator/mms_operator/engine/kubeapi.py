@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from mms_operator.plan.types import Object
 
 NOT_FOUND = 404
+BUSY = frozenset({429, 503, 504})  # too many requests, unavailable, too late: they say nothing of what was asked for
 TIMEOUT = 30.0  # seconds for one answer
+QUIET_SECONDS = 90.0  # without a line, of a watch: the API server sends a bookmark about once a minute
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _MERGE = "application/merge-patch+json"
@@ -136,7 +138,7 @@ def session(configuration: Configuration, observe: Callable[[Call, int], None]) 
 
 
 class KubeApi:
-    """Reads and writes of plain objects. Every method raises ApiError, or OSError where no answer came."""
+    """Reads and writes of plain objects. Every method raises ApiError, or OSError where no answer came, or none yet."""
 
     def __init__(self, configuration: Configuration, observe: Callable[[Call, int], None] = lambda *_: None) -> None:
         self._host = configuration.host.rstrip("/")
@@ -269,7 +271,7 @@ class KubeApi:
             "resourceVersion": str(version),
             "timeoutSeconds": str(seconds),
         } | ({"labelSelector": selector} if selector else {})
-        timeout = aiohttp.ClientTimeout(total=seconds + TIMEOUT, sock_connect=TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=seconds + TIMEOUT, sock_connect=TIMEOUT, sock_read=QUIET_SECONDS)
         try:
             async with self._session.get(
                 f"{self._host}{resource.path(namespace)}", params=params, headers={"Accept": _METADATA}, timeout=timeout
@@ -306,6 +308,8 @@ class KubeApi:
                 method, f"{self._host}{path}", data=data, params=params, headers=sent
             ) as response:
                 answer = await response.read()
+                if response.status in BUSY:
+                    raise OSError(f"no answer yet to {method} {path}: {_error(response.status, answer)}")
                 if response.status >= 400:  # noqa: PLR2004
                     raise _error(response.status, answer)
         except (aiohttp.ClientError, TimeoutError) as error:

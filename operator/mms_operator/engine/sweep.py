@@ -42,7 +42,7 @@ class Sweeper:
     metrics: Metrics
     namespaces: Sequence[str | None] = (None,)
     resources: Sequence[Resource] = WATCHED
-    filled: dict[tuple[str, str | None], int] = field(default_factory=dict)  # the versions that `fill` has read
+    filled: dict[tuple[str, str | None], int] = field(default_factory=dict)  # the versions of the last lists
 
     async def fill(self) -> None:
         """Reads everything; to be done before the first reconciliation."""
@@ -75,7 +75,11 @@ class Sweeper:
                 await self.sweep_one(resource, namespace)
 
     async def sweep_one(self, resource: Resource, namespace: str | None) -> int:
-        """Compares one kind; gives the version that it was compared with."""
+        """Compares one kind; gives the version that it was compared with.
+
+        Raises RuntimeError where the API server is behind what it has said before, as after etcd is restored from a
+        copy: what the cache has would count as newer than all there is.
+        """
         seen: set[tuple[str, str]] = set()
         missed: list[Object] = []
         version = 0
@@ -87,6 +91,9 @@ class Sweeper:
                 entry = self.cache.entry(resource.kind, *place)
                 if entry is None or entry.version < int(metadata["resourceVersion"]):
                     missed.append(obj)
+        if version < self.filled.get((resource.kind, namespace), 0):
+            raise RuntimeError(f"the API server has gone back in time with {resource.plural}: all is to be read anew")
+        self.filled[resource.kind, namespace] = version
         for obj in missed:
             await self._catch_up(resource, obj)
         for entry in self.cache.entries(resource.kind):

@@ -7,6 +7,7 @@ nothing but the metadata of six thousand such objects is worth reading.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mms_operator.engine.resources import Resource
     from mms_operator.engine.sweep import Sweeper
 
-PAUSE = 1.0  # seconds after a failure
+PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds after the first of several failures, and at most
 GONE = 410
 
 log = structlog.get_logger()
@@ -46,21 +47,26 @@ class MetadataWatches:
                         group.create_task(self._follow(resource, namespace))
 
     async def _follow(self, resource: Resource, namespace: str | None) -> None:
-        version = self.sweeper.filled[resource.kind, namespace]
+        version, failures = self.sweeper.filled[resource.kind, namespace], 0
         while True:
             began = time.monotonic()
             try:
                 events = self.api.watch(resource, namespace, selector(resource), version, WATCH_SERVER_SECONDS)
                 async for kind, obj in events:
+                    failures = 0
                     version = int(obj["metadata"]["resourceVersion"])
                     if kind != "BOOKMARK":
                         self.intake.observe(resource, kind, obj)
             except (ApiError, OSError) as error:
                 self.metrics.errors.labels("watch").inc()
                 log.warning("watch ended", resource=resource.plural, error=str(error))
-                await asyncio.sleep(PAUSE)
+                if time.monotonic() - began > LONGEST_PAUSE:
+                    failures = 0  # it was a watch, of which nothing was heard any more
+                await asyncio.sleep(_pause(failures))
+                failures += 1
                 version = await self._again(resource, namespace, version, error)
             else:
+                failures = 0
                 # Something between here and the API server may end every watch at once.
                 await asyncio.sleep(max(began + PAUSE - time.monotonic(), 0.0))
 
@@ -72,3 +78,9 @@ class MetadataWatches:
             return await self.sweeper.sweep_one(resource, namespace)
         except (ApiError, OSError):
             return version
+
+
+def _pause(failures: int) -> float:
+    """Seconds: all watches fail at the same time, and are not to come back so."""
+    longest = min(PAUSE * 2.0 ** min(failures, 10), LONGEST_PAUSE)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

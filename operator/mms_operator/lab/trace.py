@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     Interval = tuple[float, float, int]  # [begin, end) in seconds, requests
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TIMES = ("timestamp", "time", "arrival", "seconds", "t")
 COUNTS = ("count", "requests", "arrivals", "n")
 MOST = 10_000_000  # requests: what the replay of a day of a busy service has, in some 300 MB
+MOST_DAYS = 366  # from the first request to the last: all is decided anew every few seconds
 _SEED = 1  # of where in its interval a request of a count falls
 _DATE = re.compile(r"([^.,]*?)([.,]\d+)?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 _SHOWN = 60  # letters of a file that is no trace
@@ -44,13 +45,19 @@ def read(path: Path, *, begin: float = 0.0, seconds: float | None = None) -> lis
     found = [time - begin for time in times if begin <= time < end]
     if not found:
         raise TraceError(f"{path}: no request between {begin:g} s and {end:g} s of the trace")
+    if (days := (found[-1] - found[0]) / 86_400) > MOST_DAYS:
+        raise TraceError(
+            f"{path}: {days:,.0f} days from the first request to the last, more than {MOST_DAYS}: give its times in "
+            "seconds, and take a part of it with --begin and --seconds"
+        )
     return found
 
 
 def _table(path: Path, text: str, head: str, begin: float, end: float) -> list[float]:
     delimiter = next((c for c in "\t;," if c in head), ",")
-    rows = csv.reader(text.splitlines(), delimiter=delimiter)
-    names = [name.strip().lower() for name in next(rows)]
+    rows = _rows(path, text, delimiter)
+    _, header = next(rows)
+    names = [name.strip().lower() for name in header]
     at = next((names.index(name) for name in TIMES if name in names), None)
     if at is None:
         raise TraceError(
@@ -59,25 +66,43 @@ def _table(path: Path, text: str, head: str, begin: float, end: float) -> list[f
         )
     count = next((names.index(name) for name in COUNTS if name in names), None)
     found: list[tuple[float, int]] = []
-    for row in rows:
+    for line, row in rows:
         if not row:
             continue
         try:
             found.append((_seconds(row[at]), 1 if count is None else _count(row[count])))
         except IndexError as error:
-            raise TraceError(f"{path}, line {rows.line_num}: {len(row)} columns, not {len(names)}") from error
+            raise TraceError(f"{path}, line {line}: {len(row)} columns, not {len(names)}") from error
         except ValueError as error:
-            raise TraceError(f"{path}, line {rows.line_num}: {error}") from error
+            raise TraceError(f"{path}, line {line}: {error}") from error
     if not found:
         raise TraceError(f"{path} has a header and no row")
     found.sort()
     first = found[0][0]
     if count is None:
         return [time - first for time, _ in found]
-    ends = [time for time, _ in found[1:]]
-    ends.append(found[-1][0] + (ends[-1] - found[-2][0] if ends else 1.0))
-    intervals = ((time - first, till - first, n) for (time, n), till in zip(found, ends, strict=True))
-    return _spread(path, intervals, begin, end)
+    return _spread(path, _intervals([(time - first, n) for time, n in found]), begin, end)
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """With the number of the line that each ends in."""
+    rows = csv.reader(text.splitlines(), delimiter=delimiter)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:  # as of a quotation mark without its other one
+        raise TraceError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+def _intervals(counts: Sequence[tuple[float, int]]) -> Iterator[Interval]:
+    """counts: by time, ascending; those of one time, as of several functions, are requests of the same interval."""
+    summed: dict[float, int] = {}
+    for time, n in counts:
+        summed[time] = summed.get(time, 0) + n
+    times = list(summed)
+    times.append(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1.0))
+    for (time, n), end in zip(summed.items(), times[1:], strict=True):
+        yield time, end, n
 
 
 def _counts(path: Path, text: str) -> Iterator[Interval]:

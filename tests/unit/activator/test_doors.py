@@ -3,106 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from mms_cluster.ports import free_ports
 from mms_operator.activator import asking
 from mms_operator.activator import doors as module
-from mms_operator.activator.doors import Doors
-from mms_operator.activator.holding import HELD_BYTES
-from mms_operator.activator.table import Table
-from mms_operator.api import names
+from mms_operator.activator.holding import HELD_BYTES, KEEP_ALIVE
+from tests.unit.activator.backends import HOST, Backend, agent_that, closed, free_pair, pod, port_of, waiting
 from tests.unit.activator.test_table import service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
-HOST = "127.0.0.1"
-
-
-def free_pair() -> int:
-    """A port that is free, and the next one."""
-    while True:
-        (port,) = free_ports(1)
-        with socket.socket() as other, contextlib.suppress(OSError):
-            other.bind((HOST, port + 1))
-            return port
-
-
-def pod(port: int, agent: int | None = None, **conditions: bool) -> dict[str, object]:
-    """agent: its port; such a pod is not ready."""
-    labels = {"kubernetes.io/service-name": "x"} | ({names.LABEL_AGENT: str(agent)} if agent else {})
-    return {
-        "metadata": {"namespace": "a", "name": "x-1", "labels": labels},
-        "endpoints": [{"addresses": [HOST], "conditions": {"ready": agent is None, **conditions}}],
-        "ports": [{"name": "http", "port": port}, {"name": "grpc", "port": port}],
-    }
-
-
-def agent_that(answer: Callable[[web.Request], Awaitable[web.Response]]) -> TestServer:
-    app = web.Application()
-    app.add_routes([web.get("/{any}", answer)])
-    return TestServer(app, host=HOST)
-
-
-@pytest.fixture
-async def doors() -> AsyncIterator[Doors]:
-    found = Doors(Table(), HOST)
-    found.table.put_service(service("x", free_pair()))
-    await found.update()
-    yield found
-    await found.close()
-
-
-class Backend:
-    """Answers what it hears, and END when it hears no more."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.port = port
-        self.writers: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> Self:
-        self.server = await asyncio.start_server(self.echo, HOST, self.port)
-        self.port = self.server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for writer in self.writers:
-            await closed(writer)
-        self.server.close()
-        await self.server.wait_closed()
-
-    async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.append(writer)
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-            writer.write(b"END")
-        await closed(writer)
-
-
-async def closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-
-
-def port_of(doors: Doors) -> int:
-    return doors.table.ports["a/x"]
-
-
-async def waiting(doors: Doors, wanted: int) -> None:
-    report = await doors.report(-1)
-    while report.services["a/x"].waiting != wanted:
-        report = await doors.report(report.number)
+    from mms_operator.activator.doors import Doors
 
 
 async def test_a_connection_is_held_until_there_is_a_pod(doors: Doors) -> None:
@@ -258,24 +174,20 @@ async def test_a_pod_that_dies_ends_its_connections(doors: Doors) -> None:
         await closed(writer)
 
 
-async def test_nobody_is_held_for_ever(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HOLD_SECONDS", 0.05)
+async def test_who_is_gone_without_a_word_is_noticed_on_either_side(doors: Doors) -> None:
+    """A node that loses its power says nothing, and neither would a connection on which nothing is to be sent."""
     reader, writer = await asyncio.open_connection(HOST, port_of(doors))
-    assert await reader.read() == b""
-    assert doors.expired == 1
-    await closed(writer)
-
-
-async def test_too_many_are_refused(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_HELD", 1)
-    _, first = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(b"x")
     await waiting(doors, 1)
-    reader, second = await asyncio.open_connection(HOST, port_of(doors))
-    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+    (client,) = doors._clients
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
         await reader.readexactly(1)
-    assert doors.refused == 1
-    await closed(first)
-    await closed(second)
+        assert client.other is not None
+        for side in (client, client.other):
+            options = {one: side.transport.get_extra_info("socket").getsockopt(*one) for one in KEEP_ALIVE}
+            assert options == KEEP_ALIVE
+        await closed(writer)
 
 
 async def test_a_port_stays_for_a_while_when_it_is_not_wanted(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,6 +200,52 @@ async def test_a_port_stays_for_a_while_when_it_is_not_wanted(doors: Doors, monk
     await doors.update()
     with pytest.raises(OSError, match=r"refused|Connect"):
         await asyncio.open_connection(HOST, port)
+
+
+@pytest.fixture
+def close_at_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        monkeypatch.setattr(module, "CLOSE_SECONDS", -1.0)
+        doors.table.remove_service(service("x", port_of(doors)))
+        await doors.update()
+        assert not doors._doors
+
+    return close
+
+
+async def test_who_waits_behind_a_port_that_is_closed_is_let_through(
+    doors: Doors, close_at_once: Callable[[], Awaitable[None]]
+) -> None:
+    """As when a service is scaled by hand from now on, and its first pod takes longer than the port is kept."""
+    reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+    writer.write(b"hello")
+    await waiting(doors, 1)
+    await close_at_once()
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
+        assert await asyncio.wait_for(reader.readexactly(5), 5) == b"hello"
+        await closed(writer)
+
+
+async def test_draining_waits_for_those_behind_a_port_that_is_closed(
+    doors: Doors, close_at_once: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUIET_SECONDS", -1.0)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.001)
+    async with Backend() as backend:
+        doors.pods_changed(doors.table.put_slice(pod(backend.port)))
+        reader, writer = await asyncio.open_connection(HOST, port_of(doors))
+        writer.write(b"x")
+        await reader.readexactly(1)
+        await close_at_once()
+        draining = asyncio.create_task(doors.drain(30.0))
+        await asyncio.sleep(0)
+        assert not draining.done()
+        writer.write(b"y")
+        assert await reader.readexactly(1) == b"y"
+        await closed(writer)
+        async with asyncio.timeout(5):
+            await draining
 
 
 async def test_a_port_that_moves_stays_for_a_while_too(doors: Doors) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import s3fs
+from botocore.exceptions import EndpointConnectionError
 from typer.testing import CliRunner
 
 from mms_operator.cli import app, cluster_store, forward
@@ -118,6 +119,12 @@ def test_a_key_and_an_authority(
     assert "is empty" in result.stderr
 
 
+def test_nothing_of_an_answer_becomes_an_emoji(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "neighbours", lambda *_, **__: [Neighbours(":x:", [":key:"], [0.5], 1, "sha256:0")])
+    result = CliRunner().invoke(app, ["query", "words", ":x:", "--url", "host:1"])
+    assert result.stdout.splitlines()[-1].split() == [":x:", ":key:", "0.50"]
+
+
 def test_query_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(query, "neighbours", lambda *_, **__: ANSWERS)
     result = CliRunner().invoke(app, ["query", "words", "gold", "--url", "host:1", "--json"])
@@ -182,6 +189,8 @@ def uploads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def put(self, sources: list[str], targets: list[str]) -> None:
             if any("forbidden" in target for target in targets):
                 raise PermissionError("Access Denied")
+            if any("broken" in target for target in targets):
+                raise EndpointConnectionError(endpoint_url="http://127.0.0.1:4711")
             seen.extend((source.rsplit("/", 1)[-1], target) for source, target in zip(sources, targets, strict=True))
 
     monkeypatch.setattr(s3fs, "S3FileSystem", FileSystem)
@@ -214,6 +223,12 @@ def test_put(kubectl: Callable[[str], Path], uploads: list[Any], tmp_path: Path)
             id="refused",
         ),
         pytest.param(
+            f"case $1 in get) echo '{secret()}';; *) {LISTENS};; esac",
+            "s3://broken/x",
+            "the upload to s3://broken/x was cut off: Could not connect to the endpoint URL",
+            id="cut off",
+        ),
+        pytest.param(
             'case $1 in get) echo \'{"data": {"other": "eA=="}}\';; esac',
             "s3://corpora/x",
             "mms-system/mms-store of the embedded store lacks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -232,6 +247,30 @@ def test_put_that_fails_says_why(
     assert result.exit_code == 1
     assert why in " ".join(result.stderr.split())
     assert isinstance(result.exception, SystemExit), "no traceback"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["query", "words", "gold"], ["rollout", "status", "words"], ["data", "put", "{}", "s3://corpora/x"]]
+)
+def test_a_cluster_that_does_not_answer_is_told_in_a_line(
+    kubectl: Callable[[str], Path], tmp_path: Path, arguments: list[str]
+) -> None:
+    log = "E1130 22:11:31.401619    9255 memcache.go:265] couldn't get current server API group list"
+    kubectl(f'echo "{log}" >&2; echo "{log}" >&2; echo \'The connection to the server x:1 was refused\' >&2; exit 1')
+    (tmp_path / "a.txt").write_text("x")
+    result = CliRunner().invoke(app, [one.format(tmp_path / "a.txt") for one in arguments])
+    assert result.exit_code == 1
+    assert "The connection to the server x:1 was refused" in result.stderr
+    assert "memcache" not in result.stderr
+    kubectl(f'echo "{log}" >&2; exit 1')
+    assert "memcache" in CliRunner().invoke(app, [one.format(tmp_path / "a.txt") for one in arguments]).stderr
+
+
+def test_put_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "a.txt").write_text("x")
+    result = CliRunner().invoke(app, ["data", "put", str(tmp_path / "a.txt"), "s3://corpora/x"])
+    assert (result.exit_code, result.stderr) == (1, "kubectl is not on PATH: install it\n")
 
 
 def test_two_files_of_one_name_are_refused(

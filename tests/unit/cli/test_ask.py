@@ -91,6 +91,28 @@ def test_answers_are_for_people_programs_and_files(there: There, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        pytest.param(np.array([b"a", b"b"], np.object_), ("a  b", ["a", "b"]), id="texts"),
+        pytest.param(np.array([1.5], np.float32), ("[1.5]", [1.5]), id="a number"),
+        pytest.param(np.zeros((0, 4), np.float32), ("[]", []), id="none"),
+        pytest.param(np.zeros((2, 1), np.int64), ("[[0]  [0]]", [[0], [0]]), id="two"),
+        pytest.param(np.zeros((1, 0), np.object_), ("", []), id="no text"),
+    ],
+)
+def test_answers_of_a_model_without_rows(
+    there: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: np.ndarray, said: tuple[str, list[Any]]
+) -> None:
+    """As of a Triton repository that is served as it is."""
+    monkeypatch.setattr(there, "ask", lambda *_: {"OUT": values})
+    found = run("TEXT=x", "--save", f"OUT={tmp_path / 'out'}")
+    assert found.exit_code == 0, found.output
+    assert found.output.rstrip() == f"OUT  {said[0]}".rstrip()
+    assert (tmp_path / "out").exists()
+    assert json.loads(run("TEXT=x", "--json").output)["outputs"]["OUT"] == said[1]
+
+
+@pytest.mark.parametrize(
     ("arguments", "why"),
     [
         ((), "model classify takes TEXT (BYTES [1]), TEXTS (BYTES [2]), K (INT32 [1]), PIXELS (FP32 [-1, -1])"),

@@ -191,6 +191,15 @@ def test_a_file_is_no_pattern(tmp_path: Path, name: str) -> None:
     assert "3 words" in done.output
 
 
+def test_what_has_failed_is_not_shown_as_done(tmp_path: Path, corpus: Path) -> None:
+    done = CliRunner().invoke(app, ["embed", str(corpus), "-o", str(tmp_path / "out"), "--epochs", "1"])
+    assert done.exit_code == 0, done.output
+    assert "100%" in done.stderr
+    failed = CliRunner().invoke(app, ["embed", str(tmp_path / "none"), "-o", str(tmp_path / "out")])
+    assert failed.exit_code == 1
+    assert "100%" not in failed.stderr
+
+
 def test_a_corpus_that_is_not_there(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["embed", str(tmp_path / "none.txt"), "-o", str(tmp_path / "out")])
     assert done.exit_code == 1

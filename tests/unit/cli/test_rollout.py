@@ -91,3 +91,10 @@ def test_how_a_training_is_followed(said: Path) -> None:
     answer = CliRunner().invoke(app, ["rollout", "status", "words"])
     text = " ".join(answer.output.split())
     assert "LiveSync: Following, run 2, step 811, age p50 410 ms, p99 690 ms" in text
+
+
+def test_a_status_of_a_later_version(said: Path) -> None:
+    (said.parent / "answer").write_text(json.dumps({"status": {"rollout": {"strategy": "Later"}}}))
+    answer = CliRunner().invoke(app, ["rollout", "status", "words"])
+    assert (answer.exit_code, type(answer.exception)) == (1, SystemExit)
+    assert "take the mms of the operator's version" in " ".join(answer.output.split())

@@ -420,6 +420,23 @@ async def test_a_namespace_that_ends_is_no_failure(world: World) -> None:
     assert world.events() == []
 
 
+async def test_a_namespace_that_ends_takes_what_the_cache_still_has(world: World) -> None:
+    plan = Plan(status=STATUS, waves=((obj("ConfigMap", "job", data={"a": "b"}),),))
+    await world.apply(plan)
+    del world.api.objects["ConfigMap", "ns", "job"]
+    tries = iter([ApiError(404, "NotFound", "it is gone"), ApiError(403, "Forbidden", "", ("NamespaceTerminating",))])
+
+    def check(verb: str, kind: str, _: str) -> None:
+        if (verb, kind) == ("apply", "ConfigMap"):
+            raise next(tries)
+
+    world.api.refuse = check
+    changed = obj("ConfigMap", "job", data={"a": "c"})
+    assert not await world.apply(Plan(status=STATUS, waves=((changed,),)))
+    assert next(tries, None) is None
+    assert world.events() == []
+
+
 async def test_no_answer_is_raised_as_it_is(world: World) -> None:
     world.refuse("apply", "ConfigMap", OSError("no answer"))
     with pytest.raises(OSError, match="no answer"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from mms_operator.engine import kubeapi
@@ -13,6 +17,7 @@ from mms_operator.engine.kubeapi import ApiError, Call, call_of
 from mms_operator.engine.resources import BY_KIND, LEASE, POD, TRAINING
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 
@@ -144,3 +149,53 @@ async def test_no_answer_is_an_oserror(tmp_path: Path, monkeypatch: pytest.Monke
     finally:
         await api.close()
     assert calls == [(Call("get", "", "pods"), 0), (Call("watch", "", "pods"), 0)]
+
+
+@asynccontextmanager
+async def api_of(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[kubeapi.KubeApi]:
+    """A server that answers everything so."""
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    async with TestServer(app) as server:
+        monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "config", str(server.make_url("")))))
+        api = kubeapi.KubeApi(await kubeapi.load_configuration())
+        try:
+            yield api
+        finally:
+            await api.close()
+
+
+@pytest.mark.parametrize("code", [429, 503, 504])
+async def test_a_server_that_is_too_busy_has_refused_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It would be told in the status of every object otherwise, and an overloaded server would get more to write."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=code, body=status(code=code, reason="Busy", message="later"))
+
+    async with api_of(answer, tmp_path, monkeypatch) as api:
+        with pytest.raises(OSError, match=f"no answer yet to POST .*pods: {code} Busy: later"):
+            await api.create(POD, "ns", {})
+
+
+async def test_a_watch_that_has_fallen_silent_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that a firewall has forgotten says nothing, not even that it has ended."""
+    monkeypatch.setattr(kubeapi, "QUIET_SECONDS", 0.05)
+    over = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "2"}}}\n')
+        await over.wait()
+        return response
+
+    async with api_of(answer, tmp_path, monkeypatch) as api:
+        events = api.watch(POD, None, "", 1, 300)
+        assert (await anext(events))[0] == "BOOKMARK"
+        with pytest.raises(OSError, match="the watch of pods broke"):
+            await asyncio.wait_for(anext(events), 20)  # type: ignore[arg-type]
+        over.set()

@@ -467,6 +467,17 @@ async def test_what_came_after_the_list_is_not_taken_for_gone(world: World, swee
     assert world.cache.entry("Pod", "ns", "late") is not None
 
 
+async def test_an_api_server_that_went_back_in_time_ends_the_process(world: World, sweeper: Sweeper) -> None:
+    """Nothing that is read after etcd has been restored would be newer than what is known."""
+    await sweeper.fill()
+    await sweeper.sweep_one(POD, None)
+    world.api.store(child("Pod", "p"))
+    await sweeper.sweep_one(POD, None)
+    world.api.version -= 1
+    with pytest.raises(RuntimeError, match="gone back in time with pods"):
+        await sweeper.sweep_one(POD, None)
+
+
 async def test_a_sweep_that_fails_is_counted_and_the_next_one_comes(world: World, sweeper: Sweeper) -> None:
     def refuse(*_: str) -> None:
         raise OSError("no answer")

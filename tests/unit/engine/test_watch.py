@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +87,38 @@ async def test_where_a_watch_goes_on(
     seen = any(isinstance(step, tuple) and step[0] == "ADDED" for step in script[0]) or versions[1] == 50
     assert (cache.entry("Secret", "ns", "s") is not None) == seen
     assert (queue.depth == 1) == seen
+
+
+@pytest.mark.parametrize(
+    ("lasts", "expected"),
+    [
+        pytest.param(1.0, [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 1.0], id="at once"),
+        pytest.param(90.0, [1.0] * 8, id="after they were silent for long"),
+    ],
+)
+async def test_watches_that_fail_again_and_again_wait_longer(
+    monkeypatch: pytest.MonkeyPatch, lasts: float, expected: list[float]
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=itertools.count(step=lasts).__next__))
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(module.random, "uniform", lambda _, most: most)
+    failure, event = OSError("broken"), ("BOOKMARK", {"metadata": {"resourceVersion": "30"}})
+    api, metrics, cache = Api(*([failure] for _ in range(7)), [event, failure], []), Metrics(), Cache()
+    sweeper = Sweeper(api, cache, WorkQueue(), metrics)  # type: ignore[arg-type]
+    sweeper.filled = {(resource.kind, None): 10 for resource in WATCHED}
+    intake = Intake(cache, WorkQueue(), Health(metrics))
+    running = asyncio.create_task(MetadataWatches(api, intake, sweeper, metrics).run())  # type: ignore[arg-type]
+    try:
+        await asyncio.wait_for(api.over.wait(), 5)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert pauses == expected
 
 
 async def test_watches_that_end_at_once_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ def test_table_and_page(path: Path, tmp_path: Path) -> None:
         ((*USUAL, "--seconds", "0"), "--seconds: give seconds above 0"),
         ((*USUAL, "--begin", "1000"), "no request between 1000 s and inf s of the trace"),
         ((*USUAL, "--output", "none/there.html"), "--output: there is no folder none"),
+        ((*USUAL, "--output", "/"), "--output: / is a folder; name a file in it"),
         (USUAL[:2], "--service-ms"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,6 +49,23 @@ def test_counts_of_times(path: Path) -> None:
     assert [30 <= time < 50 for time in found] == [False] * 2 + [True] * 3, "the last lasts as long as the one before"
 
 
+def test_counts_of_the_same_time_are_added(path: Path) -> None:
+    """As of several functions: each of them has a row for each minute."""
+    path.write_text("function,time,count\na,0,2\nb,0,3\na,60,1\nb,60,0\n")
+    assert [int(time // 60) for time in trace.read(path)] == [0] * 5 + [1]
+    assert len(set(trace.read(path))) == 6, "spread, and not all at once"
+    path.write_text("time,count\n7,2\n7,1\n")
+    assert [int(time) for time in trace.read(path)] == [0] * 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["Unix", "Windows", "old Macs"])
+def test_line_ends(path: Path, end: str) -> None:
+    path.write_bytes(end.join(["time,count", "0,1", "10,2", ""]).encode())
+    assert [int(time // 10) for time in trace.read(path)] == [0, 1, 1]
+    path.write_bytes(end.join(["1", "2", ""]).encode())
+    assert [int(time) for time in trace.read(path)] == [0, 1, 1]
+
+
 @pytest.mark.parametrize("text", ["2 0 1\n", "2\n0\n1", "2,0,1", " 2\t0;1"])
 def test_counts_of_seconds(path: Path, text: str) -> None:
     path.write_text(text)
@@ -72,6 +90,16 @@ def test_of_a_long_trace_only_the_part_is_made(path: Path) -> None:
     assert len(trace.read(path, begin=1)) == 3
 
 
+def test_a_quotation_mark_without_its_other_one(path: Path) -> None:
+    path.write_text('time,"user\n' + "1,a\n" * 100)
+    before = csv.field_size_limit(100)
+    try:
+        with pytest.raises(trace.TraceError, match="line 34: field larger than field limit"):
+            trace.read(path)
+    finally:
+        csv.field_size_limit(before)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -87,6 +115,7 @@ def test_of_a_long_trace_only_the_part_is_made(path: Path) -> None:
         ("time,count\n1,2.5\n", "'2.5' is no number of requests"),
         ("1 2 -3", "neither a header nor requests in each second: '-3'"),
         ("0.5\n1.2\n", "neither a header nor requests in each second: '0.5'"),
+        ("time\n0\n1700000000\n", "19,676 days from the first request to the last, more than 366: give its times in"),
         (f"{10**12}", "more than 10,000,000 requests: take a part of it with --begin and --seconds"),
     ],
     ids=lambda text: text[:12].replace("\n", "/"),
