@@ -12,7 +12,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import (
-    Activity,
     ArtifactRef,
     CheckpointRef,
     Desired,
@@ -21,14 +20,11 @@ from mms_workloads.contract import (
     ParameterServer,
     PrivacyReport,
     Reason,
-    StatusReport,
-    Trainer,
-    Trainers,
 )
 from mms_workloads.logs import logger
 from mms_workloads.pod import Pod, failed
 from mms_workloads.store import Found, JobError
-from mms_workloads.sync import checkpoints, startup, wire
+from mms_workloads.sync import checkpoints, reports, startup, wire
 from mms_workloads.sync.absences import Absences
 from mms_workloads.sync.dispatcher import Dispatcher
 from mms_workloads.sync.epochs import Epochs
@@ -44,6 +40,7 @@ from mms_workloads.sync.wire import Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from mms_workloads.contract import StatusReport, Trainers
     from mms_workloads.sync.keys import Keys
 
 KEPT_INCIDENTS = 50
@@ -233,48 +230,13 @@ class Coordinator:
         leaving = any(link.stopping for peers in self.peers.values() for link in peers.links.values())
         return leaving or bool(self.tasks) or self.checkpoints.under_way()
 
-    def status(self) -> StatusReport:
-        membership, connected = self.workers.membership, len(self.workers.links)
-        return StatusReport(
-            uid=self.job.job.uid,
-            run=self.job.job.run,
-            attempt=self.pod.attempt,
-            activity=self._activity(),
-            epoch=membership.epoch.number if membership.epoch else 0,
-            workersReady=min(connected, membership.wanted),
-            workersStandby=max(0, connected - membership.wanted),
-            shardsReady=self.epochs.shards_ready(),
-            gone=self.absences.all(self._places(), time.monotonic()),
-            step=self.dispatcher.step,
-            percent=int(100 * self.dispatcher.fraction()),
-            loss=self.dispatcher.speed.loss,
-            samplesPerSecond=self.dispatcher.samples_per_second(),
-            etaSeconds=self.dispatcher.seconds_left(),
-            checkpoint=self.checkpoints.reference,
-            knowsCheckpoint=self.searches == 0,
-            incidents=list(self.incidents),
-            data=self.dispatcher.data(),
-            privacy=self.privacy,
-            quarantined=len(self.measures.quarantined),
-            outcome=self.outcome,
-        )
+    # What it says, for whoever asks
 
-    def keys_given(self) -> dict[int, int]:
-        """By rank."""
-        return dict(self.dispatcher.keys.given) if self.dispatcher.keys else {}
+    def status(self) -> StatusReport:
+        return reports.status(self, time.monotonic())
 
     def trainers(self) -> Trainers:
-        """Who can be asked for parameters: members that are connected."""
-        epoch = self.workers.membership.epoch
-        links = [self.workers.links[m.rank] for m in epoch.members if m.rank in self.workers.links] if epoch else []
-        return Trainers(
-            uid=self.job.job.uid,
-            run=self.job.job.run,
-            attempt=self.pod.attempt,
-            epoch=epoch.number if epoch else 0,
-            trainers=[Trainer(rank=link.rank, address=link.parameters) for link in links if link.parameters],
-            shards=self.shards.trainers() if self.shards else None,
-        )
+        return reports.trainers(self)
 
     # Handlers of messages
 
@@ -471,22 +433,6 @@ class Coordinator:
             return
         if complete:
             self.tick()
-
-    def _places(self) -> list[tuple[str, int]]:
-        return [(peers.role, rank) for peers in self.peers.values() for rank in range(peers.membership.wanted)]
-
-    def _activity(self) -> Activity:
-        if self.outcome:
-            return Activity.DONE
-        if self.epochs.suspending:
-            return Activity.SUSPENDING
-        if not self.workers.links or (self.shards and not self.shards.complete()):
-            return Activity.WAITING
-        if self.dispatcher.plan is None:
-            return Activity.COUNTING
-        if self.epochs.current is None:
-            return Activity.WAITING
-        return Activity.EXPORTING if self.dispatcher.exporting else Activity.TRAINING
 
     def _incident(self, kind: str, rank: int | None, action: str) -> None:
         step = self.dispatcher.step

@@ -36,7 +36,7 @@ from mms_workloads.contract import (
 )
 from mms_workloads.pod import Pod, Stopped, failed, read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
-from mms_workloads.sync import hosts, keys, metrics, startup, tls, wire
+from mms_workloads.sync import hosts, keys, metrics, reports, startup, tls, wire
 from mms_workloads.sync.coordinator import Coordinator
 from mms_workloads.sync.keys import Keys
 
@@ -148,7 +148,7 @@ class Master:
         return web.Response(text="ok\n")
 
     async def metrics(self, _: web.Request) -> web.StreamResponse:
-        given = self.coordinator.keys_given() if self.coordinator else {}
+        given = reports.keys_given(self.coordinator) if self.coordinator else {}
         return web.Response(text=metrics.text(self.pod.job.job, self.status(), given))
 
     def _for(
