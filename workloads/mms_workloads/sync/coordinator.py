@@ -228,7 +228,7 @@ class Coordinator:
     def needed(self) -> bool:
         """Pods are about to leave, or a checkpoint is being made: steps would be lost if the master left before."""
         leaving = any(link.stopping for peers in self.peers.values() for link in peers.links.values())
-        return leaving or bool(self.tasks) or self.checkpoints.under_way()
+        return leaving or bool(self.tasks) or self.epochs.saving()
 
     # What it says, for whoever asks
 

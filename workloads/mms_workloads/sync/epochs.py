@@ -60,6 +60,8 @@ class Epochs:
     _save_at: float = 0.0
     _change_at: float = 0.0  # another number of shards is not tried before
 
+    # Rank and incarnation of those that make a checkpoint in the newest epoch, in the order of their parts.
+    _writers: list[tuple[int, int]] = field(default_factory=list)
     @property
     def current(self) -> Epoch | None:
         return self.workers.membership.epoch
@@ -142,6 +144,16 @@ class Epochs:
 
     def save(self, now: float) -> None:
         self._save_at = now + self.save_seconds
+    def saving(self) -> bool:
+        """A checkpoint is on its way whose parts can all come yet: who writes those that it lacks is there."""
+        there = {
+            (m.rank, m.incarnation) for m in (self.shards.peers if self.shards else self.workers).membership.members
+        }
+        return any(
+            all(writer in there for part, writer in enumerate(self._writers) if part not in one.done)
+            for one in self.checkpoints.under_way()
+        )
+
         if self.shards:
             self.shards.save_wanted = True  # in the next epoch's beginning, when all shards rest at the same step
         else:
@@ -262,6 +274,7 @@ class Epochs:
         self.stalls.began(now)
         self.forming.begun = True
         self._tell(Message(wire.BEGIN, {"epoch": epoch.number, "lineage": self._new_lineage(), **begin.fields()}))
+        self._writers = [(m.rank, m.incarnation) for m in epoch.members]
         if self.suspending:
             self._tell(Message(wire.SUSPEND))
 
@@ -281,6 +294,7 @@ class Epochs:
         if shards.begin(of_shards, epoch, lineage, suspend=self.suspending):
             return
         self.forming.begun = True
+        self._writers = shards.incarnations(len(of_shards.state))
         if shards.layout != announced:
             self._change_at = now + CHANGE_SECONDS
         # When all shards have begun.

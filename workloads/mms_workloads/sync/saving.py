@@ -68,10 +68,10 @@ class Checkpoints:
         saving.final = saving.final or fields["final"]
         return saving if len(saving.done) == saving.parts else None
 
-    def under_way(self) -> bool:
-        """Parts are durable of one that the members of the newest epoch make."""
+    def under_way(self) -> list[Saving]:
+        """Those that the members of the newest epoch make, as far as parts are durable."""
         newest = {checkpoints.short(lineage) for lineage in list(self.lineages)[-1:]}
-        return any(checkpoints.lineage_of(folder) in newest for folder in self.savings)
+        return [saving for folder, saving in self.savings.items() if checkpoints.lineage_of(folder) in newest]
 
     async def commit(self, saving: Saving, away: Callable[[JobError], None]) -> CheckpointRef | None:
         """Makes it valid; it is the newest unless a later step's was faster. None: it was given up meanwhile.
