@@ -12,6 +12,7 @@ import torch
 from mms_workloads import artifact
 from mms_workloads import store as stores
 from mms_workloads.contract import ArtifactRef, DataFile, Guard, Reason, Store, Task, WordEmbedding
+from mms_workloads.contract import ParameterServer as ParameterServerSpec
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.reader import Reader
@@ -20,10 +21,11 @@ from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
 from mms_workloads.sync import again, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync.control import Superseded, file
+from mms_workloads.sync.control import Announcement, Superseded, file
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.layout import Table as Rows
 from mms_workloads.sync.leases import Progress, Slice
+from mms_workloads.sync.shard_client import Unreached
 from mms_workloads.train import checkpoint, process, worker
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.communicator import WELL, Contribution, Stats
@@ -32,7 +34,7 @@ from mms_workloads.train.learner import Place
 from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.pulse import Pulse
 from mms_workloads.train.state import agree
-from mms_workloads.transport.channel import PeerLost
+from mms_workloads.transport.channel import Fence, PeerLost
 from tests.unit.train.deaf import Deaf
 from tests.unit.train.table import Table, at_once, nothing
 
@@ -241,6 +243,40 @@ def test_who_is_told_to_stop_between_two_epochs_waits_for_the_next(made: worker.
     made.given = False
     made._overdue()
     assert made._may_leave(), "not for longer than its pod has"
+
+
+def test_which_shards_are_not_reached(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are tried: that one of them is not reached, or none, is another one's fault."""
+    asked: dict[int, float] = {}
+
+    def connect(*arguments: Any) -> Any:
+        asked[arguments[1]] = arguments[-1]
+        if arguments[1] in {2, 3}:
+            raise PeerLost(f"no answer of {arguments[1]}")
+        return closed
+
+    class Closed:
+        times = 0
+
+        def close(self) -> None:
+            self.times += 1
+
+    closed = Closed()
+    monkeypatch.setattr(worker, "connect", connect)
+    made._prepare()
+    said = Announcement(1, (1,), ("",), urgent=False, shards=tuple(f"h:{port}" for port in range(1, 5)))
+    fence = Fence("u", 1, 1, 1)
+    with pytest.raises(Unreached, match="no answer of 2; no answer of 3") as raised:
+        made._connect_to_shards(said, fence, ParameterServerSpec(), 0)
+    assert raised.value.shards == (1, 2)
+    assert asked == {
+        1: worker.FORMING_SECONDS, 2: worker.FORMING_SECONDS, 3: worker.MORE_SECONDS, 4: worker.MORE_SECONDS
+    }  # fmt: skip
+    assert closed.times == 2
+    made.severing.abort.set()
+    with pytest.raises(Unreached) as raised:
+        made._connect_to_shards(said, fence, ParameterServerSpec(), 0)
+    assert raised.value.shards == (), "the epoch is over"
 
 
 def test_an_artifact_is_written_when_the_store_is_back(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
