@@ -26,6 +26,7 @@ from mms_workloads.pod import Pod, failed
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync import checkpoints, reports, startup, wire
 from mms_workloads.sync.absences import Absences
+from mms_workloads.sync.claims import Claim, Replaced
 from mms_workloads.sync.dispatcher import Dispatcher
 from mms_workloads.sync.epochs import Epochs
 from mms_workloads.sync.links import Link
@@ -54,6 +55,7 @@ class Coordinator:
     def __init__(
         self,
         pod: Pod,
+        claim: Claim,
         files: list[Found] | None,
         checkpoint: startup.Checkpointed | None,
         keys: Keys | None = None,
@@ -69,7 +71,7 @@ class Coordinator:
         self.peers = {p.role: p for p in (self.workers, *([self.shards.peers] if self.shards else []))}
         self.absences = Absences()
         self.dispatcher = Dispatcher.start(job, files, checkpoint, keys)
-        self.checkpoints = Checkpoints.of(job, checkpoint)
+        self.checkpoints = Checkpoints.of(job, claim, checkpoint)
         self.searches = 0  # for a checkpoint to go back to: under way, one after the other
         self.search = asyncio.Lock()
         self.measures = Measures(Watch(job.guard), self.checkpoints)
@@ -87,6 +89,7 @@ class Coordinator:
         # connections broke.
         self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS
         self.outcome: Outcome | None = None
+        self.replaced = False  # another master has claimed the storage: this one ends without an outcome
         self.privacy: PrivacyReport | None = None  # as the first member says
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -376,11 +379,17 @@ class Coordinator:
     # How it ends
 
     def _exported(self, _: Link, message: Message) -> None:
-        if self.measures.watch.waiting:  # the run goes back behind what was exported
-            self.log.warning("artifact given up", uri=message.fields["artifact"]["uri"])
-            return
         artifact = ArtifactRef.model_validate(message.fields["artifact"])
-        self._spawn(self._prune_runs())
+        if self.measures.watch.waiting:
+            self._given_up(artifact)
+        else:
+            self._spawn(self._complete(artifact, self.measures.watch.rollbacks))
+
+    async def _complete(self, artifact: ArtifactRef, rollbacks: int) -> None:
+        await self.checkpoints.check()
+        if self.measures.watch.rollbacks > rollbacks:
+            self._given_up(artifact)
+            return
         self.finish(
             Outcome(
                 result="Complete",
@@ -390,6 +399,11 @@ class Coordinator:
                 step=self.dispatcher.step,
             )
         )
+        await self._prune_runs()
+
+    def _given_up(self, artifact: ArtifactRef) -> None:
+        """The run goes back behind what was exported."""
+        self.log.warning("artifact given up", uri=artifact.uri)
 
     async def _prune_runs(self) -> None:
         try:
@@ -456,6 +470,10 @@ class Coordinator:
                 await work
             except JobError as error:
                 self.fail(error)
+            except Replaced as error:
+                self.log.warning("replaced", why=str(error))
+                self.replaced = True
+                self.ended.set()
             except Exception as error:  # noqa: BLE001 - nobody waits for the task: without this the run would hang
                 self.fail(JobError(Reason.INTERNAL, f"{type(error).__name__}: {error}", retryable=True))
 

@@ -19,7 +19,7 @@ from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
-from mms_workloads.sync import again, checkpoints, wire
+from mms_workloads.sync import again, checkpoints, claims, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout
@@ -383,13 +383,17 @@ class Worker:
         """
         assert self.learner is not None and self.plan is not None  # noqa: S101, PT018 - made by _prepare
         learner_, plan = self.learner, self.plan
+        master = claims.name_of(self.pod.job, self.pod.attempt, self.control.master_incarnation)
 
         def asked() -> bool:
             return self.control.session == session
 
+        def by_the_newest() -> bool:
+            return asked() and not claims.newer(self.pod.job.storage, master)
+
         try:
             ref = again.while_away(
-                lambda: artifact.publish(self.pod, learner_, own, plan, asked),
+                lambda: artifact.publish(self.pod, learner_, own, plan, by_the_newest),
                 lambda seconds: self._over(seconds) or not asked(),
             )
         except JobError as error:
