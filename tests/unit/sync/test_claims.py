@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ import pytest
 
 from mms_workloads import store as stores
 from mms_workloads.contract import Reason, Store
+from mms_workloads.pod import Stopped
 from mms_workloads.store import JobError
-from mms_workloads.sync import checkpoints, claims, startup, wire
+from mms_workloads.sync import checkpoints, claims, master, startup, wire
 from mms_workloads.sync.claims import Claim, Replaced, claim
 from mms_workloads.train import checkpoint
 from tests.unit.sync.masters import Clock, Master, checkpointed, settled
@@ -183,14 +185,14 @@ def old(tmp_path: Path, clock: Clock) -> Master:
     mine = claim(training, 1, 4)
     for step in (1, 2, 3):
         save(mine, step)
-    master = Master(tmp_path, clock, claim=mine, checkpoint=startup.last_checkpoint(mine))
+    made = Master(tmp_path, clock, claim=mine, checkpoint=startup.last_checkpoint(mine))
     claim(training, 1, 5)
-    return master
+    return made
 
 
-def kept(master: Master) -> list[int]:
+def kept(old: Master) -> list[int]:
     """The steps that a master which starts now finds."""
-    found = claim(master.it.job, 1, 6)
+    found = claim(old.it.job, 1, 6)
     return sorted(int(name.split("-")[1]) for name in found.found)
 
 
@@ -205,6 +207,8 @@ async def test_a_replaced_master_saves(old: Master) -> None:
     assert status.checkpoint is not None
     assert status.checkpoint.step == 3
     assert [peer.count(wire.BYE) for peer in peers] == [0, 0], "they look for the master that is"
+    with pytest.raises(Stopped):
+        await master._tick_until_ended(old.it, asyncio.Event())
     assert kept(old) == [1, 2, 3]
 
 

@@ -19,7 +19,7 @@ from mms_workloads.data.reader import Reader
 from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
-from mms_workloads.sync import again, wire
+from mms_workloads.sync import again, claims, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Superseded, file
 from mms_workloads.sync.layout import Layout
@@ -295,6 +295,19 @@ def test_an_artifact_is_written_when_the_store_is_back(made: worker.Worker, monk
     monkeypatch.setattr(made.control, "send", lambda kind, **_: sent.append(kind))
     made._export(states(1)[0], made.control.session)
     assert (outcomes, sent) == ([], [wire.EXPORTED])
+
+
+def test_workers_of_a_replaced_master_write_no_artifact(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = ArtifactRef(uri="file:///a", digest="sha256:0", version=1, metrics={})
+    sent: list[str] = []
+    monkeypatch.setattr(artifact, "publish", lambda *given: ref if given[-1]() else None)
+    monkeypatch.setattr(made.control, "send", lambda kind, **_: sent.append(kind))
+    made.control.master_incarnation = 3
+    claims.claim(made.pod.job, made.pod.attempt, 3)
+    assert made._export(states(1)[0], made.control.session)
+    claims.claim(made.pod.job, made.pod.attempt, 4)
+    assert not made._export(states(1)[0], made.control.session)
+    assert sent == [wire.EXPORTED]
 
 
 def test_another_plan_voids_what_was_learnt(made: worker.Worker) -> None:
