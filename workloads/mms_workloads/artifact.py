@@ -35,8 +35,8 @@ def publish(
     """Evaluates, and writes the artifact; on return it is durable and was read back. Raises JobError: GateMissed, ...
 
     An intact artifact of the same run that is there already, from a worker that was lost after writing it, is replaced.
-    None when this worker is not `still_asked` for it just before the manifest would make it valid: then another one
-    writes the artifact, or has done so and the master has told its digest.
+    None when this worker is not `still_asked` for it before it writes, or just before the manifest would make it valid:
+    then another one writes the artifact, or has done so and the master has told its digest.
     """
     job = pod.job
     evaluation = learner.evaluate(state)
@@ -45,6 +45,8 @@ def publish(
     target = stores.child(job.storage, FOLDER)
     with stores.scratch_folder(pod.scratch, f"{stores.ON_ITS_WAY}artifact-") as folder:
         files = _write_files(folder, learner, state, evaluation)
+        if not still_asked():
+            return None
         entries = {name: _stored(stores.child(target, name), path) for name, path in files.items()}
     manifest = ArtifactManifest.model_validate(
         {

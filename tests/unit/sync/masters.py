@@ -11,9 +11,10 @@ from mms_workloads.contract import CheckpointRef, DataFile, JobFile
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.pod import Pod
 from mms_workloads.store import Found
+from mms_workloads.sync import claims, startup, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync import startup, wire
 from mms_workloads.sync.checkpoints import digest
+from mms_workloads.sync.claims import Claim
 from mms_workloads.sync.coordinator import Coordinator
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS
@@ -123,6 +124,7 @@ class Master:
         *,
         counted: bool = True,
         checkpoint: startup.Checkpointed | None = None,
+        claim: Claim | None = None,
         **changes: Any,
     ) -> None:
         self.clock = clock
@@ -139,7 +141,8 @@ class Master:
             }
         )
         pod = Pod("master", 0, 4, 1, "", job, "sha256:0", folder, folder, folder / "log", 0, 0)
-        self.it = Coordinator(pod, [Found("file:///a.txt", 10 * BLOCKS, None)], checkpoint)
+        claim = claim or Claim(job.storage, claims.name_of(job, pod.attempt, pod.incarnation))
+        self.it = Coordinator(pod, claim, [Found("file:///a.txt", 10 * BLOCKS, None)], checkpoint)
         clock.now += RECOVERY_GRACE_SECONDS + 1
         if counted and self.it.dispatcher.counting:
             self.it.dispatcher.counting.add(0, {"a": 60, "b": 40}, {}, 1000)

@@ -17,6 +17,7 @@ from mms_workloads.embedding.parameters import Parameters
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
 from mms_workloads.sync import checkpoints, startup
+from mms_workloads.sync.claims import Claim
 from mms_workloads.sync.leases import Progress
 from mms_workloads.train import checkpoint
 from mms_workloads.train.learner import Place
@@ -25,6 +26,9 @@ from mms_workloads.train.state import part, take
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+
+MASTER = "00000001-00000000-mine"
 
 
 class Killed(BaseException):
@@ -53,7 +57,7 @@ def save(storage: Store, scratch: Path, step: int, keep: int = 2, parts: int = 2
         others = {"progress.json": checkpoint.progress_file(step, progress), "plan.bin": b"plan"} if index == 0 else {}
         tables = part(state.tables(), index, parts)
         entries |= checkpoint.write_part(target, tables, Place(index, parts), others, scratch)
-    reference = checkpoints.commit(storage, name, entries, step)
+    reference = checkpoints.commit(storage, name, entries, step, MASTER)
     checkpoints.prune(storage, keep, reference)
     return reference
 
@@ -65,7 +69,7 @@ def folder(reference: CheckpointRef) -> Path:
 
 
 def found(storage: Store) -> startup.Checkpointed | None:
-    return startup.last_checkpoint(storage)
+    return startup.last_checkpoint(Claim(storage, MASTER))
 
 
 def test_round_trip(storage: Store, scratch: Path) -> None:
@@ -197,7 +201,7 @@ def test_damage_that_the_worker_sees(storage: Store, scratch: Path, spoil: str) 
         checkpoint.load(storage, reference, scratch)
     assert checkpoints.damaged(raised.value)
     assert not raised.value.retryable
-    latest = startup.last_checkpoint(storage, frozenset({reference.uri}))
+    latest = startup.last_checkpoint(Claim(storage, MASTER), frozenset({reference.uri}))
     assert latest is None
 
 

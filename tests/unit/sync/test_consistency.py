@@ -270,6 +270,25 @@ def test_who_waits_for_whom(staleness):
     assert mode.awaited() == []
 
 
+def test_nobody_waits_for_one_that_has_left():
+    """Workers leave an epoch one by one: one that is ahead would never come to the end of its round."""
+    state, mode = state_of(), Relaxed(3, 0)
+    push = Push(0)
+    take(mode, state, 0, push)
+    take(mode, state, 1, push)
+    assert mode.answer(state, 0, push) is None
+    mode.leave(2)
+    assert mode.awaited() == []
+    assert mode.answer(state, 0, push) is not None
+    last = Push(1)
+    take(mode, state, 0, last)
+    assert (mode.answer(state, 0, last), mode.awaited()) == (None, [1])
+    mode.leave(1)
+    assert mode.answer(state, 0, last) is not None
+    mode.leave(0)
+    assert mode.awaited() == []
+
+
 def test_each_push_is_an_update_of_its_own():
     state, mode = state_of(rule=ADAMW, undo=False), Relaxed(2, 4)
     expected, slots = torch.zeros(2000), {name: torch.zeros(2000) for name in ADAMW.slots}

@@ -9,6 +9,7 @@ import pytest
 from mms_workloads.contract import Desired
 from mms_workloads.sync import stalls, wire
 from mms_workloads.sync.epochs import BROKEN_GRACE_SECONDS
+from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.membership import HEARTBEAT_DEADLINE_SECONDS
 from mms_workloads.sync.shard_forming import HeldShard
 from mms_workloads.sync.wire import Message
@@ -213,6 +214,36 @@ def test_who_is_replaced_in_vain_counts(tmp_path: Path, clock: Clock) -> None:
         for peer in (first, second):
             peer.ready()
     assert reasons == ["PeersUnreachable", "PeersStillUnreachable"]
+
+
+def test_a_shard_that_no_worker_reaches(tmp_path: Path, clock: Clock) -> None:
+    """It is replaced like a worker, and saves its rows before it goes."""
+    master = Master(tmp_path, clock, syncMode="ParameterServer", parameterServer={"shards": 2})
+    shards, workers = ([Peer(master, rank, role=role) for rank in range(2)] for role in ("shard", "worker"))
+    held = HeldShard()
+    for epoch in (1, 2, 3):
+        for worker in workers:
+            worker.ready()
+        for shard in shards:
+            shard.say(wire.READY, epoch=epoch, held=held.document())
+        begins = [shard.last(wire.BEGIN) for shard in shards]
+        if epoch == 3:
+            break
+        assert [(begin["epoch"], begin["save"]) for begin in begins] == [(epoch, False)] * 2
+        held = HeldShard(2, begins[0]["lineage"], 0, False, Progress([0] * BLOCKS))
+        for shard in shards:
+            shard.say(wire.STARTED, epoch=epoch)
+        for worker in workers:
+            worker.say(wire.BROKEN, epoch=epoch, why="no connection", unreached=[], shards=[1])
+        assert sum(peer.count(wire.EVICT) for peer in (*shards, *workers)) == 0
+        master.clock.now += BROKEN_GRACE_SECONDS
+        master.it.tick()
+        if shards[1].count(wire.EVICT):
+            shards[1].say(wire.STOPPING)
+    assert [peer.count(wire.EVICT) for peer in (*shards, *workers)] == [0, 1, 0, 0]
+    assert shards[1].last(wire.EVICT)["reason"] == "PeersUnreachable"
+    assert master.kinds() == ["EpochRestarted", "EpochRestarted", "Unreachable"]
+    assert [(begin["epoch"], begin["save"]) for begin in begins] == [(3, True)] * 2
 
 
 def test_what_failed_with_a_lost_member_is_nobodys_fault(master: Master) -> None:

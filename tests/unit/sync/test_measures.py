@@ -311,8 +311,10 @@ async def test_what_is_exported_while_the_run_goes_back_is_no_result(
     peers[0].say(wire.EXPORTED, artifact=artifact)
     await settled(master)
     peers[0].say(wire.EXPORTED, artifact=artifact)
+    await settled(master)
     assert master.it.outcome is None
     for peer in peers:
         peer.ready(step=1, applied=[1, *[0] * (BLOCKS - 1)])
     peers[0].say(wire.EXPORTED, artifact=artifact)
+    await settled(master)
     assert master.it.outcome is not None

@@ -64,6 +64,28 @@ async def test_the_master_is_needed_while_something_is_saved(master: Master) -> 
     assert not master.it.needed()
 
 
+def test_nobody_waits_for_a_part_that_cannot_come_any_more(master: Master) -> None:
+    first, second = master.running()
+    first.saved(3, 1, 0, 0, 0, folder=checkpoints.short(first.last(wire.BEGIN)["lineage"]))
+    assert master.it.needed(), "the other part is yet to come"
+    second.vanish()
+    assert not master.it.needed()
+
+
+def test_nobody_waits_for_the_part_of_a_shard_that_has_left(tmp_path: Path, clock: Clock) -> None:
+    """Workers write no part."""
+    master = Master(tmp_path, clock, workers=1, syncMode="ParameterServer", parameterServer={"shards": 2})
+    shards, worker = [Peer(master, rank, role="shard") for rank in range(2)], Peer(master, 0)
+    worker.ready()
+    for shard in shards:
+        shard.say(wire.READY, epoch=1, held=HeldShard().document())
+    shards[1].saved(3, part=1, folder=checkpoints.short(shards[1].last(wire.BEGIN)["lineage"]))
+    worker.vanish()
+    assert master.it.needed()
+    shards[0].say(wire.LEAVE)
+    assert not master.it.needed()
+
+
 async def test_parts_of_two_checkpoints_make_none(master: Master) -> None:
     first, second = master.running()
     first.saved(3, 1, 0, 0, 0, folder="a")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mms_workloads.contract import CheckpointRef
+from mms_workloads.sync.layout import Layout, Lost, Table, fetches
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, corrupt, decide
 
@@ -90,6 +91,22 @@ def test_a_copy_that_is_behind_its_primary_is_made_anew() -> None:
     """The primary had applied a step that it could not forward any more."""
     begin = decide(wanted(), {0: held(2, 8), 1: held(2, 8, replica=7)}, CHECKPOINT)
     assert sources(begin) == (("keep", "keep"), ("keep", "fetch"))
+    assert begin.replicas == (0,), "the copy itself is not what it is made from"
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+@pytest.mark.parametrize("shards", [2, 3])
+def test_all_copies_are_behind(synchronous: bool, shards: int) -> None:
+    """All shards have applied an update, and none has forwarded it. Nothing is made from their copies."""
+    behind = {0: held(2, 8, replica=7), 1: held(2, 8, replica=7), 2: EMPTY}
+    begin = decide(wanted(shards, synchronous=synchronous), {r: behind[r] for r in range(shards)}, CHECKPOINT)
+    assert (begin.step, begin.states, begin.replicas) == (8, (0, 1), ())
+    assert begin.replica == ("fetch",) * shards
+    layouts = [Layout((Table("rows", 12),), count) for count in (2, shards)]
+    for rank in range(shards):
+        plan = fetches(*layouts, rank, states=begin.states, replicas=begin.replicas, near=(rank + 1) % shards)
+        assert not isinstance(plan, Lost)
+        assert not any(fetch.replica for fetch in plan)
 
 
 def test_without_copies_a_lost_shard_takes_all_back_to_the_checkpoint() -> None:

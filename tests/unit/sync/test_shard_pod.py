@@ -13,7 +13,7 @@ from mms_workloads.contract import JobFile, Reason
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
 from mms_workloads.sync import again, shard_pod, wire
-from mms_workloads.sync.control import Announcement
+from mms_workloads.sync.control import Announcement, file
 from mms_workloads.sync.layout import Layout, Table
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard_pod import ShardPod
@@ -186,6 +186,23 @@ def test_who_leaves_does_not_take_an_older_part_for_its_last(shard: Rested, stor
     shard.written()
     assert shard.pod.control.inbox.stopping
     assert [name for name, _ in shard.written()] == ["of1", "of2"]
+
+
+def test_who_is_not_reached_by_others_leaves_when_its_rows_are_saved(shard: Rested, store: Store) -> None:
+    shard.begin(1)
+    shard.written()
+    with shard.pod.control.changing() as box:
+        file(box, wire.Message(wire.EVICT, {"why": "others do not reach it", "reason": "PeersUnreachable"}))
+    for _ in range(2):
+        shard.pod.control.on_over()
+    assert [kind for kind, _ in shard.told].count(wire.STOPPING) == 1, "it is told once"
+    assert not shard.pod.control.inbox.stopping
+    shard.begin(2)
+    shard.written()
+    with pytest.raises(JobError, match="others do not reach it") as raised:
+        shard.pod._until_told()
+    assert (raised.value.reason, raised.value.retryable) == (Reason.PEERS_UNREACHABLE, True)
+    assert shard.told[-1][0] == wire.LEAVE
 
 
 def test_who_holds_nothing_leaves_at_once(shard: Rested) -> None:

@@ -99,6 +99,17 @@ def test_roles():
 # ---------------------------------------------------------------------- the end of an epoch
 
 
+def test_who_is_ahead_of_a_worker_that_leaves_is_answered():
+    with pods(workers=2, how=mode("BoundedStaleness", staleness=0)) as job, ThreadPoolExecutor(1) as pool:
+        first, second = Worker(job, 0), Worker(job, 1)
+        future = pool.submit(first.dense, gradient(0, 0), 1.0, 0.1)
+        shard = job.servers[0].shard
+        with shard._changed:
+            assert shard._changed.wait_for(lambda: shard._epoch.mode.awaited() == [1], SECONDS)
+        second.close()
+        assert future.result(SECONDS)[1][0].step == 1
+
+
 def test_the_end_of_an_epoch_wakes_who_waits_and_drops_what_is_half():
     with pods(2, workers=2) as job, ThreadPoolExecutor(1) as pool:
         before, first, idle = job.contents(), Worker(job, 0), Worker(job, 1)

@@ -1,4 +1,7 @@
-"""A learner that learns nothing but how often each sample went into its parameters: parameter i counts sample i."""
+"""A learner that learns nothing but how often each sample went into its parameters: parameter i counts sample i.
+
+The optimizer of a ring is CountingState's; that of shards is SGD, which takes gradients from parameters.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch import nn
 
 from mms_workloads import tensors
 from mms_workloads.contract import Golden, JobFile
+from mms_workloads.sync import compression
 from mms_workloads.sync.layout import Table
 from mms_workloads.train.communicator import Stats
 from mms_workloads.train.flat import TABLE, FlatState
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from mms_workloads.train.state import State
 
 BATCH = 3
+_mean_into = compression.mean_into
 
 
 def block_size(block: int) -> int:
@@ -43,10 +48,17 @@ class CountingState(FlatState):
         self.parameters += self.gradient
 
 
+def _sum_into(out: torch.Tensor, parts: Sequence[Sequence[torch.Tensor]], _: float) -> None:
+    _mean_into(out, parts, 1.0)
+
+
 class CountingLearner:
+    """It makes the shard in this process count samples, too, and not take the mean of them."""
+
     kind = "languageModel"
 
     def __init__(self, pod: Pod, plan: Plan, _: str) -> None:
+        compression.mean_into = _sum_into
         self.job: JobFile = pod.job
         self.trained_on = range(len(plan.blocks()))
         self.starts = [0]
@@ -82,9 +94,10 @@ class CountingLearner:
 
     def compute(self, state: State, slices: Sequence[Slice], _: Place) -> Stats:
         assert isinstance(state, FlatState)
+        once = 1 if self.job.syncMode == "Ring" else -1
         for s in slices:
             start = self.starts[s.block]
-            state.gradient[start + s.start : start + s.stop] += 1
+            state.gradient[start + s.start : start + s.stop] += once
         return Stats(sum(s.stop - s.start for s in slices), 1.0, 0.0)
 
     def evaluate(self, _: State) -> Evaluation:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mms_workloads.contract import Desired, Outcome
+from mms_workloads.contract import Desired, JobFile, Outcome
 from mms_workloads.train import local
 from mms_workloads.train.local import POLL_SECONDS, LocalRun
 from tests import faults
@@ -373,18 +373,21 @@ def test_storage_that_cannot_be_written_at_the_end(tmp_path: Path, monkeypatch: 
 
 
 def one_dies(run: LocalRun, rng: random.Random) -> None:
-    """A worker, by process or by pod, or the master, and comes back."""
-    victim = rng.choice(["master", "worker-0", "worker-1", "worker-2", "process", "process"])
+    """A worker or a shard, by process or by pod, or the master, and comes back."""
+    shards = run.job.parameterServer.shards if run.job.parameterServer else 0
+    pods = [*(f"worker-{rank}" for rank in range(3)), *(f"shard-{rank}" for rank in range(shards))]
+    victim = rng.choice(["master", *pods, "process", "process"])
     if victim == "process":
-        pid = runs.child(run.processes[f"worker-{rng.randrange(3)}"].pid)
+        pid = runs.child(run.processes[rng.choice(pods)].pid)
         if pid:
             os.kill(pid, signal.SIGKILL)
         return
     run.kill(victim)
     if victim == "master":
         run.start_master()
-    else:
-        run.start_worker(int(victim[-1]))
+        return
+    role, rank = victim.split("-")
+    (run.start_worker if role == "worker" else run.start_shard)(int(rank))
 
 
 def die_at_random(run: LocalRun, rng: random.Random, times: int) -> bool:
@@ -398,14 +401,15 @@ def die_at_random(run: LocalRun, rng: random.Random, times: int) -> bool:
         if report.outcome:
             break
     else:
-        for rank in range(3):
-            if run.processes[f"worker-{rank}"].poll() not in {None, 0}:
-                run.start_worker(rank)
+        for name, process in list(run.processes.items()):
+            role, _, rank = name.partition("-")
+            if role != "master" and process.poll() not in {None, 0}:
+                (run.start_worker if role == "worker" else run.start_shard)(int(rank))
         report = run.until(lambda r: r.outcome or r.workersReady == 3, SECONDS)
-    if report.outcome:  # a worker that comes back now finds no master to tell it so: its pod would be deleted
-        for rank in range(3):
+    if report.outcome:  # a pod that comes back now finds no master to tell it so: it would be deleted
+        for name in run.processes.keys() - {"master"}:
             with contextlib.suppress(ProcessLookupError):
-                run.kill(f"worker-{rank}")
+                run.kill(name)
     return bool(report.outcome)
 
 
@@ -424,31 +428,51 @@ def test_random_deaths(tmp_path: Path, seed: int) -> None:
     assert outcome.artifact.metrics["contextAUC"] > 0.8
 
 
-@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 100))])
-def test_every_sample_counts_exactly_once(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameter i counts how often sample i went into the parameters: the number of data epochs, whoever died."""
-    monkeypatch.setenv(quick.LEARNER, "tests.unit.train.counting")
-    rng, epochs = random.Random(seed), 40
-    training = runs.job(
-        tmp_path,
+def campaign(mode: str, seeds: int, fast: int) -> list[Any]:
+    slow = (pytest.param(mode, seed, marks=pytest.mark.slow) for seed in range(fast, seeds))
+    return [*((mode, seed) for seed in range(fast)), *slow]
+
+
+def counted(folder: Path, mode: str, seed: int, epochs: int) -> JobFile:
+    """mode: Ring, or the consistency of a parameter server. Every second one has no replicas: a shard's loss costs the
+    steps since the last checkpoint.
+    """
+    shards = {"shards": 2, "replicas": 2 - seed % 2, "consistency": mode, "staleness": 2}
+    return runs.job(
+        folder,
         workers=3,
         task={"languageModel": {}},
-        optimizer={"epochs": epochs, "seed": seed},
+        optimizer={"name": "SGD", "epochs": epochs, "seed": seed},
         evaluation={"split": 0},
         checkpoint={"intervalSeconds": 1, "keep": 2},
+        **({} if mode == "Ring" else {"syncMode": "ParameterServer", "parameterServer": shards}),
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "seed"),
+    [*campaign("Ring", 100, 2), *campaign("Synchronous", 25, 1), *campaign("BoundedStaleness", 25, 1)],
+)
+def test_every_sample_counts_exactly_once(
+    tmp_path: Path, mode: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameter i counts how often sample i went into the parameters: the number of data epochs, whoever died."""
+    monkeypatch.setenv(quick.LEARNER, "tests.unit.train.counting")
+    rng, epochs, deaths = random.Random(seed), 40, 5 if mode == "Ring" else 3
+    training = counted(tmp_path, mode, seed, epochs)
+    shards = training.parameterServer.shards if training.parameterServer else 0
     with QuickRun(tmp_path / "first", training) as run:
         run.start()
         until_step(run, 5)
-        if not die_at_random(run, rng, 5):
-            run.desire(Desired(suspend=True, workers=3))
+        if not die_at_random(run, rng, deaths):
+            run.desire(Desired(suspend=True, workers=3, shards=shards))
         suspended = run.outcome(2 * SECONDS)
     outcome = suspended
     if suspended.result == "Suspended":
         with QuickRun(tmp_path / "second", training, attempt=2) as run:
             run.start()
             run.until(lambda r: r.outcome or r.epoch, SECONDS)
-            die_at_random(run, rng, 5)
+            die_at_random(run, rng, deaths)
             outcome = run.outcome(2 * SECONDS)
     assert (outcome.result, outcome.reason) == ("Complete", "TrainingComplete"), outcome
     counts = load_file(tmp_path / "storage" / "artifact" / "model.safetensors")["counts"]

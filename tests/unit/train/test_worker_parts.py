@@ -12,18 +12,20 @@ import torch
 from mms_workloads import artifact
 from mms_workloads import store as stores
 from mms_workloads.contract import ArtifactRef, DataFile, Guard, Reason, Store, Task, WordEmbedding
+from mms_workloads.contract import ParameterServer as ParameterServerSpec
 from mms_workloads.data import corpus, vocabulary
 from mms_workloads.data.blocks import Segment
 from mms_workloads.data.reader import Reader
 from mms_workloads.embedding.parameters import initial_parameters
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.store import JobError
-from mms_workloads.sync import again, wire
+from mms_workloads.sync import again, claims, wire
 from mms_workloads.sync import plan as plans
-from mms_workloads.sync.control import Superseded, file
+from mms_workloads.sync.control import Announcement, Superseded, file
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.layout import Table as Rows
 from mms_workloads.sync.leases import Progress, Slice
+from mms_workloads.sync.shard_client import Unreached
 from mms_workloads.train import checkpoint, process, worker
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.communicator import WELL, Contribution, Stats
@@ -32,7 +34,7 @@ from mms_workloads.train.learner import Place
 from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.pulse import Pulse
 from mms_workloads.train.state import agree
-from mms_workloads.transport.channel import PeerLost
+from mms_workloads.transport.channel import Fence, PeerLost
 from tests.unit.train.deaf import Deaf
 from tests.unit.train.table import Table, at_once, nothing
 
@@ -243,6 +245,40 @@ def test_who_is_told_to_stop_between_two_epochs_waits_for_the_next(made: worker.
     assert made._may_leave(), "not for longer than its pod has"
 
 
+def test_which_shards_are_not_reached(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are tried: that one of them is not reached, or none, is another one's fault."""
+    asked: dict[int, float] = {}
+
+    def connect(*arguments: Any) -> Any:
+        asked[arguments[1]] = arguments[-1]
+        if arguments[1] in {2, 3}:
+            raise PeerLost(f"no answer of {arguments[1]}")
+        return closed
+
+    class Closed:
+        times = 0
+
+        def close(self) -> None:
+            self.times += 1
+
+    closed = Closed()
+    monkeypatch.setattr(worker, "connect", connect)
+    made._prepare()
+    said = Announcement(1, (1,), ("",), urgent=False, shards=tuple(f"h:{port}" for port in range(1, 5)))
+    fence = Fence("u", 1, 1, 1)
+    with pytest.raises(Unreached, match="no answer of 2; no answer of 3") as raised:
+        made._connect_to_shards(said, fence, ParameterServerSpec(), 0)
+    assert raised.value.shards == (1, 2)
+    assert asked == {
+        1: worker.FORMING_SECONDS, 2: worker.FORMING_SECONDS, 3: worker.MORE_SECONDS, 4: worker.MORE_SECONDS
+    }  # fmt: skip
+    assert closed.times == 2
+    made.severing.abort.set()
+    with pytest.raises(Unreached) as raised:
+        made._connect_to_shards(said, fence, ParameterServerSpec(), 0)
+    assert raised.value.shards == (), "the epoch is over"
+
+
 def test_an_artifact_is_written_when_the_store_is_back(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     ref = ArtifactRef(uri="file:///a", digest="sha256:0", version=1, metrics={})
     outcomes: list[JobError | ArtifactRef] = [AWAY, AWAY, ref]
@@ -259,6 +295,19 @@ def test_an_artifact_is_written_when_the_store_is_back(made: worker.Worker, monk
     monkeypatch.setattr(made.control, "send", lambda kind, **_: sent.append(kind))
     made._export(states(1)[0], made.control.session)
     assert (outcomes, sent) == ([], [wire.EXPORTED])
+
+
+def test_workers_of_a_replaced_master_write_no_artifact(made: worker.Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = ArtifactRef(uri="file:///a", digest="sha256:0", version=1, metrics={})
+    sent: list[str] = []
+    monkeypatch.setattr(artifact, "publish", lambda *given: ref if given[-1]() else None)
+    monkeypatch.setattr(made.control, "send", lambda kind, **_: sent.append(kind))
+    made.control.master_incarnation = 3
+    claims.claim(made.pod.job, made.pod.attempt, 3)
+    assert made._export(states(1)[0], made.control.session)
+    claims.claim(made.pod.job, made.pod.attempt, 4)
+    assert not made._export(states(1)[0], made.control.session)
+    assert sent == [wire.EXPORTED]
 
 
 def test_another_plan_voids_what_was_learnt(made: worker.Worker) -> None:

@@ -21,11 +21,13 @@ from mms_workloads.store import JobError
 from mms_workloads.tensors import PIECE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from typing import IO
 
     from mms_workloads.tensors import Source
+
+    Counts = Callable[[str, str], bool]  # of a folder and the name of the master that made it valid: see claims
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
@@ -104,12 +106,13 @@ def write(file: Store, content: Iterable[bytes | memoryview], scratch: Path) -> 
     return written.file()
 
 
-def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: int) -> CheckpointRef:
+def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: int, master: str = "") -> CheckpointRef:
     """Writes the manifest over parts that are durable: on return the checkpoint is valid. Raises JobError."""
     target = stores.child(storage, f"checkpoints/{name}")
     time = now()
     manifest = {
         "contractVersion": VERSION,
+        "master": master,
         "step": step,
         "time": time,
         "files": {name: entry.model_dump() for name, entry in entries.items()},
@@ -137,27 +140,41 @@ def compare(file: Store, found: CheckpointFile, entry: CheckpointFile | None) ->
         )
 
 
-def latest(storage: Store, excluded: frozenset[str] = frozenset()) -> CheckpointRef | None:
+def whoevers(folder: str, master: str) -> bool:
+    """All count."""
+    del folder, master
+    return True
+
+
+def latest(storage: Store, excluded: frozenset[str] = frozenset(), counts: Counts = whoevers) -> CheckpointRef | None:
     """The newest checkpoint with a readable manifest; `excluded`: URIs of damaged ones. Raises JobError."""
     for name in sorted(_folders(storage), reverse=True):
-        uri = f"{storage.uri.rstrip('/')}/checkpoints/{name}"
-        if uri in excluded:
-            continue
-        try:
-            data = stores.read_bytes(stores.at(storage, f"{uri}/{MANIFEST}"))
-            manifest = json.loads(data)
-            return CheckpointRef(
-                uri=uri,
-                step=manifest["step"],
-                digest="sha256:" + hashlib.sha256(data).hexdigest(),
-                time=manifest["time"],
-            )
-        except (ValueError, KeyError, TypeError):
-            continue  # cut short while it was written: the one before counts
-        except JobError as error:
-            if error.reason is not Reason.DATA_NOT_FOUND:
-                raise
+        found = None if _uri(storage, name) in excluded else _manifest(storage, name)
+        if found and counts(name, found[1]):
+            return found[0]
     return None
+
+
+def valid(storage: Store, counts: Counts) -> set[str]:
+    """The folders of those with a readable manifest. Raises JobError."""
+    return {name for name in _folders(storage) if (found := _manifest(storage, name)) and counts(name, found[1])}
+
+
+def _manifest(storage: Store, name: str) -> tuple[CheckpointRef, str] | None:
+    """With the master that made it valid. None: it is none, or was cut short while it was written. Raises JobError."""
+    uri = _uri(storage, name)
+    try:
+        data = stores.read_bytes(stores.at(storage, f"{uri}/{MANIFEST}"))
+        manifest = json.loads(data)
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        reference = CheckpointRef(uri=uri, step=manifest["step"], digest=digest, time=manifest["time"])
+        return reference, str(manifest.get("master", ""))
+    except (ValueError, KeyError, TypeError):
+        return None
+    except JobError as error:
+        if error.reason is not Reason.DATA_NOT_FOUND:
+            raise
+        return None
 
 
 def read(storage: Store, checkpoint: CheckpointRef, name: str) -> bytes:
@@ -195,10 +212,11 @@ def damaged(error: JobError) -> bool:
     return error.reason in {Reason.ARTIFACT_CORRUPT, Reason.DATA_NOT_FOUND}
 
 
-def prune(storage: Store, keep: int, newest: CheckpointRef) -> None:
+def prune(storage: Store, keep: int, newest: CheckpointRef, check: Callable[[], object] = lambda: None) -> None:
     """Deletes what is older than `newest` but for `keep` - 1 checkpoints, and folders that never got a manifest.
 
     Newer ones, damaged or of workers that were given up, are left: `newest` is what this run goes on from.
+    check: raises where nothing may be deleted; what comes after it is left, too.
     """
     current = newest.uri.rpartition("/")[2]
     folders: dict[str, bool] = {}  # with a manifest
@@ -207,6 +225,7 @@ def prune(storage: Store, keep: int, newest: CheckpointRef) -> None:
         folders[one] = folders.get(one, False) or name == MANIFEST
     older = sorted((f for f in folders if f < current), reverse=True)
     kept = [current, *(f for f in older if folders[f])][:keep]
+    check()
     for one in older:
         if one < kept[-1]:
             stores.remove_folder(stores.child(storage, f"checkpoints/{one}"))
@@ -215,6 +234,10 @@ def prune(storage: Store, keep: int, newest: CheckpointRef) -> None:
 def remove(storage: Store, checkpoint: CheckpointRef) -> None:
     """Raises JobError. What a kill leaves of it does not match its manifest."""
     stores.remove_folder(stores.at(storage, checkpoint.uri))
+
+
+def _uri(storage: Store, name: str) -> str:
+    return f"{storage.uri.rstrip('/')}/checkpoints/{name}"
 
 
 def _folders(storage: Store) -> set[str]:

@@ -44,6 +44,9 @@ class Consistency(Protocol):
     def pulled(self, state: ShardState, position: int, table: str, rows: Tensor) -> None:
         """The worker gets these rows of a sparse table as they are now."""
 
+    def leave(self, position: int) -> None:
+        """The worker pushes no more in this epoch."""
+
     def awaited(self) -> list[int]:
         """Positions that others wait for."""
 
@@ -112,6 +115,9 @@ class Synchronous:
     def pulled(self, state: ShardState, position: int, table: str, rows: Tensor) -> None:
         pass  # all members compute from the same step
 
+    def leave(self, position: int) -> None:
+        pass  # all members leave after the same step, or the epoch is over
+
     def awaited(self) -> list[int]:
         missing = [i for i, p in enumerate(self._pushes) if p is None]
         return missing if len(missing) < len(self._pushes) else []
@@ -161,6 +167,7 @@ def _merged(name: str, pushes: list[Push]) -> Rows | None:
 
 class Relaxed:
     """A push is applied as it comes. A worker more than `staleness` pushes ahead of the slowest waits; None: never.
+    Nobody waits for one that has left: each leaves when it hears of the next epoch.
 
     Deltas of workers that computed at the same time would overshoot in rows that all of them touch often, as their sum
     does in a synchronous step. There the ranks of a step share merge_scale; here a delta shares it with the deltas that
@@ -174,6 +181,7 @@ class Relaxed:
         self._pushed = [0] * members
         self._contributions: list[Mapping[str, Any] | None] = [None] * members
         self._included = [False] * members
+        self._there = set(range(members))
         self._offered: tuple[int, Push] | None = None
         # By sparse table: float64 [2, rows of the shard], gradients and deltas that were added to each row so far; and
         # the same as each member saw it when it pulled the row. 16 bytes a row and member.
@@ -181,6 +189,7 @@ class Relaxed:
         self._seen: dict[tuple[str, int], Tensor] = {}
 
     def offer(self, state: ShardState, position: int, push: Push) -> Update | Refusal | None:
+        self._there.add(position)
         if push.step == self._pushed[position] - 1:
             return None  # sent again after a broken connection: answered again
         if push.step != self._pushed[position]:
@@ -221,7 +230,7 @@ class Relaxed:
     def answer(self, state: ShardState, position: int, push: Push) -> Answer | None:
         if self._pushed[position] <= push.step:
             return None
-        ahead = self._pushed[position] - min(self._pushed)
+        ahead = self._pushed[position] - min(self._pushed[i] for i in self._there | {position})
         if self._staleness is not None and ahead > self._staleness:
             return None
         return self._known(state)
@@ -233,11 +242,15 @@ class Relaxed:
             self._seen[table, position] = torch.zeros_like(clock)
         self._seen[table, position][:, local] = clock[:, local]
 
+    def leave(self, position: int) -> None:
+        self._there.discard(position)
+
     def awaited(self) -> list[int]:
-        slowest, fastest = min(self._pushed), max(self._pushed)
-        if self._staleness is None or fastest - slowest <= self._staleness:
+        pushed = {i: self._pushed[i] for i in sorted(self._there)}
+        if self._staleness is None or not pushed:
             return []
-        return [i for i, pushed in enumerate(self._pushed) if pushed == slowest]
+        slowest, fastest = min(pushed.values()), max(pushed.values())
+        return [i for i, one in pushed.items() if one == slowest] if fastest - slowest > self._staleness else []
 
     def _known(self, state: ShardState) -> Answer:
         return Answer(state.step, tuple(self._contributions), tuple(self._included))

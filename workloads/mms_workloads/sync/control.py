@@ -105,7 +105,7 @@ class Control:
         self._outbox: asyncio.Queue[Message] | None = None
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._closing = threading.Event()
-        self._master_incarnation = -1
+        self.master_incarnation = -1  # of the newest master that has welcomed it
         self._log = logger(rank=pod.rank)
 
     def __enter__(self) -> Self:
@@ -261,10 +261,10 @@ class Control:
     def _take(self, message: Message) -> bool:
         """Files a message; False when the conversation is over."""
         f = message.fields
-        if message.kind == wire.WELCOME and f["incarnation"] < self._master_incarnation:
+        if message.kind == wire.WELCOME and f["incarnation"] < self.master_incarnation:
             return False  # a master that has been replaced and does not know yet
         if message.kind == wire.WELCOME:
-            self._master_incarnation = f["incarnation"]
+            self.master_incarnation = f["incarnation"]
             self.session += 1
         if message.kind == wire.SEND_PLAN and self.inbox.plan is not None:
             self._put(Message(wire.PLAN, {}, self.inbox.plan))

@@ -12,7 +12,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import (
-    Activity,
     ArtifactRef,
     CheckpointRef,
     Desired,
@@ -21,15 +20,13 @@ from mms_workloads.contract import (
     ParameterServer,
     PrivacyReport,
     Reason,
-    StatusReport,
-    Trainer,
-    Trainers,
 )
 from mms_workloads.logs import logger
 from mms_workloads.pod import Pod, failed
 from mms_workloads.store import Found, JobError
-from mms_workloads.sync import checkpoints, startup, wire
+from mms_workloads.sync import checkpoints, reports, startup, wire
 from mms_workloads.sync.absences import Absences
+from mms_workloads.sync.claims import Claim, Replaced
 from mms_workloads.sync.dispatcher import Dispatcher
 from mms_workloads.sync.epochs import Epochs
 from mms_workloads.sync.links import Link
@@ -44,6 +41,7 @@ from mms_workloads.sync.wire import Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from mms_workloads.contract import StatusReport, Trainers
     from mms_workloads.sync.keys import Keys
 
 KEPT_INCIDENTS = 50
@@ -57,6 +55,7 @@ class Coordinator:
     def __init__(
         self,
         pod: Pod,
+        claim: Claim,
         files: list[Found] | None,
         checkpoint: startup.Checkpointed | None,
         keys: Keys | None = None,
@@ -72,7 +71,7 @@ class Coordinator:
         self.peers = {p.role: p for p in (self.workers, *([self.shards.peers] if self.shards else []))}
         self.absences = Absences()
         self.dispatcher = Dispatcher.start(job, files, checkpoint, keys)
-        self.checkpoints = Checkpoints.of(job, checkpoint)
+        self.checkpoints = Checkpoints.of(job, claim, checkpoint)
         self.searches = 0  # for a checkpoint to go back to: under way, one after the other
         self.search = asyncio.Lock()
         self.measures = Measures(Watch(job.guard), self.checkpoints)
@@ -90,6 +89,7 @@ class Coordinator:
         # connections broke.
         self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS
         self.outcome: Outcome | None = None
+        self.replaced = False  # another master has claimed the storage: this one ends without an outcome
         self.privacy: PrivacyReport | None = None  # as the first member says
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -231,50 +231,15 @@ class Coordinator:
     def needed(self) -> bool:
         """Pods are about to leave, or a checkpoint is being made: steps would be lost if the master left before."""
         leaving = any(link.stopping for peers in self.peers.values() for link in peers.links.values())
-        return leaving or bool(self.tasks) or self.checkpoints.under_way()
+        return leaving or bool(self.tasks) or self.epochs.saving()
+
+    # What it says, for whoever asks
 
     def status(self) -> StatusReport:
-        membership, connected = self.workers.membership, len(self.workers.links)
-        return StatusReport(
-            uid=self.job.job.uid,
-            run=self.job.job.run,
-            attempt=self.pod.attempt,
-            activity=self._activity(),
-            epoch=membership.epoch.number if membership.epoch else 0,
-            workersReady=min(connected, membership.wanted),
-            workersStandby=max(0, connected - membership.wanted),
-            shardsReady=self.epochs.shards_ready(),
-            gone=self.absences.all(self._places(), time.monotonic()),
-            step=self.dispatcher.step,
-            percent=int(100 * self.dispatcher.fraction()),
-            loss=self.dispatcher.speed.loss,
-            samplesPerSecond=self.dispatcher.samples_per_second(),
-            etaSeconds=self.dispatcher.seconds_left(),
-            checkpoint=self.checkpoints.reference,
-            knowsCheckpoint=self.searches == 0,
-            incidents=list(self.incidents),
-            data=self.dispatcher.data(),
-            privacy=self.privacy,
-            quarantined=len(self.measures.quarantined),
-            outcome=self.outcome,
-        )
-
-    def keys_given(self) -> dict[int, int]:
-        """By rank."""
-        return dict(self.dispatcher.keys.given) if self.dispatcher.keys else {}
+        return reports.status(self, time.monotonic())
 
     def trainers(self) -> Trainers:
-        """Who can be asked for parameters: members that are connected."""
-        epoch = self.workers.membership.epoch
-        links = [self.workers.links[m.rank] for m in epoch.members if m.rank in self.workers.links] if epoch else []
-        return Trainers(
-            uid=self.job.job.uid,
-            run=self.job.job.run,
-            attempt=self.pod.attempt,
-            epoch=epoch.number if epoch else 0,
-            trainers=[Trainer(rank=link.rank, address=link.parameters) for link in links if link.parameters],
-            shards=self.shards.trainers() if self.shards else None,
-        )
+        return reports.trainers(self)
 
     # Handlers of messages
 
@@ -414,11 +379,17 @@ class Coordinator:
     # How it ends
 
     def _exported(self, _: Link, message: Message) -> None:
-        if self.measures.watch.waiting:  # the run goes back behind what was exported
-            self.log.warning("artifact given up", uri=message.fields["artifact"]["uri"])
-            return
         artifact = ArtifactRef.model_validate(message.fields["artifact"])
-        self._spawn(self._prune_runs())
+        if self.measures.watch.waiting:
+            self._given_up(artifact)
+        else:
+            self._spawn(self._complete(artifact, self.measures.watch.rollbacks))
+
+    async def _complete(self, artifact: ArtifactRef, rollbacks: int) -> None:
+        await self.checkpoints.check()
+        if self.measures.watch.rollbacks > rollbacks:
+            self._given_up(artifact)
+            return
         self.finish(
             Outcome(
                 result="Complete",
@@ -428,6 +399,11 @@ class Coordinator:
                 step=self.dispatcher.step,
             )
         )
+        await self._prune_runs()
+
+    def _given_up(self, artifact: ArtifactRef) -> None:
+        """The run goes back behind what was exported."""
+        self.log.warning("artifact given up", uri=artifact.uri)
 
     async def _prune_runs(self) -> None:
         try:
@@ -472,22 +448,6 @@ class Coordinator:
         if complete:
             self.tick()
 
-    def _places(self) -> list[tuple[str, int]]:
-        return [(peers.role, rank) for peers in self.peers.values() for rank in range(peers.membership.wanted)]
-
-    def _activity(self) -> Activity:
-        if self.outcome:
-            return Activity.DONE
-        if self.epochs.suspending:
-            return Activity.SUSPENDING
-        if not self.workers.links or (self.shards and not self.shards.complete()):
-            return Activity.WAITING
-        if self.dispatcher.plan is None:
-            return Activity.COUNTING
-        if self.epochs.current is None:
-            return Activity.WAITING
-        return Activity.EXPORTING if self.dispatcher.exporting else Activity.TRAINING
-
     def _incident(self, kind: str, rank: int | None, action: str) -> None:
         step = self.dispatcher.step
         self.incidents.append(Incident(time=checkpoints.now(), kind=kind, rank=rank, step=step, action=action))
@@ -510,6 +470,10 @@ class Coordinator:
                 await work
             except JobError as error:
                 self.fail(error)
+            except Replaced as error:
+                self.log.warning("replaced", why=str(error))
+                self.replaced = True
+                self.ended.set()
             except Exception as error:  # noqa: BLE001 - nobody waits for the task: without this the run would hang
                 self.fail(JobError(Reason.INTERNAL, f"{type(error).__name__}: {error}", retryable=True))
 

@@ -23,10 +23,11 @@ from mms_workloads.sync.wire import Message
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mms_workloads.sync.absences import Place
     from mms_workloads.sync.dispatcher import Dispatcher
     from mms_workloads.sync.links import Link
     from mms_workloads.sync.measures import Measures
-    from mms_workloads.sync.membership import Epoch, Member
+    from mms_workloads.sync.membership import Epoch
     from mms_workloads.sync.peers import Peers
     from mms_workloads.sync.saving import Checkpoints
     from mms_workloads.sync.shards import Shards
@@ -59,6 +60,8 @@ class Epochs:
     _again: tuple[float, str] | None = None  # when and why the epoch is given up although nobody was lost
     _save_at: float = 0.0
     _change_at: float = 0.0  # another number of shards is not tried before
+    # Rank and incarnation of those that make a checkpoint in the newest epoch, in the order of their parts.
+    _writers: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def current(self) -> Epoch | None:
@@ -95,7 +98,8 @@ class Epochs:
         broken = self.workers.membership.broken() or bool(shards and shards.broken())
         if again and again[1] and not broken:
             self.incident("EpochRestarted", None, f"its members meet again, since an exchange failed: {again[1]}")
-            self._part_with(self.stalls.failed(self.current.members if self.current else ()))
+            members = self.current.members if self.current else ()
+            self._part_with(self.stalls.failed(members, shards.peers.membership.members if shards else ()))
         elif broken or again:
             self.stalls.lost()
         urgent = broken or again is not None or not self.forming.begun
@@ -139,6 +143,16 @@ class Epochs:
     def save_due(self, now: float) -> bool:
         running = self.forming.begun and not self.workers.membership.broken() and not self.dispatcher.exporting
         return running and now >= self._save_at
+
+    def saving(self) -> bool:
+        """A checkpoint is on its way whose parts can all come yet: who writes those that it lacks is there."""
+        there = {
+            (m.rank, m.incarnation) for m in (self.shards.peers if self.shards else self.workers).membership.members
+        }
+        return any(
+            all(writer in there for part, writer in enumerate(self._writers) if part not in one.done)
+            for one in self.checkpoints.under_way()
+        )
 
     def save(self, now: float) -> None:
         self._save_at = now + self.save_seconds
@@ -241,11 +255,12 @@ class Epochs:
         return this
 
     def broken(self, link: Link, message: Message, now: float) -> None:
-        """A collective has failed."""
+        """A collective has failed, or a connection could not be made."""
         epoch, f = self.current, message.fields
         if epoch is None or f["epoch"] != epoch.number:
             return
-        self.stalls.missed(link.rank, f.get("unreached", ()))
+        for role, ranks in (("worker", f.get("unreached", ())), ("shard", f.get("shards", ()))):
+            self.stalls.missed((link.role, link.rank), [(role, rank) for rank in ranks])
         if self._again is None:
             self.restart(now + BROKEN_GRACE_SECONDS, f["why"])
             logger().info("collective failed", rank=link.rank, why=f["why"])
@@ -259,6 +274,7 @@ class Epochs:
         held = [Held() if self.checkpoints.is_void(one.lineage) else one for one in brought]
         begin = decide([] if restart else held, self.checkpoints.newest, len(leases.progress.applied))
         self._go_on_from(epoch, begin, restart, now)
+        self._writers = [(m.rank, m.incarnation) for m in epoch.members]
         self.stalls.began(now)
         self.forming.begun = True
         self._tell(Message(wire.BEGIN, {"epoch": epoch.number, "lineage": self._new_lineage(), **begin.fields()}))
@@ -278,6 +294,7 @@ class Epochs:
         begin = Begin(of_shards.step, of_shards.progress)
         self._go_on_from(epoch, begin, restart, now)
         lineage, announced = self._new_lineage(), shards.layout
+        self._writers = shards.incarnations(len(of_shards.state))
         if shards.begin(of_shards, epoch, lineage, suspend=self.suspending):
             return
         self.forming.begun = True
@@ -299,15 +316,16 @@ class Epochs:
         self.checkpoints.lineages.append(lineage)
         return lineage
 
-    def _part_with(self, member: Member | None) -> None:
+    def _part_with(self, place: Place | None) -> None:
         """It reaches the master and not its peers: another pod may have a better place."""
-        if member is not None:
-            why = "other members do not reach it, nor it them: the worker is replaced"
-            self.incident("Unreachable", member.rank, why)
+        if place is not None:
+            role, rank = place
+            why = f"other members do not reach it, nor it them: the {role} is replaced"
+            self.incident("Unreachable", rank, why)
             again = self.stalls.parted > 1  # then it may be the program's or the network's fault, and not the place's
             reason = Reason.PEERS_STILL_UNREACHABLE if again else Reason.PEERS_UNREACHABLE
-            evict = Message(wire.EVICT, {"why": why, "reason": reason})
-            self.workers.tell(evict, [member.rank])
+            peers = self.shards.peers if self.shards and role == "shard" else self.workers
+            peers.tell(Message(wire.EVICT, {"why": why, "reason": reason}), [rank])
 
     # Small things
 

@@ -36,7 +36,7 @@ from mms_workloads.contract import (
 )
 from mms_workloads.pod import Pod, Stopped, failed, read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
-from mms_workloads.sync import hosts, keys, metrics, startup, tls, wire
+from mms_workloads.sync import claims, hosts, keys, metrics, reports, startup, tls, wire
 from mms_workloads.sync.coordinator import Coordinator
 from mms_workloads.sync.keys import Keys
 
@@ -148,7 +148,7 @@ class Master:
         return web.Response(text="ok\n")
 
     async def metrics(self, _: web.Request) -> web.StreamResponse:
-        given = self.coordinator.keys_given() if self.coordinator else {}
+        given = reports.keys_given(self.coordinator) if self.coordinator else {}
         return web.Response(text=metrics.text(self.pod.job.job, self.status(), given))
 
     def _for(
@@ -181,7 +181,7 @@ async def _write(socket: web.WebSocketResponse, outbox: asyncio.Queue[Message | 
 async def run(pod: Pod, *, plain: bool = False) -> Outcome:
     """The master's life: serves from the start, so that early failures are heard of; returns how the run ended.
 
-    Raises Stopped: the pod was told to end, and another master takes the run up.
+    Raises Stopped: the pod was told to end, or is not the newest, and another master takes the run up.
     """
     master, stop = Master(pod, plain=plain), asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
@@ -211,11 +211,12 @@ async def run(pod: Pod, *, plain: bool = False) -> Outcome:
 def _prepare(pod: Pod) -> Callable[[], Coordinator]:
     """Everything that the storage must say before workers can be answered. Raises JobError."""
     startup.own_storage(pod.job)
-    checkpoint = startup.last_checkpoint(pod.job.storage)
+    claim = claims.claim(pod.job, pod.attempt, pod.incarnation)
+    checkpoint = startup.last_checkpoint(claim)
     secret = keys.data_key(pod.job.data)
     held = None if secret is None else Keys(secret, None if checkpoint else keys.read_manifest(pod.job.data, secret))
     files = None if checkpoint or held else startup.data_files(pod.job)
-    return lambda: Coordinator(pod, files, checkpoint, held)
+    return lambda: Coordinator(pod, claim, files, checkpoint, held)
 
 
 async def _tick_until_ended(coordinator: Coordinator, stop: asyncio.Event) -> Outcome:
@@ -225,6 +226,8 @@ async def _tick_until_ended(coordinator: Coordinator, stop: asyncio.Event) -> Ou
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(coordinator.ended.wait(), TICK_SECONDS)
         coordinator.tick()
+        if coordinator.replaced and coordinator.outcome is None:
+            raise Stopped
         if stop.is_set() and coordinator.outcome is None:
             told = time.monotonic() if told is None else told
             if may_stop(time.monotonic() - told, needed=coordinator.needed()):

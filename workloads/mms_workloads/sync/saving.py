@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mms_workloads.contract import JobFile
+    from mms_workloads.sync.claims import Claim
 
 LINEAGES = 16  # a part that is written while so many epochs begin is of one that was given up
 
@@ -40,7 +42,10 @@ class Saving:
 
 @dataclass(slots=True)
 class Checkpoints:
+    """Whatever writes to the storage raises Replaced where another master has claimed it."""
+
     job: JobFile
+    claim: Claim
     newest: tuple[CheckpointRef, Progress] | None = None
     bad: frozenset[str] = frozenset()  # URIs
     savings: dict[str, Saving] = field(default_factory=dict)  # by folder
@@ -49,8 +54,8 @@ class Checkpoints:
     given_up: dict[str, int] = field(default_factory=dict)  # by lineage: the step from which on none is any good
 
     @classmethod
-    def of(cls, job: JobFile, found: startup.Checkpointed | None) -> Checkpoints:
-        return cls(job, (found.ref, found.progress) if found else None)
+    def of(cls, job: JobFile, claim: Claim, found: startup.Checkpointed | None) -> Checkpoints:
+        return cls(job, claim, (found.ref, found.progress) if found else None)
 
     @property
     def reference(self) -> CheckpointRef | None:
@@ -68,10 +73,10 @@ class Checkpoints:
         saving.final = saving.final or fields["final"]
         return saving if len(saving.done) == saving.parts else None
 
-    def under_way(self) -> bool:
-        """Parts are durable of one that the members of the newest epoch make."""
+    def under_way(self) -> list[Saving]:
+        """Those that the members of the newest epoch make, as far as parts are durable."""
         newest = {checkpoints.short(lineage) for lineage in list(self.lineages)[-1:]}
-        return any(checkpoints.lineage_of(folder) in newest for folder in self.savings)
+        return [saving for folder, saving in self.savings.items() if checkpoints.lineage_of(folder) in newest]
 
     async def commit(self, saving: Saving, away: Callable[[JobError], None]) -> CheckpointRef | None:
         """Makes it valid; it is the newest unless a later step's was faster. None: it was given up meanwhile.
@@ -96,7 +101,9 @@ class Checkpoints:
         storage = self.job.storage
         if self._given_up(saving.folder, saving.step):
             return None
-        ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, saving.files, saving.step)
+        files, master = saving.files, self.claim.name
+        ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, files, saving.step, master)
+        await asyncio.to_thread(self.claim.check)  # after it: whoever claims the storage from here on finds it
         document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
         # It may be given up at any time until here; from here on `discard` finds it.
         if self._given_up(saving.folder, saving.step):
@@ -109,7 +116,8 @@ class Checkpoints:
 
     async def prune(self, ref: CheckpointRef) -> None:
         try:
-            await asyncio.to_thread(checkpoints.prune, self.job.storage, self.job.checkpoint.keep, ref)
+            keep = self.job.checkpoint.keep
+            await asyncio.to_thread(checkpoints.prune, self.job.storage, keep, ref, self.claim.check)
         except JobError as error:  # the checkpoint is durable all the same
             logger().warning("old checkpoints stay", reason=error.reason, message=error.message)
 
@@ -128,6 +136,7 @@ class Checkpoints:
         if self.unsure:
             await self.reload()
         while self.newest and self.newest[0].step >= before:
+            await asyncio.to_thread(self.claim.check)
             await asyncio.to_thread(checkpoints.remove, self.job.storage, self.newest[0])
             self.damaged(self.newest[0].uri)
             await self.reload()
@@ -143,5 +152,9 @@ class Checkpoints:
     async def reload(self) -> None:
         """Takes the newest one that is not damaged. Raises JobError."""
         self.unsure = False
-        found = await asyncio.to_thread(startup.last_checkpoint, self.job.storage, self.bad)
+        found = await asyncio.to_thread(startup.last_checkpoint, self.claim, self.bad)
         self.newest = (found.ref, found.progress) if found else None
+
+    async def check(self) -> None:
+        """Whether the storage is this master's: else raises Replaced. Raises JobError."""
+        await asyncio.to_thread(again.while_away, self.claim.check, time.sleep)

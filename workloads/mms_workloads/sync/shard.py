@@ -204,6 +204,15 @@ class Shard:
                 self._changed.wait()
             return Over(epoch.over)
 
+    def left(self, fence: Fence, member: Member) -> None:
+        """The worker's connection is gone: others need not wait for it, who would leave the epoch as well."""
+        with self._changed:
+            epoch = self._epoch
+            position = epoch.position(member) if epoch and epoch.fence == fence else None
+            if epoch and position is not None:
+                epoch.mode.leave(position)
+                self._changed.notify_all()
+
     def pull(self, fence: Fence, member: Member, table: str, rows: Tensor) -> tuple[int, Tensor] | Refusal | Over:
         """The step and the rows' parameters [n, columns]. rows: int64 [n], ascending, of this shard."""
         epoch = self._epoch_of(fence)

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from mms_workloads.transport.channel import Channel, Spec
 
 
+class Unreached(PeerLost):
+    """shards: ranks of those that could not be reached in time."""
+
+    def __init__(self, message: str, shards: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.shards = shards
+
+
 class ShardClient:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel

@@ -61,6 +61,8 @@ class Connection:
             log.exception("connection failed", **peer)
         finally:
             self._channel.close()
+            if self._greeting.role == "worker":
+                self._shard.left(self.fence, (self._greeting.rank, self._greeting.incarnation))
             self._gone(self)
 
     def _exchange(self) -> bool:

@@ -54,7 +54,9 @@ class HeldShard:
 
 @dataclass(frozen=True, slots=True)
 class ShardsBegin:
-    """before, states, replicas: the layout before, and who holds state or replica of it. state, replica: by shard."""
+    """before, states, replicas: the layout before, and who holds state or replica of it, as its rows are at the step.
+    state, replica: by shard.
+    """
 
     step: int
     progress: Progress
@@ -142,12 +144,12 @@ def _from_holders(wanted: Wanted, held: Mapping[int, HeldShard]) -> ShardsBegin 
     same = before == wanted.shards
     if not same and not wanted.synchronous and any(p != progress for _, p, _ in sources):
         return _from_holders(replace(wanted, shards=before), held) if held.keys() >= set(range(before)) else None
+    replicas = tuple(r for r in replicas if _replica_fits(holders, states, r, step, synchronous=wanted.synchronous))
     state: list[Source] = []
     replica: list[Source | None] = []
     for rank in range(wanted.shards):
         state.append("keep" if same and rank in states else "fetch")
-        kept = same and rank in replicas and _replica_fits(holders, states, rank, step, wanted)
-        replica.append(("keep" if kept else "fetch") if _replicated(wanted) else None)
+        replica.append(("keep" if same and rank in replicas else "fetch") if _replicated(wanted) else None)
     return ShardsBegin(step, progress, tuple(state), tuple(replica), wanted.synchronous, before, states, replicas)
 
 
@@ -163,14 +165,17 @@ def _source(
 
 
 def _replica_fits(
-    holders: Mapping[int, HeldShard], states: tuple[int, ...], rank: int, step: int, wanted: Wanted
+    holders: Mapping[int, HeldShard], states: tuple[int, ...], rank: int, step: int, *, synchronous: bool
 ) -> bool:
-    """Whether the replica on `rank` is, or will be after going back, what its primary has."""
-    primary = replica_of(rank, wanted.shards)
+    """Whether the replica on `rank` is, or will be after going back, what its primary has.
+
+    One that lacks the last update is no source for anybody, although a shard's own memory is used first.
+    """
+    primary = replica_of(rank, holders[rank].layout)
     if primary is None or primary not in states:
         return True  # it is what the primary is made from
     ours = holders[rank].replica_step
-    return ours in {step, step + 1} if wanted.synchronous else ours == holders[primary].step
+    return ours in {step, step + 1} if synchronous else ours == holders[primary].step
 
 
 def _replicated(wanted: Wanted) -> bool:

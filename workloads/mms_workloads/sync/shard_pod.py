@@ -21,6 +21,7 @@ from mms_workloads.sync.layout import Layout, Lost, fetches, replica_holder, rep
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.severing import Severing
 from mms_workloads.sync.shard import Shard
+from mms_workloads.sync.shard_client import Unreached
 from mms_workloads.sync.shard_forming import HeldShard
 from mms_workloads.sync.shard_server import ShardServer
 from mms_workloads.sync.shard_tables import PARAMETERS
@@ -72,7 +73,7 @@ class ShardPod:
         self.plan_digest = ""
         self.epoch = 0
         self.severing = Severing(lambda: self.control.inbox.stopping or self._newer(self.epoch))
-        self.control.on_over = self.severing.look
+        self.control.on_over = self._over_or_evicted
         # What the shard's state is of; layout 0: it has none.
         self.layout, self.lineage = 0, ""
         self.control.layout = lambda: self.layout
@@ -102,6 +103,12 @@ class ShardPod:
         overdue.daemon = True
         overdue.start()
 
+    def _over_or_evicted(self) -> None:
+        """Others do not reach it: its rows are as safe as when its pod is told to end, or the steps would be lost."""
+        if self.control.inbox.evicted and self.leaving_after is None:
+            self.stop()
+        self.severing.look()
+
     def leave(self) -> None:
         with self.control.changing() as box:
             box.stopping = True
@@ -119,7 +126,7 @@ class ShardPod:
                 if self.writing:
                     self.writing.join()
                 self.control.send(wire.LEAVE)
-                raise Stopped
+                raise box.evicted or Stopped
             if box.announcement:
                 self._take_part(box.announcement)
 
@@ -149,7 +156,7 @@ class ShardPod:
             self._begin(announcement, begin)
         except (PeerLost, Refused, ValueError, Superseded) as error:
             logs.logger().info("epoch not begun", why=str(error))
-            self._broken(str(error))
+            self._broken(str(error), error.shards if isinstance(error, Unreached) else ())
 
     def _checksums(self, standing: Standing) -> tuple[str, str]:
         """Of state and replica, where they are compared. An epoch begins with each checkpoint: it is of a state that
@@ -340,8 +347,8 @@ class ShardPod:
         self.pulse.beat()
         self.pulse.made(self.server.shard.updates)
 
-    def _broken(self, why: str) -> None:
-        self.control.send(wire.BROKEN, epoch=self.epoch, why=why)
+    def _broken(self, why: str, shards: tuple[int, ...] = ()) -> None:
+        self.control.send(wire.BROKEN, epoch=self.epoch, why=why, shards=shards)
 
     def _anything_to_do(self, box: Inbox) -> bool:
         return bool(box.stopping or self._newer(self.epoch))

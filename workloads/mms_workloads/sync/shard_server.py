@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mms_workloads.sync.layout import Fetch, pieces
-from mms_workloads.sync.shard_client import ShardClient
+from mms_workloads.sync.shard_client import ShardClient, Unreached
 from mms_workloads.sync.shard_connection import Connection
 from mms_workloads.transport.channel import Abort, Fence, Greeting, PeerLost, Refused, connect
 
@@ -85,7 +85,10 @@ class ShardServer:
             if source == self._rank:
                 self._copy(part, list(group))
                 continue
-            client = ShardClient(self.connect(addresses[source], "fetch", abort))
+            try:
+                client = ShardClient(self.connect(addresses[source], "fetch", abort))
+            except PeerLost as error:
+                raise Unreached(str(error), () if abort.is_set() else (source,)) from error
             try:
                 self._fetch(part, list(group), client)
             finally:

@@ -90,6 +90,10 @@ class Shards:
         if not self.layout:
             self.served = max(self.served, layout)
 
+    def incarnations(self, layout: int) -> list[tuple[int, int]]:
+        """Rank and incarnation of those that a layout of so many is of."""
+        return sorted((m.rank, m.incarnation) for m in self.peers.membership.members if m.rank < layout)
+
     def addresses(self) -> list[str]:
         members = sorted(self.peers.membership.members, key=lambda m: m.rank)
         return [m.address for m in members if m.rank < self.layout]

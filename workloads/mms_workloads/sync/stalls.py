@@ -1,17 +1,19 @@
 """Membership epochs in which nothing moves although all members are heard of: since when, and who is in the way. Pure.
 
 A member that hangs in its computation is found by its own supervisor. What is left is an exchange that never ends, and
-members that reach the master but not each other.
+pods that reach the master but not each other: workers of a ring, workers and shards, shards.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mms_workloads.sync.absences import Place
     from mms_workloads.sync.membership import Member
 
 # A round that takes this many times what the longest one took, and at least the floor, will not end; supervisors give a
@@ -26,11 +28,11 @@ VAIN_EPOCHS = 2  # one after another, that ended without a round although nobody
 @dataclass(slots=True)
 class Stalls:
     longest: float = 0.0  # seconds between two rounds of the epoch
-    parted: int = 0  # members that were to leave since the last round
+    parted: int = 0  # pods that were to leave since the last round
     _since: float | None = None  # None: no round is expected
     _inside: int = 0  # rounds of this epoch
     _vain: int = 0
-    _unreached: dict[int, set[int]] = field(default_factory=dict)  # by rank: the members that have not reached it
+    _unmade: set[frozenset[Place]] = field(default_factory=set)  # connections, by their two ends
 
     def began(self, now: float) -> None:
         self._since, self._inside, self.longest = now, 0, 0.0
@@ -41,7 +43,7 @@ class Stalls:
         self._since = now
         self._inside += 1
         self._vain = self.parted = 0
-        self._unreached.clear()
+        self._unmade.clear()
 
     def pause(self) -> None:
         self._since = None
@@ -55,25 +57,30 @@ class Stalls:
         waited = now - self._since
         return f"no round for {waited:.0f} s" if waited > bound else None
 
-    def missed(self, by: int, ranks: Iterable[int]) -> None:
-        """A member says that it has not reached these; one that names itself has not reached a shard."""
-        for rank in ranks:
-            self._unreached.setdefault(rank, set()).add(by)
+    def missed(self, by: Place, places: Iterable[Place]) -> None:
+        """A pod says that it has not reached these."""
+        self._unmade |= {frozenset({by, other}) for other in places}
 
-    def failed(self, members: Sequence[Member]) -> Member | None:
+    def failed(self, workers: Sequence[Member], shards: Sequence[Member] = ()) -> Place | None:
         """An epoch was given up, nobody was lost: who is to leave, where that goes on and on.
 
-        It is the one whom most do not reach, of several the one that came last; none where nobody reaches a shard.
+        It is the end of most of the connections that were not made: a shard that nobody reaches, a worker that reaches
+        no shard. Of several it is rather a worker, for the parameters are on the shards; but where one has left in
+        vain, a shard that no worker reaches. Then the one that came last.
         """
         inside, self._inside = self._inside, 0
         self.pause()
-        missed = [m for m in members if m.rank in self._unreached]
-        if inside or not missed:
+        joined = {("worker", m.rank): m.joined for m in workers} | {("shard", m.rank): m.joined for m in shards}
+        ends = Counter(place for link in self._unmade if link <= joined.keys() for place in link)
+        if inside or not ends:
             return None
         self._vain += 1
-        if self._vain < VAIN_EPOCHS or all(self._unreached.get(m.rank) == {m.rank} for m in members):
+        if self._vain < VAIN_EPOCHS:
             return None
-        found = max(missed, key=lambda m: (len(self._unreached[m.rank]), m.joined))
+        given_up = {
+            place for place in ends if self.parted and all({place, ("worker", m.rank)} in self._unmade for m in workers)
+        }
+        found = max(ends, key=lambda one: (ends[one], one in given_up, one[0] == "worker", joined[one]))
         self.lost()
         self.parted += 1
         return found
@@ -82,4 +89,4 @@ class Stalls:
         """The epoch ended since a member was lost: that explains what its peers saw."""
         self.pause()
         self._vain = 0
-        self._unreached.clear()
+        self._unmade.clear()

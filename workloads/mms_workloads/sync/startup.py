@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointRef, JobFile, Reason, Store
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync import checkpoints
 from mms_workloads.sync.leases import Progress
+
+if TYPE_CHECKING:
+    from mms_workloads.sync.claims import Claim
 
 OWNER = "owner.json"
 
@@ -94,9 +98,10 @@ def _is_ours(file: Store, job: JobFile) -> bool:
     return owner is not None and owner.get("uid") == job.job.uid
 
 
-def last_checkpoint(storage: Store, excluded: frozenset[str] = frozenset()) -> Checkpointed | None:
-    """The newest checkpoint whose plan and progress are intact. Raises JobError."""
-    while ref := checkpoints.latest(storage, excluded):
+def last_checkpoint(claim: Claim, excluded: frozenset[str] = frozenset()) -> Checkpointed | None:
+    """The newest checkpoint that counts, and whose plan and progress are intact. Raises JobError."""
+    storage = claim.storage
+    while ref := checkpoints.latest(storage, excluded, claim.counts):
         try:
             plan = checkpoints.read(storage, ref, checkpoints.PLAN)
             progress = Progress.read(json.loads(checkpoints.read(storage, ref, checkpoints.PROGRESS)))

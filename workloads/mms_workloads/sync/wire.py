@@ -22,7 +22,9 @@ READY = "ready"  # for the epoch: {epoch, step, lineage, progress}, and dead: [[
 LEASE = "lease"  # asks for a block
 KEY = "key"  # asks for the key of an encrypted block, for the evaluation
 PROGRESS = "progress"  # a round was committed
-BROKEN = "broken"  # a collective of the epoch failed
+BROKEN = (
+    "broken"  # a collective of the epoch failed: {epoch, why}, and ranks that were not reached: {unreached, shards}
+)
 FILLED = "filled"  # a shard has all the rows that it begins the epoch with
 STARTED = "started"  # a shard serves in the epoch
 CHECKPOINTED = "checkpointed"  # a part is durable: {folder, step, part, parts, files, final}
@@ -43,7 +45,7 @@ LEASED = "leased"
 KEYS = "keys"  # of encrypted blocks: {keys, refused}; LEASED and COUNT carry keys, too
 SUSPEND = "suspend"
 CHECKPOINT = "checkpoint"
-EVICT = "evict"  # the process is to end, so that its pod is replaced
+EVICT = "evict"  # the process is to end, so that its pod is replaced; a shard's when its rows are safe
 BYE = "bye"  # the run's outcome
 # Both ways.
 LEAVE = "leave"  # the pod goes; from the master: it may, since others hold what counts

@@ -19,13 +19,13 @@ from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.pod import Pod, Stopped
 from mms_workloads.store import JobError
-from mms_workloads.sync import again, checkpoints, wire
+from mms_workloads.sync import again, checkpoints, claims, wire
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.control import Announcement, Control, Superseded
 from mms_workloads.sync.layout import Layout
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.severing import Severing
-from mms_workloads.sync.shard_client import ShardClient
+from mms_workloads.sync.shard_client import ShardClient, Unreached
 from mms_workloads.tasks import unfit
 from mms_workloads.train import checkpoint, device, learner, state
 from mms_workloads.train.checkpoints import Checkpointer
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 BYE_SECONDS = 30.0  # how long a worker that failed waits for the master to hear of it
 # Two peers that live connect in milliseconds; when one dies meanwhile the master announces the next epoch before this.
 FORMING_SECONDS = 30.0
+MORE_SECONDS = 0.5  # for those after one that was not reached: which ones they are, tells whose fault it is
 PAGES_BYTES = 2 << 30  # of what was read, that is kept where nobody says how much
 MOST_LOGGED = 1000  # bad records, of a worker
 # How long a worker that was told to stop between two epochs waits for the next one: it may be the last that holds the
@@ -188,7 +189,8 @@ class Worker:
                 self._part(error)
             places = error.places if isinstance(error, PeerLost) else ()
             unreached = [announcement.ranks[place] for place in places]
-            self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error), unreached=unreached)
+            shards = error.shards if isinstance(error, Unreached) else ()
+            self.control.send(wire.BROKEN, epoch=self.epoch, why=str(error), unreached=unreached, shards=shards)
             self.control.wait(lambda _: self._may_leave() or self._newer(self.epoch))
             return
         assert self.state is not None  # noqa: S101 - made by _agree
@@ -294,16 +296,18 @@ class Worker:
     ) -> ParameterServer:
         assert self.learner is not None  # noqa: S101 - made by _prepare
         greeting = Greeting(fence, "worker", self.pod.rank, self.pod.incarnation, "push")
-        abort = self.severing.abort
-        try:
-            clients = [
-                ShardClient(connect(*_split(address), self.security, greeting, abort, FORMING_SECONDS))
-                for address in announcement.shards
-            ]
-        except PeerLost as error:
-            if not abort.is_set():
-                error.places = (place,)  # the others may well reach that shard
-            raise
+        abort, clients = self.severing.abort, list[ShardClient]()
+        lost: dict[int, PeerLost] = {}
+        for shard, address in enumerate(announcement.shards):
+            seconds = MORE_SECONDS if lost else FORMING_SECONDS
+            try:
+                clients.append(ShardClient(connect(*_split(address), self.security, greeting, abort, seconds)))
+            except PeerLost as error:
+                lost[shard] = error
+        if lost:
+            for client in clients:
+                client.channel.close()
+            raise Unreached("; ".join(map(str, lost.values())), () if abort.is_set() else tuple(lost))
         layout = Layout(tuple(self.learner.tables()), len(clients))
         synchronous = spec.consistency == "Synchronous"
         return ParameterServer(
@@ -379,13 +383,17 @@ class Worker:
         """
         assert self.learner is not None and self.plan is not None  # noqa: S101, PT018 - made by _prepare
         learner_, plan = self.learner, self.plan
+        master = claims.name_of(self.pod.job, self.pod.attempt, self.control.master_incarnation)
 
         def asked() -> bool:
             return self.control.session == session
 
+        def by_the_newest() -> bool:
+            return asked() and not claims.newer(self.pod.job.storage, master)
+
         try:
             ref = again.while_away(
-                lambda: artifact.publish(self.pod, learner_, own, plan, asked),
+                lambda: artifact.publish(self.pod, learner_, own, plan, by_the_newest),
                 lambda seconds: self._over(seconds) or not asked(),
             )
         except JobError as error:
@@ -394,7 +402,12 @@ class Worker:
             logs.logger().warning("artifact not finished", why=error.message)
             return False
         if ref is None:
-            logs.logger().warning("artifact not finished", why="the connection to the master was lost meanwhile")
+            why = (
+                "another master has claimed the storage"
+                if asked()
+                else "the connection to the master was lost meanwhile"
+            )
+            logs.logger().warning("artifact not finished", why=why)
             return False
         logs.logger().info("artifact", uri=ref.uri, digest=ref.digest, metrics=ref.metrics)
         self.control.send(wire.EXPORTED, artifact=ref.model_dump(mode="json"))

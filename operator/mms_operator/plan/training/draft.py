@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 CERTIFICATE_DAYS = 365
 HELD = (Phase.RUNNING, Phase.RESTARTING, Phase.SUSPENDING)  # pods may hold what no checkpoint has yet
 _ON_THE_WAY = (Reason.WAITING_FOR_PODS, Reason.STARTING)
-RENEW_SECONDS = 60 * 86_400.0  # at the start of an attempt: certificates that end sooner are made anew
+# At the start of an attempt certificates that end sooner are made anew. While it lasts they stay as they are: so long
+# an attempt can take at least.
+RENEW_SECONDS = 300 * 86_400.0
 
 
 def draft(
