@@ -125,6 +125,13 @@ def test_writing_tells_how_far_it_is(tmp_path: Path, corpus: Path, monkeypatch: 
         assert writing[-1] == pytest.approx(1.0)
 
 
+def test_a_training_that_diverges_is_told(tmp_path: Path, corpus: Path) -> None:
+    given = dataclasses.replace(settings(corpus, epochs=1), learning_rate=1e38)
+    with pytest.raises(JobError, match=r"not finite: lower optimizer\.learningRate"):
+        local.embed(given, tmp_path / "out", tmp_path / "scratch", lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_memory_that_is_not_there_is_told_before_it_is_taken(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mms_workloads.data.counts import Counts
 
@@ -43,7 +43,10 @@ class Vocabulary:
 
     def text(self) -> str:
         """vocabulary.txt of an artifact: `word<TAB>count` a line."""
-        return "".join(f"{w}\t{c}\n" for w, c in zip(self.words, self.counts, strict=True))
+        return "".join(self.lines())
+
+    def lines(self) -> Iterator[str]:
+        return (f"{w}\t{c}\n" for w, c in zip(self.words, self.counts, strict=True))
 
 
 def counter_limit(task: WordEmbedding) -> int:

@@ -50,16 +50,22 @@ def write(
     With subwords: also ngrams [buckets, d]. vectors: as words_of gives them. Raises JobError when a number is not
     finite, OSError.
     """
+    check(parameters)
     tensors = {"vectors": vectors, "contexts": parameters.contexts}
     if task.subwords:
         tensors["ngrams"] = parameters.vectors[len(vocabulary) :]
-    if not all(np.isfinite(part).all() for one in tensors.values() for part in parts(one)):
+    weights.write(folder / WEIGHTS, tensors)
+    with (folder / VOCABULARY).open("w", encoding="utf-8") as file:
+        file.writelines(vocabulary.lines())
+    (folder / TASK).write_text(task.model_dump_json(indent=1), encoding="utf-8")
+
+
+def check(parameters: Parameters) -> None:
+    """Raises JobError when a number is not finite."""
+    if not all(np.isfinite(part).all() for one in (parameters.vectors, parameters.contexts) for part in parts(one)):
         raise JobError(
             Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
         )
-    weights.write(folder / WEIGHTS, tensors)
-    (folder / VOCABULARY).write_text(vocabulary.text(), encoding="utf-8")
-    (folder / TASK).write_text(task.model_dump_json(indent=1), encoding="utf-8")
 
 
 def word2vec_text(

@@ -83,6 +83,7 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
     clock.enter("training")
     trained, losses, parameters, words = _train(settings, plan.vocabulary, data, tell)
     clock.enter("writing")
+    files.check(parameters)
     vectors = files.words_of(parameters, words)
     sample = data.tokens(len(data.blocks) // 2)[:EVALUATED_TOKENS]
     metrics = evaluation.measured(
