@@ -47,7 +47,9 @@ class Counts:
     """For any thread. folder: for what memory does not hold, None for nowhere."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Raises MemoryError."""
+        """Raises MemoryError, OSError where the folder cannot be made."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         self.held = HELD_BYTES
         self._words, self._folder = Words(), folder
         self._files: list[IO[bytes]] = []
@@ -58,7 +60,7 @@ class Counts:
         """Raises MemoryError, JobError where the files cannot be written."""
         with self._adding:
             if self._folder is not None:
-                self._make_room(self._folder, memory(counted), task)
+                self._make_room(memory(counted), task)
             self._words.merge(counted)
             if self._folder is None:  # of all that was counted: only what is rare in it may be forgotten
                 self._words.bound(counter_limit(task))
@@ -90,16 +92,12 @@ class Counts:
         """Those that occur so often or more, written with PAIR between their words."""
         return (one for part in self.parts() for one in _of(part, least, pairs=True))
 
-    def _make_room(self, folder: Path, wanted: int, task: WordEmbedding) -> None:
+    def _make_room(self, wanted: int, task: WordEmbedding) -> None:
         if memory(self._words) + wanted <= self.held:
             return
         vocabulary = min(task.maxVocabulary, _so_far(self._words, task.minCount))
         self.held = max(self.held, HELD_BYTES + 8 * task.dimensions * vocabulary)
         if len(self._words) and memory(self._words) + wanted > self.held:
-            if not self._files:
-                folder.mkdir(parents=True, exist_ok=True)
-                made = (tempfile.TemporaryFile(dir=folder) for _ in range(FILES))  # noqa: SIM115 - closed with this
-                self._files = [self._open.enter_context(file) for file in made]
             self._write()
 
     def _write(self) -> None:
@@ -108,6 +106,9 @@ class Counts:
         self._words = Words()
         first = 0
         try:
+            while len(self._files) < FILES:
+                made = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with this
+                self._files.append(self._open.enter_context(made))
             while first < len(ends):
                 start = ends[first - 1] if first else 0
                 last = max(first + 1, int(np.searchsorted(ends, start + BYTES_AT_ONCE)))
