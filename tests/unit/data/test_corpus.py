@@ -63,7 +63,7 @@ def test_threads_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     for threads in (1, 3, 200):
         reader = Reader(Store(uri=f"file://{tmp_path}"), uris, tmp_path / str(threads))
         words, sizes = corpus.count(reader, segments, task, threads=threads)
-        assert words.above(0) == expected
+        assert words.words(1) == expected
         assert sizes == {1: len(packed.encode())}
 
 
@@ -78,15 +78,14 @@ def test_what_is_counted_does_not_depend_on_threads(
     content = " ".join(words).encode()
     (tmp_path / "a.txt").write_bytes(content)
     monkeypatch.setattr(corpus, "PIECE_BYTES", 10_000)
-    monkeypatch.setattr(corpus, "OWN_TYPES", 3000)
+    monkeypatch.setattr(corpus, "OWN_BYTES", 600_000)
     monkeypatch.setattr(vocabulary, "COUNTER_FLOOR", kinds)
     task = WordEmbedding.model_validate({"maxVocabulary": 5000, "phrases": phrases})
     for threads in (1, 16):
         reader = Reader(Store(uri=f"file://{tmp_path}"), [f"file://{tmp_path}/a.txt"], tmp_path / str(threads))
         found, _ = corpus.count(reader, [Segment(0, 0, None)], task, threads=threads)
-        counts = found.above(0)
-        assert {word: count for word, count in counts.items() if " " not in word} == dict.fromkeys(words, 6)
-        assert sum(" " in word for word in counts) <= kinds
+        assert found.words(1) == dict.fromkeys(words, 6)
+        assert len(list(found.pairs(1))) <= kinds
 
 
 def test_a_compressed_file_is_decompressed_once_for_threads_that_want_different_blocks(

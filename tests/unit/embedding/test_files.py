@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-WORDS = ("the", "größe", "漢字", "o'clock")
+WORDS = ("the", "größe", "漢字_字", "o'clock")
 
 
 def parameters(buckets: int = 0) -> Parameters:
@@ -33,20 +33,24 @@ def parameters(buckets: int = 0) -> Parameters:
 
 
 def read_word2vec(path: Path, *, binary: bool) -> dict[str, NDArray[np.float32]]:
-    """As gensim's KeyedVectors.load_word2vec_format does."""
+    """As gensim's KeyedVectors.load_word2vec_format does, which takes what it does not know for something else."""
     content = path.read_bytes()
     head, _, rest = content.partition(b"\n")
-    count, size = map(int, head.split())
+    count, size = map(int, head.decode().split(" "))
     found = {}
     for _ in range(count):
-        word, _, rest = rest.partition(b" ")
         if binary:
-            found[word.decode()] = np.frombuffer(rest[: 4 * size], "<f4")
-            rest = rest[4 * size :].removeprefix(b"\n")
+            first, space, rest = rest.partition(b" ")
+            row, end, rest = np.frombuffer(rest[: 4 * size], "<f4"), rest[4 * size : 4 * size + 1], rest[4 * size + 1 :]
+            word = first.decode()
         else:
-            line, _, rest = rest.partition(b"\n")
-            found[word.decode()] = np.array(line.split(), np.float32)
-            assert len(found[word.decode()]) == size
+            line, end, rest = rest.partition(b"\n")
+            word, *numbers = line.rstrip().decode().split(" ")
+            row, space = np.array([np.float32(number) for number in numbers]), line[len(word.encode()) :][:1]
+        assert (space, end, len(row)) == (b" ", b"\n", size)
+        assert word not in found
+        assert word.split() == [word], "white space ends a word"
+        found[word] = row
     assert rest == b""
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mms_workloads import memory
 from mms_workloads.contract import DataFile, JobFile, Reason, WordEmbedding
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.embedding import learner as module
@@ -180,6 +181,26 @@ def test_parameters_that_no_pair_has_changed_are_no_model(tmp_path: Path) -> Non
         it.evaluate(it.start())
     assert raised.value.reason == Reason.DATA_INVALID
     it.evaluate(trained(it))
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ({}, r"a model of 8 words and 1,000 buckets of 8 dimensions .* subwords\.buckets, .* \(sync\.mode: Param"),
+        ({"parameterServer": {}}, r"a worker keeps of 8 words and 1,000 buckets.*: lower maxVocabulary or subwords\.b"),
+    ],
+    ids=["ring", "parameter server"],
+)
+def test_memory_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any], said: str
+) -> None:
+    it = learner(tmp_path, 4, subwords={"buckets": 1000})
+    it.job = JobFile.model_validate({**it.job.model_dump(), **mode})
+    it.start()
+    monkeypatch.setattr(memory, "available", lambda: 1016 * 12 - 1)
+    with pytest.raises(JobError, match=said) as raised:
+        it.start()
+    assert (raised.value.reason, raised.value.retryable) == (Reason.OUT_OF_MEMORY, False)
 
 
 def test_what_is_written(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import lzma
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from mms_workloads.contract import Reason, Store, WordEmbedding
 from mms_workloads.embedding import local
 from mms_workloads.embedding.local import Progress, Settings
 from mms_workloads.store import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TOPICS = [[f"{topic}{i}" for i in range(12)] for topic in ("ship", "farm", "court")]
 
@@ -82,12 +87,66 @@ def test_counting_tells_how_far_it_is(
     assert 0.5 < counting[-1] < 1
 
 
-def test_the_same_seed_gives_the_same_bits(tmp_path: Path, corpus: Path) -> None:
-    first, again = (
-        local.embed(settings(corpus, epochs=1), tmp_path / "out", tmp_path / f"scratch-{i}", lambda _: None)
-        for i in range(2)
-    )
-    assert np.array_equal(first.vectors, again.vectors)
+@pytest.mark.parametrize("model", ["SkipGram", "CBOW"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        {},
+        {"windowing": "Fixed", "subsample": 0.01},
+        {"objective": "HierarchicalSoftmax"},
+        {"objective": "Softmax", "maxVocabulary": 1000},
+        {"subwords": {"buckets": 500}},
+        {"subwords": {"buckets": 500}, "objective": "HierarchicalSoftmax"},
+        {"phrases": {"minCount": 5, "threshold": 1}},
+    ],
+    ids=["negatives", "fixed", "tree", "softmax", "subwords", "subwords, tree", "phrases"],
+)
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path, corpus: Path, task: dict[str, Any], model: str) -> None:
+    """Of all files, with one thread; and other bits with another seed."""
+    found = []
+    for run, seed in enumerate((1, 1, 2)):
+        given, out = settings(corpus, epochs=1, model=model, **task), tmp_path / f"out-{run}"
+        local.embed(dataclasses.replace(given, seed=seed), out, tmp_path / f"scratch-{run}", lambda _: None)
+        found.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert found[0] == found[1]
+    assert ("_" in found[0]["vocabulary.txt"].decode()) is ("phrases" in task)
+    assert found[0]["vectors.bin"] != found[2]["vectors.bin"]
+
+
+def test_writing_tells_how_far_it_is(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.files, "ROWS_AT_ONCE", 6)
+    for text, least in ((False, 6), (True, 12)):
+        told: list[Progress] = []
+        given = dataclasses.replace(settings(corpus, epochs=1), text=text)
+        local.embed(given, tmp_path / "out", tmp_path / f"s-{text}", told.append)
+        writing = [one.done for one in told if one.phase == "writing"]
+        assert writing == sorted(writing)
+        assert len(writing) > least
+        assert writing[-1] == pytest.approx(1.0)
+
+
+def test_a_training_that_diverges_is_told(tmp_path: Path, corpus: Path) -> None:
+    given = dataclasses.replace(settings(corpus, epochs=1), learning_rate=1e38)
+    with pytest.raises(JobError, match=r"not finite: lower optimizer\.learningRate"):
+        local.embed(given, tmp_path / "out", tmp_path / "scratch", lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_that_is_not_there_is_told_before_it_is_taken(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the matrices, of 2 x 36 + 2000 rows, there are the words' own vectors and what is kept of each row."""
+
+    def made(*_: Any) -> None:
+        raise AssertionError("parameters were made")
+
+    monkeypatch.setattr(local, "initial_parameters", made)
+    monkeypatch.setattr(memory, "available", lambda: 2072 * 16 * 4 + 36 * 16 * 4)
+    said = r"of 36 words and 2,000 buckets of 16 dimensions takes .* GiB of memory and .* are free: lower dimensions, "
+    with pytest.raises(JobError, match=f"{said}maxVocabulary or subwords.buckets") as raised:
+        local.embed(settings(corpus, subwords={"buckets": 2000}), tmp_path / "out", tmp_path / "s", lambda _: None)
+    assert raised.value.reason == Reason.OUT_OF_MEMORY
+    assert not (tmp_path / "out").exists()
 
 
 def test_phrases(tmp_path: Path) -> None:
@@ -190,7 +249,7 @@ import sys
 from pathlib import Path
 from mms_workloads.contract import Store, WordEmbedding
 from mms_workloads.embedding import local
-task = WordEmbedding(dimensions=100, minCount=1)
+task = WordEmbedding.model_validate_json(sys.argv[3])
 settings = local.Settings(Store(uri=sys.argv[1]), task, epochs=1, learning_rate=0.05, seed=1, threads=2)
 (scratch := Path(sys.argv[2]) / "scratch").mkdir()
 words = len(local.embed(settings, Path(sys.argv[2]) / "out", scratch, lambda _: None).words)
@@ -198,12 +257,35 @@ print(words, Path("/proc/self/status").read_text().partition("VmHWM:")[2].split(
 """
 
 
-def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+def repeated(rng: np.random.Generator) -> str:
+    return " ".join(map(str, np.minimum(rng.zipf(1.3, 5_000_000), 20_000).tolist()))
+
+
+def different(rng: np.random.Generator, words: int = 4_000_000) -> str:
+    """A word in three stands in other places, too."""
+    rare, often = iter(range(words)), iter(rng.integers(0, 1000, words // 2).tolist())
+    return "\n".join(
+        " ".join(f"x{next(rare):x} y{next(rare):x} {next(often)}" for _ in range(10)) for _ in range(words // 20)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        (repeated, {"minCount": 1}),
+        (different, {}),
+        (partial(different, words=500_000), {"phrases": {}}),
+        (partial(different, words=500_000), {"minCount": 1, "maxVocabulary": 20_000}),
+    ],
+    ids=["words", "different words", "pairs", "a small part of the words"],
+)
+def test_memory_does_not_grow_with_the_corpus(
+    tmp_path: Path, text: Callable[[np.random.Generator], str], task: dict[str, Any]
+) -> None:
     """The matrices, the vocabulary, and 100 MiB for all else, the interpreter among it."""
-    rng = np.random.default_rng(1)
-    numbers = np.minimum(rng.zipf(1.3, 5_000_000), 20_000)
-    (tmp_path / "corpus").write_text(" ".join(map(str, numbers.tolist())))
-    command = [sys.executable, "-c", PEAK, f"file://{tmp_path}/corpus", str(tmp_path)]
+    (tmp_path / "corpus").write_text(text(np.random.default_rng(1)))
+    given = WordEmbedding.model_validate({"dimensions": 100, **task}).model_dump_json()
+    command = [sys.executable, "-c", PEAK, f"file://{tmp_path}/corpus", str(tmp_path), given]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     words, peak = map(int, said.stdout.split())

@@ -118,8 +118,8 @@ def test_rows_of_the_round_before_go_before_there_are_others(monkeypatch: pytest
 
 
 def test_a_round_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available", lambda: 1 << 20)
     held = PulledState.of(Table("vectors", 1_000_000, 300), Table("contexts", 100, 300)).held["vectors"]
+    monkeypatch.setattr(memory, "available", lambda: 1 << 20)
     with pytest.raises(JobError, match=r"a round that needs 100,000 rows of word vectors takes .* GiB"):
         held.hold(torch.arange(100_000))
     held.hold(torch.arange(100))

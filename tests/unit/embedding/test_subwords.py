@@ -161,6 +161,18 @@ def test_many_words_around_are_all_learnt_from() -> None:
     assert touches.contexts.sum() == pytest.approx(positives + negatives, rel=0.03), "words around are no negatives"
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_words_that_are_all_around_are_negatives_of_each_other(size: int) -> None:
+    """Of uniform noise one in `size` is the word itself, for which it is no negative."""
+    task = WordEmbedding(dimensions=4, window=5, windowing="Fixed", subsample=0, subwords=Subwords(buckets=10))
+    words = distribution(np.full(size, 5), task, [str(i) for i in range(size)])
+    start, touches = initial_parameters(size, 4, 1, 10), no_touches(size, 10)
+    tokens = np.random.default_rng(1).integers(0, size, 5000).astype(np.int32)
+    stats = word2vec.train_block(start, tokens, words, task, rates=(0.01, 0.01), seed=1, touches=touches)
+    negatives = task.negatives * stats.pairs * (1 - 1 / size)
+    assert touches.contexts.sum() == pytest.approx(stats.pairs + negatives, rel=0.03)
+
+
 @pytest.mark.parametrize(("window", "negatives"), [(5, 50), (10, 20), (1, 100), (20, 5)])
 def test_many_negatives_do_not_diverge(window: int, negatives: int) -> None:
     """What one row stands for is bounded, whatever the settings: vectors stay as long as they are with few."""

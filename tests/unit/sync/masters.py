@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mms_workloads.contract import CheckpointRef, DataFile, JobFile
+from mms_workloads.contract import CheckpointRef, DataFile, JobFile, WordEmbedding
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.pod import Pod
 from mms_workloads.store import Found
@@ -19,6 +19,7 @@ from mms_workloads.sync.coordinator import Coordinator
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS
 from mms_workloads.sync.wire import Message
+from tests.unit.data.words import words_of
 
 if TYPE_CHECKING:
     from mms_workloads.sync.links import Link
@@ -145,7 +146,7 @@ class Master:
         self.it = Coordinator(pod, claim, [Found("file:///a.txt", 10 * BLOCKS, None)], checkpoint)
         clock.now += RECOVERY_GRACE_SECONDS + 1
         if counted and self.it.dispatcher.counting:
-            self.it.dispatcher.counting.add(0, {"a": 60, "b": 40}, {}, 1000)
+            self.it.dispatcher.counting.add(0, words_of({"a": 60, "b": 40}), {}, WordEmbedding())
 
     def running(self, ranks: int = 2) -> list[Peer]:
         """Peers in their first epoch, begun."""

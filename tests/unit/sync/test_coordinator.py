@@ -11,6 +11,7 @@ from mms_workloads.data.vocabulary import pack_counts
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync import wire
 from mms_workloads.sync.membership import RECOVERY_GRACE_SECONDS
+from tests.unit.data.words import counts_of
 from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer, checkpointed, document, reference, settled
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def test_counting_then_training(tmp_path: Path, clock: Clock) -> None:
     assert second.count(wire.COUNT) == 0
     first.vanish()
     assert second.last(wire.COUNT)["task"] == 0  # the lost worker's task
-    second.say(wire.COUNTED, pack_counts({"a": 3, "b": 2}), task=0, sizes={})
+    second.say(wire.COUNTED, pack_counts(counts_of({"a": 3, "b": 2})), task=0, sizes={})
     assert second.count(wire.EPOCH) == 0  # until all workers are there
     third = Peer(master, 0)
     assert [peer.count(wire.PLAN) for peer in (second, third)] == [1, 1]

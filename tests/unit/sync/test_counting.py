@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mms_workloads.contract import Reason, WordEmbedding
+from mms_workloads.data import vocabulary
 from mms_workloads.data.blocks import COUNTING_BYTES
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync import plan as plans
 from mms_workloads.sync.counting import Counting
+from tests.unit.data.words import words_of
 
 if TYPE_CHECKING:
     import random
@@ -40,16 +42,16 @@ def test_each_task_counts_once_whoever_is_lost(rng: random.Random, workers: int)
         if rng.random() < 0.3:
             counting.give_back(rank)
         if rng.random() < 0.8:  # a result that comes although the task was given back counts once all the same
-            counting.add(task, {"word": 1}, {0: 7} if counting.tasks[task][0].file == 1 else {}, 1000)
+            counting.add(task, words_of({"word": 1}), {0: 7} if counting.tasks[task][0].file == 1 else {}, TASK)
         else:
             counting.give_back(rank)
-    assert counting.counts == {"word": len(counting.tasks)}
+    assert counting.counts.words(1) == {"word": len(counting.tasks)}
 
 
 def test_a_second_result_of_a_task_changes_nothing() -> None:
     counting = Counting.start(found(("a.txt", 10)))
-    counting.add(0, {"a": 2, "b": 1}, {}, 1000)
-    counting.add(0, {"a": 9}, {0: 99}, 1000)
+    counting.add(0, words_of({"a": 2, "b": 1}), {}, TASK)
+    counting.add(0, words_of({"a": 9}), {0: 99}, TASK)
     plan = counting.plan(TASK, 4)
     assert (plan.vocabulary.words, plan.vocabulary.counts) == (("a", "b"), (2, 1))
     assert [f.size for f in plan.files] == [10]
@@ -58,7 +60,7 @@ def test_a_second_result_of_a_task_changes_nothing() -> None:
 def test_the_plan_has_decompressed_sizes() -> None:
     counting = Counting.start(found(("a.txt", 10), ("b.xz", 3)))
     for task in range(len(counting.tasks)):
-        counting.add(task, {"a": 1, "b": 1}, {1: 25} if counting.tasks[task][0].file == 1 else {}, 1000)
+        counting.add(task, words_of({"a": 1, "b": 1}), {1: 25} if counting.tasks[task][0].file == 1 else {}, TASK)
     plan = counting.plan(TASK, 20)
     assert [(f.uri, f.size, f.etag) for f in plan.files] == [("file:///a.txt", 10, "e"), ("file:///b.xz", 25, "e")]
     assert len(plan.blocks()) == 2
@@ -78,16 +80,22 @@ def test_the_plan_has_decompressed_sizes() -> None:
 def test_data_that_cannot_be_trained_on(files: list[tuple[str, int]], counts: dict[str, int], reason: Reason) -> None:
     counting = Counting.start(found(*files))
     for task in range(len(counting.tasks)):
-        counting.add(task, counts, {}, 1000)
+        counting.add(task, words_of(counts), {}, TASK)
     assert counting.complete()
     with pytest.raises(JobError) as raised:
         counting.plan(TASK, 4)
     assert (raised.value.reason, raised.value.retryable) == (reason, False)
 
 
-def test_the_counts_stay_bounded() -> None:
-    counting = Counting.start(found(("a.txt", 3 * COUNTING_BYTES)))
-    for task in range(3):
-        counting.add(task, {"often": 9, **{f"w{task}{i}": 1 for i in range(20)}}, {}, 30)
-    assert counting.counts["often"] == 27
-    assert len(counting.counts) <= 30
+def test_the_counts_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words and pairs, 30 of each."""
+    monkeypatch.setattr(vocabulary, "COUNTER_FLOOR", 30)
+    counting = Counting.start(found(("a.txt", 5 * COUNTING_BYTES)))
+    settings = WordEmbedding(minCount=1, maxVocabulary=2)
+    for task in range(5):
+        rare = {f"w{task}{i}": 1 for i in range(20)}
+        counting.add(task, words_of({"often": 9, "often often": 8, **rare}), {}, settings)
+    words = counting.counts.words(1)
+    assert words["often"] == 45
+    assert len(words) <= 30
+    assert dict(counting.counts.pairs(1)) == {"often often": 40}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -243,3 +244,13 @@ def test_a_pod_that_is_told_to_stop_tries_no_more(shard: Rested, store: Store, m
     shard.begin(1, final=True)
     shard.pod.stop()
     assert shard.written() == []
+
+
+def test_rows_that_memory_does_not_hold_are_not_begun_with(shard: Rested, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = partial(Layout, (Table("vectors", 10, 100, sparse=True), Table("contexts", 10, 100, sparse=True)))
+    monkeypatch.setattr(shard.pod, "_layout", layout)
+    monkeypatch.setattr(shard_pod.memory, "available", lambda: 2 * 5 * 100 * 4 - 1)
+    said = r"the state of one of 2 shards takes .*: raise sync\.parameterServer\.shards or .* \(.* lower dimensions"
+    with pytest.raises(JobError, match=said) as raised:
+        shard.pod._fill("state", "start", {"shards": 2}, Announcement(1, (), (), urgent=True))
+    assert raised.value.reason == Reason.OUT_OF_MEMORY

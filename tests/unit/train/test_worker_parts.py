@@ -35,6 +35,7 @@ from mms_workloads.train.parameter_server import ParameterServer
 from mms_workloads.train.pulse import Pulse
 from mms_workloads.train.state import agree
 from mms_workloads.transport.channel import Fence, PeerLost
+from tests.unit.data.words import counts_of
 from tests.unit.train.deaf import Deaf
 from tests.unit.train.table import Table, at_once, nothing
 
@@ -158,7 +159,7 @@ AWAY = JobError(Reason.STORAGE_UNREACHABLE, "away", retryable=True)
 def made(pod: Pod) -> Iterator[worker.Worker]:
     job = pod.job.model_copy(update={"task": Task(wordEmbedding=WordEmbedding(dimensions=4, minCount=1))})
     one = worker.Worker(dataclasses.replace(pod, job=job), Pulse(), plain=True)
-    words = vocabulary.cut({"a": 3, "b": 2}, WordEmbedding(minCount=1))
+    words = vocabulary.cut(counts_of({"a": 3, "b": 2}), WordEmbedding(minCount=1))
     one.control.inbox.plan = plans.pack(plans.Plan((), 4, words))
     one._prepare()
     yield one
@@ -385,8 +386,8 @@ def test_corpus(tmp_path: Path) -> None:
         f"file://{tmp_path}/a.txt",
     )
     counted, sizes = corpus.count(Reader(store, [uri], tmp_path), [Segment(0, 0, len(content))], task)
-    assert (counted.above(0), sizes) == ({"a": 3, "b": 2, "c": 1, "zz": 1}, {})
-    words = vocabulary.cut(counted.above(0), task)
+    assert (counted.words(1), sizes) == ({"a": 3, "b": 2, "c": 1, "zz": 1}, {})
+    words = vocabulary.cut(counted, task)
     plan = plans.Plan((DataFile(uri=uri, size=len(content)),), 8, words)
     text = corpus.Corpus(store, plan, task, tmp_path / "cache")
     assert [text.tokens(b).tolist() for b in range(2)] == [[0, 1, 2, 0, -1], [1, 0, -1]]

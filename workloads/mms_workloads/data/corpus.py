@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mms_workloads.contract import Reason, Store, WordEmbedding
-from mms_workloads.data import keyring, pages, readers, vocabulary
-from mms_workloads.data.text import Words
+from mms_workloads.data import keyring, pages, readers
+from mms_workloads.data.counts import Counts, memory
+from mms_workloads.data.text import ASCII_SPACE, Words
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,50 +32,55 @@ CACHE_BYTES = 2 << 30
 HELD_BLOCKS = 4  # the one that is trained on, the one read ahead, and those of a round over several
 LOCKS = 16
 PIECE_BYTES = 2 << 20  # of a counting task, that a thread holds at a time
-OWN_TYPES = 400_000  # words and pairs that a thread counts for itself before it tells the others
+SLICE_BYTES = 64 << 10  # of a piece, whose words are counted before a thread looks how many it has
+OWN_BYTES = 40 << 20  # of words and pairs that a thread counts for itself, at most, before it tells the others
 
 
 def count(
-    reader: Reader, segments: Sequence[Segment], task: WordEmbedding | None, *, threads: int = 1
-) -> tuple[Words, dict[int, int]]:
+    reader: Reader,
+    segments: Sequence[Segment],
+    task: WordEmbedding | None,
+    *,
+    threads: int = 1,
+    folder: Path | None = None,
+) -> tuple[Counts, dict[int, int]]:
     """A counting task: words with counts, and the decompressed sizes of files that it read whole. Raises JobError.
 
-    task None: sizes alone; nothing is read but what must be decompressed.
+    task None: sizes alone; nothing is read but what must be decompressed. folder: for counts that memory does not hold.
     """
-    words = Words()
+    counts = Counts(folder)
     if task is not None:
         pieces = reader.pieces(tuple(segments), PIECE_BYTES)
         threads = max(1, min(threads, len(pieces)))
-        shared = _Shared(words, vocabulary.counter_limit(task))
         with ThreadPoolExecutor(threads) as pool:
             parts = [pieces[first::threads] for first in range(threads)]
-            for _ in pool.map(lambda part: _count(reader, part, task, shared), parts):
+            for _ in pool.map(lambda part: _count(reader, part, task, counts, threads), parts):
                 pass
     sizes = {s.file: reader.size(s.file) for s in segments if s.end is None}
-    return words, sizes
+    return counts, sizes
 
 
-class _Shared:
-    """What all threads have counted: only what is rare in all of it may be forgotten."""
-
-    def __init__(self, words: Words, limit: int) -> None:
-        self._words, self._limit = words, limit
-        self._lock = threading.Lock()
-
-    def take(self, counted: Words) -> None:
-        with self._lock:
-            self._words.merge(counted)
-            self._words.bound(self._limit)
-
-
-def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding, shared: _Shared) -> None:
+def _count(reader: Reader, pieces: Iterable[Segment], task: WordEmbedding, counts: Counts, threads: int) -> None:
     words = Words()
-    for piece in pieces:
-        words.count(reader.text(piece), task.tokenizer, pairs=task.phrases is not None)
-        if len(words) > OWN_TYPES:
-            shared.take(words)
+    for text in (part for piece in pieces for part in _slices(reader.text(piece))):
+        words.count(text, task.tokenizer, pairs=task.phrases is not None)
+        if memory(words) > min(OWN_BYTES, counts.held // (2 * threads)):
+            counts.add(words, task)
             words = Words()
-    shared.take(words)
+    counts.add(words, task)
+
+
+def _slices(text: bytes) -> Iterator[bytes]:
+    """Lines together, or what is between white space of a longer one, where two words are no pair then."""
+    start = 0
+    while len(text) - start > SLICE_BYTES:
+        end = text.rfind(b"\n", start, start + SLICE_BYTES) + 1
+        if not end:
+            space = ASCII_SPACE.search(text, start + SLICE_BYTES)
+            end = space.end() if space else len(text)
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 class Cache:

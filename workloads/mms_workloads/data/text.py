@@ -34,10 +34,11 @@ ASCII_SPACE = re.compile(rb"[ \t\n\r\x0b\x0c]")
 SENTENCE_TOKENS = 1000  # as word2vec: text without newlines is cut into sentences of this length
 
 PAIR = " "  # between the words of a pair: no tokenizer leaves it in a word
+LONGEST_ENTRY = 2 * 1024 + 1  # bytes of a pair
 
 LEAST = -(1 << 63)  # below any number
 MOST_ROWS = (1 << 31) - 1
-CODE_POINTS, PAGE = 0x110000, 256
+CODE_POINTS, PAGE, PARTS = 0x110000, 256, 64
 LETTER, SPACE, MARK, LOWER = 1 << 31, 1 << 30, 1 << 29, (1 << 21) - 1
 # Vowel signs, accents, points: they go on with a word and begin none. Behind these there are selectors of variants.
 MARKS = [c for c in range(0x300, 0x20000) if unicodedata.category(chr(c)) in {"Mn", "Mc"}]
@@ -67,7 +68,7 @@ _lib = libraries.load(
         "mms_text_size": (c_int64, (c_void_p, c_int64, POINTER(c_int64))),
         "mms_text_list": (None, (c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
         "mms_text_special": (c_bool, (c_char_p, c_int64)),
-        "mms_text_put": (c_int32, (c_void_p, c_char_p, c_void_p, c_void_p, c_int64)),
+        "mms_text_put": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p, c_int64)),
         "mms_text_prune": (c_int32, (c_void_p, c_int64, c_bool)),
         "mms_text_count": (c_int32, (c_void_p, POINTER(_Characters), c_int32, c_char_p, c_int64, c_bool)),
         "mms_text_encode": (
@@ -105,7 +106,7 @@ class Words:
 
     def add(self, words: Sequence[str], numbers: NDArray[np.int64]) -> None:
         """Raises MemoryError."""
-        self._put(*_joined(words), np.ascontiguousarray(numbers, np.int64))
+        self.put(*_joined(words), np.ascontiguousarray(numbers, np.int64))
 
     def count(self, data: bytes, tokenizer: Tokenizer, *, pairs: bool = False) -> None:
         """Adds one for each word of UTF-8 text. Raises MemoryError.
@@ -118,7 +119,7 @@ class Words:
 
     def merge(self, other: Words) -> None:
         """Adds the other's numbers. Raises MemoryError."""
-        self._put(*other._list(LEAST))
+        self.put(*other.entries())
 
     def bound(self, limit: int) -> None:
         """Of words and of pairs: forgets those counted once, then twice, ... until half the limit of each is free.
@@ -133,8 +134,8 @@ class Words:
 
     def above(self, floor: int) -> dict[str, int]:
         """Words whose number is greater."""
-        content, ends, numbers = self._list(floor)
-        data, starts = content.raw, [0, *ends.tolist()]
+        content, ends, numbers = self.entries(floor)
+        data, starts = content.tobytes(), [0, *ends.tolist()]
         return {
             data[start:end].decode(): number
             for (start, end), number in zip(itertools.pairwise(starts), numbers.tolist(), strict=True)
@@ -155,20 +156,27 @@ class Words:
             raise MemoryError
         return out[:count].copy()
 
-    def _length(self, *, pairs: bool) -> int:
-        return int(_lib.mms_text_length(self._words, pairs))
-
-    def _list(self, floor: int) -> tuple[ctypes.Array[ctypes.c_char], NDArray[np.int64], NDArray[np.int64]]:
-        """Words whose number is greater: their bytes, where each ends, and the numbers."""
+    def entries(self, floor: int = LEAST) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """Words whose number is greater: their bytes one after the other, where each ends, and the numbers."""
         size = c_int64()
         count = _lib.mms_text_size(self._words, floor, ctypes.byref(size))
-        content = ctypes.create_string_buffer(max(1, size.value))
-        ends, numbers = np.empty(count, np.int64), np.empty(count, np.int64)
-        _lib.mms_text_list(self._words, floor, content, _at(ends), _at(numbers))
+        content, ends, numbers = np.empty(size.value, np.uint8), np.empty(count, np.int64), np.empty(count, np.int64)
+        _lib.mms_text_list(self._words, floor, _at(content), _at(ends), _at(numbers))
         return content, ends, numbers
 
-    def _put(self, content: Any, ends: NDArray[np.int64], numbers: NDArray[np.int64]) -> None:
-        self._check(_lib.mms_text_put(self._words, content, _at(ends), _at(numbers), len(ends)))
+    def put(self, content: bytes | NDArray[np.uint8], ends: NDArray[np.int64], numbers: NDArray[np.int64]) -> None:
+        """Adds the numbers of such entries. Raises MemoryError."""
+        at = content if isinstance(content, bytes) else _at(content)
+        self._check(_lib.mms_text_put(self._words, at, _at(ends), _at(numbers), len(ends)))
+
+    def size(self) -> int:
+        """Bytes of the words."""
+        found = c_int64()
+        _lib.mms_text_size(self._words, LEAST, ctypes.byref(found))
+        return found.value
+
+    def _length(self, *, pairs: bool) -> int:
+        return int(_lib.mms_text_length(self._words, pairs))
 
     @staticmethod
     def _check(status: int) -> None:
@@ -178,15 +186,15 @@ class Words:
 
 @cache
 def _table() -> _Characters:
-    """What each code point is, as this Python knows it."""
+    """What each code point is, as this Python knows it. Some at a time: all of them take ten times as much memory."""
     entries = np.zeros(CODE_POINTS, np.uint32)
-    code_points = np.delete(np.arange(CODE_POINTS, dtype="<u4"), SURROGATES)
-    letters = code_points.tobytes().decode("utf-32-le")
-    lower = letters.replace(SIGMA, " ").replace(DOTTED, " ").lower()  # these two are never looked up
-    entries[code_points] = (np.frombuffer(lower.encode("utf-32-le"), "<u4") - code_points) & LOWER
-    for pattern, bit in ((r"[^\W_]+", LETTER), (r"\s+", SPACE)):
-        for found in re.finditer(pattern, letters):
-            entries[code_points[found.start() : found.end()]] |= np.uint32(bit)
+    for code_points in np.array_split(np.delete(np.arange(CODE_POINTS, dtype="<u4"), SURROGATES), PARTS):
+        letters = code_points.tobytes().decode("utf-32-le")
+        lower = letters.replace(SIGMA, " ").replace(DOTTED, " ").lower()  # these two are never looked up
+        entries[code_points] = (np.frombuffer(lower.encode("utf-32-le"), "<u4") - code_points) & LOWER
+        for pattern, bit in ((r"[^\W_]+", LETTER), (r"\s+", SPACE)):
+            for found in re.finditer(pattern, letters):
+                entries[code_points[found.start() : found.end()]] |= np.uint32(bit)
     entries[MARKS] |= np.uint32(MARK)
     seen: dict[bytes, int] = {}
     numbers = [seen.setdefault(page.tobytes(), len(seen)) for page in entries.reshape(-1, PAGE)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,9 @@ from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from mms_workloads.data.counts import Counts
 
 # Counters never hold more words, nor pairs, than this many times maxVocabulary, and at least COUNTER_FLOOR.
 COUNTER_FACTOR = 4
@@ -41,7 +43,10 @@ class Vocabulary:
 
     def text(self) -> str:
         """vocabulary.txt of an artifact: `word<TAB>count` a line."""
-        return "".join(f"{w}\t{c}\n" for w, c in zip(self.words, self.counts, strict=True))
+        return "".join(self.lines())
+
+    def lines(self) -> Iterator[str]:
+        return (f"{w}\t{c}\n" for w, c in zip(self.words, self.counts, strict=True))
 
 
 def counter_limit(task: WordEmbedding) -> int:
@@ -69,63 +74,92 @@ def prune(counts: Counter[str], limit: int) -> int:
     return highest
 
 
-def cut(counts: Mapping[str, int], task: WordEmbedding) -> Vocabulary:
-    """Sorted by count descending, then by word. Raises JobError: DataEmpty, VocabularyTooSmall.
-
-    counts: with phrases also of pairs, written with a space between them.
-    """
-    phrases: list[str] = []
+def cut(counts: Counts, task: WordEmbedding) -> Vocabulary:
+    """Sorted by count descending, then by word. Raises JobError: DataEmpty, VocabularyTooSmall."""
+    phrases: list[tuple[str, int]] = []
     if task.phrases:
-        counts, phrases = joined(counts, task.minCount, task.phrases)
-    if not counts:
-        raise JobError(Reason.DATA_EMPTY, "the data set has no word: check that the files of the URI hold text")
-    kept = sorted(((w, c) for w, c in counts.items() if c >= task.minCount), key=lambda wc: (-wc[1], wc[0]))
-    kept = kept[: task.maxVocabulary]
+        words = counts.words(min(task.minCount, task.phrases.minCount))
+        pairs = counts.pairs(max(task.minCount, task.phrases.minCount))
+        phrases = found(words, pairs, task.minCount, task.phrases)
+    else:
+        words = counts.most(task.minCount, task.maxVocabulary)
+    while True:
+        counted = joined(words, phrases) if phrases else words
+        kept = frequent((wc for wc in counted.items() if wc[1] >= task.minCount), task.maxVocabulary)
+        there = {word for word, _ in kept} if phrases else set()
+        left = [one for one in phrases if _one(one[0]) in there]
+        if len(left) == len(phrases):
+            break
+        phrases = left  # text that has one of the others is read as its words, which count again
     if len(kept) < 2:  # noqa: PLR2004 - a word needs another one to be told apart from
-        total, most = sum(counts.values()), max(counts.values())
-        raise JobError(
-            Reason.VOCABULARY_TOO_SMALL,
-            f"{len(kept)} of {len(counts)} different words occur minCount={task.minCount} times or more, 2 must "
-            f"({total} words in all, the most frequent one {most} times): lower minCount or give more text",
-        )
-    words = tuple(w for w, _ in kept)
-    there = set(words) if phrases else set()
-    return Vocabulary(words, tuple(c for _, c in kept), tuple(sorted(p for p in phrases if _one(p) in there)))
+        raise _too_small(counts, task, len(kept))
+    return Vocabulary(tuple(w for w, _ in kept), tuple(c for _, c in kept), tuple(sorted(pair for pair, _ in phrases)))
 
 
-def joined(counts: Mapping[str, int], least: int, settings: Phrases) -> tuple[dict[str, int], list[str]]:
-    """Makes one word of pairs, as word2phrase does: the counts of words then, and the pairs.
+def frequent(counts: Iterable[tuple[str, int]], size: int) -> list[tuple[str, int]]:
+    """The most frequent ones, of equally frequent ones the first by letters. Two sorts take less memory than a key."""
+    return sorted(sorted(counts), key=itemgetter(1), reverse=True)[:size]
+
+
+def _too_small(counts: Counts, task: WordEmbedding, kept: int) -> JobError:
+    different = total = most = 0
+    for part in counts.parts():
+        each = [count for word, count in part.above(0).items() if PAIR not in word]
+        different, total, most = different + len(each), total + sum(each), max(most, *each, 0)
+    if not different:
+        return JobError(Reason.DATA_EMPTY, "the data set has no word: check that the files of the URI hold text")
+    return JobError(
+        Reason.VOCABULARY_TOO_SMALL,
+        f"{kept} of {different} different words occur minCount={task.minCount} times or more, 2 must "
+        f"({total} words in all, the most frequent one {most} times): lower minCount or give more text",
+    )
+
+
+def found(
+    words: Mapping[str, int], pairs: Iterable[tuple[str, int]], least: int, settings: Phrases
+) -> list[tuple[str, int]]:
+    """Pairs that become one word, as by word2phrase, the highest score first.
 
     A pair's score is (its count - minCount) / (count of one * count of the other) * occurrences of all words that are
-    as frequent as `least`. Where pairs overlap, text is read from left to right, which the counts do not know.
+    as frequent as `least`.
     """
-    words = {word: count for word, count in counts.items() if PAIR not in word}
     total = sum(count for count in words.values() if count >= least)
     scored = []
-    for pair, count in counts.items():
-        first, space, second = pair.partition(PAIR)
-        if space and count >= max(settings.minCount, least) and first in words and second in words:
+    for pair, count in pairs:
+        first, _, second = pair.partition(PAIR)
+        if first in words and second in words:
             score = (count - settings.minCount) / words[first] / words[second] * total
             if score > settings.threshold:
                 scored.append((score, pair, count))
-    found = []
-    for _, pair, count in sorted(scored, key=lambda one: (-one[0], one[1])):
-        first, _, second = pair.partition(PAIR)
-        for word in (first, second):
-            words[word] = max(0, words[word] - count)
-        words[_one(pair)] = words.get(_one(pair), 0) + count
-        found.append(pair)
-    return {word: count for word, count in words.items() if count}, found
+    return [(pair, count) for _, pair, count in sorted(scored, key=lambda one: (-one[0], one[1]))]
+
+
+def joined(words: Mapping[str, int], phrases: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """The counts of words where some pairs are one. Where these overlap, text is read from left to right, which the
+    counts do not know.
+    """
+    counts = dict(words)
+    for pair, count in phrases:
+        for word in pair.split(PAIR):
+            counts[word] = max(0, counts[word] - count)
+        counts[_one(pair)] = counts.get(_one(pair), 0) + count
+    return {word: count for word, count in counts.items() if count}
 
 
 def _one(pair: str) -> str:
     return pair.replace(PAIR, "_")
 
 
-def pack_counts(counts: Mapping[str, int]) -> bytes:
-    return zlib.compress(json.dumps(counts, ensure_ascii=False).encode(), 1)
+def pack_counts(counts: Counts) -> bytes:
+    packer, packed = zlib.compressobj(1), bytearray()
+    for part in counts.parts():
+        packed += packer.compress("".join(f"{w}\t{c}\n" for w, c in part.above(0).items()).encode())
+    return bytes(packed + packer.flush())
 
 
-def unpack_counts(data: bytes) -> dict[str, int]:
-    counts: dict[str, int] = json.loads(zlib.decompress(data))
-    return counts
+def unpack_counts(data: bytes) -> Words:
+    """Raises ValueError, MemoryError."""
+    lines = [line.partition("\t") for line in zlib.decompress(data).decode().split("\n")[:-1]]
+    words = Words()
+    words.add([word for word, _, _ in lines], np.array([int(count) for _, _, count in lines], np.int64))
+    return words

@@ -10,7 +10,7 @@ import numpy as np
 from mms_workloads.embedding.subwords import Pieces, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -106,15 +106,22 @@ def huffman(counts: NDArray[np.int64]) -> Tree:
 
 
 def _paths(parents: NDArray[np.int32], bits: NDArray[np.uint8], size: int) -> Tree:
-    """All words go up to the root together, one node at a time."""
-    at, depth, ways = np.arange(size), np.zeros(size, np.int64), []
-    while len(climbing := np.flatnonzero(at != 2 * size - 2)):
-        child = at[climbing]
-        ways.append((climbing, parents[child], bits[child]))
+    """All words go up to the root together, one node at a time, and once more when it is known how far each has to."""
+    depth = np.zeros(size, np.int64)
+    for climbing, _ in _climb(parents, size):
         depth[climbing] += 1
-        at[climbing] = size + parents[child]
     starts = np.concatenate(([0], np.cumsum(depth)))
     nodes, codes = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.uint8)
-    for step, (climbing, node, bit) in enumerate(ways, 1):  # the last node first
-        nodes[starts[climbing + 1] - step], codes[starts[climbing + 1] - step] = node, bit
+    for step, (climbing, child) in enumerate(_climb(parents, size), 1):  # the last node first
+        place = starts[climbing + 1] - step
+        nodes[place], codes[place] = parents[child], bits[child]
     return Tree(starts, nodes, codes)
+
+
+def _climb(parents: NDArray[np.int32], size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Step by step: the words that are not at the root yet, and the nodes where these are."""
+    at = np.arange(size)
+    while len(climbing := np.flatnonzero(at != 2 * size - 2)):
+        child = at[climbing]
+        yield climbing, child
+        at[climbing] = size + parents[child]

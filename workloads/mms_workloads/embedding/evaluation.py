@@ -115,7 +115,8 @@ def _comparisons(
 
 def related_auc(vectors: NDArray[np.float32], vocabulary: Sequence[str], seed: int) -> float | None:
     """None when fewer than LEAST_RELATED_PAIRS pairs are in the vocabulary."""
-    numbers = {word: number for number, word in enumerate(vocabulary)}
+    asked = {word for pair in related_pairs() for word in pair}
+    numbers = {word: number for number, word in enumerate(vocabulary) if word in asked}
     pairs = [(numbers[a], numbers[b]) for a, b in related_pairs() if a in numbers and b in numbers]
     if len(pairs) < LEAST_RELATED_PAIRS:
         return None

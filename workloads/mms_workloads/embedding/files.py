@@ -50,30 +50,43 @@ def write(
     With subwords: also ngrams [buckets, d]. vectors: as words_of gives them. Raises JobError when a number is not
     finite, OSError.
     """
+    check(parameters)
     tensors = {"vectors": vectors, "contexts": parameters.contexts}
     if task.subwords:
         tensors["ngrams"] = parameters.vectors[len(vocabulary) :]
-    if not all(np.isfinite(part).all() for one in tensors.values() for part in parts(one)):
-        raise JobError(
-            Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
-        )
     weights.write(folder / WEIGHTS, tensors)
-    (folder / VOCABULARY).write_text(vocabulary.text(), encoding="utf-8")
+    with (folder / VOCABULARY).open("w", encoding="utf-8") as file:
+        file.writelines(vocabulary.lines())
     (folder / TASK).write_text(task.model_dump_json(indent=1), encoding="utf-8")
 
 
-def word2vec_text(path: Path, words: Sequence[str], vectors: NDArray[np.float32]) -> None:
-    """As word2vec.c writes it: how many words and dimensions, then a word and its vector a line."""
+def check(parameters: Parameters) -> None:
+    """Raises JobError when a number is not finite."""
+    if not all(np.isfinite(part).all() for one in (parameters.vectors, parameters.contexts) for part in parts(one)):
+        raise JobError(
+            Reason.INTERNAL, "the parameters are not finite: lower optimizer.learningRate and start another run"
+        )
+
+
+def word2vec_text(
+    path: Path, words: Sequence[str], vectors: NDArray[np.float32], tell: Callable[[float], None] = lambda _: None
+) -> None:
+    """As word2vec.c writes it: how many words and dimensions, then a word and its vector a line.
+
+    tell: is told the part that is written, 0 to 1.
+    """
 
     def line(word: bytes, row: NDArray[np.float32]) -> bytes:
         return word + b" " + " ".join(map(repr, row.tolist())).encode() + b"\n"
 
-    _write(path, words, vectors, line)
+    _write(path, words, vectors, line, tell)
 
 
-def word2vec_binary(path: Path, words: Sequence[str], vectors: NDArray[np.float32]) -> None:
-    """As word2vec.c writes it with -binary 1: float32, little-endian."""
-    _write(path, words, vectors, lambda word, row: word + b" " + row.astype("<f4").tobytes() + b"\n")
+def word2vec_binary(
+    path: Path, words: Sequence[str], vectors: NDArray[np.float32], tell: Callable[[float], None] = lambda _: None
+) -> None:
+    """As word2vec.c writes it with -binary 1: float32, little-endian. tell: as above."""
+    _write(path, words, vectors, lambda word, row: word + b" " + row.astype("<f4").tobytes() + b"\n", tell)
 
 
 def _write(
@@ -81,11 +94,14 @@ def _write(
     words: Sequence[str],
     vectors: NDArray[np.float32],
     line: Callable[[bytes, NDArray[np.float32]], bytes],
+    tell: Callable[[float], None],
 ) -> None:
     with path.open("wb") as file:
         file.write(f"{len(vectors)} {vectors.shape[1]}\n".encode())
-        for word, row in zip(words, vectors, strict=True):
+        for number, (word, row) in enumerate(zip(words, vectors, strict=True), 1):
             file.write(line(word.encode(), row))
+            if number % ROWS_AT_ONCE == 0:
+                tell(number / len(vectors))
 
 
 def parts(matrix: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from mms_workloads.embedding import batched, evaluation, files, graph, report, t
 from mms_workloads.embedding.distribution import Distribution, distribution
 from mms_workloads.embedding.golden import golden
 from mms_workloads.embedding.native import LINE
-from mms_workloads.embedding.parameters import initial_parameters, initial_rows, need
+from mms_workloads.embedding.parameters import LOWER, initial_parameters, initial_rows, need
 from mms_workloads.embedding.pulled import PulledState
 from mms_workloads.embedding.state import EmbeddingState
 from mms_workloads.sync.layout import Table
@@ -44,6 +44,7 @@ GRAMS = 4  # as many times longer a word takes with its n-grams
 LEAST_ROUNDS = 4  # of a data epoch, where there are no more than two members
 HELD = 4  # rows in memory for each that a round needs: as pulled, as trained, what that changes, and some to spare
 REMEMBERED = 16  # rounds
+SHARED = f"{LOWER}, or let shards hold the rows (sync.mode: ParameterServer)"
 COPIES = 4  # of the parameters: as agreed, as in a round, what that changes, and what a checkpoint writes
 
 
@@ -95,7 +96,7 @@ class EmbeddingLearner:
         size, dimensions, seed = len(self.vocabulary), self.task.dimensions, self.job.optimizer.seed
         if self.job.parameterServer is not None:
             return PulledState.of(*self.tables())
-        need(size, dimensions, self._buckets(), copies=COPIES)
+        need(size, dimensions, self._buckets(), copies=COPIES, remedy=SHARED)
         return EmbeddingState.start(initial_parameters(size, dimensions, seed, self._buckets()))
 
     def initial(self, table: str, start: int, stop: int) -> Mapping[str, Tensor]:

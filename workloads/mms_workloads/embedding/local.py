@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 4 << 20
 EVALUATED_TOKENS = 200_000
+BINARY_PART = 0.05  # of the time of both files
 LEAST_RATE = 1e-4  # part of the learning rate, as word2vec
 
 
@@ -82,6 +83,7 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
     clock.enter("training")
     trained, losses, parameters, words = _train(settings, plan.vocabulary, data, tell)
     clock.enter("writing")
+    files.check(parameters)
     vectors = files.words_of(parameters, words)
     sample = data.tokens(len(data.blocks) // 2)[:EVALUATED_TOKENS]
     metrics = evaluation.measured(
@@ -98,9 +100,18 @@ def embed(settings: Settings, output: Path, scratch: Path, tell: Callable[[Progr
     again = all((output / name).exists() for name in written)  # an earlier run's folder: its other files are ours, too
     output.mkdir(parents=True, exist_ok=True)
     files.write(output, parameters, vectors, plan.vocabulary, settings.task)
-    files.word2vec_binary(output / files.BINARY, plan.vocabulary.words, vectors)
+    # Of both files text takes nearly all the time.
+    binary = BINARY_PART if settings.text else 1.0
+    files.word2vec_binary(
+        output / files.BINARY, plan.vocabulary.words, vectors, lambda done: tell(Progress("writing", done * binary))
+    )
     if settings.text:
-        files.word2vec_text(output / files.TEXT, plan.vocabulary.words, vectors)
+        files.word2vec_text(
+            output / files.TEXT,
+            plan.vocabulary.words,
+            vectors,
+            lambda done: tell(Progress("writing", binary + done * (1 - binary))),
+        )
         written.append(files.TEXT)
     elif again:
         (output / files.TEXT).unlink(missing_ok=True)  # it has other vectors
@@ -131,14 +142,10 @@ def _plan(settings: Settings, scratch: Path, tell: Callable[[Progress], None]) -
     if not segments:
         raise JobError(Reason.DATA_EMPTY, f"{settings.data.uri}: all files are empty: check them, or name others")
     reader = _Told(settings.data, [file.uri for file in found], scratch, tell)
-    counted, sizes = corpus.count(reader, segments, settings.task, threads=settings.threads)
+    counts, sizes = corpus.count(reader, segments, settings.task, threads=settings.threads, folder=scratch)
     sizes = {i: f.size for i, f in enumerate(found)} | sizes
     plan_files = tuple(DataFile(uri=f.uri, size=sizes[i], etag=f.etag) for i, f in enumerate(found))
-    # Of the rare words only a refusal tells.
-    task = settings.task
-    kept = counted.above(min(task.minCount, task.phrases.minCount if task.phrases else task.minCount) - 1)
-    chosen = vocabulary.cut(kept if len(kept) > 1 else counted.above(0), settings.task)
-    return Plan(plan_files, BLOCK_BYTES, chosen)
+    return Plan(plan_files, BLOCK_BYTES, vocabulary.cut(counts, settings.task))
 
 
 def _encode(data: Corpus, threads: int, tell: Callable[[Progress], None]) -> None:

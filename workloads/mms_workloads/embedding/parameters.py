@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGE_PAGE = 2 << 20  # bytes
+# Beside the matrices: of each row how often it was touched, twice, and where it is; of each word what noise and the
+# tree take, and with n-grams which ones it has.
+ROW_BYTES, WORD_BYTES, PIECES_BYTES = 12, 100, 150
+LOWER = "lower dimensions, maxVocabulary or subwords.buckets, or raise the memory limit"
 ROWS_AT_ONCE = 16_384  # of a matrix that is filled: no second one is made
 
 
@@ -107,15 +111,30 @@ def initial_rows(out: NDArray[np.float32], first: int, seed: int) -> None:
         out[low - first : high - first] = (drawn[low - begin :] - 0.5) / dimensions
 
 
-def need(vocabulary: int, dimensions: int, buckets: int = 0, *, copies: int = 1) -> None:
-    """Raises JobError OutOfMemory where there is no room for so many copies of the parameters."""
-    room(copies * (2 * vocabulary + buckets), dimensions, f"a model of {vocabulary} words")
+def need(vocabulary: int, dimensions: int, buckets: int = 0, *, copies: int = 1, remedy: str = LOWER) -> None:
+    """Raises JobError OutOfMemory where there is no room for so many copies of the parameters and what goes with them.
+
+    Of n-grams words' own vectors are made at the end.
+    """
+    matrices = copies * _bytes(2 * vocabulary + buckets, dimensions)
+    composed = 4 * vocabulary * dimensions if buckets else 0
+    what = f"a model of {vocabulary:,} words{f' and {buckets:,} buckets' if buckets else ''} of {dimensions} dimensions"
+    memory.need(matrices + composed + beside(vocabulary, buckets), what, remedy)
+
+
+def beside(vocabulary: int, buckets: int) -> int:
+    """Bytes of what goes with the matrices of so many words."""
+    of_words = vocabulary * (WORD_BYTES + (PIECES_BYTES if buckets else 0))
+    return (2 * vocabulary + buckets) * ROW_BYTES + of_words
 
 
 def room(rows: int, columns: int, what: str) -> None:
     """Raises JobError OutOfMemory where there is none for a `matrix` [rows, columns]."""
-    remedy = "lower dimensions, maxVocabulary or subwords.buckets, or raise the memory limit"
-    memory.need(rows * -(-columns // LINE) * LINE * 4, what, remedy)
+    memory.need(_bytes(rows, columns), what, LOWER)
+
+
+def _bytes(rows: int, columns: int) -> int:
+    return rows * -(-columns // LINE) * LINE * 4
 
 
 def no_touches(vocabulary: int, buckets: int = 0) -> Touches:

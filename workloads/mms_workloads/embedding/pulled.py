@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mms_workloads import memory
 from mms_workloads.embedding import native, parameters
 from mms_workloads.embedding.parameters import Parameters, Places
 from mms_workloads.embedding.state import Pair
@@ -81,8 +82,13 @@ class PulledState:
 
     @classmethod
     def of(cls, vectors: Table, contexts: Table) -> PulledState:
+        """Raises JobError OutOfMemory where there is no room for what is kept of all rows."""
+        buckets = vectors.rows - contexts.rows
+        what = f"what a worker keeps of {contexts.rows:,} words and {buckets:,} buckets, whose rows shards hold,"
+        remedy = "lower maxVocabulary or subwords.buckets, or raise the workers' memory limit"
+        memory.need(parameters.ROW_BYTES * (vectors.rows + contexts.rows), what, remedy)
         held = {table.name: HeldRows.of(table.rows, table.columns) for table in (vectors, contexts)}
-        touches = parameters.no_touches(contexts.rows, vectors.rows - contexts.rows)
+        touches = parameters.no_touches(contexts.rows, buckets)
         return cls(held, Pair.of(touches))
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mms_workloads.contract import DataFile, Reason, WordEmbedding
 from mms_workloads.data import blocks, formats, vocabulary
+from mms_workloads.data.counts import Counts
 from mms_workloads.data.schema import EMPTY, Bad, Survey
 from mms_workloads.store import Found, JobError
 from mms_workloads.sync.plan import Plan
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import Data, RecordFormat
     from mms_workloads.data.sealed_reader import Manifest, Sealed
+    from mms_workloads.data.text import Words
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class Counting:
     files: Sequence[Found]
     tasks: Sequence[blocks.Block]
     sizes: dict[int, int] = field(default_factory=dict)  # decompressed, by file
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counts = field(default_factory=Counts)
     done: set[int] = field(default_factory=set)
     held: dict[int, int] = field(default_factory=dict)  # task -> rank
     format: RecordFormat | None = None  # None: running text
@@ -87,26 +88,32 @@ class Counting:
     def give_back(self, rank: int) -> None:
         self.held = {t: r for t, r in self.held.items() if r != rank}
 
-    def add(self, task: int, counts: dict[str, int], sizes: dict[int, int], limit: int) -> None:
-        """A task's result; a second one of the same task changes nothing."""
-        if task in self.done:
-            return
-        self.done.add(task)
-        self.held.pop(task, None)
-        self.sizes.update(sizes)
-        self.counts.update(counts)
-        vocabulary.prune(self.counts, limit)
+    def add(self, task: int, counts: Words, sizes: dict[int, int], settings: WordEmbedding | None) -> None:
+        """A task's result; a second one of the same task changes nothing. settings: None needs no vocabulary.
+
+        Raises MemoryError.
+        """
+        if self._finish(task, sizes) and settings:
+            self.counts.add(counts, settings)
 
     def add_survey(self, task: int, survey: Survey, sizes: dict[int, int]) -> None:
         """As `add`, of a task that learns from records. Raises JobError where too many are bad."""
-        if task in self.done:
+        if not self._finish(task, sizes):
             return
-        self.add(task, {}, sizes, 0)
         if self.survey is None:
             self.survey = survey
         else:
             self.survey.merge(survey)
         self.survey.check([f.uri for f in self.files])
+
+    def _finish(self, task: int, sizes: dict[int, int]) -> bool:
+        """False: it was finished before."""
+        if task in self.done:
+            return False
+        self.done.add(task)
+        self.held.pop(task, None)
+        self.sizes.update(sizes)
+        return True
 
     def complete(self) -> bool:
         return len(self.done) == len(self.tasks)

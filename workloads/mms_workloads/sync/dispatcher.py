@@ -107,9 +107,7 @@ class Dispatcher:
             self.counting.add_survey(message.fields["task"], Survey.unpack(message.data), sizes)
             return
         counts = vocabulary.unpack_counts(message.data)
-        task = self.job.task.wordEmbedding
-        limit = vocabulary.counter_limit(task) if task else 0
-        self.counting.add(message.fields["task"], counts, sizes, limit)
+        self.counting.add(message.fields["task"], counts, sizes, self.job.task.wordEmbedding)
 
     def adopt(self, plan: bytes) -> None:
         """The plan of the run, from a peer that has it from a master before this one."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
-from mms_workloads import logs
+from mms_workloads import logs, memory
 from mms_workloads import store as stores
 from mms_workloads.contract import CheckpointRef, Outcome, Reason
 from mms_workloads.pod import Pod, Stopped
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 # How long a shard that was told to stop, and that alone holds its rows, waits for a checkpoint of them. A pod has 30 s.
 STOP_SECONDS = 10.0
+NO_ROOM = (
+    "raise sync.parameterServer.shards or the shards' memory limit, or make the model smaller (of word vectors lower "
+    "dimensions, maxVocabulary or subwords.buckets)"
+)
 LOOK_SECONDS = 0.5  # how late the end of an epoch may be noticed while another part is being written
 
 
@@ -209,6 +213,9 @@ class ShardPod:
         after = self._layout(begin["shards"])
         shard = self.pod.rank if part == "state" else replica_of(self.pod.rank, begin["shards"])
         assert shard is not None  # noqa: S101 - there is a replica only where there are others
+        held = ((after.bounds(table.name, shard), table.columns) for table in after.tables)
+        size = sum(4 * (stop - start) * columns for (start, stop), columns in held)
+        memory.need(size, f"the {part} of one of {begin['shards']} shards", NO_ROOM)
         self.server.shard.prepare(after, shard, part)
         if source == "fetch":
             before = self._layout(begin["before"])

@@ -371,8 +371,9 @@ class Worker:
             self.logged += records.log_bad(survey, uris, max(0, MOST_LOGGED - self.logged), bare=bare)
             found = survey.pack()
         else:
-            words, sizes = corpus.count(reader, segments, job.task.wordEmbedding)
-            found = vocabulary.pack_counts(words.above(0))
+            folder = None if dataset else self.pod.scratch  # of encrypted data nothing may be kept
+            counts, sizes = corpus.count(reader, segments, job.task.wordEmbedding, folder=folder)
+            found = vocabulary.pack_counts(counts)
         if dataset is not None:
             keyring.HELD.forget(s.file for s in segments)
         self.control.send(wire.COUNTED, found, task=fields["task"], sizes=sizes)

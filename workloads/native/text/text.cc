@@ -406,6 +406,10 @@ int64_t mms_text_length(const mms::Words* words, bool pairs) {
 }
 
 int64_t mms_text_size(const mms::Words* words, int64_t floor, int64_t* bytes) {
+  if (floor == INT64_MIN) {  // all
+    *bytes = words->filled;
+    return words->used;
+  }
   int64_t count = 0;
   *bytes = 0;
   for (uint64_t at = 0; at <= words->mask; ++at) {
