@@ -6,15 +6,15 @@ import contextlib
 import ctypes
 from pathlib import Path
 
+from mms_workloads import control_group
 from mms_workloads.contract import Reason
 from mms_workloads.store import JobError
 
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of malloc.h
-RECLAIMED = ("active_file", "inactive_file", "slab_reclaimable")
-CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
+MEMINFO = Path("/proc/meminfo")
 
 
-def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int | None:
+def available(cgroup: Path = control_group.ROOT, meminfo: Path = MEMINFO) -> int | None:
     """Bytes: the system's, or what the container's limit leaves. None where neither is told."""
     found = []
     try:
@@ -22,15 +22,9 @@ def available(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> int | None:
         found.append(int(lines["MemAvailable"].split()[0]) * 1024)
     except (OSError, KeyError, ValueError):
         pass
-    try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((cgroup / "memory.current").read_text())
-            stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-            # Copies of files count as used, and go when memory is wanted.
-            found.append(int(limit) - used + sum(int(stat.get(name, 0)) for name in RECLAIMED))
-    except (OSError, ValueError):
-        pass
+    left = control_group.memory_left(cgroup)
+    if left is not None:
+        found.append(left)
     return min(found, default=None)
 
 

@@ -32,17 +32,6 @@ def test_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str |
     assert cpu.limit(tmp_path) == 1
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [("low 0\noom 3\noom_kill 2\n", 2), ("low 0\n", 0), ("oom_kill x", 0), (None, 0)],
-    ids=["killed", "no line", "nonsense", "no file"],
-)
-def test_memory_kills(tmp_path: Path, content: str | None, expected: int) -> None:
-    if content is not None:
-        (tmp_path / "memory.events").write_text(content)
-    assert cpu.memory_kills(tmp_path) == expected
-
-
 def _stop_and_wait(**_: object) -> int:
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(20)
@@ -73,7 +62,7 @@ def _supervise(how: str, log: str) -> None:
         process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
     elif how == "out of memory":
         kills = iter(range(100))
-        cpu.memory_kills = lambda *_: next(kills)  # type: ignore[assignment]
+        control_group.memory_kills = lambda *_: next(kills)  # type: ignore[assignment]
         process.run = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, return-value]
     elif how == "bug":
         process.run = lambda **_: 1 // 0  # type: ignore[assignment]

@@ -1,14 +1,15 @@
-"""Whether another artifact fits into the container's memory, by its control group (Linux, cgroup v2)."""
+"""Whether another artifact fits into the container's memory, by its control group."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mms_workloads import control_group
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 MIB = 1 << 20
 
@@ -17,17 +18,17 @@ class NoRoomError(MemoryError):
     """It does not fit; the message has the figures and the remedy."""
 
 
-def admit(folder: str, beside: Iterable[str], cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> None:
+def admit(folder: str, beside: Iterable[str], cgroup: Path = control_group.ROOT, meminfo: Path = MEMINFO) -> None:
     """Whether the files of `folder` fit beside those that are mapped already. Raises NoRoomError.
 
     Mapped files can be dropped from memory and read again, which would make each answer wait for the disk: so there
     must be room for all of both beside what cannot be dropped.
     """
-    limit = _limit(cgroup)
+    limit = control_group.memory_limit(cgroup)
     if limit is None:
         _fits_on_node(size(folder), meminfo)
         return
-    fixed = _fixed(cgroup)
+    fixed = control_group.memory_fixed(cgroup)
     here, more = sum(map(size, beside)), size(folder)
     if fixed + here + more > limit:
         raise NoRoomError(
@@ -48,16 +49,3 @@ def size(folder: str) -> int:
     """Bytes of its files."""
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
 
-
-def _limit(cgroup: Path) -> int | None:
-    try:
-        text = (cgroup / "memory.max").read_text().strip()
-    except OSError:  # no control group of version 2: nothing can be said
-        return None
-    return None if text == "max" else int(text)
-
-
-def _fixed(cgroup: Path) -> int:
-    """Bytes that cannot be dropped: of processes, of the kernel on their behalf, and of shared memory."""
-    rows = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    return sum(int(rows.get(name, 0)) for name in ("anon", "kernel", "shmem"))

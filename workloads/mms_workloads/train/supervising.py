@@ -20,7 +20,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from mms_workloads import logs, store
+from mms_workloads import control_group, logs, store
 from mms_workloads.contract import Outcome, Reason
 from mms_workloads.pod import read_pod, termination_log, write_outcome
 from mms_workloads.store import JobError
@@ -48,14 +48,14 @@ def supervise(*, plain: bool) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     left, deaths = RESTARTS, deque[float](maxlen=OFTEN)
     while True:
-        kills, pulse, born = cpu.memory_kills(), Pulse(), time.monotonic()
+        kills, pulse, born = control_group.memory_kills(), Pulse(), time.monotonic()
         child = os.fork()
         if child == 0:
             _become_worker(pulse, plain=plain)
         code, told = _wait(child, pulse)
         if code >= 0:
             return code
-        starved = cpu.memory_kills() > kills
+        starved = control_group.memory_kills() > kills
         if pulse.signs().count >= LEARNED or time.monotonic() - born > LIVED_SECONDS:
             left = RESTARTS
         if len(deaths) == OFTEN and time.monotonic() - deaths[0] < OFTEN_SECONDS:
