@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,6 +62,28 @@ def test_refusal_says_why(listener: Listener, security: Security) -> None:
     pending.refuse(Fence("uid", 1, 1, 8).difference(told.fence))
     with pytest.raises(Refused, match="epoch 7 instead of 8"):
         dialled.result()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """None can be opened."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_a_refusal_needs_no_descriptor(listener: Listener, security: Security) -> None:
+    dialled = Beside(lambda: dial(listener, security))
+    pending, _ = listener.accept(Abort(), SECONDS)
+    with no_descriptors():
+        pending.refuse("there are too many")
+        with pytest.raises(Refused, match="there are too many"):
+            dialled.result()
 
 
 def test_whoever_was_deferred_comes_again(listener: Listener, security: Security) -> None:
