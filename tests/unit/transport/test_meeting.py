@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,13 +78,16 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
-def test_a_refusal_needs_no_descriptor(listener: Listener, security: Security) -> None:
-    dialled = Beside(lambda: dial(listener, security))
-    pending, _ = listener.accept(Abort(), SECONDS)
-    with no_descriptors():
-        pending.refuse("there are too many")
-        with pytest.raises(Refused, match="there are too many"):
-            dialled.result()
+def test_a_refusal_needs_no_descriptor() -> None:
+    with (
+        closing(Listener(HOST, Security.plain())) as listener,
+        garbage(listener, meeting._packed(asdict(GREETING))) as connection,
+    ):
+        pending, _ = listener.accept(Abort(), SECONDS)
+        with no_descriptors():
+            pending.refuse("there are too many")
+        connection.settimeout(SECONDS)
+        assert b"there are too many" in connection.recv(4096)
 
 
 def test_whoever_was_deferred_comes_again(listener: Listener, security: Security) -> None:
