@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 CLUSTER := PYTHONPATH=cluster $(PY) -m mms_cluster
 export MMS_RESULTS ?= benchmarks/results
 
-.PHONY: help setup demo test test-unit test-api test-e2e test-full lint format generate check-generated lock \
+.PHONY: help setup demo test test-unit test-api test-e2e test-full sanitize lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours bench-neighbours-served \
         bench-replay bench-replay-live bench-hotswap bench-coldstart bench-livesync bench-overhead bench-idle bench-autotune bench-precision bench-tasks
@@ -38,6 +38,9 @@ test-e2e: setup ## Tests on a real cluster with nodes
 
 test-full: setup ## The long campaigns too
 	$(PY) -m pytest
+
+sanitize: setup ## Tests of the native code, watched for misused memory and undefined behaviour
+	@scripts/sanitize
 
 lint: setup ## Style, types and the direction of imports
 	$(VENV)/bin/ruff check --no-cache . # its cache does not know that a folder became a package

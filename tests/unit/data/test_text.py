@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -223,6 +224,33 @@ def test_many_words_are_merged() -> None:
     first.merge(second)
     expected = {f"w{i}": 1 + (150_000 <= i < 200_000) for i in range(400_000)}
     assert not first.above(0).items() ^ expected.items()
+
+
+def test_as_many_numbers_as_words() -> None:
+    with pytest.raises(ValueError, match="1 numbers for 2 words"):
+        Words().add(["a", "b"], np.ones(1, np.int64))
+
+
+def test_there_is_an_entry_for_all_that_four_bytes_may_say() -> None:
+    pages, entries = text._table()._held
+    assert len(pages) * text.PAGE == 1 << 21
+    assert (int(pages.max()) + 1) * text.PAGE <= len(entries)
+
+
+@every_tokenizer
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5, 8, 100, 3000])
+def test_bytes_that_are_no_text(tokenizer: Tokenizer, size: int) -> None:
+    """They mean nothing, and do no harm."""
+    chance = random.Random(size)
+    for _ in range(20):
+        leading = bytes(chance.choices(b"\xff\xf5\xf0\xe2\xc3\x80 a\n'\0", k=size))
+        for data in (chance.randbytes(size), leading):
+            if text._lib.mms_text_special(data, size):
+                continue  # that is Python's to read
+            words = Words()
+            words.count(data, tokenizer, pairs=True)
+            assert len(words) <= 2 * size
+            assert len(words.encode(data, tokenizer, pairs=True)) <= size + size // text.SENTENCE_TOKENS + 2
 
 
 def test_threads_encode_with_the_same_words() -> None:

@@ -287,6 +287,20 @@ def test_touches_say_which_rows_changed(task: dict[str, str]) -> None:
         assert float(touches.contexts.sum()) > stats.pairs * (0.9 + settings.negatives)
 
 
+@every_task
+def test_what_is_not_touched_is_not_written(task: dict[str, str]) -> None:
+    """Threads count in the same memory: who adds nothing could take back what another one has just counted."""
+    settings = WordEmbedding.model_validate({**task, "dimensions": 8, "window": 2, "subsample": 0})
+    words, touches = distribution(np.ones(400, np.int64), settings), no_touches(400)
+    for one in (touches.vectors, touches.contexts):
+        one[:] = -0.0  # with 0 added it would be 0.0
+    start, tokens = initial_parameters(400, 8, 1), np.array([0, -1, 1, 2, -1], np.int32)
+    word2vec.train_block(start, tokens, words, settings, rates=(0.1, 0.1), seed=1, touches=touches)
+    for one in (touches.vectors, touches.contexts):
+        assert one.any()
+        assert np.signbit(one[one == 0]).all()
+
+
 @pytest.mark.parametrize("model", ["SkipGram", "CBOW"])
 @pytest.mark.parametrize("negatives", [1, 5, 50, 100])
 @pytest.mark.usefixtures("copies")
@@ -330,6 +344,22 @@ def test_the_largest_settings() -> None:
     word2vec.train_block(parameters, tokens, words, task, rates=(0.01, 0.01), seed=1)
     assert np.isfinite(parameters.vectors).all()
     assert (parameters.contexts != 0).any()
+
+
+def test_windows_for_which_there_is_no_room() -> None:
+    task = WordEmbedding(dimensions=5, window=101)
+    words, tokens = distribution(np.array([5, 5]), task), np.array([0, 1], np.int32)
+    with pytest.raises(ValueError, match="window of 101 words"):
+        word2vec.train_block(initial_parameters(2, 5, 1), tokens, words, task, rates=(0.1, 0.1), seed=1)
+
+
+def test_tokens_of_another_vocabulary() -> None:
+    task = WordEmbedding(dimensions=5)
+    words, tokens = distribution(np.array([5, 5]), task), np.array([0, 2], np.int32)
+    with pytest.raises(ValueError, match="token 2 of a vocabulary of 2 words"):
+        word2vec.train_block(initial_parameters(2, 5, 1), tokens, words, task, rates=(0.1, 0.1), seed=1)
+    with pytest.raises(ValueError, match="token 2"):
+        word2vec.rows(tokens, words, task, seed=1)
 
 
 def test_rows_that_are_not_on_cache_lines_are_refused() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mms_workloads import control_group
 from mms_workloads.contract import Outcome
 from mms_workloads.train import cpu, process, supervising
 from mms_workloads.train.pulse import LEARNED, Pulse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -182,12 +183,26 @@ def test_no_message(frame: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     ["{", "[]", "[{}]", '[{}, [["float33", [1]]]]', '[{}, [["float32", [-1]]]]', '[{}, [["float32", [1e3, "x"]]]]',
-     "[" * 9999, '[{}, [["float32", [1099511627776]]]]'],
+     "[" * 9999, '[{}, [["float32", [1099511627776]]]]', "[[], []]", '[{}, [["float32", [1e999]]]]',
+     '[{}, [["float32", [2.5]]]]', '[{}, [["float32", [0, 9223372036854775808]]]]',
+     f'[{{}}, [["float32", {[1] * 65}]]]'],
 )  # fmt: skip
 def test_header_that_is_none(text: str) -> None:
     with pair(Security.plain()) as (near, far):
         near.send(b"MMSF" + len(text).to_bytes(4, "little") + FENCE.digest.to_bytes(8, "little") + text.encode())
+        near.close()
         with pytest.raises(Refused):
+            far.receive_message()
+
+
+def test_tensors_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("you tried to allocate 24 bytes")
+
+    with pair(Security.plain()) as (near, far):
+        near.send_message({}, torch.zeros(2, 3))
+        monkeypatch.setattr(torch, "empty", fail)
+        with pytest.raises(Refused, match="allocate 24 bytes"):
             far.receive_message()
 
 
@@ -342,6 +357,18 @@ def test_a_handler_that_raises_ends_the_operation(security: Security) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_stream_that_cannot_be_made_leaves_nothing_open() -> None:
+    abort = Abort()
+    abort.close()
+    mine, theirs = socket.socketpair()
+    descriptor = mine.detach()
+    with theirs:
+        with pytest.raises(ValueError, match="closed"):
+            stream.Stream(descriptor, None, abort, server=True)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def test_abort_is_safe_after_its_end() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,6 +63,31 @@ def test_refusal_says_why(listener: Listener, security: Security) -> None:
     pending.refuse(Fence("uid", 1, 1, 8).difference(told.fence))
     with pytest.raises(Refused, match="epoch 7 instead of 8"):
         dialled.result()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """None can be opened."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_a_refusal_needs_no_descriptor() -> None:
+    with (
+        closing(Listener(HOST, Security.plain())) as listener,
+        garbage(listener, meeting._packed(asdict(GREETING))) as connection,
+    ):
+        pending, _ = listener.accept(Abort(), SECONDS)
+        with no_descriptors():
+            pending.refuse("there are too many")
+        connection.settimeout(SECONDS)
+        assert b"there are too many" in connection.recv(4096)
 
 
 def test_whoever_was_deferred_comes_again(listener: Listener, security: Security) -> None:

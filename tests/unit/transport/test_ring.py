@@ -270,6 +270,11 @@ def test_all_gather(members: int) -> None:
             assert all((tensor == position).all() for position, tensor in enumerate(gathered))
 
 
+def test_tensors_that_cannot_be_gathered() -> None:
+    with pytest.raises(ValueError, match="on the CPU"):
+        RingTransport(0, 1, FENCE, None).all_gather(torch.empty(1, device="meta"))
+
+
 @pytest.mark.parametrize("members", [1, 2, 3, 5])
 def test_broadcast_from_each(members: int) -> None:
     sources = [torch.randint(256, (size,), dtype=torch.uint8) for size in (0, 1, 1000, 3_000_001)]

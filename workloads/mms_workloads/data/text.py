@@ -105,7 +105,9 @@ class Words:
         return self._length(pairs=False) + self._length(pairs=True)
 
     def add(self, words: Sequence[str], numbers: NDArray[np.int64]) -> None:
-        """Raises MemoryError."""
+        """numbers: as many as words. Raises MemoryError."""
+        if len(numbers) != len(words):
+            raise ValueError(f"{len(numbers)} numbers for {len(words)} words")
         self.put(*_joined(words), np.ascontiguousarray(numbers, np.int64))
 
     def count(self, data: bytes, tokenizer: Tokenizer, *, pairs: bool = False) -> None:
@@ -186,8 +188,12 @@ class Words:
 
 @cache
 def _table() -> _Characters:
-    """What each code point is, as this Python knows it. Some at a time: all of them take ten times as much memory."""
-    entries = np.zeros(CODE_POINTS, np.uint32)
+    """What each code point is, as this Python knows it. Some at a time: all of them take ten times as much memory.
+
+    Beyond the last one there is nothing, but the library may look there: where bytes are no UTF-8, four of them may say
+    any number of so many bits.
+    """
+    entries = np.zeros(LOWER + 1, np.uint32)
     for code_points in np.array_split(np.delete(np.arange(CODE_POINTS, dtype="<u4"), SURROGATES), PARTS):
         letters = code_points.tobytes().decode("utf-32-le")
         lower = letters.replace(SIGMA, " ").replace(DOTTED, " ").lower()  # these two are never looked up

@@ -20,6 +20,7 @@ ABI_VERSION = 5
 LIBRARY = Path(__file__).with_name("libmms_embedding.so")
 OK = 0
 LINE = 16  # floats of a cache line
+WIDEST = 100  # window that the kernels have room for
 
 
 class Words(Structure):
@@ -93,7 +94,9 @@ def choose(name: str) -> None:
 
 
 def train(words: Words, one: Pass) -> None:
-    """Raises MemoryError."""
+    """Raises MemoryError; ValueError for a window that is too wide."""
+    if not 0 < words.window <= WIDEST:
+        raise ValueError(f"a window of {words.window} words to each side: 1 to {WIDEST} are possible")
     if lib.mms_embedding_train(ctypes.byref(words), ctypes.byref(one)) != OK:
         raise MemoryError
 

@@ -48,7 +48,7 @@ def train_block(
     model.vectors, model.contexts = at(parameters.vectors), at(parameters.contexts)
     if parameters.places is not None:
         model.vector_places, model.context_places = at(parameters.places.vectors), at(parameters.places.contexts)
-    done = _run(model, _passes(tokens, rates, seed, threads))
+    done = _run(model, _passes(_known(tokens, words), rates, seed, threads))
     measured = sum(one.measured for one in done)
     loss = sum(one.loss for one in done) / measured if measured else None
     return BlockStats(sum(one.words for one in done), float(sum(one.pairs for one in done)), loss)
@@ -59,11 +59,18 @@ def rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of vectors and of contexts that training on the block with this seed touches, ascending."""
     touches = no_touches(len(words.keep), task.subwords.buckets if task.subwords else 0)
-    passes = _passes(tokens, (0.0, 0.0), seed, threads)
+    passes = _passes(_known(tokens, words), (0.0, 0.0), seed, threads)
     for one in passes:
         one.replay = True
     _run(_model(words, task, touches), passes)
     return np.flatnonzero(touches.vectors), np.flatnonzero(touches.contexts)
+
+
+def _known(tokens: NDArray[np.int32], words: Distribution) -> NDArray[np.int32]:
+    """The kernels look up what they are given. Raises ValueError."""
+    if tokens.size and int(tokens.max()) >= len(words.keep):
+        raise ValueError(f"token {tokens.max()} of a vocabulary of {len(words.keep)} words")
+    return tokens
 
 
 def _model(words: Distribution, task: WordEmbedding, touches: Touches | None) -> native.Words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import struct
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 1 << 24
 MAX_MESSAGE_BYTES = 1 << 40
+MAX_DIMENSIONS = 64  # of a tensor, for torch's operations
 _FRAME = struct.Struct("<4sIQ")  # magic, bytes of the JSON text that follows, digest of the fence
 _MAGIC = b"MMSF"
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
@@ -89,7 +91,11 @@ class Spec:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def empty(self) -> Tensor:
-        return torch.empty(self.shape, dtype=self.dtype)
+        """Raises Refused where there is no memory for it."""
+        try:
+            return torch.empty(self.shape, dtype=self.dtype)
+        except RuntimeError as error:
+            raise Refused(f"a message with {self}: {error}") from error
 
 
 class Channel:
@@ -152,9 +158,18 @@ class Channel:
 def _read(text: bytearray) -> tuple[dict[str, Any], list[Spec]]:
     try:
         header, described = json.loads(text)
-        specs = [Spec(_DTYPES[name], tuple(map(int, shape))) for name, shape in described]
+        specs = [Spec(_DTYPES[name], tuple(map(operator.index, shape))) for name, shape in described]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise Refused(f"the header of a message cannot be read: {error!r}") from error
-    if any(size < 0 for spec in specs for size in spec.shape) or sum(s.nbytes for s in specs) > MAX_MESSAGE_BYTES:
-        raise Refused(f"a message with {specs}")
+    if not isinstance(header, dict):
+        raise Refused("the header of a message cannot be read: it is no object")
+    if not all(map(_sensible, specs)) or sum(spec.nbytes for spec in specs) > MAX_MESSAGE_BYTES:
+        raise Refused(f"a message with {specs}"[:500])
     return header, specs
+
+
+def _sensible(spec: Spec) -> bool:
+    """Also of a tensor without values: torch multiplies its other sizes."""
+    if len(spec.shape) > MAX_DIMENSIONS or any(size < 0 for size in spec.shape):
+        return False
+    return math.prod(max(1, size) for size in spec.shape) * spec.dtype.itemsize <= MAX_MESSAGE_BYTES

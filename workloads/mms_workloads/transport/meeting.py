@@ -25,7 +25,7 @@ from mms_workloads.transport.frames import Channel, Greeting
 from mms_workloads.transport.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from mms_workloads.transport.security import Context, Security
     from mms_workloads.transport.stream import Abort
@@ -267,10 +267,11 @@ def _departure(
     descriptor: int, security: Security, greeting: Greeting, abort: Abort, peer: str
 ) -> Generator[int, None, Stream]:
     try:
-        stream = Stream(descriptor, security.context(server=False), abort, server=False)
+        context = security.context(server=False)
     except (OSError, ValueError):
         os.close(descriptor)
         raise
+    stream = Stream(descriptor, context, abort, server=False)
     try:
         yield descriptor
         yield select.POLLOUT
@@ -357,7 +358,7 @@ def _dismiss(stream: Stream, words: bytes, *, clear: bool = False) -> None:
         if not clear:
             stream.send_some(words)
         # What was not read when a socket is closed makes a reset of it, which may overtake the words.
-        with socket.socket(fileno=os.dup(stream.descriptor)) as connection, contextlib.suppress(OSError):
+        with _socket(stream.descriptor) as connection, contextlib.suppress(OSError):
             if clear:
                 connection.send(words)
             connection.shutdown(socket.SHUT_WR)
@@ -367,8 +368,18 @@ def _dismiss(stream: Stream, words: bytes, *, clear: bool = False) -> None:
     stream.close()
 
 
+@contextlib.contextmanager
+def _socket(descriptor: int) -> Iterator[socket.socket]:
+    """Of another owner. No copy of it: descriptors may be short."""
+    connection = socket.socket(fileno=descriptor)
+    try:
+        yield connection
+    finally:
+        connection.detach()
+
+
 def _check_connected(descriptor: int) -> None:
-    with socket.socket(fileno=os.dup(descriptor)) as connection:
+    with _socket(descriptor) as connection:
         if error := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise PeerLost(os.strerror(error))
 

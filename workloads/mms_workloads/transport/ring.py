@@ -126,6 +126,8 @@ class RingTransport:
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """Each member's tensor, by position; all have the same size. Raises PeerLost, Refused."""
+        if tensor.device.type != "cpu":
+            raise ValueError("a tensor to gather is on the CPU")
         mine = tensor.contiguous()
         outputs = [mine if place == self.position else torch.empty_like(mine) for place in range(self.size)]
         places = native.pointers([output.data_ptr() for output in outputs])

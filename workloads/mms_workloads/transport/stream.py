@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,16 +65,19 @@ class Stream:
     _handle: int | None = None
 
     def __init__(self, descriptor: int, context: Context | None, abort: Abort, *, server: bool) -> None:
-        """context: None for a plain stream."""
+        """context: None for a plain stream. What it raises leaves the descriptor closed."""
         self.descriptor = descriptor
         self._lock = threading.Lock()
         self._users = 0
         self._closed = False
-        self._handle = lib.mms_stream_new(
-            descriptor, context.handle if context else None, server, abort.handle, REKEY_BYTES
-        )
-        if not self._handle:
-            raise MemoryError
+        with ExitStack() as failed:
+            failed.callback(os.close, descriptor)
+            self._handle = lib.mms_stream_new(
+                descriptor, context.handle if context else None, server, abort.handle, REKEY_BYTES
+            )
+            if not self._handle:
+                raise MemoryError
+            failed.pop_all()
 
     def handshake(self) -> int:
         """A step of it; the poll events that the next one waits for, 0 when it is done. Raises PeerLost, Refused."""

@@ -46,7 +46,7 @@ static Status relay_all_reduce(Ring* ring, float* data, size_t count, Wire wire,
     begin(ring, ALL_REDUCE, wire, count);
   }
   auto from = [&](uint32_t hops) { return ring->scratch.data + stride * hops; };  // the one so many places before
-  if (fresh) {
+  if (fresh && count) {  // the address of no values may be null, which memcpy must not be given
     if (wire == FLOAT32) {
       memcpy(from(0), data, bytes);
     } else {
@@ -58,7 +58,7 @@ static Status relay_all_reduce(Ring* ring, float* data, size_t count, Wire wire,
   uint64_t all = (size - 1) * bytes;
   Status status = relay(ring, {parts, size - 1, 0, 0}, all, bytes, {parts + 1, size - 1, 0, 0}, all, idle_ns);
   if (status != OK) return status;
-  for (uint32_t position = 0; position < size; ++position) {
+  for (uint32_t position = 0; count && position < size; ++position) {
     const uint8_t* theirs = from((ring->position + size - position) % size);
     if (wire == FLOAT32) {
       if (position == 0) {
