@@ -48,4 +48,3 @@ def _fits_on_node(more: int, meminfo: Path) -> None:
 def size(folder: str) -> int:
     """Bytes of its files."""
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-
