@@ -11,9 +11,15 @@ import numpy as np
 from mms_workloads.contract import GoldenTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 _DATATYPES = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "object": "BYTES"}
+
+
+def tensors(inputs: Mapping[str, NDArray[Any]]) -> dict[str, GoldenTensor]:
+    return {name: tensor(np.asarray(values)) for name, values in inputs.items()}
 
 
 def tensor(values: NDArray[Any]) -> GoldenTensor:

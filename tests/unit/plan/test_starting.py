@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from mms_operator.plan.training import planner
 from mms_operator.plan.types import Object, ReferencedSecret
 from mms_workloads.contract import JobFile
@@ -80,6 +82,18 @@ def test_another_training_is_waited_for_and_then_kept() -> None:
     found.pretrained = None
     found.step()
     assert found.status["phase"] == "Running"
+
+
+@pytest.mark.parametrize("task", ["textClassification", "tokenClassification", "textMatching"])
+def test_word_vectors_of_a_training_are_the_input_of_text_tasks(task: str) -> None:
+    found = World(cr(**spec(task={task: {}}, pretrained={"trainingRef": {"name": "vectors"}, "method": "Head"})))
+    found.pretrained = made()
+    found.step()
+    job = job_file(found)
+    assert job.task.kind == task
+    assert job.pretrained is not None
+    assert (job.pretrained.digest, job.pretrained.method) == (DIGEST, "Head")
+    assert found.pods
 
 
 def test_what_the_installations_store_holds_is_read_with_its_keys() -> None:

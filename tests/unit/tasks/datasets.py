@@ -1,4 +1,6 @@
-"""Small real data: scikit-learn's digits as images, composed into scenes and videos; sentences of names and places."""
+"""Small real data: scikit-learn's digits as images, composed into scenes and videos; sentences of names and places;
+Python's manual.
+"""
 
 from __future__ import annotations
 
@@ -155,6 +157,15 @@ def paraphrases(folder: Path, count: int = 1600) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "paraphrases.jsonl").write_text("\n".join(lines) + "\n")
     return f"file://{folder}/paraphrases.jsonl"
+
+
+def manual(folder: Path, size: int = 160_000) -> str:
+    """The first characters of Python's manual, as the interpreter has it for help()."""
+    from pydoc_data.topics import topics
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manual.txt").write_text("\n".join(topics.values())[:size], encoding="utf-8")
+    return f"file://{folder}/manual.txt"
 
 
 GOOD = "wonderful moving brilliant charming superb touching clever funny".split()  # noqa: SIM905

@@ -1,15 +1,18 @@
-"""The golden set of an artifact is answered by a service that refuses anomalies, whatever the data is like."""
+"""The golden set of an artifact is answered by a service that refuses anomalies, whatever the data is like, and asks
+enough for a precision to be chosen.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from mms_workloads.contract import Golden, JobFile, Statistics
+from mms_workloads.contract import LEAST_QUESTIONS, Golden, JobFile, PrecisionOrder, Statistics
 from mms_workloads.media import video
-from mms_workloads.serve import pipelines, proving
+from mms_workloads.serve import pipelines, precision, proving
 from mms_workloads.serve.pipelines import RequestError
 from mms_workloads.serve.precision import inputs_of
 from tests.unit.serve.networks import request
@@ -18,6 +21,7 @@ from tests.unit.tasks import datasets, taught
 from tests.unit.tasks.test_task_runs import job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,3 +94,41 @@ def test_a_video_unlike_the_others(tmp_path: Path) -> None:
     white = video.encoded(np.full((6, 20, 20, 1), 255, np.uint8))
     with pytest.raises(RequestError, match=r"row 1 is no valid input.*brightness"):
         served.answer({"VIDEO": request(sent[0], white)})
+
+
+def scored(folder: Path) -> str:
+    """Pairs of opinions, and a number that says how much they agree."""
+    datasets.opinion_pairs(folder, 400)
+    rows = [line.split(",") for line in (folder / "pairs.csv").read_text().splitlines()[1:]]
+    lines = [json.dumps({"text1": a, "text2": b, "label": 1 + 3.5 * int(alike)}) for a, b, alike in rows]
+    (folder / "scored.jsonl").write_text("\n".join(lines))
+    return f"file://{folder}/scored.jsonl"
+
+
+TEXTS = {"textMatching": {"dimensions": 16, "layers": 1, "heads": 2, "maxLength": 32}}
+NUMBERS: dict[str, tuple[dict[str, Any], Callable[[Path], str]]] = {
+    "an image": ({"imageGeneration": {**SMALL["imageClassification"], "hidden": 8, "steps": 4}}, datasets.image_folder),
+    "how near two texts are": (TEXTS, datasets.paraphrases),
+    "a score": (TEXTS, scored),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_answers_of_numbers_alone_choose_a_precision(tmp_path: Path, name: str) -> None:
+    """By held-out records; another version is not compared on them."""
+    task, data = NUMBERS[name]
+    training = job(tmp_path, task, data(tmp_path / "data"))
+    published(tmp_path, training)
+    artifact = tmp_path / "artifact"
+    golden = Golden.model_validate_json((artifact / "golden.json").read_bytes())
+    assert (len(golden.cases), len(golden.comparisons), len(golden.questions)) == (4, 0, LEAST_QUESTIONS - 4)
+    if "textMatching" in task:
+        one = taught.learner(training, tmp_path / "again")
+        held_out = {tuple(map(str, record["input"])) for b in one.held_out for record in one.corpus.records(b)}
+        pairs = [[given[place][0, 0].decode() for place in ("TEXT", "OTHER")] for given in precision.asked(golden)]
+        assert held_out >= {tuple(pair) for pair in pairs}
+    found = precision.apply(artifact, PrecisionOrder(wanted="Auto", maxLoss=0.05), trusted=False)
+    assert found.questions == LEAST_QUESTIONS
+    assert found.chosen == "INT8" or found.message in {f"INT8 {why}" for why in (precision.LOSES, precision.NO_FASTER)}
+    if found.chosen == "INT8":
+        proving.prove(pipelines.open(artifact), artifact)

@@ -15,13 +15,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mms_workloads.contract import DataFile, Desired, Golden, JobFile, LanguageModel, Outcome, Reason
+from mms_workloads.contract import (
+    LEAST_QUESTIONS,
+    DataFile,
+    Desired,
+    Golden,
+    JobFile,
+    LanguageModel,
+    Outcome,
+    PrecisionOrder,
+    Reason,
+)
 from mms_workloads.data.vocabulary import Vocabulary
 from mms_workloads.language import learner as learners
 from mms_workloads.language import transformer
 from mms_workloads.language.learner import LanguageLearner
 from mms_workloads.language.transformer import Transformer
-from mms_workloads.serve import pipelines
+from mms_workloads.serve import pipelines, precision
 from mms_workloads.store import JobError
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.sync.plan import Plan
@@ -153,6 +163,21 @@ def test_an_evaluation_of_some_text_looks_at_all_parts_of_it(tmp_path: Path, mon
     assert used == sorted(used)
     assert 4 <= len(used) < len(one.held_out)
     assert used[-1] >= len(one.held_out) // 2
+
+
+def test_held_out_text_chooses_a_precision(tmp_path: Path) -> None:
+    one = learner(tmp_path, evaluation={"split": 0.1})
+    assert len(one.held_out) == 2, "of each there are several pieces"
+    (folder := tmp_path / "artifact").mkdir()
+    state = one.start()
+    golden = one.write(state, one.evaluate(state), folder)
+    assert (len(golden.cases), len(golden.comparisons), len(golden.questions)) == (4, 0, LEAST_QUESTIONS - 4)
+    held_out = b"\n".join(one.corpus.bytes(block).tobytes() for block in one.held_out)
+    assert all(given["TEXT"][0, 0] in held_out for given in precision.asked(golden))
+    (folder / "golden.json").write_text(golden.model_dump_json())
+    found = precision.apply(folder, PrecisionOrder(wanted="Auto", maxLoss=0.05), trusted=False)
+    assert found.questions == LEAST_QUESTIONS
+    assert found.chosen == "INT8" or found.message in {f"INT8 {why}" for why in (precision.LOSES, precision.NO_FASTER)}
 
 
 def test_a_data_epoch_holds_each_window_once(tmp_path: Path) -> None:

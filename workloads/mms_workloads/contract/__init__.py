@@ -7,6 +7,7 @@ carries a contract version, so that an operator can read what pods of the previo
 from __future__ import annotations
 
 from mms_workloads.contract.artifact import (
+    LEAST_QUESTIONS,
     ArtifactManifest,
     ArtifactPin,
     ArtifactRef,
@@ -174,6 +175,7 @@ __all__ = [
     "EXIT_PERMANENT",
     "EXIT_RETRY",
     "JOB_FILE",
+    "LEAST_QUESTIONS",
     "LIVE",
     "MASTER_HEALTH_PORT",
     "MASTER_PORT",

@@ -82,6 +82,9 @@ class GoldenCase(Contract):
     outputs: dict[str, list[str] | list[int] | list[float]]
 
 
+LEAST_QUESTIONS = 20  # different ones of a golden set, for a precision to be chosen by them
+
+
 class Golden(Contract):
     """golden.json of an artifact."""
 
@@ -91,3 +94,6 @@ class Golden(Contract):
     asItIs: bool = False  # of a Triton repository that was not made here: there is nothing to ask
     # Requests that another version may well answer otherwise: how often it does is what an analysis is told.
     comparisons: list[GoldenCase] = []
+    # Inputs that a precision is chosen by, beside those of the cases and comparisons: answers that are numbers alone
+    # tell nothing of another version, so that their tasks have no comparisons.
+    questions: list[dict[str, GoldenTensor]] = []

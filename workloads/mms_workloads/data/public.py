@@ -22,6 +22,22 @@ SENTENCES = (
     "It is what it is , and what it is not it is not .",
     "One two three four five six seven eight nine ten .",
     "A good day and a bad night .",
+    "The sun rises in the east and sets in the west .",
+    "Water boils at one hundred degrees .",
+    "A week has seven days , and a year has twelve months .",
+    "The cat sat on the mat , and the dog lay by the door .",
+    "She sells sea shells by the sea shore .",
+    "He who laughs last laughs best .",
+    "All roads lead to Rome , but Paris is worth a journey .",
+    "Snow is white , grass is green , and the sky is blue .",
+    "Two and two make four .",
+    "An apple a day keeps the doctor away .",
+    "The early bird catches the worm .",
+    "Rivers run to the sea , yet the sea is never full .",
+    "They came , they saw , and they went home again .",
+    "A bird in the hand is worth two in the bush .",
+    "Every end is a beginning of something else .",
+    "What was said was not meant , and what was meant was not said .",
 )
 SIDE, FRAMES = 32, 8
 RATE, SECONDS = 16_000, 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,8 +12,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from mms_workloads import tensors
-from mms_workloads.contract import NETWORK, PIPELINE, Golden, JobFile, LanguageModel, Pipeline, Reason, TextInput
+from mms_workloads import golden_tensors, tensors
+from mms_workloads.contract import (
+    LEAST_QUESTIONS,
+    NETWORK,
+    PIPELINE,
+    Golden,
+    JobFile,
+    LanguageModel,
+    Pipeline,
+    Reason,
+    TextInput,
+)
 from mms_workloads.data import blocks
 from mms_workloads.data.corpus import ByteCorpus, monotonous
 from mms_workloads.language import transformer
@@ -41,8 +52,6 @@ EVALUATION_BYTES = 1 << 20  # of held-out text: the error of the mean is far bel
 EVALUATION_BATCH = 16  # windows
 GOLDEN_CASES = 4
 ASKED_SYMBOLS = 8  # of what the exported network is compared on; every vocabulary has as many
-# Asked where nothing of the data may go into an artifact.
-PUBLIC = ("The quick brown fox jumps over the lazy dog.", "0123456789", "A B C D E F G H I J K L M")
 METHOD = (
     "bitsPerByte: the mean of -log2 p(byte | the bytes before it in its window) over held-out text that no step saw; 8 "
     "for a model that knows nothing. lossPerByte: the same in nats. bitsPerCharacter: the same bits by the characters "
@@ -167,23 +176,27 @@ class LanguageLearner:
 
     def _golden(self, folder: Path) -> Golden:
         """Texts with the bits per byte that the served model gives them, and how it goes on."""
-        from mms_workloads.serve import pipelines  # noqa: PLC0415 - a process that takes a dead one's place does without
+        # A process that takes a dead one's place does without.
+        from mms_workloads.data import public  # noqa: PLC0415
+        from mms_workloads.serve import pipelines  # noqa: PLC0415
 
         served = pipelines.open(folder)
-        texts = (
-            list(PUBLIC)
-            if self.job.data.encryption
-            else [
-                self.corpus.bytes(block)[: self.task.contextLength].tobytes().decode(errors="ignore")
-                for block in choosing.spread(self.held_out or self.trained_on)[:GOLDEN_CASES]
-            ]
-        )
-        cases = [
-            pipelines.golden_case(served, {"TEXT": np.array([[text.encode()]], dtype=np.object_)})
-            for text in texts
-            if len(text.encode()) > 1
-        ]
-        return Golden(cases=cases, absoluteTolerance=exporting.TOLERANCE)
+        texts = public.SENTENCES if self.job.data.encryption else self._asked()
+        asked = [{"TEXT": np.array([[text.encode()]], dtype=np.object_)} for text in dict.fromkeys(texts)]
+        cases = [pipelines.golden_case(served, one) for one in asked[:GOLDEN_CASES]]
+        more = [golden_tensors.tensors(one) for one in asked[GOLDEN_CASES:LEAST_QUESTIONS]]
+        return Golden(cases=cases, questions=more, absoluteTolerance=exporting.TOLERANCE)
+
+    def _asked(self) -> list[str]:
+        """LEAST_QUESTIONS pieces of the text that is evaluated, from as many blocks as can be, in turn."""
+        chosen = choosing.spread(self.held_out or self.trained_on)[:LEAST_QUESTIONS]
+        each, length = math.ceil(LEAST_QUESTIONS / len(chosen)), self.task.contextLength
+        found = []
+        for number, block in itertools.product(range(each), chosen):
+            text = self.corpus.bytes(block)
+            start = number * max(length, text.size // each)
+            found.append(text[start : start + length].tobytes().decode(errors="ignore"))
+        return [text for text in found if len(text.encode()) > 1]
 
     def _beside(self, network: torch.nn.Module, folder: Path) -> None:
         """Files that the network needs to be served or trained further."""

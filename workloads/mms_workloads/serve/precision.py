@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mms_workloads.contract import Golden, PrecisionReport, Reason
+from mms_workloads.contract import LEAST_QUESTIONS, Golden, PrecisionReport, Reason
 from mms_workloads.serve import pipelines
 from mms_workloads.serve.pipelines.served import VARIANT, Variant
 from mms_workloads.store import JobError
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mms_workloads.contract import GoldenCase, PrecisionOrder
+    from mms_workloads.contract import GoldenCase, GoldenTensor, PrecisionOrder
     from mms_workloads.serve.pipelines import Served
 
     Inputs = dict[str, NDArray[Any]]
 
 INT8 = "model.int8.onnx"
-LEAST = 20  # questions, for Auto to believe what they say
 WORTH = 1.1  # times as fast, for Auto to take it
 NEAR = 0.99  # cosine of vectors that count as the same
 FAR = 0.01  # part of their size by which numbers may be others, of answers that are of numbers alone
 ROUNDS = 3  # of all questions, of which the quickest counts
+
+LOSES, NO_FASTER = "loses more than is allowed", "is hardly faster here"  # why it is FP32
 
 _TYPES = {"FP32": np.float32, "INT64": np.int64, "INT32": np.int32}
 
@@ -55,9 +56,9 @@ def apply(folder: Path, order: PrecisionOrder, *, trusted: bool) -> PrecisionRep
         )
     if wanted is None:
         return PrecisionReport(chosen="FP32", message=f"there is no other for {plain.pipeline.runtime} networks")
-    if order.wanted == "Auto" and len(questions) < LEAST:
-        told = f"the artifact has {len(questions)} questions, and {LEAST} are needed to tell what another would lose"
-        return PrecisionReport(chosen="FP32", message=told)
+    if order.wanted == "Auto" and len(questions) < LEAST_QUESTIONS:
+        there, needed = f"the artifact has {len(questions)} questions", f"{LEAST_QUESTIONS} are needed"
+        return PrecisionReport(chosen="FP32", message=f"{there}, and {needed} to tell what another would lose")
     try:
         variant = _make(folder, plain, questions, wanted)
         found = compare(plain, variant, questions)
@@ -78,7 +79,7 @@ def apply(folder: Path, order: PrecisionOrder, *, trusted: bool) -> PrecisionRep
         )
     if found.loss > order.maxLoss or (order.wanted == "Auto" and found.speedUp < WORTH):
         _withdraw(folder)
-        why = "loses more than is allowed" if found.loss > order.maxLoss else "is hardly faster here"
+        why = LOSES if found.loss > order.maxLoss else NO_FASTER
         return found.model_copy(update={"chosen": "FP32", "message": f"{wanted} {why}"})
     # The answers that prove it from now on are its own: those from the training were compared above.
     cases = [pipelines.golden_case(variant, inputs_of(case)) for case in golden.cases]
@@ -92,9 +93,9 @@ def _withdraw(folder: Path) -> None:
 
 
 def asked(golden: Golden) -> list[Inputs]:
-    """What its cases and comparisons ask, each once."""
-    different = {str(case.tensors): case for case in (*golden.cases, *golden.comparisons) if case.tensors}
-    return [inputs_of(case) for case in different.values()]
+    """What its cases, comparisons and questions ask, each once."""
+    given = [*(case.tensors for case in (*golden.cases, *golden.comparisons)), *golden.questions]
+    return [_arrays(one) for one in {str(tensors): tensors for tensors in given if tensors}.values()]
 
 
 def _possible(served: Served) -> Any:
@@ -137,10 +138,10 @@ def quantise(source: Path, target: Path, feeds: Sequence[Inputs]) -> None:
 
 
 def _feeds(served: Served, questions: Sequence[Inputs]) -> Iterator[Inputs]:
-    names = getattr(served.network, "names", {})
+    """What the session is given, by the network's names, where the network says so."""
+    given = getattr(served.network, "given", lambda _: ())
     for question in questions:
-        feeds = served.steps.prepare(question).feeds
-        yield {there: np.ascontiguousarray(feeds[ours]) for ours, there in names.items()}
+        yield from given(served.steps.prepare(question).feeds)
 
 
 def compare(plain: Served, variant: Served, questions: Sequence[Inputs]) -> PrecisionReport:
@@ -211,8 +212,12 @@ def _root(values: NDArray[Any]) -> float:
 
 def inputs_of(case: GoldenCase) -> Inputs:
     """What a golden case asks."""
+    return _arrays(case.tensors)
+
+
+def _arrays(tensors: Mapping[str, GoldenTensor]) -> Inputs:
     found: Inputs = {}
-    for name, tensor in case.tensors.items():
+    for name, tensor in tensors.items():
         raw = base64.b64decode(tensor.raw)
         if tensor.datatype == "BYTES":
             items, place = [], 0

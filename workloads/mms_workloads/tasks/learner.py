@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.nn import functional
 
-from mms_workloads import privacy
-from mms_workloads.contract import Golden, JobFile, PrivacyReport, Reason
+from mms_workloads import golden_tensors, privacy
+from mms_workloads.contract import LEAST_QUESTIONS, Golden, JobFile, PrivacyReport, Reason
 from mms_workloads.data import blocks, public
 from mms_workloads.data.dealing import IDENTITY, MIXUP
 from mms_workloads.data.dealing import chosen as chosen_transform
@@ -208,7 +208,7 @@ class TaskLearner:
         from mms_workloads.serve import pipelines  # noqa: PLC0415 - its libraries are of no use before
 
         served = pipelines.open(folder, anomalies="Off")  # the data has a few that are far from the others
-        count = max(GOLDEN_RECORDS, self.task.compared)
+        count = max(LEAST_QUESTIONS, self.task.compared)
         if self.job.data.encryption or self.job.privacy:
             # What the data's images are like is of its records, too.
             schema = replace(self.corpus.schema, images=None) if self.job.privacy else self.corpus.schema
@@ -221,7 +221,8 @@ class TaskLearner:
             [pipelines.golden_case(served, question) for question in questions[:some]]
             for some in (GOLDEN_RECORDS, self.task.compared)
         )
-        return Golden(cases=cases, comparisons=compared, absoluteTolerance=exporting.TOLERANCE)
+        more = [] if compared else [golden_tensors.tensors(question) for question in questions[GOLDEN_RECORDS:]]
+        return Golden(cases=cases, comparisons=compared, questions=more, absoluteTolerance=exporting.TOLERANCE)
 
     def _asked_bytes(self, record: Mapping[str, Any]) -> int:
         """Of what a client sends of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +19,26 @@ if TYPE_CHECKING:
 _INPUTS = {"x", "time", "label"}
 
 
+class _Recorded:
+    """A session, and what it was given."""
+
+    def __init__(self, session: InferenceSession) -> None:
+        self.given: list[dict[str, NDArray[Any]]] = []
+        self._session = session
+
+    def run(self, outputs: None, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        self.given.append(feeds)
+        found: list[NDArray[Any]] = self._session.run(outputs, feeds)
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class EulerFlow:
     """noise float32 [n, C, H, W], label int64 [n] -> pixels float32 [n, C, H, W], 0 to 1."""
 
     flow: Flow
     labels: int
-    session: InferenceSession
+    session: InferenceSession | _Recorded
 
     @classmethod
     def of(cls, pipeline: Pipeline, flow: Flow, session: InferenceSession) -> EulerFlow:
@@ -43,6 +56,12 @@ class EulerFlow:
         for step in range(self.flow.steps):
             x = x + self._velocity(x, step / self.flow.steps, label) / np.float32(self.flow.steps)
         return {"pixels": np.clip(x * np.float32(0.5) + np.float32(0.5), 0, 1)}
+
+    def given(self, feeds: Arrays) -> list[dict[str, NDArray[Any]]]:
+        """What the session is asked on the way."""
+        session = _Recorded(self.session)
+        replace(self, session=session).run(feeds)
+        return session.given
 
     def _velocity(self, x: NDArray[np.float32], time: float, label: NDArray[np.int64]) -> NDArray[np.float32]:
         """With and without the label in one call."""

@@ -81,12 +81,18 @@ class Onnx:
         self._results = list(known.items())
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        given = {
-            there: np.ascontiguousarray(feeds[ours]).astype(self._types[there] or feeds[ours].dtype, copy=False)
-            for ours, there in self.names.items()
-        }
+        (given,) = self.given(feeds)
         found = self._session.run([there for _, there in self._results], given)
         return {ours: array for (ours, _), array in zip(self._results, found, strict=True)}
+
+    def given(self, feeds: Arrays) -> list[dict[str, NDArray[Any]]]:
+        """What the session is asked."""
+        return [
+            {
+                there: np.ascontiguousarray(feeds[ours]).astype(self._types[there] or feeds[ours].dtype, copy=False)
+                for ours, there in self.names.items()
+            }
+        ]
 
 
 class Code:

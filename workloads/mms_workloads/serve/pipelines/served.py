@@ -174,7 +174,7 @@ def golden_case(served: Served, inputs: Arrays) -> GoldenCase:
     answer = served.answer(inputs)
     return GoldenCase(
         model=served.model,
-        tensors={name: golden_tensors.tensor(np.asarray(values)) for name, values in inputs.items()},
+        tensors=golden_tensors.tensors(inputs),
         outputs={name: _flat(values) for name, values in answer.items() if name not in FILES},
     )
 
