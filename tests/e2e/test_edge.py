@@ -30,6 +30,7 @@ from mms_workloads.serve import query
 from mms_workloads.serve.access import Access
 from tests.e2e.clients import asking
 from tests.e2e.kube import Kube, service, training
+from tests.e2e.published import published_again
 from tests.e2e.test_autoscaling import slept
 from tests.e2e.test_contract import PLANNED, ready
 from tests.e2e.test_rollout import mms
@@ -162,6 +163,7 @@ def streaming(kube: Kube, ca: Path) -> Iterator[None]:
 def test_rollouts(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     """A canary that is promoted, one that is aborted, blue-green, to zero and back: nobody's request fails."""
     first, second = artifacts
+    third = published_again(second)  # what was aborted is not tried again
     canary = {"strategy": "Canary", "canary": {"steps": [{"percent": 50, "seconds": 1, "approval": True}]}}
     green = {"strategy": "BlueGreen", "blueGreen": {"approval": True, "keepSeconds": 0}}
 
@@ -186,7 +188,7 @@ def test_rollouts(kube: Kube, artifacts: list[dict[str, str]]) -> None:
         take(second, canary, "Available")
 
     def blue_green() -> None:
-        take(first, green, "AwaitingPromotion")
+        take(third, green, "AwaitingPromotion")
         told("promote", "Available")
 
     def to_zero_and_back() -> None:
