@@ -139,7 +139,7 @@ def streaming(kube: Kube, ca: Path) -> Iterator[None]:
         port_forward(kube.namespace, "svc/words", 8001) as address,
         triton.InferenceServerClient(address, ssl=True, root_certificates=str(ca), channel_args=options) as client,
     ):
-        client.start_stream(lambda _, error: answers.put(error), headers={"authorization": f"Bearer {KEY}"})
+        client.start_stream(lambda **said: answers.put(said["error"]), headers={"authorization": f"Bearer {KEY}"})
         words = triton.InferInput("WORDS", [1, 1], "BYTES")
         words.set_data_from_numpy(np.array([[b"congress"]], dtype=object))
 
