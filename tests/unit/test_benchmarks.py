@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import autotune, embedding_distributed, tasks
+from benchmarks import autotune, embedding_distributed
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,5 @@ def test_the_package_is_ours() -> None:
 
 def test_what_they_train_is_a_job(tmp_path: Path) -> None:
     assert autotune.job(tmp_path, {"textClassification": {}}, "file:///nowhere").workers == 1
-    for name in tasks.TASKS:
-        assert tasks.job(name, tmp_path, "file:///nowhere", 1 << 16, workers=2, seed=1).workers == 2
     how = {"workers": 2, "syncMode": "ParameterServer", "compression": "None"}
     assert embedding_distributed.job(tmp_path, tmp_path, 1, 1, **how).workers == 2
