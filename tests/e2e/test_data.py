@@ -48,6 +48,12 @@ def example(name: str, called: str | None = None, **data: Any) -> Object:
     return made
 
 
+def longer(training: Object) -> Object:
+    """There is time to look at its pods."""
+    training["spec"]["optimizer"]["epochs"] = 15
+    return training
+
+
 def alone(training: Object) -> Object:
     """With one worker: it will not train."""
     training["spec"]["workers"]["replicas"] = 1
@@ -90,7 +96,7 @@ def kube(installed: provider.Provider, sealed: bytes) -> Iterator[Kube]:
         found.apply(
             secret("digits-key", sealed),
             secret("other-key", bytes(32)),
-            example("encrypted"),
+            longer(example("encrypted")),
             alone(example("encrypted", "too-bad", quality={"maxBadRecords": 2})),
             alone(example("encrypted", "wrong-key", encryption=other)),
             example("augmented"),

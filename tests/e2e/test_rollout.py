@@ -119,20 +119,21 @@ def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     how = {"rollout": {"strategy": "HotSwap"}}
     serve(kube, first, replicas=2, **how)
     kube.wait_condition("modelservice", "words", "Ready", "True", seconds=180)
+    # A pod hears of a version by an annotation, which its kubelet may tell it a minute and a half later.
     pods = {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=words")}
     with asking(kube, "words", rate=20) as asked:
         serve(kube, second, replicas=2, **how)
-        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=150)
         mms("rollout", "rollback", "words", "-n", kube.namespace)
-        kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack", seconds=60)
+        kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack", seconds=150)
         mms("rollout", "retry", "words", "-n", kube.namespace)
-        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+        kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=150)
     assert [asked.failures(way) for way in ("close", "keep", "grpc")] == [0, 0, 0], asked.ways
     assert [len(asked.versions(way)) for way in ("close", "keep", "grpc")] == [2, 2, 2], asked.ways
     assert {pod["metadata"]["uid"] for pod in kube.list("pods", "mms.dev/service=words")} == pods
     corrupt = {**first, "digest": "sha256:" + "0" * 64}
     serve(kube, corrupt, replicas=2, **how)
-    seen = kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted", seconds=60)
+    seen = kube.wait_condition("modelservice", "words", "Ready", "False", "RolloutAborted", seconds=150)
     assert "ArtifactCorrupt" in seen["message"]
     with port_forward(kube.namespace, "svc/words", 8001) as address:
         assert query.neighbours(address, ["congress"], 3)[0].digest == second["digest"]
@@ -143,9 +144,9 @@ def test_hot_swap(kube: Kube, artifacts: list[dict[str, str]]) -> None:
     assert versions["stable"]["base"] == first["digest"]
     third = published_again(second)
     serve(kube, third, replicas=3, **how)
-    kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=60)
+    kube.wait_condition("modelservice", "words", "Ready", "True", "Available", seconds=150)
     command(kube, f"rollback {first['digest']}")
-    kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack", seconds=60)
+    kube.wait_condition("modelservice", "words", "Ready", "False", "RolledBack", seconds=150)
     assert kube.get("modelservice", "words")["status"]["versions"]["stable"]["digest"] == first["digest"]
 
 
