@@ -180,6 +180,16 @@ def read_bytes(store: Store, start: int | None = None, end: int | None = None) -
     return data
 
 
+def read_if_there(store: Store) -> bytes | None:
+    """None: there is no such file. Raises JobError."""
+    try:
+        return read_bytes(store)
+    except JobError as error:
+        if error.reason is Reason.DATA_NOT_FOUND:
+            return None
+        raise
+
+
 @contextlib.contextmanager
 def open_read(store: Store) -> Iterator[IO[bytes]]:
     """The file for streaming, read ahead in blocks of 4 MiB. Raises JobError, also while reading inside the block."""

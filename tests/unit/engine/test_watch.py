@@ -56,6 +56,19 @@ class Api:
         yield [secret(40)], 50
 
 
+async def watched(api: Api, metrics: Metrics, cache: Cache, queue: WorkQueue[Key]) -> None:
+    """Until the script is over."""
+    intake = Intake(cache, queue, Health(metrics))
+    sweeper = Sweeper(api, cache, queue, metrics)  # type: ignore[arg-type]
+    sweeper.filled = {(resource.kind, None): 10 for resource in WATCHED}
+    running = asyncio.create_task(MetadataWatches(api, intake, sweeper, metrics).run())  # type: ignore[arg-type]
+    try:
+        await asyncio.wait_for(api.over.wait(), 5)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 @pytest.mark.parametrize(
     ("script", "versions", "errors"),
     [
@@ -70,18 +83,9 @@ async def test_where_a_watch_goes_on(
     monkeypatch: pytest.MonkeyPatch, script: list[list[Any]], versions: list[int], errors: int
 ) -> None:
     monkeypatch.setattr(module, "PAUSE", 0.001)
-    api, metrics = Api(*script), Metrics()
+    api, metrics, cache = Api(*script), Metrics(), Cache()
     queue: WorkQueue[Key] = WorkQueue()
-    cache = Cache()
-    intake = Intake(cache, queue, Health(metrics))
-    sweeper = Sweeper(api, cache, queue, metrics)  # type: ignore[arg-type]
-    sweeper.filled = {(resource.kind, None): 10 for resource in WATCHED}
-    running = asyncio.create_task(MetadataWatches(api, intake, sweeper, metrics).run())  # type: ignore[arg-type]
-    try:
-        await asyncio.wait_for(api.over.wait(), 5)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    await watched(api, metrics, cache, queue)
     assert api.versions == versions
     assert (metrics.registry.get_sample_value("mms_errors_total", {"what": "watch"}) or 0) == errors
     seen = any(isinstance(step, tuple) and step[0] == "ADDED" for step in script[0]) or versions[1] == 50
@@ -108,16 +112,8 @@ async def test_watches_that_fail_again_and_again_wait_longer(
     monkeypatch.setattr(module.asyncio, "sleep", sleep)
     monkeypatch.setattr(module.random, "uniform", lambda _, most: most)
     failure, event = OSError("broken"), ("BOOKMARK", {"metadata": {"resourceVersion": "30"}})
-    api, metrics, cache = Api(*([failure] for _ in range(7)), [event, failure], []), Metrics(), Cache()
-    sweeper = Sweeper(api, cache, WorkQueue(), metrics)  # type: ignore[arg-type]
-    sweeper.filled = {(resource.kind, None): 10 for resource in WATCHED}
-    intake = Intake(cache, WorkQueue(), Health(metrics))
-    running = asyncio.create_task(MetadataWatches(api, intake, sweeper, metrics).run())  # type: ignore[arg-type]
-    try:
-        await asyncio.wait_for(api.over.wait(), 5)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    api = Api(*([failure] for _ in range(7)), [event, failure], [])
+    await watched(api, Metrics(), Cache(), WorkQueue())
     assert pauses == expected
 
 
@@ -128,17 +124,6 @@ async def test_watches_that_end_at_once_do_not_spin(monkeypatch: pytest.MonkeyPa
         pauses.append(seconds)
 
     monkeypatch.setattr(module.asyncio, "sleep", sleep)
-    await_api = Api([], [], [])
-    metrics = Metrics()
-    cache: Cache = Cache()
-    sweeper = Sweeper(await_api, cache, WorkQueue(), metrics)  # type: ignore[arg-type]
-    sweeper.filled = {(resource.kind, None): 10 for resource in WATCHED}
-    intake = Intake(cache, WorkQueue(), Health(metrics))
-    running = asyncio.create_task(MetadataWatches(await_api, intake, sweeper, metrics).run())  # type: ignore[arg-type]
-    try:
-        await asyncio.wait_for(await_api.over.wait(), 5)
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    await watched(Api([], [], []), Metrics(), Cache(), WorkQueue())
     assert len(pauses) == 2
     assert min(pauses) > module.PAUSE / 2

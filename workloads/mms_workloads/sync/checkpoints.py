@@ -163,17 +163,13 @@ def valid(storage: Store, counts: Counts) -> set[str]:
 def _manifest(storage: Store, name: str) -> tuple[CheckpointRef, str] | None:
     """With the master that made it valid. None: it is none, or was cut short while it was written. Raises JobError."""
     uri = _uri(storage, name)
+    data = stores.read_if_there(stores.at(storage, f"{uri}/{MANIFEST}"))
     try:
-        data = stores.read_bytes(stores.at(storage, f"{uri}/{MANIFEST}"))
-        manifest = json.loads(data)
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        manifest = json.loads(data or b"{}")
+        digest = "sha256:" + hashlib.sha256(data or b"").hexdigest()
         reference = CheckpointRef(uri=uri, step=manifest["step"], digest=digest, time=manifest["time"])
         return reference, str(manifest.get("master", ""))
     except (ValueError, KeyError, TypeError):
-        return None
-    except JobError as error:
-        if error.reason is not Reason.DATA_NOT_FOUND:
-            raise
         return None
 
 

@@ -94,11 +94,6 @@ def _uid(name: str) -> str:
 def _found(storage: Store, name: str) -> frozenset[str] | None:
     """None: there is no such claim, or its master had not begun when it ended."""
     try:
-        document = json.loads(stores.read_bytes(_file(storage, name)))
-        return frozenset(document["checkpoints"])
+        return frozenset(json.loads(stores.read_if_there(_file(storage, name)) or b"{}")["checkpoints"])
     except (ValueError, KeyError, TypeError):
-        return None
-    except JobError as error:
-        if error.reason is not Reason.DATA_NOT_FOUND:
-            raise
         return None
