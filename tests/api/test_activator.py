@@ -68,12 +68,12 @@ async def following(server: Server) -> AsyncIterator[Doors]:
     async with server.session() as session:
         tasks = [asyncio.create_task(follow(server, session, feed)) for feed in feeds(doors, ())]
         yield doors
+        # Before the watches: of one that is cancelled TLS would say goodbye, for longer than the loop lives.
+        await session.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     await doors.close()
-    for _ in range(10):  # sockets are closed in the loop's next turns
-        await asyncio.sleep(0)
 
 
 async def until(doors: Doors, true: Callable[[], bool]) -> None:
