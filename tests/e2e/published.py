@@ -11,8 +11,6 @@ from tests.e2e.kube import installation_store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PIECE_BYTES = 8 << 20
-
 
 def published_again(artifact: dict[str, str]) -> dict[str, str]:
     """The same files in another folder, under another digest."""
@@ -39,8 +37,7 @@ def with_other_weights(artifact: dict[str, str], change: Callable[[bytes], bytes
         made = digest(files["manifest.json"])
         uri = f"{artifact['uri']}-{made[7:19]}"
         for name, data in files.items():
-            # Ten large pieces at a time, as is usual, are more than the memory of the installation's store takes.
-            store.pipe_file(f"{uri}/{name}", data, chunksize=PIECE_BYTES, max_concurrency=1)
+            store.pipe_file(f"{uri}/{name}", data)  # ten pieces of 50 MiB at a time
     return {"uri": uri, "digest": made}
 
 
