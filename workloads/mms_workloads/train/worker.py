@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
-from mms_workloads import artifact, contract, logs
+from mms_workloads import artifact, contract, logs, memory
 from mms_workloads.contract import CheckpointRef, Outcome, Reason
 from mms_workloads.data import corpus, keyring, pages, readers, records, vocabulary
 from mms_workloads.data.blocks import Segment
@@ -358,6 +358,8 @@ class Worker:
         if self.learner is None or self.plan_digest != digest:
             self.state, self.plan, self.plan_digest, self.dead = None, plans.unpack(packed), digest, {}
             self.learner = learner.make(self.pod, self.plan, digest)
+            if self.pod.job.task.wordEmbedding is None:
+                memory.keep()
 
     def _count(self, message: wire.Message) -> None:
         fields, job = message.fields, self.pod.job

@@ -29,6 +29,10 @@ class StagedRing:
     def position(self) -> int:
         return self._ring.position
 
+    @property
+    def size(self) -> int:
+        return self._ring.size
+
     def all_reduce(self, tensor: Tensor, wire: Wire = "None", error: Tensor | None = None) -> None:
         """As RingTransport's; the error is on the CPU. What was queued on the GPU before is part of the tensor."""
         host = self._down(tensor)
