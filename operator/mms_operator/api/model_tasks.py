@@ -11,10 +11,10 @@ from mms_operator.api.types import FRACTION_PATTERN, URI_PATTERN, Model, Name, S
 _ARCHITECTURE = Field(
     default="Small",
     max_length=100,
-    pattern=r"^(Small|timm/[a-z0-9_.]{1,90})$",
-    description="Small: a few convolutions, for images of few pixels. timm/NAME: a model of the library timm, such as "
-    "timm/efficientnet_lite0, with pretrained weights or with layers that normalise no batches. What pretrained.uri "
-    "brings has its own.",
+    pattern=r"^(Small|timm/[a-z0-9_.]{1,90}|torchvision/[a-z0-9_]{1,80})$",
+    description="Small: a few convolutions, for images of few pixels. timm/NAME and torchvision/NAME: a model of that "
+    "library, such as timm/efficientnet_lite0 or torchvision/resnet18, with pretrained weights or with layers that "
+    "normalise no batches. What pretrained.uri brings has its own; weights of torchvision do not say it.",
 )
 
 
@@ -198,7 +198,8 @@ class Pretrained(StoreAccess):
     )
     uri: str | None = Field(
         default=None,
-        description="A folder of Transformers (config.json, safetensors, tokenizer.json) or timm, or an artifact.",
+        description="A folder of Transformers (config.json, safetensors, tokenizer.json) or timm, one with weights of "
+        "torchvision, or an artifact.",
         max_length=1024,
         pattern=URI_PATTERN,
     )

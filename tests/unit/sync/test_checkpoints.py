@@ -57,7 +57,7 @@ def save(storage: Store, scratch: Path, step: int, keep: int = 2, parts: int = 2
         others = {"progress.json": checkpoint.progress_file(step, progress), "plan.bin": b"plan"} if index == 0 else {}
         tables = part(state.tables(), index, parts)
         entries |= checkpoint.write_part(target, tables, Place(index, parts), others, scratch)
-    reference = checkpoints.commit(storage, name, entries, step, MASTER)
+    reference = checkpoints.commit(storage, name, entries, step, MASTER, quarantined={5, 2})
     checkpoints.prune(storage, keep, reference)
     return reference
 
@@ -76,7 +76,7 @@ def test_round_trip(storage: Store, scratch: Path) -> None:
     assert found(storage) is None
     reference = save(storage, scratch, 7)
     latest = found(storage)
-    assert latest == startup.Checkpointed(reference, b"plan", Progress([7, 0], {1: (1, 4)}))
+    assert latest == startup.Checkpointed(reference, b"plan", Progress([7, 0], {1: (1, 4)}), frozenset({2, 5}))
     loaded = checkpoint.load(storage, reference, scratch)
     assert torch.equal(loaded["vectors"]["parameters"], torch.full((3, 2), 7.0))
     assert torch.equal(loaded["contexts"]["parameters"], torch.full((3, 2), -7.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import Desired, Guard, Reason
@@ -225,6 +226,24 @@ def test_a_new_master_is_told_what_is_quarantined(tmp_path: Path, clock: Clock) 
         assert master.it.status().quarantined == 2
         assert master.kinds().count("DeadData") == 2
     assert peers[0].count(wire.BEGIN) == 1
+
+
+async def test_a_resumed_run_knows_what_is_quarantined(tmp_path: Path, clock: Clock) -> None:
+    """Also before a worker has found it again."""
+    master = Master(tmp_path, clock)
+    peers = master.running()
+    peers[0].say(wire.ANOMALY, anomaly="DeadData", rank=None, block=1, action="all the same")
+    for part in range(2):
+        peers[part].saved(1, 1, *[0] * (BLOCKS - 1), part=part)
+    await settled(master)
+    assert master.it.checkpoints.reference
+    kept = checkpoints.quarantined(master.it.job.storage, master.it.checkpoints.reference)
+    found = replace(checkpointed(3), quarantined=kept)
+    assert Master(tmp_path, clock, checkpoint=found, guard={"deadData": "Off"}).it.status().quarantined == 0
+    resumed = Master(tmp_path, clock, checkpoint=found)
+    assert (resumed.it.status().quarantined, resumed.kinds().count("DeadData")) == (1, 0)
+    resumed.running()[0].say(wire.ANOMALY, anomaly="DeadData", rank=None, block=1, action="all the same")
+    assert (resumed.it.status().quarantined, resumed.kinds().count("DeadData")) == (1, 1)
 
 
 def test_a_new_master_is_told_that_there_is_nothing_to_learn(tmp_path: Path, clock: Clock) -> None:

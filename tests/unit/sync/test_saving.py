@@ -186,11 +186,11 @@ class Away:
     def __init__(self, call: Callable[..., Any], times: int) -> None:
         self.call, self.left = call, times
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         if self.left:
             self.left -= 1
             raise JobError(Reason.STORAGE_UNREACHABLE, "the store is away", retryable=True)
-        return self.call(*arguments)
+        return self.call(*arguments, **named)
 
 
 @pytest.mark.parametrize("step", ["commit", "read"])

@@ -13,8 +13,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 
 from mms_workloads.contract import (
-    Adapter,
-    ImageClassification,
     ImageGeneration,
     Pretrained,
     Store,
@@ -35,78 +33,9 @@ from tests.unit.train.quick import QuickRun
 if TYPE_CHECKING:
     from pathlib import Path
 
-SPEC = ImageClassification(height=32, width=32, channels=3, architecture="timm/resnet10t")
-
-
-@pytest.fixture(scope="module")
-def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As a hub has it: a network of a thousand labels, with statistics of its own."""
-    import mms_workloads.vision  # noqa: F401 - before timm
-
-    import timm  # isort: skip
-
-    folder = tmp_path_factory.mktemp("timm")
-    torch.manual_seed(3)
-    network = timm.create_model("resnet10t", num_classes=7)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-    save_file(network.state_dict(), folder / "model.safetensors")
-    config = {
-        "architecture": "resnet10t",
-        "num_classes": 7,
-        "pretrained_cfg": {"mean": [0.4, 0.4, 0.4], "std": [0.3] * 3},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
 
 def trained(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-def test_a_folder_of_timm(timm_folder: Path) -> None:
-    whole, head, lora = (
-        starting.picture_classifier(Start(timm_folder, "u", None, method), SPEC, 3, 1)
-        for method in ("Full", "Head", "LoRA")
-    )
-    assert trained(head) == 512 * 3 + 3
-    assert trained(head) < trained(lora) < trained(whole) / 2
-    pixels = torch.randn(2, 3, 32, 32)
-    for network in (whole, head, lora):
-        assert network.eval()(pixels=pixels).shape == (2, 3)
-    mean, std = starting.normalisation(Start(timm_folder, "u"), SPEC)
-    assert (list(mean), list(std)) == ([0.4, 0.4, 0.4], [0.3, 0.3, 0.3])
-
-
-def test_every_process_starts_alike(timm_folder: Path) -> None:
-    for method in ("Full", "Head", "LoRA"):
-        one, other = (
-            starting.picture_classifier(Start(timm_folder, "u", None, method), SPEC, 3, 5).state_dict()
-            for _ in range(2)
-        )
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one), method
-
-
-def test_adapters_become_part_of_the_layers(timm_folder: Path) -> None:
-    network = starting.picture_classifier(Start(timm_folder, "u", None, "LoRA", Adapter(rank=2)), SPEC, 3, 1).eval()
-    for name, parameter in network.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    pixels = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        before = network(pixels=pixels)
-        merged = starting.merged(network)
-        torch.testing.assert_close(merged(pixels=pixels), before, rtol=1e-3, atol=1e-4)
-    assert not any("lora" in name for name in merged.state_dict())
-
-
-def test_normalisation_by_batches_needs_weights() -> None:
-    with pytest.raises(JobError, match=r"normalises by batches.*convnext"):
-        starting.picture_classifier(starting.NOTHING, SPEC, 3, 1)
-    with pytest.raises(JobError, match="timm knows no model"):
-        starting.picture_classifier(starting.NOTHING, SPEC.model_copy(update={"architecture": "timm/nosuch"}), 3, 1)
 
 
 def bert(folder: Path, words: list[str], kind: str = "Bert") -> None:
@@ -337,34 +266,6 @@ def test_a_network_that_goes_on_with_a_text_tells_no_labels(tmp_path: Path) -> N
     spec = TextClassification(architecture="Pretrained", maxLength=16)
     with pytest.raises(JobError, match=r"kind gpt2, which goes on with a text.*such as BERT and RoBERTa"):
         texts.build("textClassification", spec, texts.words({}, spec, start), 2, start, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        ({"height": 32, "width": 32, "channels": 3}, ""),
-        ({"height": 48, "width": 32, "channels": 3}, r"3 channels and 48 x 32 pixels.*says 32, and 3 channels"),
-        ({"height": 32, "width": 32, "channels": 1}, r"1 channels and 32 x 32 pixels.*set task\.imageClassification"),
-    ],
-)
-def test_images_of_the_size_of_a_vit(tmp_path: Path, given: dict[str, int], why: str) -> None:
-    import mms_workloads.vision  # noqa: F401 - before transformers
-
-    import transformers  # isort: skip
-
-    config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=16
-    )
-    transformers.ViTModel(config).save_pretrained(tmp_path)
-    spec = ImageClassification(architecture="Pretrained", **given)
-    if not why:
-        assert starting.picture_classifier(taught.start(tmp_path), spec, 3, 1)(torch.zeros(1, 3, 32, 32)).shape == (
-            1,
-            3,
-        )
-        return
-    with pytest.raises(JobError, match=why):
-        starting.picture_classifier(taught.start(tmp_path), spec, 3, 1)
 
 
 def small(folder: Path, labels: int = 2, **more: Any) -> Start:

@@ -170,7 +170,7 @@ def test_speech_recognition(tmp_path: Path) -> None:
     data = {"blockBytes": 100 << 10}
     optimizer = {"epochs": 12, "globalBatchSize": 16, "learningRate": 0.004}
     outcome = run(tmp_path, job(tmp_path, {"speechRecognition": spec}, uri, data=data, optimizer=optimizer))
-    assert metrics(outcome)["characterErrorRate"] < 0.3
+    assert metrics(outcome)["characterErrorRate"] < 0.1
     served_as_published(tmp_path, "speechRecognition")
 
 

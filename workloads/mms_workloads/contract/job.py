@@ -58,7 +58,7 @@ class LanguageModel(Contract):
 
 
 class Picture(Contract):
-    """What images are brought to before a network sees them. architecture: Small, or timm/<name of a timm model>."""
+    """What images are brought to before a network sees them. architecture: Small, timm/NAME or torchvision/NAME."""
 
     architecture: str = "Small"
     height: PositiveInt = 32
@@ -163,7 +163,7 @@ class Adapter(Contract):
 
 
 class Pretrained(Contract):
-    """What the run starts from: a folder of Transformers or timm, or an artifact, whose digest is given then.
+    """What the run starts from: a folder of Transformers, timm or torchvision, or an artifact, which has a digest.
 
     Full: all parameters are trained. Head: the last layer's alone. LoRA: adapters and the last layer. What the folder
     has no weights for is trained with each. Of an artifact of wordEmbedding the words' vectors are the input of a text

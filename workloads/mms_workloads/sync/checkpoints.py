@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from blake3 import blake3
 from pydantic import ValidationError
@@ -106,8 +106,19 @@ def write(file: Store, content: Iterable[bytes | memoryview], scratch: Path) -> 
     return written.file()
 
 
-def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: int, master: str = "") -> CheckpointRef:
-    """Writes the manifest over parts that are durable: on return the checkpoint is valid. Raises JobError."""
+def commit(
+    storage: Store,
+    name: str,
+    entries: dict[str, CheckpointFile],
+    step: int,
+    master: str = "",
+    *,
+    quarantined: Iterable[int] = (),
+) -> CheckpointRef:
+    """Writes the manifest over parts that are durable: on return the checkpoint is valid. Raises JobError.
+
+    quarantined: blocks that are not trained on.
+    """
     target = stores.child(storage, f"checkpoints/{name}")
     time = now()
     manifest = {
@@ -116,6 +127,7 @@ def commit(storage: Store, name: str, entries: dict[str, CheckpointFile], step: 
         "step": step,
         "time": time,
         "files": {name: entry.model_dump() for name, entry in entries.items()},
+        "quarantined": sorted(quarantined),
     }
     data = json.dumps(manifest, indent=1, sort_keys=True).encode()
     stores.write_bytes(stores.child(target, MANIFEST), data)
@@ -187,11 +199,7 @@ def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, CheckpointFi
     Raises JobError ArtifactCorrupt when the manifest is not the one that was written, InternalError when another
     release has written it: going on from an older checkpoint, or from none, would throw work away.
     """
-    file = stores.at(storage, f"{checkpoint.uri}/{MANIFEST}")
-    data = stores.read_bytes(file)
-    if "sha256:" + hashlib.sha256(data).hexdigest() != checkpoint.digest:
-        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
-    manifest = json.loads(data)
+    manifest = _read_manifest(storage, checkpoint)
     try:
         return {name: CheckpointFile.model_validate(entry) for name, entry in manifest.get("files", {}).items()}
     except ValidationError as error:
@@ -201,6 +209,20 @@ def entries(storage: Store, checkpoint: CheckpointRef) -> dict[str, CheckpointFi
             f"and this one reads version {VERSION}: finish the training with that release, or start it anew with "
             "another storage URI",
         ) from error
+
+
+def quarantined(storage: Store, checkpoint: CheckpointRef) -> frozenset[int]:
+    """Blocks that were not trained on when it was made. Raises JobError ArtifactCorrupt."""
+    return frozenset(map(int, _read_manifest(storage, checkpoint).get("quarantined", ())))
+
+
+def _read_manifest(storage: Store, checkpoint: CheckpointRef) -> dict[str, Any]:
+    file = stores.at(storage, f"{checkpoint.uri}/{MANIFEST}")
+    data = stores.read_bytes(file)
+    if "sha256:" + hashlib.sha256(data).hexdigest() != checkpoint.digest:
+        raise JobError(Reason.ARTIFACT_CORRUPT, f"{file.uri} is not what was written")
+    found: dict[str, Any] = json.loads(data)
+    return found
 
 
 def damaged(error: JobError) -> bool:

@@ -74,7 +74,9 @@ class Coordinator:
         self.checkpoints = Checkpoints.of(job, claim, checkpoint)
         self.searches = 0  # for a checkpoint to go back to: under way, one after the other
         self.search = asyncio.Lock()
-        self.measures = Measures(Watch(job.guard), self.checkpoints)
+        watched = job.guard.deadData != "Off"
+        remembered = checkpoint.quarantined if checkpoint and watched else frozenset[int]()
+        self.measures = Measures(Watch(job.guard), self.checkpoints, remembered=remembered)
         self.epochs = Epochs(
             self.workers,
             self.shards,
@@ -346,7 +348,7 @@ class Coordinator:
     async def _commit_checkpoint(self, saving: Saving) -> None:
         self.last_commits += saving.final
         try:
-            ref = await self.checkpoints.commit(saving, self._not_committed)
+            ref = await self.checkpoints.commit(saving, self.measures.dead, self._not_committed)
         finally:
             self.last_commits -= saving.final
         if ref is None:

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 class Measures:
     watch: Watch
     checkpoints: Checkpoints
-    quarantined: set[int] = field(default_factory=set)  # blocks that are not trained on
+    quarantined: set[int] = field(default_factory=set)  # blocks that are not trained on, as workers of this run tell
+    remembered: frozenset[int] = frozenset()  # as the checkpoint does that it goes on from: they are told again
     left_out: set[int] = field(default_factory=set)  # those that are not since a rollback
     restart: Restart | None = None  # what the next epoch starts from, whatever its members hold
     _parted_in: int = -1  # the epoch whose members were last found to differ
+
+    @property
+    def dead(self) -> frozenset[int]:
+        return self.remembered | self.quarantined
 
     def found(self, anomaly: dict[str, Any], rank: int) -> tuple[int, str] | None:
         """An anomaly that a worker tells: whose it is and what is done, if that is news."""

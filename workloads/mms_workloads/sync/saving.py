@@ -11,6 +11,7 @@ import json
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import CheckpointFile, CheckpointRef
@@ -78,7 +79,9 @@ class Checkpoints:
         newest = {checkpoints.short(lineage) for lineage in list(self.lineages)[-1:]}
         return [saving for folder, saving in self.savings.items() if checkpoints.lineage_of(folder) in newest]
 
-    async def commit(self, saving: Saving, away: Callable[[JobError], None]) -> CheckpointRef | None:
+    async def commit(
+        self, saving: Saving, quarantined: frozenset[int], away: Callable[[JobError], None]
+    ) -> CheckpointRef | None:
         """Makes it valid; it is the newest unless a later step's was faster. None: it was given up meanwhile.
 
         away: is told when the store does not answer. A final checkpoint is tried again then; of another one there is
@@ -86,7 +89,7 @@ class Checkpoints:
         """
         for tries in itertools.count():
             try:
-                return await self._commit(saving)
+                return await self._commit(saving, quarantined)
             except JobError as error:
                 if not error.retryable:
                     raise
@@ -97,12 +100,13 @@ class Checkpoints:
             await asyncio.sleep(again.pause(tries))
         return None
 
-    async def _commit(self, saving: Saving) -> CheckpointRef | None:
+    async def _commit(self, saving: Saving, quarantined: frozenset[int]) -> CheckpointRef | None:
         storage = self.job.storage
         if self._given_up(saving.folder, saving.step):
             return None
         files, master = saving.files, self.claim.name
-        ref = await asyncio.to_thread(checkpoints.commit, storage, saving.folder, files, saving.step, master)
+        make = partial(checkpoints.commit, storage, saving.folder, files, saving.step, master, quarantined=quarantined)
+        ref = await asyncio.to_thread(make)
         await asyncio.to_thread(self.claim.check)  # after it: whoever claims the storage from here on finds it
         document = json.loads(await asyncio.to_thread(checkpoints.read, storage, ref, checkpoints.PROGRESS))
         # It may be given up at any time until here; from here on `discard` finds it.

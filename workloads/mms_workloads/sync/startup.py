@@ -23,6 +23,7 @@ class Checkpointed:
     ref: CheckpointRef
     plan: bytes
     progress: Progress
+    quarantined: frozenset[int] = frozenset()  # blocks
 
 
 def own_storage(job: JobFile) -> None:
@@ -105,12 +106,13 @@ def last_checkpoint(claim: Claim, excluded: frozenset[str] = frozenset()) -> Che
         try:
             plan = checkpoints.read(storage, ref, checkpoints.PLAN)
             progress = Progress.read(json.loads(checkpoints.read(storage, ref, checkpoints.PROGRESS)))
+            quarantined = checkpoints.quarantined(storage, ref)
         except (JobError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, JobError) and not checkpoints.damaged(error):
                 raise
             excluded |= {ref.uri}
             continue
-        return Checkpointed(ref, plan, progress)
+        return Checkpointed(ref, plan, progress, quarantined)
     return None
 
 

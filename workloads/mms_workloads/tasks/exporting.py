@@ -36,6 +36,8 @@ def write(task: Task, network: nn.Module, job: JobFile, folder: Path) -> None:
     weights = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items() if tensor.dim()}
     tensors.write(folder / WEIGHTS, {name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()})
     arm = getattr(job.task, task.kind)
+    if architecture := getattr(network, "architecture", ""):  # of the folder that it started from
+        arm = arm.model_copy(update={"architecture": architecture})
     (folder / MODEL).write_text(arm.model_dump_json(indent=1), encoding="utf-8")
     transformers_library.write_config(network, folder)
     module, example, varying = task.exported(network)

@@ -41,7 +41,9 @@ class ImageClassifier:
         if self.start.folder is None and spec.architecture == "Small":
             with device.seeded(seed):
                 return SmallClassifier(spec.channels, spec.height, spec.width, len(self.classes))
-        return starting.picture_classifier(self.start, spec, len(self.classes), seed)
+        from mms_workloads.tasks import image_networks  # noqa: PLC0415 - torchvision takes a second to import
+
+        return image_networks.build(self.start, spec, len(self.classes), seed)
 
     @property
     def input(self) -> ImageInput:

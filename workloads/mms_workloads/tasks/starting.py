@@ -1,4 +1,5 @@
-"""What a run's network starts from: seeded numbers, an artifact of before, or a folder of Transformers or timm.
+"""What a run's network starts from: seeded numbers, an artifact of before, or a folder of Transformers, timm or
+torchvision.
 
 Folders are fetched once for each pod, whole, and checked against the digest where there is one.
 """
@@ -11,7 +12,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from mms_workloads import store as stores
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-TIMM = "timm/"
+TORCHVISION = "torchvision/"
 HALF = (0.5,)
 SHOWN = 3  # parameters that a message names
 
@@ -99,19 +99,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class Named(nn.Module):
-    """A network of a library whose argument and result have our names."""
-
-    def __init__(self, network: nn.Module, argument: str) -> None:
-        super().__init__()
-        self.network, self.argument = network, argument
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        found = self.network(**{self.argument: pixels})
-        logits: Tensor = found if isinstance(found, torch.Tensor) else found.logits
-        return logits
-
-
 def config(start: Start) -> dict[str, Any]:
     """Of a folder of Transformers or timm. Raises JobError."""
     assert start.folder is not None  # noqa: S101 - the caller has seen to it
@@ -119,113 +106,10 @@ def config(start: Start) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((start.folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise start.refuse(
-            f"no {CONFIG} can be read there ({error}): give a folder of Transformers or timm, or an artifact"
+            f"no {CONFIG} can be read there ({error}): give a folder of Transformers or timm, an artifact, or, with "
+            "task.imageClassification.architecture torchvision/NAME, weights of torchvision"
         ) from error
     return found
-
-
-def picture_classifier(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
-    """Pixels [n, C, H, W] -> logits [n, labels]. Raises JobError."""
-    from mms_workloads import vision  # noqa: F401, PLC0415 - before timm
-    # isort: split
-
-    if start.folder is None:
-        return Named(_timm_from_scratch(spec, labels, seed), "x")
-    from mms_workloads.tasks import transformers_library  # noqa: PLC0415 - it stands on this module
-
-    if not transformers_library.is_start(start, "imageClassification"):
-        return _from_artifact(start, spec, labels, seed)
-    if "architecture" in config(start):
-        return _of_timm(start, spec, labels, seed)
-    from transformers import AutoModelForImageClassification  # noqa: PLC0415
-
-    network, unset = transformers_library.make(AutoModelForImageClassification, start, seed, num_labels=labels)
-    made = Named(network, "pixel_values")
-    head = last_linear(network)
-    if start.kind is not None:
-        unset = [*unset, *load(made, start, head)]
-    _look(made, start, spec)
-    return trained_parts(made, head, start, seed, unset=unset)
-
-
-def _of_timm(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
-    import timm  # noqa: PLC0415
-
-    with said(start), device.seeded(seed):
-        network = timm.create_model(f"local-dir:{start.folder}", pretrained=True)
-        network.reset_classifier(labels)  # type: ignore[operator]
-    channels = (network.pretrained_cfg.get("input_size") or (3,))[0]  # type: ignore[union-attr, operator]
-    if channels != spec.channels:
-        raise start.refuse(f"its images have {channels} channels: set task.imageClassification.channels to that")
-    head: nn.Module = network.get_classifier()  # type: ignore[operator]
-    made = Named(network, "x")
-    _look(made, start, spec)
-    return trained_parts(made, head, start, seed)
-
-
-def _look(network: nn.Module, start: Start, spec: Picture) -> None:
-    """At one image: many networks have a place for each part of it. Raises JobError where it is of the wrong size."""
-    before = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(pixels=torch.zeros(1, spec.channels, spec.height, spec.width))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        given = config(start)
-        size = given.get("image_size") or (given.get("pretrained_cfg") or {}).get("input_size")
-        its = f" (its config.json says {size}, and {given['num_channels']} channels)" if "num_channels" in given else ""
-        raise start.refuse(
-            f"it does not take images of {spec.channels} channels and {spec.height} x {spec.width} pixels ({error}): "
-            f"set task.imageClassification.height, width and channels to what it was trained with{its}"
-        ) from error
-    network.train(before)
-
-
-def _timm_from_scratch(spec: Picture, labels: int, seed: int) -> nn.Module:
-    import timm  # noqa: PLC0415
-
-    name = spec.architecture.removeprefix(TIMM)
-    if not timm.is_model(name):
-        raise JobError(Reason.JOB_FILE_INVALID, f"timm knows no model {name!r}: `timm.list_models()` names them")
-    sized: dict[str, Any] = {"img_size": (spec.height, spec.width)} if _is_sized(name) else {}
-    with device.seeded(seed):
-        network: nn.Module = timm.create_model(
-            name, pretrained=False, num_classes=labels, in_chans=spec.channels, **sized
-        )
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):  # noqa: SLF001
-        raise JobError(
-            Reason.JOB_FILE_INVALID,
-            f"{spec.architecture} normalises by batches, whose statistics several workers would not share: give "
-            "pretrained weights, whose statistics stay, or an architecture with layer or group normalisation, such as "
-            "timm/convnext_atto or timm/vit_tiny_patch16_224",
-        )
-    return network
-
-
-def _is_sized(name: str) -> bool:
-    """Whether a timm model is made for one size of images."""
-    return name.startswith(("vit_", "deit", "beit", "swin", "mixer", "eva"))
-
-
-def _from_artifact(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
-    from mms_workloads.contract import ImageClassification  # noqa: PLC0415
-    from mms_workloads.tasks.networks import SmallClassifier  # noqa: PLC0415
-
-    assert start.folder is not None  # noqa: S101 - the caller has seen to it
-    if start.kind != "imageClassification":
-        raise start.refuse(f"it is an artifact of {start.kind}, and this task starts from imageClassification")
-    before = ImageClassification.model_validate_json((start.folder / "model.json").read_bytes())
-    if (before.architecture, before.channels) != (spec.architecture, spec.channels):
-        raise start.refuse(
-            f"it is of {before.architecture} for {before.channels} channels: set task.imageClassification.architecture "
-            "and channels to that"
-        )
-    if spec.architecture == "Small":
-        with device.seeded(seed):
-            network: nn.Module = SmallClassifier(spec.channels, before.height, before.width, labels)
-    else:
-        network = Named(_timm_from_scratch(spec, labels, seed), "x")
-    head = last_linear(network)
-    return trained_parts(network, head, start, seed, unset=load(network, start, head))
 
 
 def load(network: nn.Module, start: Start, *labelled: nn.Module) -> Sequence[nn.Parameter]:
@@ -238,8 +122,18 @@ def load(network: nn.Module, start: Start, *labelled: nn.Module) -> Sequence[nn.
     from safetensors.torch import load_file  # noqa: PLC0415
 
     assert start.folder is not None  # noqa: S101 - the caller has seen to it
-    given = load_file(start.folder / WEIGHTS)
-    own = {name: tensor for name, tensor in network.state_dict().items() if tensor.dim()}  # as exporting.write has it
+    return put(network, load_file(start.folder / WEIGHTS), start, *labelled)
+
+
+def put(
+    network: nn.Module, weights: Mapping[str, Tensor], start: Start, *labelled: nn.Module
+) -> Sequence[nn.Parameter]:
+    """The weights into the network, as `load` does. Raises JobError."""
+    whole = network.state_dict()
+    given, own = (
+        {name: tensor for name, tensor in tensors.items() if tensor.dim()}  # as exporting.write has it
+        for tensors in (weights, whole)
+    )
     fitting = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
     may_differ = {id(parameter) for module in labelled for parameter in module.parameters()}
     left = {name: parameter for name, parameter in network.named_parameters() if name not in fitting}
@@ -257,7 +151,8 @@ def load(network: nn.Module, start: Start, *labelled: nn.Module) -> Sequence[nn.
             f"its network is of another shape: {said}{more}. Set the fields of the task that say how large the network "
             "is as its model.json has them"
         )
-    network.load_state_dict(fitting, strict=False)
+    whole.update(fitting)
+    network.load_state_dict(whole)
     return list(unset.values())
 
 
@@ -315,8 +210,8 @@ def _holding(network: nn.Module, parameters: Sequence[nn.Parameter]) -> list[nn.
 
 
 def _adapted(network: nn.Module, whole: Sequence[nn.Module], adapter: Adapter) -> None:
-    """Adapters beside all linear layers and convolutions but grouped ones and those of `whole`, which are trained
-    themselves; in place.
+    """Adapters beside all linear layers and convolutions but grouped ones, those of `whole`, which are trained
+    themselves, and those of PyTorch's own attention, which it does not ask; in place.
     """
     from mms_workloads import vision  # noqa: F401, PLC0415 - before peft, which loads transformers
 
@@ -324,7 +219,8 @@ def _adapted(network: nn.Module, whole: Sequence[nn.Module], adapter: Adapter) -
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415 - GPT-2's linear layers
 
-    without = set(whole)
+    attention = [module for module in network.modules() if isinstance(module, nn.MultiheadAttention)]
+    without = {*whole, *(layer for module in attention for layer in module.modules())}
     found = [
         (name, isinstance(module, Conv1D))
         for name, module in network.named_modules()
@@ -368,6 +264,10 @@ def normalisation(start: Start, spec: Picture) -> tuple[Sequence[float], Sequenc
     if start.kind is not None:
         image = json.loads((start.folder / "pipeline.json").read_text(encoding="utf-8")).get("image") or {}
         mean, std = image.get("mean", HALF), image.get("std", HALF)
+    elif spec.architecture.startswith(TORCHVISION):
+        from mms_workloads.tasks import torchvision_library  # noqa: PLC0415 - it stands on this module
+
+        mean, std = torchvision_library.normalisation(spec.architecture)
     elif (start.folder / "preprocessor_config.json").exists():
         found = json.loads((start.folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         mean, std = found.get("image_mean", HALF), found.get("image_std", HALF)
