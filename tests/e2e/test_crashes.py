@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 # Where the kernel ends one process of a container only, it is the largest: so many small ones fill the memory.
-_FILL = """
+FILL = """
 import os, time
 for _ in range(40):
     if not os.fork():
@@ -107,7 +107,7 @@ def test_one_of_three_without_memory(kube: Kube, corpora: Corpora) -> None:
     name = one_pod(kube)["metadata"]["name"]
     with asking(kube, "words", rate=RATE) as asked:
         with pytest.raises(RefusedError, match=r"137|exit code|terminated"):
-            kube.run("exec", name, "-c", "triton", "--", "python", "-c", _FILL)
+            kube.run("exec", name, "-c", "triton", "--", "python", "-c", FILL)
         kube.wait("pod", name, lambda pod: restarts(pod, "triton") == 1, 60, "restarted")
         ready(kube, 3)
     last = next(one for one in kube.get("pod", name)["status"]["containerStatuses"] if one["name"] == "triton")

@@ -137,6 +137,24 @@ def test_a_node_that_is_cut_off_holds_nothing_up_and_changes_nothing_when_it_is_
 
 
 @pytest.mark.slow
+def test_a_node_is_drained(kube: Kube, corpora: Corpora, nodes: Own) -> None:
+    """A worker leaves at the end of a step, by the API of evictions, and is replaced on the other node."""
+    kube.apply(language("ring", corpora.small))
+    kube.wait("modeltraining", "ring", is_training, 120, "training")
+    old = move_away(kube, "ring", "worker", 1)
+    before = kube.get("modeltraining", "ring")
+    kubectl("drain", AWAY, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
+    after = kube.wait("modeltraining", "ring", replaced(kube, "ring", "worker", 1, old), 90, "whole")
+    assert steps(after) >= steps(before), "no step that was finished may be lost"
+    assert newest(kube, "ring", "worker", 1)["spec"]["nodeName"] == HOME
+    assert incidents(after) >= {"PodDrained", "WorkerLost"}
+    assert after["status"].get("restarts", 0) == 0, "a drain is not the program's failure"
+    joined = epoch(before) + 2
+    kube.wait("modeltraining", "ring", lambda t: is_whole(t) and epoch(t) >= joined, 60, "together again")
+    steps_on(kube, "ring", 20)
+
+
+@pytest.mark.slow
 def test_a_node_is_lost_with_the_master_a_worker_and_a_shard(kube: Kube, corpora: Corpora, nodes: Own) -> None:
     kube.apply(language("served", corpora.small, sync=served()))
     kube.wait("modeltraining", "served", is_training, 120, "training")

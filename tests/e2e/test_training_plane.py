@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.e2e.kube import Kube, Object, training
+from tests.e2e.kube import Kube, Object, RefusedError, training
+from tests.e2e.test_crashes import FILL
 from tests.e2e.test_slice import EXAMPLES
 from tests.e2e.test_training import is_training, pod_of, steps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
@@ -87,6 +90,28 @@ def test_a_worker_process_and_a_worker_pod_die(kube: Kube, corpora: Corpora) -> 
     steps_on(kube, "ring", 20)
 
 
+@pytest.mark.slow
+def test_a_worker_pod_has_no_memory(kube: Kube, corpora: Corpora) -> None:
+    """The kernel ends it: that is the program's own doing, and is told as what it was. The other one goes on."""
+    limits = {"limits": {"memory": "768Mi"}, "requests": {"memory": "256Mi", "cpu": "50m"}}
+    kube.apply(language("ring", corpora.small, workers={"replicas": 2, "resources": limits}))
+    kube.wait("modeltraining", "ring", is_training, 120, "training")
+    before = steps_on(kube, "ring", 20)
+    pod = pod_of(kube, "ring", "worker", 1)
+    with pytest.raises(RefusedError, match=r"137|exit code|terminated"):
+        kube.run("exec", pod, "--", "/opt/venv/bin/python", "-c", FILL)
+    kube.wait("modeltraining", "ring", lambda t: "OutOfMemory" in incidents(t), 60, "aware of the reason")
+    after = kube.wait("modeltraining", "ring", whole_after(before), 90, "whole again")
+    assert steps(after) >= steps(before), "no step that was finished may be lost"
+    assert after["status"]["restarts"] == 1
+    steps_on(kube, "ring", 20)
+
+
+def whole_after(before: Object) -> Callable[[Object], bool]:
+    """With two workers, after one was lost and one has joined."""
+    return lambda t: t["status"]["workers"]["ready"] == 2 and epoch(t) >= epoch(before) + 2
+
+
 def test_a_pod_that_stands_by_takes_a_lost_ones_place_at_once(kube: Kube, corpora: Corpora) -> None:
     kube.apply(language("ring", corpora.small, workers={"replicas": 2, "standby": 1}))
     kube.wait("modeltraining", "ring", lambda t: is_training(t) and stand_by(t) == 1, 120, "training, with a spare")
@@ -156,6 +181,22 @@ def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: 
         found = steps_on(kube, "served", 20)
         assert steps(found) >= last
     assert "checkpoint" not in found["status"]
+
+
+@pytest.mark.slow
+def test_all_pods_are_told_to_stop_at_once(kube: Kube, corpora: Corpora) -> None:
+    """As when all nodes are drained: shards that alone hold their rows save them, although the workers have left."""
+    kube.apply(language("served", corpora.small, sync=served(replicas=1)))
+    kube.wait("modeltraining", "served", is_training, 120, "training")
+    before = steps_on(kube, "served", 20)
+    assert "checkpoint" not in before["status"]
+    kube.delete("pod", "--selector=mms.dev/training=served", "--wait=false")
+    after = kube.wait("modeltraining", "served", lambda t: "checkpoint" in t["status"], 120, "saved")
+    assert after["status"]["checkpoint"]["step"] >= steps(before)
+    kube.wait(
+        "modeltraining", "served", lambda t: steps(t) > after["status"]["checkpoint"]["step"] + 20, 120, "going on"
+    )
+    assert kube.get("modeltraining", "served")["status"].get("restarts", 0) == 0
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ class Pods:
         self.layout = Layout(self.tables, self.shards)
         self.fence = Fence("uid", 1, 1, 0)
         self.members: tuple[tuple[int, int], ...] = ()
-        self.lost: list[str] = []
+        self.lost: list[tuple[str, tuple[int, ...]]] = []  # why, and shards that were not reached
         self.incarnation = 0
         self.servers = [self.pod(rank) for rank in range(self.shards)]
         self.workers: list[Worker] = []
@@ -55,7 +55,7 @@ class Pods:
 
     def pod(self, rank: int) -> ShardServer:
         rule = optimizers.of(self.optimizer)
-        shard = Shard(rule, self.mode, **{"on_lost": self.lost.append, **self.options})
+        shard = Shard(rule, self.mode, **{"on_lost": lambda *said: self.lost.append(said), **self.options})
         self.incarnation += 1
         return ShardServer(shard, Listener(HOST, Security.plain()), Security.plain(), rank, self.incarnation)
 
@@ -130,7 +130,7 @@ class Pods:
         self.members = tuple((rank, 0) for rank in range(workers))
         for rank, server in enumerate(self.servers):
             holder = replica_holder(rank, len(self.servers)) if self.replicated else None
-            replica = None if holder is None else self.addresses[holder]
+            replica = None if holder is None else (holder, self.addresses[holder])
             server.begin_epoch(self.fence, self.members, replica=replica, **state)
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -235,3 +237,11 @@ def test_it_starts_without_pytorch() -> None:
 )
 def test_a_master_that_is_told_to_end(waited: float, needed: bool, expected: bool) -> None:
     assert master.may_stop(waited, needed=needed) is expected
+
+
+def test_it_is_told_to_end_while_it_imports(tmp_path: Path) -> None:
+    """As PID 1 it would not hear of it without a handler of its own: the test sees by the exit code that there is."""
+    (tmp_path / "structlog.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run([sys.executable, "-m", master.__name__], env=environment, timeout=60, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM

@@ -46,6 +46,28 @@ async def test_all_members_save_when_it_is_time(master: Master) -> None:
     assert begin["equal"] is False
 
 
+async def test_checkpoints_that_do_not_become_valid_are_told(master: Master) -> None:
+    """A write to a store that hangs neither ends nor fails. One that a lost member cut off is nothing to tell."""
+    peers = master.running()
+
+    def asked(times: int) -> list[str]:
+        before = peers[0].count(wire.CHECKPOINT)
+        while peers[0].count(wire.CHECKPOINT) < before + times:
+            master.clock.now += 1
+            for peer in peers:
+                peer.say(wire.HEARTBEAT)
+            master.it.tick()
+        return master.kinds()
+
+    assert asked(2) == []
+    assert asked(1) == ["CheckpointLate"]
+    assert "none of 2 that were asked for in the last 1" in master.it.incidents[-1].action
+    for part, peer in enumerate(peers):
+        peer.saved(4, 1, 0, 0, 0, part=part)
+    await settled(master)
+    assert asked(2) == ["CheckpointLate"], "it is told once, and counted from the last one that was valid"
+
+
 async def test_the_master_is_needed_while_something_is_saved(master: Master) -> None:
     """One that is told to end stays as long."""
     first, second = master.running()

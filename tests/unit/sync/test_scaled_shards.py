@@ -37,6 +37,11 @@ class Served:
             peer.say(wire.HEARTBEAT)
         self.master.it.tick()
 
+    def later_without_worker(self) -> None:
+        for shard in self.shards:
+            shard.say(wire.HEARTBEAT)
+        self.master.it.tick()
+
     def announced(self) -> list[str]:
         return list(self.worker.last(wire.EPOCH)["shards"])
 
@@ -98,6 +103,56 @@ def test_what_a_shard_that_is_to_leave_holds_is_saved(tmp_path: Path, clock: Clo
     assert [shard.last(wire.BEGIN)["save"] for shard in run.shards] == [True, True]
     # Who writes an older part yet does not leave this one out: it would be none.
     assert [shard.last(wire.BEGIN)["waits"] for shard in run.shards] == [True, True]
+
+
+def last_save(run: Served, held: Sequence[HeldShard]) -> list[dict[str, Any]]:
+    """What the shards are told to begin when there is no worker; they have stopped after it."""
+    run.master.it.tick()
+    epoch = run.shards[0].epoch
+    assert run.shards[0].last(wire.EPOCH)["members"] == []
+    for shard in run.shards:
+        shard.say(wire.READY, epoch=epoch, held=held[shard.rank].document())
+    return [shard.last(wire.BEGIN) for shard in run.shards]
+
+
+def test_all_pods_are_told_to_stop_and_the_worker_leaves_first(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.worker.say(wire.LEAVE)
+    run.master.it.tick()
+    assert run.shards[0].epoch == 1, "shards that stay wait for a worker"
+    for shard in run.shards:
+        shard.say(wire.STOPPING)
+    begun = last_save(run, BOTH)
+    assert [(one["epoch"], one["save"], one["final"], one["waits"]) for one in begun] == [(2, True, True, True)] * 2
+    run.later_without_worker()
+    assert run.shards[0].epoch == 2, "once is enough"
+    run.shards[1].say(wire.STOPPING)
+    assert [one["save"] for one in last_save(run, BOTH)] == [True, True], "it leaves after an epoch later than it knew"
+    worker = Peer(run.master, 0, incarnation=1)
+    assert worker.epoch == 4, "it goes on with those that have not left yet"
+
+
+def test_the_worker_leaves_while_the_others_wait_for_it(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock)
+    run.begin([])
+    run.shards[1].say(wire.STOPPING)
+    assert run.worker.epoch == 2
+    run.worker.say(wire.LEAVE)
+    begun = last_save(run, BOTH)
+    assert [(one["epoch"], one["save"], one["final"]) for one in begun] == [(3, True, True)] * 2
+
+
+def test_without_workers_rows_of_different_samples_are_not_saved(tmp_path: Path, clock: Clock) -> None:
+    """Nobody would finish the block: the same is not asked for again and again."""
+    run = Served(tmp_path, clock, consistency="Asynchronous")
+    run.begin([])
+    run.worker.say(wire.LEAVE)
+    run.shards[0].say(wire.STOPPING)
+    begun = last_save(run, [held(1, 0, 0, 0, step=1), held()])
+    assert [(one["save"], one["final"]) for one in begun] == [(False, False)] * 2
+    run.later_without_worker()
+    assert run.shards[0].epoch == 2
 
 
 def test_more_shards_take_part_when_all_of_them_are_there(tmp_path: Path, clock: Clock) -> None:

@@ -172,7 +172,7 @@ def test_a_replica_s_holder_dies():
         with pytest.raises(PeerLost):
             worker.dense(gradient(1, 0), 2.0, 0.1)
         job.servers[0].shard.end_epoch("shard 1 was lost")  # waits for what is under way
-        assert "the replica's holder did not take an update" in job.lost[0]
+        assert "the replica's holder did not take an update" in job.lost[0][0]
         job.replace(1)
         job.change(1)
         assert same(job.contents("replica"), job.contents())
@@ -378,3 +378,17 @@ def test_rows_of_shards_that_have_different_samples_do_not_make_a_shard():
         Worker(job, 0).clients[0].push(push)
         with pytest.raises(ValueError, match="fetched from shards that have applied different samples"):
             job.change(1, 1)
+
+
+def test_a_holder_of_a_replica_that_is_not_reached_is_named(monkeypatch):
+    monkeypatch.setattr(shard_server, "CONNECT_SECONDS", 0.2)
+    with pods(2, workers=1, how=mode(shards=2, replicas=2)) as job:
+        forward = job.servers[0].shard._epoch.forward
+        with socket.socket() as silent:  # bound, and nobody listens
+            silent.bind(("127.0.0.1", 0))
+            forward.address = silent.getsockname()
+            with pytest.raises(PeerLost):
+                Worker(job, 0).dense(gradient(0, 0), 2.0, 0.1)
+        ((why, unreached),) = job.lost
+        assert "the replica's holder did not take an update" in why
+        assert unreached == (1,)

@@ -304,7 +304,7 @@ def test_a_step_that_cannot_be_decided_ends_the_epoch_for_all():
             Worker(job, 1).dense(gradient(0, 1), 2.0, 0.1)
         with pytest.raises(PeerLost, match="could not be applied: KeyError"):
             first.result(SECONDS)
-        assert "could not be applied" in job.lost[0]
+        assert "could not be applied" in job.lost[0][0]
         job.change(2)
         assert job.steps() == [0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -160,6 +161,20 @@ def test_a_shard_without_a_replica_is_told_to_stop(tmp_path: Path) -> None:
         run.start_shard(1)
         until_step(run, saved.step + 10)
         assert complete(run.outcome(SECONDS))["bitsPerByte"] < 2.5
+
+
+def test_all_pods_are_told_to_stop_at_once(tmp_path: Path) -> None:
+    """As when all nodes are drained: workers have left when the shards save."""
+    training = language(tmp_path, optimizer={"epochs": 100}, checkpoint={"intervalSeconds": 1000})
+    with QuickRun(tmp_path / "run", training) as run:
+        run.start()
+        step = until_step(run, 20).step
+        for process in run.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in run.processes.values():
+            assert process.wait(SECONDS) == 128 + signal.SIGTERM
+    (manifest,) = (tmp_path / "storage" / "checkpoints").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["step"] >= step
 
 
 @pytest.mark.parametrize(("first", "second"), [("ParameterServer", "Ring"), ("Ring", "ParameterServer")])

@@ -207,6 +207,8 @@ class Coordinator:
         elif not self.searches and self.epochs.due(now):
             self.epochs.advance()
         elif self.epochs.save_due(now):
+            if late := self.checkpoints.ask(now):
+                self._incident("CheckpointLate", None, late)
             self.epochs.save(now)
             if self.shards:
                 self.tick()  # they save in a next epoch

@@ -77,12 +77,17 @@ class Epochs:
     # What is due
 
     def due(self, now: float) -> bool:
-        """A loss does not wait. A joiner waits until the members of the epoch that is being formed have met."""
+        """A loss does not wait. A joiner waits until the members of the epoch that is being formed have met.
+
+        Shards that are told to stop after the last worker save in an epoch without any.
+        """
         membership, shards = self.workers.membership, self.shards
-        if not membership.members:
-            return False
         if shards and not shards.complete():
             return False
+        if not membership.members:
+            epoch = membership.epoch
+            rests = shards and epoch and (epoch.members or self.forming.begun or shards.broken())
+            return bool(shards and rests and shards.last_save_wanted())
         if self._again and now >= self._again[0]:
             return membership.enough()
         epoch = membership.epoch
@@ -296,6 +301,7 @@ class Epochs:
         lineage, announced = self._new_lineage(), shards.layout
         self._writers = shards.incarnations(len(of_shards.state))
         if shards.begin(of_shards, epoch, lineage, suspend=self.suspending):
+            self.forming.begun = not (epoch.members or self.suspending)  # whoever is told to stop later, saves again
             return
         self.forming.begun = True
         if shards.layout != announced:

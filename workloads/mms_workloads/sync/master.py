@@ -7,11 +7,17 @@ Plain HTTP on MASTER_HEALTH_PORT: /healthz and /metrics, which carry nothing sec
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if __name__ == "__main__":
+    # The kernel keeps signals from a PID 1 that has no handler for them, and what follows takes a second to import.
+    # Till there are workers to wait for. Without an outcome a new master takes the run up.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
 import argparse
 import asyncio
 import contextlib
-import signal
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -264,8 +270,6 @@ def main() -> int:
     parser.add_argument("--plain-http", action="store_true", help="no TLS and no client certificates: for tests only")
     arguments = parser.parse_args()
     logs.configure()
-    # Till there are workers to wait for. Without an outcome a new master takes the run up.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         pod = read_pod()
         structlog.contextvars.bind_contextvars(job=f"{pod.job.job.namespace}/{pod.job.job.name}", role="master")

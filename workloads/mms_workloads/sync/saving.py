@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mms_workloads.contract import JobFile
     from mms_workloads.sync.claims import Claim
 
+LATE_SECONDS = (
+    60.0  # a store that hangs says nothing: of two in a row that do not become valid it is told after so long
+)
 LINEAGES = 16  # a part that is written while so many epochs begin is of one that was given up
 
 
@@ -52,6 +55,7 @@ class Checkpoints:
     savings: dict[str, Saving] = field(default_factory=dict)  # by folder
     lineages: deque[str] = field(default_factory=lambda: deque(maxlen=LINEAGES))  # of the last membership epochs
     unsure: bool = False  # a manifest may be durable although the store did not say so
+    asked: list[float] = field(default_factory=list)  # when, since the last one became valid or was told to be late
     given_up: dict[str, int] = field(default_factory=dict)  # by lineage: the step from which on none is any good
 
     @classmethod
@@ -61,6 +65,14 @@ class Checkpoints:
     @property
     def reference(self) -> CheckpointRef | None:
         return self.newest[0] if self.newest else None
+
+    def ask(self, now: float) -> str:
+        """One is asked for. What there is to say of those before it that have not become valid, where they should."""
+        asked, waited = len(self.asked), now - self.asked[0] if self.asked else 0.0
+        late = asked > 1 and waited >= LATE_SECONDS
+        self.asked = [now] if late else [*self.asked, now]
+        said = f"none of {asked} that were asked for in the last {waited:.0f} s has become valid: the store may hang"
+        return f"{said}, or checkpoint.intervalSeconds is shorter than one takes" if late else ""
 
     def add(self, fields: dict[str, Any]) -> Saving | None:
         """A part is durable. The checkpoint, when that was the last part that was missing."""
@@ -114,6 +126,7 @@ class Checkpoints:
             await asyncio.to_thread(checkpoints.remove, storage, ref)
             return None
         self.savings = {name: one for name, one in self.savings.items() if one.step > saving.step}
+        self.asked = []
         if self.newest is None or ref.step >= self.newest[0].step:
             self.newest = (ref, Progress.read(document))
         return ref

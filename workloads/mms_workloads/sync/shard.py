@@ -16,6 +16,7 @@ from mms_workloads.sync import consistency
 from mms_workloads.sync.cursors import Cursor, Refusal, cursor
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.push import flaw_of_rows, flaw_of_update
+from mms_workloads.sync.shard_client import Unreached
 from mms_workloads.sync.shard_parts import Answered, Filling, Over, Standing
 from mms_workloads.sync.shard_state import ShardState
 from mms_workloads.sync.shard_tables import PARAMETERS
@@ -66,12 +67,13 @@ class Shard:
         judge: Judge = consistency.everybody,
         *,
         snapshot_at: Callable[[Answer], bool] = lambda _: False,
-        on_lost: Callable[[str], None] = lambda _: None,
+        on_lost: Callable[[str, tuple[int, ...]], None] = lambda *_: None,
     ) -> None:
         """snapshot_at: whether a snapshot of the state is put into `snapshots` right after this step.
 
         All shards see the same contributions of a synchronous step, so that they decide alike. on_lost: called from
-        the thread of a connection when the replica's holder does not answer: the epoch cannot go on.
+        the thread of a connection when the replica's holder does not answer: the epoch cannot go on. It is told why,
+        and the holder's rank where no connection to it could be made.
         """
         self._rule, self._mode, self._judge = rule, mode, judge
         self._snapshot_at, self._on_lost = snapshot_at, on_lost
@@ -188,7 +190,8 @@ class Shard:
         try:
             refusal = self._take(epoch, position, push)
         except (PeerLost, Refused) as error:
-            self._break(epoch, f"the replica's holder did not take an update: {error}")
+            unreached = error.shards if isinstance(error, Unreached) else ()
+            self._break(epoch, f"the replica's holder did not take an update: {error}", unreached)
             refusal = None
         except Exception as error:  # the others must not wait for what will never come
             self._break(epoch, f"an update could not be applied: {error!r}")
@@ -332,13 +335,13 @@ class Shard:
                 self._changed.notify_all()
         return None
 
-    def _break(self, epoch: _Epoch, why: str) -> None:
+    def _break(self, epoch: _Epoch, why: str, unreached: tuple[int, ...] = ()) -> None:
         with self._changed:
             first = not epoch.over
             epoch.over = epoch.over or why
             self._changed.notify_all()
         if first:
-            self._on_lost(why)
+            self._on_lost(why, unreached)
 
     def _epoch_of(self, fence: Fence) -> _Epoch | Over:
         """Waits for an epoch that other pods heard of first."""

@@ -198,7 +198,7 @@ class ShardPod:
         if begin["replica"] is None:
             shard.drop_replica()
         holder = replica_holder(self.pod.rank, begin["shards"])
-        replica = _split(announcement.shards[holder]) if begin["replica"] and holder is not None else None
+        replica = (holder, _split(announcement.shards[holder])) if begin["replica"] and holder is not None else None
         step = begin["step"] if begin["settle"] or begin["state"] in {"load", "start"} else None
         members = [(rank, incarnation) for rank, incarnation in begin["members"]]
         self.server.begin_epoch(fence, members, step=step, progress=progress, replica=replica)

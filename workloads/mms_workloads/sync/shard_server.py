@@ -85,10 +85,7 @@ class ShardServer:
             if source == self._rank:
                 self._copy(part, list(group))
                 continue
-            try:
-                client = ShardClient(self.connect(addresses[source], "fetch", abort))
-            except PeerLost as error:
-                raise Unreached(str(error), () if abort.is_set() else (source,)) from error
+            client = ShardClient(self.reach(source, addresses[source], "fetch", abort))
             try:
                 self._fetch(part, list(group), client)
             finally:
@@ -101,10 +98,13 @@ class ShardServer:
         *,
         step: int | None = None,
         progress: Progress | None = None,
-        replica: Address | None = None,
+        replica: tuple[int, Address] | None = None,
     ) -> None:
-        """As Shard.begin_epoch. replica: where the holder of this shard's replica listens. Raises ValueError."""
-        forward = ForwardChannel(self, replica) if replica else None
+        """As Shard.begin_epoch. replica: the rank of the holder of this shard's replica, and where it listens.
+
+        Raises ValueError.
+        """
+        forward = ForwardChannel(self, *replica) if replica else None
         self.shard.begin_epoch(fence, members, step=step, progress=progress, forward=forward)
         self.expect(fence)
 
@@ -172,6 +172,13 @@ class ShardServer:
         greeting = Greeting(fence, "shard", self._rank, self._incarnation, purpose)
         return connect(*address, self._security, greeting, abort, CONNECT_SECONDS)
 
+    def reach(self, rank: int, address: Address, purpose: str, abort: Abort) -> Channel:
+        """As connect, to the shard of this rank. Raises Unreached, Refused, ValueError."""
+        try:
+            return self.connect(address, purpose, abort)
+        except PeerLost as error:
+            raise Unreached(str(error), () if abort.is_set() else (rank,)) from error
+
     def _copy(self, part: Part, plan: Sequence[Fetch]) -> None:
         standing = self.shard.standing()
         for fetch in plan:
@@ -209,13 +216,14 @@ class ForwardChannel:
     """To the holder of the replica; connects with the first update."""
 
     server: ShardServer
+    rank: int
     address: Address
     abort: Abort = field(default_factory=Abort)
     client: ShardClient | None = None
 
     def send(self, update: Update) -> None:
         if self.client is None:
-            self.client = ShardClient(self.server.connect(self.address, "forward", self.abort))
+            self.client = ShardClient(self.server.reach(self.rank, self.address, "forward", self.abort))
         self.client.forward(update)
 
     def close(self) -> None:

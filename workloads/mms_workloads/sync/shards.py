@@ -76,6 +76,10 @@ class Shards:
         """The next epoch has another number of shards."""
         return self.layout not in {0, self.coming}
 
+    def last_save_wanted(self) -> bool:
+        """A checkpoint for shards that are told to stop: without it their rows are lost."""
+        return self.save_wanted and self._anybody_leaves()
+
     def all_among(self, ranks: set[int]) -> bool:
         """Whether all of the epoch's layout are."""
         return ranks >= set(range(self.layout))
@@ -134,15 +138,16 @@ class Shards:
         return corrupt(self.ready)
 
     def begin(self, begin: ShardsBegin, epoch: Epoch, lineage: str, *, suspend: bool) -> bool:
-        """Tells each what it starts from. Whether that is the end: what remains is to write the run's checkpoint.
+        """Tells each what it starts from. Whether that is the end: what remains is to write the checkpoint.
 
         The layout may be another one than was announced: see `decide`.
         """
         self.layout = len(begin.state)
         save = self.save_wanted and set(begin.state) == {"keep"} and self._agree(begin)
-        final = save and suspend
-        # Also after the end: who is lost before all parts are durable has it made again.
-        self.save_wanted = suspend or (self.save_wanted and not save and self._anybody_leaves())
+        final = save and (suspend or not epoch.members)
+        # Also after the end: who is lost before all parts are durable has it made again. Without workers what cannot be
+        # saved now cannot be later.
+        self.save_wanted = suspend or (self.last_save_wanted() and not save and bool(epoch.members))
         fields = {
             "epoch": epoch.number,
             "lineage": lineage,
