@@ -44,6 +44,7 @@ LONGER = {
     "video-understanding": 2,
     "text-classification": 5,
     "token-classification": 16,
+    "text-matching": 16,
     "speech-recognition": 4,
     "language-model": 3,
 }

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import autotune, embedding_distributed
+import pytest
+
+from benchmarks import autotune, embedding_distributed, tasks
+from mms_workloads.data import blocks
+from tests.unit.tasks import plain
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,3 +31,11 @@ def test_what_they_train_is_a_job(tmp_path: Path) -> None:
     assert autotune.job(tmp_path, {"textClassification": {}}, "file:///nowhere").workers == 1
     how = {"workers": 2, "syncMode": "ParameterServer", "compression": "None"}
     assert embedding_distributed.job(tmp_path, tmp_path, 1, 1, **how).workers == 2
+
+
+@pytest.mark.parametrize("name", tasks.CASES)
+def test_what_tasks_are_measured_by_is_held_out(tmp_path: Path, name: str) -> None:
+    job = tasks.job(name, tmp_path, tasks.CASES[name].data(tmp_path / "data"), seed=1, workers=2)
+    trained_on, held_out = blocks.split(len(plain.counted(job, tmp_path).blocks()), job.evaluation.split)
+    assert len(trained_on) >= job.workers
+    assert held_out
