@@ -9,7 +9,7 @@ master takes its part from ours.
 
 The metric is that on the same held-out blocks, over the seeds: ours must not be worse by more than the task's margin.
 The tasks, their data and margins are those of tests/unit/tasks/cases.py, which test_equality.py holds to be equal in
-loss curve and metric at the same global batch. Their networks are small: a step takes 2 to 27 ms.
+loss curve and metric at the same global batch. Their networks are small: a step takes 1 to 27 ms.
 """
 
 from __future__ import annotations

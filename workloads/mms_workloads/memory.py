@@ -42,7 +42,7 @@ def give_back() -> None:
 
 def keep() -> None:
     """From now on what is freed stays with the process, for the next step of a network, which needs as much: the page
-    faults of memory that comes and goes are a fifth of a small network's time. Where the C library is glibc.
+    faults of memory that comes and goes cost small networks much of their time. Where the C library is glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

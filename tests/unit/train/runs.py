@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import random
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,16 @@ def run_to_the_end(folder: Path, training: JobFile) -> Outcome:
 
 def until_step(run: LocalRun, step: int) -> StatusReport:
     return run.until(lambda report: report.step >= step, SECONDS)
+
+
+def told_to_stop(run: LocalRun, folder: Path) -> int:
+    """All processes at once; the step of the one checkpoint that they leave in the job's storage."""
+    for process in run.processes.values():
+        process.send_signal(signal.SIGTERM)
+    for process in run.processes.values():
+        assert process.wait(SECONDS) == 128 + signal.SIGTERM
+    (manifest,) = (folder / "storage" / "checkpoints").glob("*/manifest.json")
+    return int(json.loads(manifest.read_text())["step"])
 
 
 def kinds(report: StatusReport) -> list[str]:

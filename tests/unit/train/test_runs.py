@@ -240,12 +240,7 @@ def test_all_pods_are_told_to_stop_at_once(tmp_path: Path) -> None:
     with QuickRun(tmp_path / "run", runs.job(tmp_path, workers=2, optimizer=LONG)) as run:
         run.start()
         step = until_step(run, 5).step
-        for process in run.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in run.processes.values():
-            assert process.wait(SECONDS) == 128 + signal.SIGTERM
-    (manifest,) = (tmp_path / "storage" / "checkpoints").glob("*/manifest.json")
-    assert json.loads(manifest.read_text())["step"] >= step
+        assert runs.told_to_stop(run, tmp_path) >= step
 
 
 def test_a_worker_is_told_to_stop_before_it_trains(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -169,12 +168,7 @@ def test_all_pods_are_told_to_stop_at_once(tmp_path: Path) -> None:
     with QuickRun(tmp_path / "run", training) as run:
         run.start()
         step = until_step(run, 20).step
-        for process in run.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in run.processes.values():
-            assert process.wait(SECONDS) == 128 + signal.SIGTERM
-    (manifest,) = (tmp_path / "storage" / "checkpoints").glob("*/manifest.json")
-    assert json.loads(manifest.read_text())["step"] >= step
+        assert runs.told_to_stop(run, tmp_path) >= step
 
 
 @pytest.mark.parametrize(("first", "second"), [("ParameterServer", "Ring"), ("Ring", "ParameterServer")])

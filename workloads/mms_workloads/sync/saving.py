@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from mms_workloads.contract import JobFile
     from mms_workloads.sync.claims import Claim
 
-LATE_SECONDS = (
-    60.0  # a store that hangs says nothing: of two in a row that do not become valid it is told after so long
-)
+# A store that hangs says nothing: of two checkpoints in a row that do not become valid it is told after so long.
+LATE_SECONDS = 60.0
 LINEAGES = 16  # a part that is written while so many epochs begin is of one that was given up
 
 

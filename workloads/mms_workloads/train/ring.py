@@ -187,7 +187,7 @@ class _DenseRound:
             self._sent.append(self._all_reduce(gradient, error))
 
     def _all_reduce(self, gradient: Tensor, error: Tensor | None) -> Future[None]:
-        if self._transport.size == 1:  # the thread's turns would cost a step of a few milliseconds a twentieth
+        if self._transport.size == 1:  # there is nothing to send, and a thread's turns are felt in short steps
             done: Future[None] = Future()
             done.set_result(None)
             return done
