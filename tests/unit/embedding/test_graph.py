@@ -60,7 +60,7 @@ def test_nearly_all_of_the_nearest(folder: Path, k: int) -> None:
     same = [len(set(a) & set(b)) / k for a, b in zip(found.ids, exact.ids, strict=True)]
     assert np.mean(same) > 0.98
     assert (np.diff(found.scores, axis=1) <= 0).all()
-    assert np.allclose(found.scores[:, 0], exact.scores[:, 0], atol=0.05)
+    assert np.mean(np.isclose(found.scores[:, 0], exact.scores[:, 0])) > 0.98
     assert not (found.ids == column(list(range(20, 520)), np.int64)).any(), "a word is not its own neighbour"
     assert not (found.ids == 9).any()
 

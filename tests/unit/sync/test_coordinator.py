@@ -32,6 +32,17 @@ def test_a_stale_peer_is_refused(master: Master, stale: dict[str, Any]) -> None:
     assert len(master.it.workers.links) == 2
 
 
+@pytest.mark.parametrize("incarnation", [0, 1], ids=["connection", "process"])
+def test_a_peer_is_replaced_before_it_is_missed(master: Master, incarnation: int) -> None:
+    """Its own connection ends unseen: what it held is lost all the same, and said to be."""
+    first, _ = master.running()
+    second = Peer(master, 0, incarnation=incarnation)
+    assert (first.closed, second.link is not None) == (True, True)
+    assert master.kinds() == ["WorkerLost", "WorkerJoined"]
+    first.vanish()
+    assert master.kinds().count("WorkerLost") == 1
+
+
 def test_counting_then_training(tmp_path: Path, clock: Clock) -> None:
     master = Master(tmp_path, clock, counted=False)
     first = Peer(master, 0)

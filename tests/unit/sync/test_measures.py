@@ -187,7 +187,7 @@ def test_a_straggler_is_told_again_of_the_process_that_follows_it(master: Master
     successor.ready()
     for step in rounds:
         anomalous(first, SLOW_ROUNDS + step, "Good", seconds=[1.0, 4.0], of=[10, 10])
-    assert master.kinds() == ["Straggler", "WorkerJoined", "Straggler"]
+    assert master.kinds() == ["Straggler", "WorkerLost", "WorkerJoined", "Straggler"]
 
 
 async def test_the_run_fails_where_that_is_asked_for(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:

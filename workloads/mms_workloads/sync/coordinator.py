@@ -115,11 +115,14 @@ class Coordinator:
             parameters=f.get("parameters", ""),
         )
         peers, before = self.peers.get(link.role), self.workers.membership
+        replaced = peers.links.get(link.rank) if peers else None
         refusal = peers.join(link, peer, time.monotonic()) if peers else Refusal("this run has no parameter shards")
         if refusal:
             self.log.warning("peer refused", rank=link.rank, incarnation=link.incarnation, reason=refusal.message)
             send(Message(wire.REFUSED, {"message": refusal.message}))
             return None
+        if replaced:
+            self._note_loss(replaced, "another connection of its rank takes its place")
         if link.role == "worker":
             self._worker_joined(peer, before)
         else:
@@ -171,11 +174,14 @@ class Coordinator:
             self.survivors_until = time.monotonic() + RECOVERY_GRACE_SECONDS  # its connection may be made again
         if link.role == "worker":
             self.epochs.release(link.rank)
+        self._note_loss(link, why)
+        self.tick()
+
+    def _note_loss(self, link: Link, why: str) -> None:
         if not self.outcome:
             self._incident("WorkerLost" if link.role == "worker" else "ShardLost", link.rank, why)
             epoch = self.workers.membership.last_number
             self.log.warning("lost", peer=link.role, rank=link.rank, why=why, epoch=epoch)
-        self.tick()
 
     def desire(self, desired: Desired) -> None:
         self.workers.want(desired.workers, desired.minWorkers)
