@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random  # noqa: TC003 - hypothesis reads the annotation
 
 import pytest
 from hypothesis import given, settings
@@ -137,6 +138,32 @@ def test_the_next_data_epoch_starts_while_the_last_blocks_are_held() -> None:
     assert leases.take(1) is None
     leases.commit([whole(0, 0)])
     assert leases.take(1) == Lease(1, 0)
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 9), st.integers(1, 5), st.integers(1, 3))
+def test_a_rank_that_is_alone_has_the_same_rounds_wherever_it_was_resumed(
+    chance: random.Random, count: int, mixed: int, samples: int
+) -> None:
+    """Of each block that is open it takes some samples in a round; ahead of it, it asks for more."""
+
+    def rounds(resumed: float, ahead: int) -> list[list[Slice]]:
+        leases, opened, made = start("Random", 3, count), list[Lease](), list[list[Slice]]()
+        waiting: list[Lease] = []
+        while not leases.done():
+            if chance.random() < resumed:
+                leases.restore(Progress.read(leases.progress.document()))
+                opened, waiting = [], []
+            while len(opened) < mixed and (lease := waiting.pop(0) if waiting else leases.take(0, alone=True)):
+                opened.append(lease)
+            opened.sort(key=lambda one: (one.data_epoch, one.block))
+            this = [Slice(one.data_epoch, one.block, one.start, min(one.start + samples, SIZE), SIZE) for one in opened]
+            waiting += [lease for _ in range(ahead) if (lease := leases.take(0, alone=True))]
+            leases.commit(this)
+            opened = [Lease(s.data_epoch, s.block, s.stop) for s in this if s.stop < s.size]
+            made.append(this)
+        return made
+
+    assert rounds(0.5, chance.randrange(3)) == rounds(0, 0)
 
 
 def test_a_rank_goes_on_with_its_blocks_and_leaves_the_others_theirs() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mms_workloads.sync.plan import Plan
     from mms_workloads.train.state import State
 
-BATCH = 3
+BATCH, MIXED = 3, 2
 _mean_into = compression.mean_into
 
 
@@ -88,6 +88,9 @@ class CountingLearner:
 
     def batch(self, _: Place) -> int:
         return BATCH
+
+    def mixed(self, _: Place) -> int:
+        return MIXED
 
     def rate(self, *_: object) -> float:
         return 1.0

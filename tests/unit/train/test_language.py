@@ -135,11 +135,12 @@ def test_resumed_with_another_number_of_workers(alone: tuple[Path, Outcome], tmp
     assert here == pytest.approx(there, abs=0.1)
 
 
-def learner(folder: Path, **changes: Any) -> LanguageLearner:
+def learner(folder: Path, sharding: str = "Random", **changes: Any) -> LanguageLearner:
     text = runs.text(200).encode()
     (folder / "a.txt").write_bytes(text)
     plan = Plan((DataFile(uri=f"file://{folder}/a.txt", size=len(text)),), 1000, Vocabulary((), ()))
     training = job(folder, **changes)
+    training = training.model_copy(update={"data": training.data.model_copy(update={"sharding": sharding})})
     task = training.task.languageModel
     assert task is not None
     return LanguageLearner.of(training, task, plan, folder / "cache")
@@ -181,9 +182,8 @@ def test_held_out_text_chooses_a_precision(tmp_path: Path) -> None:
 
 
 def test_a_data_epoch_holds_each_window_once(tmp_path: Path) -> None:
-    one = learner(tmp_path)
     for sharding in ("Random", "Sequential"):
-        one.job = one.job.model_copy(update={"data": one.job.data.model_copy(update={"sharding": sharding})})
+        one = learner(tmp_path, sharding=sharding)
         size = one.size(0)
         assert size > 20
         whole = one._samples(Slice(0, 0, 0, size, size))

@@ -215,12 +215,74 @@ def test_as_many_blocks_are_asked_for_ahead_as_a_round_takes(pod: Pod) -> None:
     assert asked() == 6 + 3
 
 
-def test_a_single_member_asks_for_what_its_round_needs(pod: Pod) -> None:
-    """It would be told another order of blocks than one that is resumed between two of its rounds."""
-    control = Deaf(pod, LEASED)
-    one = Leaser(control, 1, TenSamples(), Agreement(5, progress=Progress([])), READER, members=1)  # type: ignore[arg-type]
-    assert one.take(16) == (Slice(4, 7, 2, 10, 10),) * 2
-    assert len(control.sent) == 2
+class Master(Deaf):
+    """Each request has one answer: the next of `given`, none once there are no more."""
+
+    def __init__(self, pod: Pod, *given: Message) -> None:
+        super().__init__(pod)
+        self.given, self.asked = list(given), 0
+
+    def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:
+        self.answers = (self.given.pop(0) if self.given else NONE_NOW,)
+        self.asked += 1
+        super().send(kind, data, **fields)
+
+
+def dealt_from(control: Deaf, mixed: int, members: int, **options: Any) -> Leaser:
+    agreement = Agreement(5, progress=Progress([]))
+    return Leaser(control, 1, TenSamples(), agreement, READER, mixed=mixed, members=members, **options)  # type: ignore[arg-type]
+
+
+def block(number: int, data_epoch: int = 4) -> Message:
+    fields = {"epoch": 1, "data_epoch": data_epoch, "block": number, "start": 0, "fraction": 0.1}
+    return Message(wire.LEASED, fields)
+
+
+def lengths(slices: tuple[Slice, ...]) -> list[tuple[int, int]]:
+    return [(s.block, s.stop - s.start) for s in slices]
+
+
+def test_a_round_is_dealt_from_several_blocks(pod: Pod) -> None:
+    """In the order of their numbers, however they come: nearly the same of each, and all that a round needs."""
+    one = dealt_from(Master(pod, block(8, 3), block(5), block(3), block(4)), mixed=3, members=1)
+    assert lengths(one.take(8)) == [(8, 3), (3, 3), (5, 2)]
+    assert lengths(one.take(22)) == [(8, 7), (3, 7), (5, 8)]
+    assert lengths(one.take(20)) == [(4, 10)], "no more than there is"
+
+
+def test_a_single_member_waits_for_its_blocks_and_others_for_one(pod: Pod) -> None:
+    for members, dealt in ((1, [(3, 4), (5, 4)]), (2, [(3, 8)])):
+        one = dealt_from(Master(pod, block(3), block(5)), mixed=2, members=members)
+        assert lengths(one.take(8)) == dealt
+
+
+def test_blocks_that_are_at_hand_join_those_that_are_open(pod: Pod) -> None:
+    control = Deaf(pod)
+    one = dealt_from(control, mixed=2, members=2)
+    control._take(block(3))
+    one.take(2)
+    for answer in (NONE_NOW, block(5)):
+        control._take(answer)
+    one._reading[4, 5].result(5)
+    assert lengths(one.take(4)) == [(3, 2), (5, 2)]
+
+
+def test_a_single_member_that_can_have_no_block_asks_again_when_it_has_used_one_up(pod: Pod) -> None:
+    control = Master(pod, block(3), block(5))
+    one = dealt_from(control, mixed=3, members=1)
+    one.take(4)
+    one.take(4)
+    before = control.asked
+    assert lengths(one.take(4)) == [(3, 2), (5, 2)]
+    assert control.asked == before
+    assert lengths(one.take(8)) == [(3, 4), (5, 4)]
+    control.given = [block(6), block(7)]
+    assert lengths(one.take(3)) == [(6, 2), (7, 1)]
+
+
+def test_ranks_that_do_not_step_together_take_a_round_from_one_block(pod: Pod) -> None:
+    one = dealt_from(Master(pod, block(3), block(5)), mixed=2, members=2, alone=True)
+    assert lengths(one.take(4)) == [(3, 4)]
 
 
 def test_a_lease_that_comes_late_is_read_when_it_comes(pod: Pod) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from mms_workloads.contract import Reason, Store, WordEmbedding
 from mms_workloads.data import keyring, pages, readers
 from mms_workloads.data.counts import Counts, memory
 from mms_workloads.data.text import ASCII_SPACE, Words
+from mms_workloads.recent import Recent
 from mms_workloads.store import JobError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Encoded blocks are kept on the scratch volume: to read four bytes a word takes less than to tokenise. Beyond this the
 # rest is tokenised in each data epoch.
 CACHE_BYTES = 2 << 30
-HELD_BLOCKS = 4  # the one that is trained on, the one read ahead, and those of a round over several
+HELD_BYTES = 64 << 20  # of encoded blocks of encrypted data, of which nothing may be kept but in memory
 LOCKS = 16
 PIECE_BYTES = 2 << 20  # of a counting task, that a thread holds at a time
 SLICE_BYTES = 64 << 10  # of a piece, whose words are counted before a thread looks how many it has
@@ -120,25 +120,8 @@ class Cache:
         return encoded
 
 
-class Held:
-    """The last encoded blocks, in memory alone: of encrypted data nothing else may be kept. For any thread."""
-
-    def __init__(self) -> None:
-        self._blocks: OrderedDict[int, NDArray[Any]] = OrderedDict()
-        self._keeping = threading.Lock()
-
-    def get(self, block: int, encode: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
-        """As Cache."""
-        with self._keeping:
-            if block in self._blocks:
-                self._blocks.move_to_end(block)
-                return self._blocks[block]
-        encoded = encode(block)
-        with self._keeping:
-            self._blocks[block] = encoded
-            while len(self._blocks) > HELD_BLOCKS:
-                self._blocks.popitem(last=False)
-        return encoded
+def _held() -> Recent[int, NDArray[Any]]:
+    return Recent(HELD_BYTES, lambda encoded: encoded.nbytes)
 
 
 class Corpus:
@@ -156,7 +139,7 @@ class Corpus:
         self._words = plan.vocabulary.numbered()
         self._pairs = bool(plan.vocabulary.phrases)
         self._tokenizer = task.tokenizer
-        self._cache = Cache(cache, np.int32) if plan.sealed is None else Held()
+        self._cache = Cache(cache, np.int32) if plan.sealed is None else _held()
 
     def tokens(self, block: int) -> NDArray[np.int32]:
         """Raises JobError."""
@@ -174,7 +157,7 @@ class ByteCorpus:
     def __init__(self, store: Store, plan: Plan, cache: Path, keys: Keyring = keyring.HELD) -> None:
         self.blocks = plan.blocks()
         self._reader = readers.planned(store, plan, cache.parent, keys)
-        self._cache = Cache(cache, np.uint8) if plan.sealed is None else Held()
+        self._cache = Cache(cache, np.uint8) if plan.sealed is None else _held()
 
     def bytes(self, block: int) -> NDArray[np.uint8]:
         """Raises JobError."""

@@ -118,6 +118,11 @@ class EmbeddingLearner:
     def ready(self, block: int, data_epoch: int) -> None:
         """It is, when its size is known."""
 
+    def mixed(self, place: Place) -> int:
+        """A sample is a block."""
+        del place
+        return 1
+
     def batch(self, place: Place) -> int:
         """Blocks. Merging costs nearly the same for a round of many, in which ranks drift apart: the more of them there
         are, the shorter rounds must be for the same quality. Who wants in, and a suspension, wait for a round's end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,11 +28,13 @@ from mms_workloads.data import blocks
 from mms_workloads.data.corpus import ByteCorpus, monotonous
 from mms_workloads.language import transformer
 from mms_workloads.language.transformer import SYMBOLS, Transformer
+from mms_workloads.recent import Recent
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import choosing, exporting, starting
-from mms_workloads.train import device
+from mms_workloads.train import dealing, device
 from mms_workloads.train.communicator import NOTHING, Stats
+from mms_workloads.train.dealing import Orders
 from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, rate, share
 
@@ -68,6 +70,13 @@ class Told:
     characters: int = 0
 
 
+HELD_BYTES = 64 << 20  # of symbols in memory; other blocks are read again when they are needed
+
+
+def held(limit: int) -> Recent[int, Tensor]:
+    return Recent(limit, lambda symbols: symbols.nbytes)
+
+
 @dataclass(slots=True)
 class LanguageLearner:
     job: JobFile
@@ -77,6 +86,11 @@ class LanguageLearner:
     held_out: Sequence[int]
     kind: str = KIND
     method: str = METHOD
+    _held: Recent[int, Tensor] = field(default_factory=lambda: held(HELD_BYTES))
+    _orders: Orders = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._orders = Orders(self.job)
 
     @classmethod
     def of(cls, job: JobFile, task: LanguageModel, plan: Plan, cache: Path) -> LanguageLearner:
@@ -109,6 +123,16 @@ class LanguageLearner:
 
     def batch(self, place: Place) -> int:
         return share(self.job, place)
+
+    def mixed(self, place: Place) -> int:
+        samples = self.job.data.blockBytes / self.task.contextLength
+        return dealing.mixed(
+            self.job,
+            blocks=len(self.trained_on),
+            samples=samples,
+            batch=self.batch(place),
+            members=place.members,
+        )
 
     def rate(self, state: State, members: int) -> float:
         return rate(self.job, state.agreement, self.trained_on, members)
@@ -203,6 +227,9 @@ class LanguageLearner:
 
     def _symbols(self, block: int) -> Tensor:
         """[n]: whole numbers that the text is made of, of which windows are cut."""
+        return self._held.get(block, self._read)
+
+    def _read(self, block: int) -> Tensor:
         return torch.from_numpy(self.corpus.bytes(block))
 
     def _told(self, block: int) -> tuple[Tensor, Told]:
@@ -214,11 +241,8 @@ class LanguageLearner:
     def _samples(self, s: Slice) -> Tensor:
         """int64 [stop - start, contextLength + 1] of the block, in the order of the data epoch."""
         windows = cut_windows(self._symbols(s.block), self.task.contextLength)
-        if self.job.data.sharding == "Random":
-            seed = (self.job.optimizer.seed * 1_000_003 + s.data_epoch) * 1_000_003 + s.block
-            order = torch.randperm(windows.shape[0], generator=torch.Generator().manual_seed(seed))
-            return windows[order[s.start : s.stop]].long()
-        return windows[s.start : s.stop].long()
+        order = self._orders.of(s.data_epoch, s.block, windows.shape[0])
+        return windows[order[s.start : s.stop]].long()
 
 
 def cross_entropy(module: torch.nn.Module, samples: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ import torch
 
 from mms_workloads.contract import TOKENIZER
 from mms_workloads.language import tokens
-from mms_workloads.language.learner import KIND, LanguageLearner, Told, cut_windows
+from mms_workloads.language.learner import KIND, LanguageLearner, Told, cut_windows, held
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import starting, transformers_library
 from mms_workloads.train import device
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mms_workloads.contract import JobFile, LanguageModel
+    from mms_workloads.recent import Recent
     from mms_workloads.sync.leases import Slice
     from mms_workloads.sync.plan import Plan
     from mms_workloads.tasks.starting import Start
@@ -44,9 +43,7 @@ METHOD = (
 class TokenLearner(LanguageLearner):
     start_from: Start = starting.NOTHING
     cut_by: Tokenizer | None = None
-    _held: OrderedDict[int, Tensor] = field(default_factory=OrderedDict)
-    _bytes: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # a thread reads ahead
+    _held: Recent[int, Tensor] = field(default_factory=lambda: held(HELD_BYTES))
     _trained: int | None = None
 
     @classmethod
@@ -84,20 +81,8 @@ class TokenLearner(LanguageLearner):
         finally:
             state.module.train()
 
-    def _symbols(self, block: int) -> Tensor:
-        with self._lock:
-            if block in self._held:
-                self._held.move_to_end(block)
-                return self._held[block]
-        made = torch.from_numpy(self._text(block).numbers).int()
-        with self._lock:
-            if block not in self._held:
-                self._held[block] = made
-                self._bytes += made.nbytes
-            while self._bytes > HELD_BYTES and len(self._held) > 1:
-                _, dropped = self._held.popitem(last=False)
-                self._bytes -= dropped.nbytes
-        return made
+    def _read(self, block: int) -> Tensor:
+        return torch.from_numpy(self._text(block).numbers).int()
 
     def _told(self, block: int) -> tuple[Tensor, Told]:
         text = self._text(block)

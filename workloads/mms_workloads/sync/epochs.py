@@ -223,8 +223,9 @@ class Epochs:
     def answer_leases(self) -> None:
         """Those that can be answered by now."""
         asking, self.forming.asking = self.forming.asking, []
+        alone = self.current is not None and len(self.current.members) == 1
         for rank, step in asking:
-            answer = self.dispatcher.lease(rank, step)
+            answer = self.dispatcher.lease(rank, step, alone=alone)
             if answer is None:
                 self.forming.asking.append((rank, step))
             else:

@@ -138,25 +138,47 @@ class Leases:
     def start(cls, data: Data, seed: int, epochs: int, blocks: Sequence[int], count: int) -> Leases:
         return cls(data.sharding, seed, epochs, blocks, Progress.none(count))
 
-    def take(self, rank: int) -> Lease | None:
+    def take(self, rank: int, *, alone: bool = False) -> Lease | None:
         """The next lease: of the lowest data epoch that is not done, else of the one after it for blocks that are free.
 
         A rank goes on with a block that it had when its leases were given back: it has read that already. For the same
         reason it takes what another one had only where there is nothing else. None while all that may be taken is held
         by others, and at the end.
+
+        alone: there is no other rank, and what it gets follows from the progress, not from what it has asked for before:
+        a resumed run has the same rounds as an undisturbed one. First what has been begun, then what is next in the
+        order; None while the pass before is not whole.
         """
         if self.done():
             return None
         current = min(self.progress.applied[b] for b in self.blocks)
-        for data_epoch in range(current, min(current + 2, self.epochs)):
+        passes = range(current, min(current + 2, self.epochs))
+        survives = any(reader != rank for reader in self._readers.values())
+        lease = self._in_order(passes) if alone and not survives else self._free_for(rank, passes)
+        if lease is None:
+            return None
+        self.held[lease] = self._readers[lease] = rank
+        return Lease(*lease, self.progress.start(lease[1]))
+
+    def _free_for(self, rank: int, passes: range) -> tuple[int, int] | None:
+        for data_epoch in passes:
             free = [(data_epoch, block) for block in self._order(data_epoch) if self._free(data_epoch, block)]
             if not free:
                 continue
             mine = (one for one in free if self._readers.get(one) == rank)
             fresh = (one for one in free if one not in self._readers)
-            lease = next(mine, None) or next(fresh, free[0])
-            self.held[lease] = self._readers[lease] = rank
-            return Lease(*lease, self.progress.start(lease[1]))
+            return next(mine, None) or next(fresh, free[0])
+        return None
+
+    def _in_order(self, passes: range) -> tuple[int, int] | None:
+        if begun := [block for block in self.progress.partial if self._free(self.progress.applied[block], block)]:
+            return min((self.progress.applied[block], block) for block in begun)
+        for data_epoch in passes:
+            for block in self._order(data_epoch):
+                if self._free(data_epoch, block):
+                    return data_epoch, block
+                if self.progress.applied[block] < data_epoch:
+                    return None
         return None
 
     def _free(self, data_epoch: int, block: int) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,12 +17,14 @@ from mms_workloads.data import blocks, public
 from mms_workloads.data.dealing import IDENTITY, MIXUP
 from mms_workloads.data.dealing import chosen as chosen_transform
 from mms_workloads.logs import logger
+from mms_workloads.recent import Recent
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import choosing, exporting, starting
 from mms_workloads.tasks.task import Keeping
-from mms_workloads.train import device
+from mms_workloads.train import dealing, device
 from mms_workloads.train.communicator import NOTHING, Stats
+from mms_workloads.train.dealing import Orders
 from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, rate, share
 
@@ -45,7 +45,7 @@ EVALUATION_SAMPLES = 4096
 EVALUATION_BATCH = 64
 GOLDEN_RECORDS = 4
 GOLDEN_BYTES = 16 << 20  # of all that is asked, as it is; golden.json has it in base64
-CHANGED_BLOCKS = 4  # under their transforms: the one that is trained on, one read ahead, those of a round over several
+CHANGED_BLOCKS = 2 * dealing.MOST_MIXED + 2  # under their transforms: as many are read ahead as are trained on
 FROZEN_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common class of its kinds
 
 
@@ -60,6 +60,10 @@ class Records(Protocol):
     def count(self, block: int) -> int: ...
 
 
+def _bytes(batch: Batch) -> int:
+    return sum(tensor.nbytes for tensor in batch.values())
+
+
 @dataclass(slots=True)
 class TaskLearner:
     job: JobFile
@@ -69,11 +73,13 @@ class TaskLearner:
     held_out: Sequence[int]
     kind: str
     transforms: Sequence[str] = ()
-    _held: OrderedDict[int, Batch] = field(default_factory=OrderedDict)
-    _changed: OrderedDict[tuple[int, int], Batch] = field(default_factory=OrderedDict)  # by block and data epoch
-    _bytes: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)  # a thread reads ahead
+    _held: Recent[int, Batch] = field(default_factory=lambda: Recent(HELD_BYTES, _bytes))
+    _changed: Recent[tuple[int, int], Batch] = field(default_factory=lambda: Recent(CHANGED_BLOCKS))  # and data epoch
     _trained: int | None = None
+    _orders: Orders = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._orders = Orders(self.job)
 
     @classmethod
     def of(cls, job: JobFile, task: Task, corpus: Records) -> TaskLearner:
@@ -117,6 +123,16 @@ class TaskLearner:
     def batch(self, place: Place) -> int:
         return share(self.job, place)
 
+    def mixed(self, place: Place) -> int:
+        samples = self.corpus.schema.records / max(1, len(self.corpus.blocks))
+        return dealing.mixed(
+            self.job,
+            blocks=len(self.trained_on),
+            samples=samples,
+            batch=self.batch(place),
+            members=place.members,
+        )
+
     def rate(self, state: State, members: int) -> float:
         return rate(self.job, state.agreement, self.trained_on, members)
 
@@ -124,11 +140,10 @@ class TaskLearner:
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
         if self.job.privacy is not None:
             return self._compute_private(state, slices, place)
-        parts = list(self._batches(slices))
-        if not parts:
-            return NOTHING
-        batch, generator = joined([part for part, _ in parts]), parts[0][1]
+        batch, generator = self._drawn(slices)
         samples = _length(batch)
+        if not samples:
+            return NOTHING
         seed = int(torch.randint(2**62, (), generator=generator))
         with device.precision(state.parameters.device), device.seeded(seed):
             total = self.task.loss(state.module, batch, generator)
@@ -140,10 +155,10 @@ class TaskLearner:
 
         assert isinstance(state, PrivateState)  # noqa: S101 - made by `start`
         said = self._privacy(privacy.passes(state.agreement.progress, self.trained_on, slices))
-        samples, total = 0, 0.0
-        if parts := list(self._batches(slices)):
-            batch, generator = joined([part for part, _ in parts]), parts[0][1]
-            samples, seed = _length(batch), int(torch.randint(2**62, (), generator=generator))
+        batch, generator = self._drawn(slices)
+        samples, total = _length(batch), 0.0
+        if samples:
+            seed = int(torch.randint(2**62, (), generator=generator))
             total = state.add(batch, lambda network, given: self.task.loss(network, given, generator), seed)
         state.add_noise(place.members)  # without records too: the others count on its share
         return Stats(samples, float(samples), total / max(1, samples), said)
@@ -229,19 +244,17 @@ class TaskLearner:
         values: list[NDArray[Any]] = [one for asked in self.task.questions([record]) for one in asked.values()]
         return sum(sum(map(len, one.flat)) if one.dtype.kind == "O" else one.nbytes for one in values)
 
-    def _batches(self, slices: Sequence[Slice]) -> Iterator[tuple[Batch, torch.Generator]]:
-        """The samples of each slice, in the order of the data epoch. What is random depends on the slice alone."""
+    def _drawn(self, slices: Sequence[Slice]) -> tuple[Batch, torch.Generator]:
+        """The samples of the slices, in the orders of their data epochs; and what is random of them: it depends on the
+        slices alone.
+        """
+        parts, seed = [], 0
         for s in slices:
             batch = self._transformed(s.block, s.data_epoch)
-            count = _length(batch)
-            if not count:
-                continue
-            generator = torch.Generator().manual_seed(_mixed(self.job.optimizer.seed, s.data_epoch, s.block, s.start))
-            chosen = torch.arange(s.start, min(s.stop, count))
-            if self.job.data.sharding == "Random":
-                order = torch.Generator().manual_seed(_mixed(self.job.optimizer.seed, s.data_epoch, s.block))
-                chosen = torch.randperm(count, generator=order)[s.start : s.stop]
-            yield {name: tensor[chosen] for name, tensor in batch.items()}, generator
+            if count := _length(batch):
+                seed = seed or dealing.combined(self.job.optimizer.seed, s.data_epoch, s.block, s.start)
+                parts.append((batch, self._orders.of(s.data_epoch, s.block, count)[s.start : s.stop]))
+        return dealt(parts), torch.Generator().manual_seed(seed)
 
     def ready(self, block: int, data_epoch: int) -> None:
         self._transformed(block, data_epoch)
@@ -255,16 +268,8 @@ class TaskLearner:
             batch = {**batch, "other": batch["label"], "part": torch.ones(_length(batch))}
         if name == IDENTITY or not _length(batch):
             return batch
-        with self._lock:
-            held = self._changed.get((block, data_epoch))
-        if held is None:
-            generator = torch.Generator().manual_seed(_mixed(self.job.optimizer.seed, data_epoch, block, 1))
-            held = self.task.augment(batch, name, generator)
-            with self._lock:
-                self._changed[block, data_epoch] = held
-                while len(self._changed) > CHANGED_BLOCKS:
-                    self._changed.popitem(last=False)
-        return held
+        generator = torch.Generator().manual_seed(dealing.combined(self.job.optimizer.seed, data_epoch, block, 1))
+        return self._changed.get((block, data_epoch), lambda _: self.task.augment(batch, name, generator))
 
     def evaluated(self, chosen: Sequence[int], used: list[int], sizes: list[int]) -> Iterator[Batch]:
         """Batches of all blocks, or of some that are spread over them where they have more than EVALUATION_SAMPLES; the
@@ -280,22 +285,13 @@ class TaskLearner:
                 yield {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in batch.items()}
 
     def prepared(self, block: int) -> Batch:
-        with self._lock:
-            if block in self._held:
-                self._held.move_to_end(block)
-                return self._held[block]
+        return self._held.get(block, self._prepare)
+
+    def _prepare(self, block: int) -> Batch:
         records = self.corpus.records(block)
         made = self.task.prepare(records)
         if (missing := len(records) - _length(made)) and records:
             logger().warning("records left out", block=block, records=missing, why="the network cannot learn from them")
-        size = sum(tensor.nbytes for tensor in made.values())
-        with self._lock:
-            if block not in self._held:
-                self._held[block] = made
-                self._bytes += size
-            while self._bytes > HELD_BYTES and len(self._held) > 1:
-                _, dropped = self._held.popitem(last=False)
-                self._bytes -= sum(tensor.nbytes for tensor in dropped.values())
         return made
 
 
@@ -312,16 +308,16 @@ def training_mode(network: nn.Module) -> None:
             module.eval()
 
 
-def joined(batches: Sequence[Batch]) -> Batch:
-    """One batch of all. Rows that are shorter than others are filled up."""
-    if len(batches) == 1:
-        return batches[0]
+def dealt(parts: Sequence[tuple[Batch, Tensor]]) -> Batch:
+    """One batch of the samples [n], int64, of each part. Rows that are shorter than others are filled up."""
+    if not parts:
+        return {}
     found = {}
-    for name in batches[0]:
-        tensors = [batch[name] for batch in batches]
+    for name in parts[0][0]:
+        tensors = [batch[name][chosen] for batch, chosen in parts]
         if tensors[0].dim() >= ROWS:
             tensors = _filled_up(tensors, FILLED_WITH.get(name, 0))
-        found[name] = torch.cat(tensors)
+        found[name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
     return found
 
 
@@ -338,10 +334,3 @@ def _filled_up(tensors: Sequence[Tensor], fill: int) -> list[Tensor]:
 
 def _length(batch: Batch) -> int:
     return int(next(iter(batch.values())).shape[0]) if batch else 0
-
-
-def _mixed(*numbers: int) -> int:
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number) % 2**63
-    return mixed

@@ -65,6 +65,9 @@ class Learner(Protocol):
     def batch(self, place: Place) -> int:
         """Samples that the member takes in a round."""
 
+    def mixed(self, place: Place) -> int:
+        """Blocks that a member's samples are dealt from, where ranks step together: at least 1."""
+
     def rate(self, state: State, members: int) -> float:
         """The learning rate of the next round."""
 

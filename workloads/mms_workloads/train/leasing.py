@@ -51,19 +51,21 @@ class Leaser:
         beside: Executor,
         *,
         members: int = 2,
+        mixed: int = 1,
         alone: bool = False,
         dead: dict[int, str] | None = None,
     ) -> None:
         """agreement: the state's, which grows with the rounds. beside: one thread, to read in.
 
-        members: of the epoch. A single one asks for no block that its round does not need while it still holds the
-        last one, which could not be leased again then: the order of blocks would depend on where it was resumed.
-        alone: ranks do not step together. Then the master says how much is done, and a round has samples of one block
-        only, so that whoever repeats it after a loss repeats the very same slices. dead: blocks that there is nothing
+        members: of the epoch. A single one's rounds are the same whenever its blocks come: it waits for those that it
+        can have. mixed: blocks that a round's samples are dealt from, while there are so many. alone: ranks do not step
+        together. Then the master says how much is done, and a round has samples of one block only, so that whoever
+        repeats it after a loss repeats the very same slices. dead: blocks that there is nothing
         to learn from, and why, as was found in epochs before; what is found in this one is added.
         """
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
-        self._alone, self._single = alone, members == 1
+        self._alone, self._single, self._mixed = alone, members == 1, 1 if alone else mixed
+        self._none_now = False  # a single member has all that it can have until it has used up a block
         self._open: list[_Open] = []
         self._dead = {} if dead is None else dead
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
@@ -85,32 +87,54 @@ class Leaser:
         slices: list[Slice] = []
         wanted = batch
         self._seen.clear()
-        while wanted and len(slices) < MAX_SLICES:
-            if not self._open and not self._receive(wanted):
+        while wanted and len(slices) < MAX_SLICES and self._fill(wanted):
+            for number, current in enumerate(self._open):
+                share = -(-wanted // (len(self._open) - number))
+                wanted -= self._draw(current, share, slices)
+            self._close_used_up()
+            if self._alone:
                 break
-            current = self._open[0]
-            lease = current.lease
+        if slices and (self._open or not self._alone):
+            self._ask(self._needed(batch))
+        self._ahead = self._asked
+        self._read_ahead()
+        return tuple(slices)
+
+    def _fill(self, wanted: int) -> bool:
+        """Opens as many blocks as samples are dealt from. Whether one is open.
+
+        Where several members step together no one waits for more than its first.
+        """
+        while len(self._open) < self._mixed and not self._none_now:
+            if self._open and not self._single and not self._at_hand():
+                break
+            if not self._receive(wanted):
+                break
+        self._open.sort(key=lambda one: (one.lease.data_epoch, one.lease.block))
+        return bool(self._open)
+
+    def _draw(self, current: _Open, share: int, slices: list[Slice]) -> int:
+        """Adds at most `share` samples of a block to the round, and how many; what is only seen among them beside."""
+        lease, drawn = current.lease, 0
+        while drawn < share and current.position < current.size and len(slices) < MAX_SLICES:
             stop, live = self._agreement.progress.part(lease.data_epoch, lease.block, current.position, current.size)
             if lease.block in self._dead:
                 stop, live = current.size, False
             if live:
-                stop = min(stop, current.position + wanted)
-                wanted -= stop - current.position
+                stop = min(stop, current.position + share - drawn)
+                drawn += stop - current.position
             slices.append(Slice(lease.data_epoch, lease.block, current.position, stop, current.size))
             if not live:
                 self._seen.add(slices[-1])
             current.position = stop
-            if stop == current.size:
-                self._open.pop(0)
             if self._alone:
                 break
-        if slices and (self._open or not (self._alone or self._single)):
-            # Some rounds' samples, or one's where it takes several blocks.
-            left = sum(one.size - one.position for one in self._open)
-            self._ask(min(AHEAD * batch, max(batch, self._size)) - left)
-        self._ahead = self._asked
-        self._read_ahead()
-        return tuple(slices)
+        return drawn
+
+    def _close_used_up(self) -> None:
+        left = [one for one in self._open if one.position < one.size]
+        if len(left) < len(self._open):
+            self._open, self._none_now = left, False
 
     def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
         """Those that are worth training on."""
@@ -122,9 +146,20 @@ class Leaser:
         for reading in self._reading.values():
             reading.cancel()
 
-    def _ask(self, samples: int) -> None:
-        """For as many blocks as have so many samples, if they are like the last one."""
-        blocks = -(-samples // self._size) if self._size else 1
+    def _needed(self, batch: int) -> int:
+        """Blocks to ask for ahead: some rounds' samples, or one's where it takes several; and in the place of those
+        that are used up by then.
+        """
+        left = [one.size - one.position for one in self._open]
+        samples = min(AHEAD * batch, max(batch, self._size)) - sum(left)
+        lasting = sum(of_one > AHEAD * -(-batch // self._mixed) for of_one in left)
+        return max(self._blocks(samples), self._mixed - lasting)
+
+    def _blocks(self, samples: int) -> int:
+        """That have so many, if they are like the last one."""
+        return -(-samples // self._size) if self._size else 1
+
+    def _ask(self, blocks: int) -> None:
         for _ in range(blocks - self._asked):
             self._asked += 1
             step = 0 if self._alone else self._agreement.step
@@ -132,10 +167,22 @@ class Leaser:
             fields: dict[str, Any] = {"fetched": held.fetched.document()} if held else {}
             self._control.send(wire.LEASE, epoch=self._epoch, step=step, **fields)
 
+    def _at_hand(self) -> bool:
+        """Whether a block is leased and read."""
+        with self._control.changing() as box:
+            while box.leased and box.leased[0]["block"] is None:
+                box.leased.popleft()
+                self._asked -= 1
+                self._ahead = max(0, self._ahead - 1)
+            if not box.leased:
+                return False
+            reading = self._reading.get((box.leased[0]["data_epoch"], box.leased[0]["block"]))
+        return reading is not None and reading.done()
+
     def _receive(self, samples: int) -> bool:
         """Waits for a block; False when there is none now. samples: that the round still needs."""
         while True:
-            self._ask(1 if self._alone else samples)
+            self._ask(1 if self._alone else max(self._blocks(samples), self._mixed - len(self._open)))
             stale = self._ahead > 0
             answer = self._answer()
             if answer is None or answer["block"] is not None or not stale:
@@ -145,6 +192,7 @@ class Leaser:
         if self._alone:
             self._agreement.told = answer["fraction"]
         if answer["epoch"] != self._epoch or answer["block"] is None:
+            self._none_now = self._single and not self._alone and bool(self._open)
             return False
         lease = Lease(answer["data_epoch"], answer["block"], answer["start"])
         reading = self._reading.pop((lease.data_epoch, lease.block), None)

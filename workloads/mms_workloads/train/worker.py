@@ -248,6 +248,7 @@ class Worker:
             own.agreement,
             self.reader,
             members=place.members,
+            mixed=self.learner.mixed(place),
             alone=alone,
             dead=self.dead,
         )

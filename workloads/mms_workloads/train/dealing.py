@@ -1,0 +1,63 @@
+"""How samples come into rounds: in which order those of a block, and from how many blocks at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from mms_workloads.recent import Recent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mms_workloads.contract import JobFile
+
+ORDERS_BYTES = 16 << 20
+LEAST_MIXED, MOST_MIXED = 4, 16  # blocks, where the data has enough of them
+MIXED_BATCHES = 4  # of samples that blocks have together, at least
+MIXED_BYTES = 16 << 20  # of data that they have together, at most: prepared it may be ten times as many
+
+
+def mixed(job: JobFile, *, blocks: int, samples: float, batch: int, members: int) -> int:
+    """Blocks that a member's rounds are dealt from, together.
+
+    One after the other they would give each round samples that are stored side by side, often of one class; and where a
+    block has about as many samples as a round, the same rounds in every data epoch. In the order of their files only
+    where that is asked for.
+
+    blocks: to train on; samples: of a block, on average; batch: of the member.
+    """
+    if job.data.sharding != "Random":
+        return 1
+    wanted = max(LEAST_MIXED, -(-MIXED_BATCHES * batch // max(1, round(samples))))
+    room = min(MOST_MIXED, batch, MIXED_BYTES // job.data.blockBytes)
+    shared = blocks // (2 * members)  # each member has as many again leased ahead
+    return max(1, min(wanted, room, shared))
+
+
+class Orders:
+    """Of a block's samples in a data epoch: as they are stored, or drawn at random from the seed."""
+
+    def __init__(self, job: JobFile) -> None:
+        self._random, self._seed = job.data.sharding == "Random", job.optimizer.seed
+        self._held: Recent[tuple[int, int, int], Tensor] = Recent(ORDERS_BYTES, lambda order: order.nbytes)
+
+    def of(self, data_epoch: int, block: int, count: int) -> Tensor:
+        """int64 [count]."""
+        return self._held.get((data_epoch, block, count), self._make)
+
+    def _make(self, key: tuple[int, int, int]) -> Tensor:
+        data_epoch, block, count = key
+        if not self._random:
+            return torch.arange(count)
+        seed = combined(self._seed, data_epoch, block)
+        return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def combined(*numbers: int) -> int:
+    """A seed of several numbers."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number) % 2**63
+    return seed
