@@ -8,12 +8,14 @@ checkpoints and in the master.
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mms_workloads.contract import Data
 
@@ -48,6 +50,8 @@ class Progress:
     partial: dict[int, tuple[int, int]] = field(default_factory=dict)
     rate_factor: float = 1.0
     passed_over: list[Slice] = field(default_factory=list)
+    # Blocks that were asked about last, and how many passes over them are whole: there may be very many.
+    _whole: tuple[Sequence[int], int] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def none(cls, blocks: int) -> Progress:
@@ -69,16 +73,28 @@ class Progress:
             else:
                 self.partial.pop(s.block, None)
                 self.applied[s.block] += 1
+        if self._whole:
+            blocks, whole = self._whole
+            self._whole = blocks, whole + sum(s.stop >= s.size for s in slices)
+
+    def put(self, block: int, applied: int, partial: tuple[int, int] | None) -> None:
+        """What is said of one block, whatever was known of it."""
+        self.applied[block], self._whole = applied, None
+        if partial is None:
+            self.partial.pop(block, None)
+        else:
+            self.partial[block] = partial
 
     def start(self, block: int) -> int:
         """Samples of the block's pass under way that are applied."""
         return self.partial[block][0] if block in self.partial else 0
 
     def fraction(self, blocks: Sequence[int], epochs: int) -> float:
-        """How much of the job is done, 0 to 1; exactly 1 at its end."""
-        whole = sum(self.applied[b] for b in blocks)
+        """How much of the job is done, 0 to 1; exactly 1 at its end. blocks: all that is committed is of these."""
+        if self._whole is None or self._whole[0] is not blocks:
+            self._whole = blocks, sum(self.applied[b] for b in blocks)
         parts = sum(done / size for done, size in self.partial.values())
-        return (whole + parts) / (len(blocks) * epochs)
+        return (self._whole[1] + parts) / (len(blocks) * epochs)
 
     def copy(self) -> Progress:
         return Progress(list(self.applied), dict(self.partial), self.rate_factor, list(self.passed_over))
@@ -93,8 +109,7 @@ class Progress:
     def skip(self, blocks: Iterable[int], epochs: int) -> None:
         """Counts all passes over these blocks as made, so that nobody trains on them any more."""
         for block in blocks:
-            self.applied[block] = max(self.applied[block], epochs)
-            self.partial.pop(block, None)
+            self.put(block, max(self.applied[block], epochs), None)
 
     def document(self) -> dict[str, Any]:
         """For messages and files, as JSON."""
@@ -122,6 +137,18 @@ def order(sharding: str, seed: int, data_epoch: int, blocks: Sequence[int]) -> l
 
 
 @dataclass(slots=True)
+class _Pass:
+    """begins: blocks at the beginning of the order that nobody can take, till leases are given back."""
+
+    order: list[int]
+    begins: int = 0
+    places: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.places = {block: place for place, block in enumerate(self.order)}
+
+
+@dataclass(slots=True)
 class Leases:
     """`blocks`: the numbers to train on, in the data set's order; held-out ones are not among them."""
 
@@ -131,8 +158,12 @@ class Leases:
     blocks: Sequence[int]
     progress: Progress
     held: dict[tuple[int, int], int] = field(default_factory=dict)  # (data epoch, block) -> rank
-    _orders: dict[int, list[int]] = field(default_factory=dict)
+    _passes: dict[int, _Pass] = field(default_factory=dict)  # by data epoch
     _readers: dict[tuple[int, int], int] = field(default_factory=dict)  # (data epoch, block) -> rank that had it last
+    _at: Counter[int] = field(default_factory=Counter)  # blocks by whole passes over them
+
+    def __post_init__(self) -> None:
+        self._at = Counter(self.progress.applied[b] for b in self.blocks)
 
     @classmethod
     def start(cls, data: Data, seed: int, epochs: int, blocks: Sequence[int], count: int) -> Leases:
@@ -145,13 +176,14 @@ class Leases:
         reason it takes what another one had only where there is nothing else. None while all that may be taken is held
         by others, and at the end.
 
-        alone: there is no other rank, and what it gets follows from the progress, not from what it has asked for before:
-        a resumed run has the same rounds as an undisturbed one. First what has been begun, then what is next in the
-        order; None while the pass before is not whole.
+        alone: there is no other rank, and what it gets follows from the progress, not from what it has asked for
+        before: a resumed run has the same rounds as an undisturbed one. First what has been begun, then what is next in
+        the order; None while the pass before is not whole.
         """
         if self.done():
             return None
-        current = min(self.progress.applied[b] for b in self.blocks)
+        current = min(self._at)
+        self._passes = {data_epoch: each for data_epoch, each in self._passes.items() if data_epoch >= current}
         passes = range(current, min(current + 2, self.epochs))
         survives = any(reader != rank for reader in self._readers.values())
         lease = self._in_order(passes) if alone and not survives else self._free_for(rank, passes)
@@ -162,24 +194,37 @@ class Leases:
 
     def _free_for(self, rank: int, passes: range) -> tuple[int, int] | None:
         for data_epoch in passes:
-            free = [(data_epoch, block) for block in self._order(data_epoch) if self._free(data_epoch, block)]
-            if not free:
-                continue
-            mine = (one for one in free if self._readers.get(one) == rank)
-            fresh = (one for one in free if one not in self._readers)
-            return next(mine, None) or next(fresh, free[0])
+            place = self._pass(data_epoch).places
+            given_back = sorted((one for one in self._readers if one[0] == data_epoch), key=lambda one: place[one[1]])
+            read = [one for one in given_back if self._free(*one)]
+            if mine := next((one for one in read if self._readers[one] == rank), None):
+                return mine
+            free = ((data_epoch, block) for block in self._left(data_epoch) if self._free(data_epoch, block))
+            if lease := next((one for one in free if one not in self._readers), None) or next(iter(read), None):
+                return lease
         return None
 
     def _in_order(self, passes: range) -> tuple[int, int] | None:
         if begun := [block for block in self.progress.partial if self._free(self.progress.applied[block], block)]:
             return min((self.progress.applied[block], block) for block in begun)
         for data_epoch in passes:
-            for block in self._order(data_epoch):
+            for block in self._left(data_epoch):
                 if self._free(data_epoch, block):
                     return data_epoch, block
                 if self.progress.applied[block] < data_epoch:
                     return None
         return None
+
+    def _left(self, data_epoch: int) -> Iterator[int]:
+        """Blocks of the pass in order, without those at its beginning that are held or done."""
+        this = self._pass(data_epoch)
+        order = this.order
+        while this.begins < len(order) and self._is_taken(data_epoch, order[this.begins]):
+            this.begins += 1
+        return itertools.islice(order, this.begins, None)
+
+    def _is_taken(self, data_epoch: int, block: int) -> bool:
+        return self.progress.applied[block] > data_epoch or (data_epoch, block) in self.held
 
     def _free(self, data_epoch: int, block: int) -> bool:
         return self.progress.applied[block] == data_epoch and (data_epoch, block) not in self.held
@@ -187,6 +232,8 @@ class Leases:
     def give_back(self, ranks: Iterable[int] | None = None) -> None:
         """Uncommitted leases of the ranks, or of all, can be taken again."""
         gone = None if ranks is None else set(ranks)
+        for each in self._passes.values():
+            each.begins = 0
         self.held = {} if gone is None else {lease: r for lease, r in self.held.items() if r not in gone}
 
     def commit(self, slices: Iterable[Slice]) -> None:
@@ -197,6 +244,10 @@ class Leases:
             if s.stop >= s.size:
                 self.held.pop((s.data_epoch, s.block), None)
                 self._readers.pop((s.data_epoch, s.block), None)
+                self._at[s.data_epoch + 1] += 1
+                self._at[s.data_epoch] -= 1
+                if not self._at[s.data_epoch]:
+                    del self._at[s.data_epoch]
 
     def restore(self, progress: Progress) -> None:
         """Progress as a survivor or a checkpoint holds it; nothing is held any more."""
@@ -205,16 +256,16 @@ class Leases:
                 f"progress of {len(progress.applied)} blocks, the data set has {len(self.progress.applied)}"
             )
         self.progress = progress.copy()
-        self.held = {}
+        self._at = Counter(self.progress.applied[b] for b in self.blocks)
+        self.give_back()
 
     def done(self) -> bool:
-        return all(self.progress.applied[b] >= self.epochs for b in self.blocks)
+        return min(self._at, default=self.epochs) >= self.epochs
 
     def fraction(self) -> float:
         return self.progress.fraction(self.blocks, self.epochs)
 
-    def _order(self, data_epoch: int) -> list[int]:
-        if data_epoch not in self._orders:
-            self._orders = {e: o for e, o in self._orders.items() if e >= data_epoch - 1}
-            self._orders[data_epoch] = order(self.sharding, self.seed, data_epoch, self.blocks)
-        return self._orders[data_epoch]
+    def _pass(self, data_epoch: int) -> _Pass:
+        if data_epoch not in self._passes:
+            self._passes[data_epoch] = _Pass(order(self.sharding, self.seed, data_epoch, self.blocks))
+        return self._passes[data_epoch]

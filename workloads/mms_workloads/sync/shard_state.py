@@ -154,11 +154,7 @@ class ShardState:
         for table in self._tables().values():
             table.back()
         for block, (applied, partial) in self._progress_before.items():
-            self.progress.applied[block] = applied
-            if partial is None:
-                self.progress.partial.pop(block, None)
-            else:
-                self.progress.partial[block] = partial
+            self.progress.put(block, applied, partial)
         self._progress_before = None
         self.step = step
 
