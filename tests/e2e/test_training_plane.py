@@ -184,9 +184,10 @@ def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: 
 
 
 @pytest.mark.slow
-def test_all_pods_are_told_to_stop_at_once(kube: Kube, corpora: Corpora) -> None:
-    """As when all nodes are drained: shards that alone hold their rows save them, although the workers have left."""
-    kube.apply(language("served", corpora.small, sync=served(replicas=1)))
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_all_pods_are_told_to_stop_at_once(kube: Kube, corpora: Corpora, replicas: int) -> None:
+    """As when all nodes are drained: shards save their rows, although the workers have left."""
+    kube.apply(language("served", corpora.small, sync=served(replicas=replicas)))
     kube.wait("modeltraining", "served", is_training, 120, "training")
     before = steps_on(kube, "served", 20)
     assert "checkpoint" not in before["status"]
