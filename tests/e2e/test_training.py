@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mms_cluster import install
+from tests.e2e.conftest import namespace
 from tests.e2e.kube import Kube, Object, condition, give_up_storage, own_storage, training
 
 if TYPE_CHECKING:
@@ -145,7 +146,33 @@ def test_a_deleted_training_leaves_its_last_checkpoint(kube: Kube, corpora: Corp
     # The checkpoint's step stands in the status before any worker goes on from it.
     kube.wait("modeltraining", "words", lambda t: steps(t) > saved(t), 120, "training")
     assert kube.get("modeltraining", "words")["status"]["attempt"] == 1
-    log = kube.run("logs", pod_of(kube, "words", "worker"))
-    begun = next(json.loads(line) for line in log.splitlines() if '"epoch begins"' in line)
-    assert begun["step"] >= before["progress"]["step"]
+    assert first_step(kube, "words") >= before["progress"]["step"]
     kube.wait_phase("words", "Complete")
+
+
+def first_step(kube: Kube, name: str) -> int:
+    """At which its first worker began."""
+    log = kube.run("logs", pod_of(kube, name, "worker"))
+    begun = next(json.loads(line) for line in log.splitlines() if '"epoch begins"' in line)
+    return int(begun["step"])
+
+
+@pytest.mark.slow
+def test_resumed_on_another_cluster(kube: Kube, corpora: Corpora) -> None:
+    """A namespace stands for it, which has nothing of the first one. A training that shares the storage's URI and
+    nothing else goes on from the step.
+    """
+    storage = own_storage(kube)
+    kube.apply(training("words", corpora.small, **LONG, storage=storage))
+    started(kube, "words")
+    kube.patch("modeltraining", "words", {"runPolicy": {"suspend": True}})
+    step = kube.wait_phase("words", "Suspended", 90)["status"]["checkpoint"]["step"]
+    kube.delete("modeltraining", "words", "--timeout=90s")
+    give_up_storage(kube, storage)
+    with namespace("another-cluster") as there:
+        same = {**own_storage(there), "uri": storage["uri"]}
+        there.apply(training("moved", corpora.small, **LONG, storage=same))
+        found = there.wait("modeltraining", "moved", lambda t: steps(t) > step, 120, "training")
+        assert first_step(there, "moved") == step
+        assert found["status"]["attempt"] == 1
+        there.wait_phase("moved", "Complete")

@@ -14,7 +14,7 @@ import pytest
 from mms_cluster import faults, images
 from mms_cluster.provider import Own, Provider
 from tests.e2e.test_training import is_training, steps
-from tests.e2e.test_training_plane import epoch, incidents, language, served, steps_on
+from tests.e2e.test_training_plane import epoch, free_processors, incidents, language, served, sleeper, steps_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,6 +152,38 @@ def test_a_node_is_drained(kube: Kube, corpora: Corpora, nodes: Own) -> None:
     joined = epoch(before) + 2
     kube.wait("modeltraining", "ring", lambda t: is_whole(t) and epoch(t) >= joined, 60, "together again")
     steps_on(kube, "ring", 20)
+
+
+@contextmanager
+def of_priority(kube: Kube) -> Iterator[str]:
+    """A PriorityClass above that of pods which have none."""
+    metadata = {"name": kube.namespace}
+    made = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": metadata, "value": 1000}
+    kube.apply(made)
+    try:
+        yield kube.namespace
+    finally:
+        kube.delete("priorityclass", kube.namespace)
+
+
+@pytest.mark.slow
+def test_a_worker_is_preempted(kube: Kube, corpora: Corpora, nodes: Own) -> None:
+    """The scheduler ends it for a pod that matters more. The other one goes on, and it is back when there is room."""
+    room = free_processors(kube)
+    workers = {"replicas": 2, "minReplicas": 1, "resources": {"requests": {"cpu": f"{room * 2 // 5}m"}}}
+    kube.apply(language("ring", corpora.small, workers=workers))
+    before = kube.wait("modeltraining", "ring", is_whole, 120, "training")
+    with of_priority(kube) as priority:
+        kube.apply(sleeper("urgent", room * 35 // 100, priorityClassName=priority))
+        kube.run("wait", "pod/urgent", "--for=condition=Ready", "--timeout=90s")
+        after = kube.wait("modeltraining", "ring", lambda t: "PodPreempted" in incidents(t), 60, "aware of the reason")
+        kube.wait_condition("modeltraining", "ring", "Degraded", "True", "Unschedulable")
+        alone = steps_on(kube, "ring", 20)
+        assert alone["status"]["workers"]["ready"] == 1
+        assert steps(alone) > steps(after) >= steps(before), "no step that was finished may be lost"
+        kube.delete("pod", "urgent", "--wait=false")
+        kube.wait("modeltraining", "ring", is_whole, 120, "whole again")
+    assert steps_on(kube, "ring", 20)["status"].get("restarts", 0) == 0, "it is not the program's failure"
 
 
 @pytest.mark.slow

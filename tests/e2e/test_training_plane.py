@@ -184,9 +184,10 @@ def test_a_shard_pod_dies_and_shards_are_added_and_removed(kube: Kube, corpora: 
 
 
 @pytest.mark.slow
-def test_all_pods_are_told_to_stop_at_once(kube: Kube, corpora: Corpora) -> None:
-    """As when all nodes are drained: shards that alone hold their rows save them, although the workers have left."""
-    kube.apply(language("served", corpora.small, sync=served(replicas=1)))
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_all_pods_are_told_to_stop_at_once(kube: Kube, corpora: Corpora, replicas: int) -> None:
+    """As when all nodes are drained: shards save their rows, although the workers have left."""
+    kube.apply(language("served", corpora.small, sync=served(replicas=replicas)))
     kube.wait("modeltraining", "served", is_training, 120, "training")
     before = steps_on(kube, "served", 20)
     assert "checkpoint" not in before["status"]
@@ -239,23 +240,29 @@ def free_processors(kube: Kube) -> int:
     return milli(node["status"]["allocatable"]["cpu"]) - asked
 
 
-def test_it_trains_with_the_workers_that_have_room_and_grows_when_there_is_more(kube: Kube, corpora: Corpora) -> None:
-    room = free_processors(kube)
+def sleeper(name: str, processors: int, **spec: Any) -> Object:
+    """A pod that asks for so many thousandths of a processor, and does nothing."""
     operator = Kube("mms-system").list("pods", "app.kubernetes.io/component=operator")[0]
     own = operator["spec"]["containers"][0]
-    sleeper = {
+    container = {
         **{name: own[name] for name in ("image", "imagePullPolicy", "securityContext")},
         "name": "sleeper",
         "command": ["/opt/venv/bin/python", "-c", "import signal; signal.pause()"],
-        "resources": {"requests": {"cpu": f"{room * 35 // 100}m"}},
+        "resources": {"requests": {"cpu": f"{processors}m"}},
     }
-    other = {
-        "containers": [sleeper],
+    whole = {
+        "containers": [container],
         "securityContext": operator["spec"]["securityContext"],
         "terminationGracePeriodSeconds": 0,
         "automountServiceAccountToken": False,
+        **spec,
     }
-    kube.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other"}, "spec": other})
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": whole}
+
+
+def test_it_trains_with_the_workers_that_have_room_and_grows_when_there_is_more(kube: Kube, corpora: Corpora) -> None:
+    room = free_processors(kube)
+    kube.apply(sleeper("other", room * 35 // 100))
     kube.run("wait", "pod/other", "--for=condition=Ready", "--timeout=60s")
     workers = {"replicas": 2, "minReplicas": 1, "resources": {"requests": {"cpu": f"{room * 2 // 5}m"}}}
     kube.apply(language("grows", corpora.small, workers=workers))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from mms_workloads.contract import Desired
 from mms_workloads.sync import wire
 from mms_workloads.sync.epochs import CHANGE_SECONDS
 from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.shard_forming import HeldShard
+from mms_workloads.sync.shards import TOGETHER_SECONDS
 from tests.unit.sync.masters import BLOCKS, Clock, Master, Peer
 
 if TYPE_CHECKING:
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
 class Served:
     """A run of two shards and one worker, which are what the test lets them say."""
 
-    def __init__(self, folder: Path, clock: Clock, *, consistency: str = "Synchronous", **hello: Any) -> None:
-        given = {"shards": 2, "consistency": consistency}
+    def __init__(
+        self, folder: Path, clock: Clock, *, consistency: str = "Synchronous", replicas: int = 1, **hello: Any
+    ) -> None:
+        given = {"shards": 2, "replicas": replicas, "consistency": consistency}
         self.master = Master(folder, clock, workers=1, syncMode="ParameterServer", parameterServer=given)
         self.shards = [self.shard(rank, **hello) for rank in range(2)]
         self.worker = Peer(self.master, 0)
@@ -105,6 +110,50 @@ def test_what_a_shard_that_is_to_leave_holds_is_saved(tmp_path: Path, clock: Clo
     assert [shard.last(wire.BEGIN)["waits"] for shard in run.shards] == [True, True]
 
 
+def test_a_shard_of_which_there_is_a_copy_leaves_without_a_checkpoint(tmp_path: Path, clock: Clock) -> None:
+    """After a moment, in which the holder of the copy might be told to stop, too."""
+    run = Served(tmp_path, clock, replicas=2)
+    run.begin([])
+    run.shards[1].say(wire.STOPPING)
+    run.later(TOGETHER_SECONDS / 2)
+    assert run.shards[1].count(wire.LEAVE) == 0
+    run.later(TOGETHER_SECONDS / 2)
+    run.later(0)
+    assert [shard.count(wire.LEAVE) for shard in run.shards] == [0, 1]
+    assert run.worker.epoch == 1, "nothing is saved"
+
+
+def test_the_holder_of_a_copy_is_told_to_stop_a_moment_later(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock, replicas=2)
+    run.begin([])
+    run.shards[0].say(wire.STOPPING)
+    run.later(TOGETHER_SECONDS / 2)
+    assert run.worker.epoch == 1
+    run.shards[1].say(wire.STOPPING)
+    assert run.worker.epoch == 2
+    run.begin(BOTH)
+    assert [shard.last(wire.BEGIN)["save"] for shard in run.shards] == [True, True]
+    run.later(TOGETHER_SECONDS)
+    assert [shard.count(wire.LEAVE) for shard in run.shards] == [0, 0], "they leave when their parts are durable"
+
+
+def test_the_last_holder_of_rows_stays_till_another_has_them(tmp_path: Path, clock: Clock) -> None:
+    run = Served(tmp_path, clock, replicas=2)
+    run.begin([])
+    run.shards[0].say(wire.LEAVE)
+    run.shards[1].say(wire.STOPPING)
+    run.shards[0] = run.shard(0, incarnation=1)
+    run.later(TOGETHER_SECONDS)
+    assert run.shards[1].count(wire.LEAVE) == 0, "the one that has come holds nothing yet"
+    copies = HeldShard(
+        2, "l", 0, progress=Progress([0] * BLOCKS), replica_step=0, replica_progress=Progress([0] * BLOCKS)
+    )
+    run.begin([HeldShard(), copies])
+    assert [shard.last(wire.BEGIN)["state"] for shard in run.shards] == ["fetch", "keep"]
+    run.later(0)
+    assert run.shards[1].count(wire.LEAVE) == 1
+
+
 def last_save(run: Served, held: Sequence[HeldShard]) -> list[dict[str, Any]]:
     """What the shards are told to begin when there is no worker; they have stopped after it."""
     run.master.it.tick()
@@ -115,8 +164,9 @@ def last_save(run: Served, held: Sequence[HeldShard]) -> list[dict[str, Any]]:
     return [shard.last(wire.BEGIN) for shard in run.shards]
 
 
-def test_all_pods_are_told_to_stop_and_the_worker_leaves_first(tmp_path: Path, clock: Clock) -> None:
-    run = Served(tmp_path, clock)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_all_pods_are_told_to_stop_and_the_worker_leaves_first(tmp_path: Path, clock: Clock, replicas: int) -> None:
+    run = Served(tmp_path, clock, replicas=replicas)
     run.begin([])
     run.worker.say(wire.LEAVE)
     run.master.it.tick()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from mms_workloads.contract import JobFile, Reason
+from mms_workloads.contract import JobFile, ParameterServer, Reason
 from mms_workloads.pod import Pod
 from mms_workloads.store import JobError
 from mms_workloads.sync import again, shard_pod, wire
@@ -204,6 +204,23 @@ def test_who_is_not_reached_by_others_leaves_when_its_rows_are_saved(shard: Rest
         shard.pod._until_told()
     assert (raised.value.reason, raised.value.retryable) == (Reason.PEERS_UNREACHABLE, True)
     assert shard.told[-1][0] == wire.LEAVE
+
+
+def test_whose_rows_others_hold_leaves_when_the_master_says_so(shard: Rested, store: Store) -> None:
+    shard.begin(1)
+    shard.written()
+    shard.pod.stop()
+    assert not shard.pod.control.inbox.stopping
+    assert shard.pod.control._take(wire.Message(wire.LEAVE))
+    assert shard.pod.control.inbox.stopping
+
+
+def test_who_is_not_reached_and_has_a_copy_leaves_at_once(shard: Rested, store: Store) -> None:
+    shard.pod.spec = ParameterServer(replicas=2)
+    shard.begin(1)
+    shard.written()
+    shard.pod.control._take(wire.Message(wire.EVICT, {"why": "others do not reach it", "reason": "PeersUnreachable"}))
+    assert shard.pod.control.inbox.stopping
 
 
 def test_who_holds_nothing_leaves_at_once(shard: Rested) -> None:

@@ -165,9 +165,12 @@ def test_a_master_that_is_killed(tmp_path: Path) -> None:
         assert outcome.step == rounds(12)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
 @pytest.mark.usefixtures("paced")
-def test_suspended_and_resumed(alone: tuple[Path, Outcome], tmp_path: Path) -> None:
-    """The result is the same, to the bit, as that of a run that was not suspended."""
+def test_suspended_and_resumed(alone: tuple[Path, Outcome], tmp_path: Path, *, elsewhere: bool) -> None:
+    """The result is the same, to the bit, as that of a run that was not suspended. elsewhere: in another cluster, which
+    has nothing of the first one but the store, by a training that shares its storage's URI and nothing else.
+    """
     training = runs.job(tmp_path)
     with QuickRun(tmp_path / "first", training) as run:
         run.start()
@@ -178,7 +181,10 @@ def test_suspended_and_resumed(alone: tuple[Path, Outcome], tmp_path: Path) -> N
     assert suspended.result == "Suspended"
     assert suspended.checkpoint is not None
     assert 5 <= suspended.checkpoint.step < rounds(3)
-    with QuickRun(tmp_path / "second", training, attempt=2) as run:
+    if elsewhere:
+        (tmp_path / "storage" / "owner.json").unlink()
+        training = runs.job(tmp_path, job={"namespace": "there", "name": "moved", "uid": "another", "run": 1})
+    with QuickRun(tmp_path / "second", training, attempt=1 if elsewhere else 2) as run:
         run.start_master()
         report = run.until(lambda r: r.step, SECONDS)
         assert report.step == suspended.checkpoint.step

@@ -162,9 +162,32 @@ def test_a_shard_without_a_replica_is_told_to_stop(tmp_path: Path) -> None:
         assert complete(run.outcome(SECONDS))["bitsPerByte"] < 2.5
 
 
-def test_all_pods_are_told_to_stop_at_once(tmp_path: Path) -> None:
+def test_a_shard_with_a_replica_is_told_to_stop(tmp_path: Path) -> None:
+    """Its rows are on the other one: it leaves without a checkpoint, and no step is lost."""
+    training = language(tmp_path, replicas=2, optimizer={"epochs": 2}, checkpoint={"intervalSeconds": 1000})
+    with QuickRun(tmp_path / "run", training) as run:
+        run.start()
+        before = until_step(run, 20)
+        leaver = run.processes["shard-1"]
+        leaver.send_signal(signal.SIGTERM)
+        assert leaver.wait(SECONDS) == 128 + signal.SIGTERM
+        run.start_shard(1)
+        report = run.until(lambda r: r.epoch > before.epoch and r.shardsReady == 2, SECONDS)
+        assert report.step >= before.step
+        assert report.checkpoint is None
+        assert complete(run.outcome(SECONDS))["bitsPerByte"] < 2.5
+
+
+@pytest.mark.parametrize(("shards", "replicas"), [(2, 1), (2, 2), (1, 2)])
+def test_all_pods_are_told_to_stop_at_once(tmp_path: Path, shards: int, replicas: int) -> None:
     """As when all nodes are drained: workers have left when the shards save."""
-    training = language(tmp_path, optimizer={"epochs": 100}, checkpoint={"intervalSeconds": 1000})
+    training = language(
+        tmp_path,
+        shards=shards,
+        replicas=replicas,
+        optimizer={"epochs": 100},
+        checkpoint={"intervalSeconds": 1000},
+    )
     with QuickRun(tmp_path / "run", training) as run:
         run.start()
         step = until_step(run, 20).step

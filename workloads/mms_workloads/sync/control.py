@@ -96,7 +96,7 @@ class Control:
         self._pod, self._address, self._holds, self._beat, self._plain = pod, address, holds, beat, plain
         self._parameters, self._pages = parameters, pages
         self.inbox = Inbox()
-        # Called in the control thread when `urgent` may have become true, and when a lease has come.
+        # Called in the control thread when `urgent` may have become true or the pod may go, and when a lease has come.
         self.on_over: Callable[[], None] = lambda: None
         self.on_leased: Callable[[], None] = lambda: None
         self.layout: Callable[[], int] = lambda: 0  # shards of the layout whose rows this pod holds
@@ -274,7 +274,7 @@ class Control:
             data_pages.HELD.peers.know(f["block"], holders)
         with self.changing() as box:
             file(box, message)
-        if message.kind in {wire.EPOCH, wire.EVICT, wire.REFUSED, wire.BYE}:
+        if message.kind in {wire.EPOCH, wire.EVICT, wire.LEAVE, wire.REFUSED, wire.BYE}:
             self.on_over()
         if message.kind == wire.LEASED:
             self.on_leased()

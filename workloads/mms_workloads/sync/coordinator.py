@@ -205,7 +205,7 @@ class Coordinator:
                 return  # lost() has ticked
         self.epochs.call_shards()
         self.epochs.watch(now)
-        self._release()
+        self._release(now)
         if self.epochs.suspending and self._nothing_to_save(now):
             self._suspended(self.checkpoints.reference)
         elif self.dispatcher.plan is None:
@@ -219,12 +219,14 @@ class Coordinator:
             if self.shards:
                 self.tick()  # they save in a next epoch
 
-    def _release(self) -> None:
-        """Workers that were told to stop, and hold nothing that is needed, need not wait for another epoch."""
+    def _release(self, now: float) -> None:
+        """Who was told to stop, and holds nothing that is needed, need not wait for another epoch."""
         for rank, link in self.workers.links.items():
             if link.stopping and self.epochs.goes_on_without(rank):
                 link.stopping = False
                 link.send(Message(wire.LEAVE))
+        if self.shards:
+            self.shards.release(self.epochs.forming.serving, now)
 
     def finish(self, outcome: Outcome) -> None:
         if self.outcome:
@@ -285,7 +287,7 @@ class Coordinator:
     def _stopping(self, link: Link, _: Message) -> None:
         link.stopping = True
         if self.shards and link.role == "shard":
-            self.shards.save_wanted = True
+            self.shards.told_to_stop(self.epochs.forming.serving, time.monotonic())
 
     def _counted(self, link: Link, message: Message) -> None:
         try:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from mms_workloads.train.pulse import Pulse
     from mms_workloads.train.state import Tables
 
-# How long a shard that was told to stop, and that alone holds its rows, waits for a checkpoint of them. A pod has 30 s.
+# How long a shard that was told to stop waits for a checkpoint of its rows, or to be told that others hold them. A pod
+# has 30 s.
 STOP_SECONDS = 10.0
 NO_ROOM = (
     "raise sync.parameterServer.shards or the shards' memory limit, or make the model smaller (of word vectors lower "
@@ -97,8 +98,8 @@ class ShardPod:
                 self.server.close()
 
     def stop(self) -> None:
-        """Where nobody else holds its rows the master has them saved first."""
-        if not self.layout or self.spec.replicas > 1:
+        """The master has its rows saved first, unless they are on others that stay: then it lets it go."""
+        if not self.layout:
             self.leave()
             return
         self.leaving_after = self.begun  # what is saved in that epoch may be of before
@@ -108,8 +109,11 @@ class ShardPod:
         overdue.start()
 
     def _over_or_evicted(self) -> None:
-        """Others do not reach it: its rows are as safe as when its pod is told to end, or the steps would be lost."""
-        if self.control.inbox.evicted and self.leaving_after is None:
+        """Others do not reach it: where they have no copy its rows are saved first, or the steps would be lost."""
+        box = self.control.inbox
+        if box.overdue or (box.evicted and self.spec.replicas > 1):
+            self.leave()
+        elif box.evicted and self.leaving_after is None:
             self.stop()
         self.severing.look()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import Trainer
 from mms_workloads.sync import wire
+from mms_workloads.sync.layout import replica_holder
 from mms_workloads.sync.membership import Membership
 from mms_workloads.sync.peers import Peers
 from mms_workloads.sync.shard_forming import HeldShard, ShardsBegin, Wanted, corrupt, decide
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from mms_workloads.sync.links import Link
     from mms_workloads.sync.membership import Epoch, Fence
 
+# A shard whose rows others hold leaves so long after the last one was told to stop: nodes that are drained at the same
+# time do not say so at the same time.
+TOGETHER_SECONDS = 2.0
+
 
 @dataclass(slots=True)
 class Shards:
@@ -32,6 +37,7 @@ class Shards:
     served: int = 0  # of the last one that has begun, which hold the parameters; 0: not known
     ready: dict[int, HeldShard] = field(default_factory=dict)
     save_wanted: bool = False  # a checkpoint is written between two epochs, when all rest at the same step
+    told_at: float = 0.0  # when one of them was told to stop last
 
     @classmethod
     def of(cls, spec: ParameterServer, fence: Fence) -> Shards:
@@ -75,6 +81,20 @@ class Shards:
     def changes(self) -> bool:
         """The next epoch has another number of shards."""
         return self.layout not in {0, self.coming}
+
+    def told_to_stop(self, serving: set[int], now: float) -> None:
+        """One of them was. Rows that would be gone with all that were are saved."""
+        self.told_at = now
+        self.save_wanted = self.save_wanted or not self._stay(serving)
+
+    def release(self, serving: set[int], now: float) -> None:
+        """Lets those go that were told to stop, where others have their rows. serving: who has begun the epoch."""
+        if now < self.told_at + TOGETHER_SECONDS or not self._stay(serving):
+            return
+        for link in self.peers.links.values():
+            if link.stopping:
+                link.stopping = False
+                link.send(Message(wire.LEAVE))
 
     def last_save_wanted(self) -> bool:
         """A checkpoint for shards that are told to stop: without it their rows are lost."""
@@ -177,6 +197,21 @@ class Shards:
 
     def _there(self, count: int) -> bool:
         return {m.rank for m in self.peers.membership.members} >= set(range(count))
+
+    def _stay(self, serving: set[int]) -> bool:
+        """Whether all rows of the layout are on shards that were not told to stop: their own, or as a replica."""
+        present = {(m.rank, m.joined) for m in self.peers.membership.members}
+        staying = {
+            rank
+            for rank, joined in self.called
+            if rank in serving and (rank, joined) in present and not self.peers.links[rank].stopping
+        }
+        copied = self.spec.replicas > 1
+        held = (
+            shard in staying or (copied and replica_holder(shard, self.layout) in staying)
+            for shard in range(self.layout)
+        )
+        return bool(self.layout) and all(held)
 
     def _anybody_leaves(self) -> bool:
         return any(link.stopping for link in self.peers.links.values())

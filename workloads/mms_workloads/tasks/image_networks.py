@@ -8,7 +8,7 @@ from mms_workloads import vision  # noqa: F401 - before timm and torchvision
 from mms_workloads.contract import ImageClassification, Reason
 from mms_workloads.store import JobError
 from mms_workloads.tasks import starting, torchvision_library, transformers_library
-from mms_workloads.tasks.networks import SmallClassifier
+from mms_workloads.tasks.networks import BATCH_NORMS, SmallClassifier
 from mms_workloads.train import device
 
 import torch  # isort: skip
@@ -118,7 +118,7 @@ def _of_library(spec: Picture, labels: int, seed: int) -> nn.Module:
 
 def _without_batches(network: nn.Module, spec: Picture) -> nn.Module:
     """Raises JobError for one whose statistics nothing has said yet."""
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):  # noqa: SLF001
+    if any(isinstance(module, BATCH_NORMS) for module in network.modules()):
         raise JobError(
             Reason.JOB_FILE_INVALID,
             f"{spec.architecture} normalises by batches, whose statistics several workers would not share: give "

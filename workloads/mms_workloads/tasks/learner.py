@@ -21,6 +21,7 @@ from mms_workloads.recent import Recent
 from mms_workloads.store import JobError
 from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import choosing, exporting, starting
+from mms_workloads.tasks.networks import BATCH_NORMS
 from mms_workloads.tasks.task import Keeping
 from mms_workloads.train import dealing, device
 from mms_workloads.train.communicator import NOTHING, Stats
@@ -46,7 +47,6 @@ EVALUATION_BATCH = 64
 GOLDEN_RECORDS = 4
 GOLDEN_BYTES = 16 << 20  # of all that is asked, as it is; golden.json has it in base64
 CHANGED_BLOCKS = 2 * dealing.MOST_MIXED + 2  # under their transforms: as many are read ahead as are trained on
-FROZEN_NORMS = (torch.nn.modules.batchnorm._BatchNorm,)  # noqa: SLF001 - the common class of its kinds
 
 
 class Records(Protocol):
@@ -304,7 +304,7 @@ def training_mode(network: nn.Module) -> None:
     """Batch normalisation keeps the statistics that it came with: ranks would each have others."""
     network.train()
     for module in network.modules():
-        if isinstance(module, FROZEN_NORMS):
+        if isinstance(module, BATCH_NORMS):
             module.eval()
 
 

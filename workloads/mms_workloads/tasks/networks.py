@@ -10,6 +10,7 @@ from torch.nn import functional
 
 GROUPS = 8  # of channels that are normalised together (Wu and He, 2018)
 SMALLEST = 4  # pixels to each side that a picture is brought down to
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # others are subclasses of these
 
 
 class Convolutions(nn.Module):
