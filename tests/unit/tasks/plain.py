@@ -17,7 +17,7 @@ from mms_workloads.data import corpus, readers, records
 from mms_workloads.language.learner import LanguageLearner, cross_entropy, cut_windows
 from mms_workloads.sync.counting import Counting
 from mms_workloads.tasks import unfit
-from mms_workloads.tasks.learner import TaskLearner, dealt
+from mms_workloads.tasks.learner import TaskLearner, joined
 from mms_workloads.train import learner as learners
 from mms_workloads.train.flat import FlatState
 from mms_workloads.train.learner import decayed
@@ -83,9 +83,7 @@ def samples(learner: learners.Learner) -> tuple[Batch, Callable[[nn.Module, Batc
         windows = torch.cat([cut_windows(text, length) for text in texts]).long()
         return {"windows": windows}, lambda network, batch, _: cross_entropy(network, batch["windows"]) / length
     assert isinstance(learner, TaskLearner)
-    batches = [learner.prepared(block) for block in learner.trained_on]
-    everything = [(batch, torch.arange(len(next(iter(batch.values()))))) for batch in batches]
-    return dealt(everything), learner.task.loss
+    return joined([learner.prepared(block) for block in learner.trained_on]), learner.task.loss
 
 
 def counted(training: JobFile, scratch: Path) -> Plan:

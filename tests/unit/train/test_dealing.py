@@ -19,7 +19,7 @@ def job(**data: Any) -> JobFile:
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        ({}, 4),
+        ({}, 8),
         ({"samples": 10.0}, 13),
         ({"samples": 1.0}, 16),
         ({"samples": 0.0}, 16),
@@ -27,6 +27,7 @@ def job(**data: Any) -> JobFile:
         ({"blocks": 12, "members": 2}, 3),
         ({"blocks": 3, "members": 2}, 1),
         ({"blocks": 0}, 1),
+        ({"blockBytes": 4 << 20}, 4),
         ({"blockBytes": 8 << 20}, 2),
         ({"blockBytes": 64 << 20}, 1),
         ({"sharding": "Sequential"}, 1),
@@ -42,10 +43,8 @@ def test_blocks_of_a_round(case: dict[str, Any], expected: int) -> None:
 
 
 def test_orders_are_those_of_the_seed() -> None:
-    orders = dealing.Orders(job())
-    first = orders.of(0, 1, 50)
+    first = dealing.order(7, 0, 1, 50)
     assert sorted(first.tolist()) == list(range(50))
-    others = [orders.of(1, 1, 50), orders.of(0, 2, 50)]
+    others = [dealing.order(7, 1, 1, 50), dealing.order(7, 0, 2, 50), dealing.order(8, 0, 1, 50)]
     assert not any(torch.equal(first, other) for other in others)
-    assert torch.equal(dealing.Orders(job()).of(0, 1, 50), first)
-    assert dealing.Orders(job(sharding="Sequential")).of(0, 1, 5).tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(dealing.order(7, 0, 1, 50), first)

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from mms_workloads.sync.layout import Table
 from mms_workloads.tasks import choosing, exporting, starting
 from mms_workloads.train import dealing, device
 from mms_workloads.train.communicator import NOTHING, Stats
-from mms_workloads.train.dealing import Orders
 from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, rate, share
 
@@ -70,10 +69,11 @@ class Told:
     characters: int = 0
 
 
+ORDERS_BYTES = 16 << 20
 HELD_BYTES = 64 << 20  # of symbols in memory; other blocks are read again when they are needed
 
 
-def held(limit: int) -> Recent[int, Tensor]:
+def held(limit: int) -> Recent[Any, Tensor]:
     return Recent(limit, lambda symbols: symbols.nbytes)
 
 
@@ -87,10 +87,7 @@ class LanguageLearner:
     kind: str = KIND
     method: str = METHOD
     _held: Recent[int, Tensor] = field(default_factory=lambda: held(HELD_BYTES))
-    _orders: Orders = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._orders = Orders(self.job)
+    _orders: Recent[tuple[int, int], Tensor] = field(default_factory=lambda: held(ORDERS_BYTES))  # and data epoch
 
     @classmethod
     def of(cls, job: JobFile, task: LanguageModel, plan: Plan, cache: Path) -> LanguageLearner:
@@ -241,7 +238,10 @@ class LanguageLearner:
     def _samples(self, s: Slice) -> Tensor:
         """int64 [stop - start, contextLength + 1] of the block, in the order of the data epoch."""
         windows = cut_windows(self._symbols(s.block), self.task.contextLength)
-        order = self._orders.of(s.data_epoch, s.block, windows.shape[0])
+        if self.job.data.sharding != "Random":
+            return windows[s.start : s.stop].long()
+        seed, count = self.job.optimizer.seed, windows.shape[0]
+        order = self._orders.get((s.block, s.data_epoch), lambda _: dealing.order(seed, s.data_epoch, s.block, count))
         return windows[order[s.start : s.stop]].long()
 
 

@@ -25,7 +25,6 @@ from mms_workloads.tasks.networks import BATCH_NORMS
 from mms_workloads.tasks.task import Keeping
 from mms_workloads.train import dealing, device
 from mms_workloads.train.communicator import NOTHING, Stats
-from mms_workloads.train.dealing import Orders
 from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, rate, share
 
@@ -46,7 +45,7 @@ EVALUATION_SAMPLES = 4096
 EVALUATION_BATCH = 64
 GOLDEN_RECORDS = 4
 GOLDEN_BYTES = 16 << 20  # of all that is asked, as it is; golden.json has it in base64
-CHANGED_BLOCKS = 2 * dealing.MOST_MIXED + 2  # under their transforms: as many are read ahead as are trained on
+ORDERED_BLOCKS = 2 * dealing.MOST_MIXED + 2  # as rounds take them: as many are read ahead as are trained on
 
 
 class Records(Protocol):
@@ -74,12 +73,8 @@ class TaskLearner:
     kind: str
     transforms: Sequence[str] = ()
     _held: Recent[int, Batch] = field(default_factory=lambda: Recent(HELD_BYTES, _bytes))
-    _changed: Recent[tuple[int, int], Batch] = field(default_factory=lambda: Recent(CHANGED_BLOCKS))  # and data epoch
+    _ordered: Recent[tuple[int, int], Batch] = field(default_factory=lambda: Recent(ORDERED_BLOCKS))  # and data epoch
     _trained: int | None = None
-    _orders: Orders = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._orders = Orders(self.job)
 
     @classmethod
     def of(cls, job: JobFile, task: Task, corpus: Records) -> TaskLearner:
@@ -250,14 +245,25 @@ class TaskLearner:
         """
         parts, seed = [], 0
         for s in slices:
-            batch = self._transformed(s.block, s.data_epoch)
-            if count := _length(batch):
+            batch = self._ordered.get((s.block, s.data_epoch), self._order)
+            if batch:
                 seed = seed or dealing.combined(self.job.optimizer.seed, s.data_epoch, s.block, s.start)
-                parts.append((batch, self._orders.of(s.data_epoch, s.block, count)[s.start : s.stop]))
-        return dealt(parts), torch.Generator().manual_seed(seed)
+                parts.append({name: tensor[s.start : s.stop] for name, tensor in batch.items()})
+        return joined(parts), torch.Generator().manual_seed(seed)
 
     def ready(self, block: int, data_epoch: int) -> None:
-        self._transformed(block, data_epoch)
+        self._ordered.get((block, data_epoch), self._order)
+
+    def _order(self, key: tuple[int, int]) -> Batch:
+        """The block as rounds take it, from its beginning to its end."""
+        block, data_epoch = key
+        batch = self._transformed(block, data_epoch)
+        if not _length(batch):
+            return {}
+        if self.job.data.sharding != "Random":
+            return batch
+        order = dealing.order(self.job.optimizer.seed, data_epoch, block, _length(batch))
+        return {name: tensor[order] for name, tensor in batch.items()}
 
     def _transformed(self, block: int, data_epoch: int) -> Batch:
         """The block under its transform. All of it at once: a sample is the same however rounds cut the block."""
@@ -269,7 +275,7 @@ class TaskLearner:
         if name == IDENTITY or not _length(batch):
             return batch
         generator = torch.Generator().manual_seed(dealing.combined(self.job.optimizer.seed, data_epoch, block, 1))
-        return self._changed.get((block, data_epoch), lambda _: self.task.augment(batch, name, generator))
+        return self.task.augment(batch, name, generator)
 
     def evaluated(self, chosen: Sequence[int], used: list[int], sizes: list[int]) -> Iterator[Batch]:
         """Batches of all blocks, or of some that are spread over them where they have more than EVALUATION_SAMPLES; the
@@ -308,16 +314,16 @@ def training_mode(network: nn.Module) -> None:
             module.eval()
 
 
-def dealt(parts: Sequence[tuple[Batch, Tensor]]) -> Batch:
-    """One batch of the samples [n], int64, of each part. Rows that are shorter than others are filled up."""
-    if not parts:
-        return {}
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of all. Rows that are shorter than others are filled up."""
+    if len(batches) == 1:
+        return batches[0]
     found = {}
-    for name in parts[0][0]:
-        tensors = [batch[name][chosen] for batch, chosen in parts]
+    for name in batches[0] if batches else ():
+        tensors = [batch[name] for batch in batches]
         if tensors[0].dim() >= ROWS:
             tensors = _filled_up(tensors, FILLED_WITH.get(name, 0))
-        found[name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+        found[name] = torch.cat(tensors)
     return found
 
 

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mms_workloads.recent import Recent
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mms_workloads.contract import JobFile
 
-ORDERS_BYTES = 16 << 20
-LEAST_MIXED, MOST_MIXED = 4, 16  # blocks, where the data has enough of them
+LEAST_MIXED, MOST_MIXED = 8, 16  # blocks, where the data has enough of them
 MIXED_BATCHES = 4  # of samples that blocks have together, at least
 MIXED_BYTES = 16 << 20  # of data that they have together, at most: prepared it may be ten times as many
 
@@ -36,23 +33,9 @@ def mixed(job: JobFile, *, blocks: int, samples: float, batch: int, members: int
     return max(1, min(wanted, room, shared))
 
 
-class Orders:
-    """Of a block's samples in a data epoch: as they are stored, or drawn at random from the seed."""
-
-    def __init__(self, job: JobFile) -> None:
-        self._random, self._seed = job.data.sharding == "Random", job.optimizer.seed
-        self._held: Recent[tuple[int, int, int], Tensor] = Recent(ORDERS_BYTES, lambda order: order.nbytes)
-
-    def of(self, data_epoch: int, block: int, count: int) -> Tensor:
-        """int64 [count]."""
-        return self._held.get((data_epoch, block, count), self._make)
-
-    def _make(self, key: tuple[int, int, int]) -> Tensor:
-        data_epoch, block, count = key
-        if not self._random:
-            return torch.arange(count)
-        seed = combined(self._seed, data_epoch, block)
-        return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+def order(seed: int, data_epoch: int, block: int, count: int) -> Tensor:
+    """int64 [count]: the random order of a block's samples in a data epoch."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(combined(seed, data_epoch, block)))
 
 
 def combined(*numbers: int) -> int:
