@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,7 +16,9 @@ from tests.unit.tasks.test_task_runs import metrics, run, served_as_published
 
 import transformers  # isort: skip
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "fine-tuning"
+if TYPE_CHECKING:
+    from pathlib import Path
+
 REACHED = {"images": 0.75, "texts": 0.8}  # accuracy, at least: 0.88 and 0.93; by chance it is a tenth, and a half
 UNREACHED = {"images": 0.72, "texts": 0.65}  # at most, from random weights: 0.60 and 0.50
 
@@ -42,7 +44,7 @@ def start(folder: Path, name: str, *, known: bool) -> Path:
 
 def accuracy(folder: Path, name: str, uri: str, *, known: bool) -> float:
     made = start(folder / "start", name, known=known)
-    training = examples.job_of(EXAMPLES / f"{name}.yaml", folder, uri, pretrained=made)
+    training = examples.job_of(f"fine-tuning/{name}", folder, uri, pretrained=made)
     measured = training.evaluation.model_copy(update={"gate": None})
     return metrics(run(folder, training.model_copy(update={"evaluation": measured})))["accuracy"]
 

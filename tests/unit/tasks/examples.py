@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import yaml
 
@@ -10,15 +10,14 @@ from mms_operator.plan.types import ReferencedSecret
 from mms_workloads.contract import Encryption, JobFile, Store
 from tests.unit.plan.world import World, cr
 
-if TYPE_CHECKING:
-    from pathlib import Path
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-def job_of(manifest: Path, folder: Path, uri: str, *, pretrained: Path | None = None) -> JobFile:
-    """The job file that the operator makes of the manifest's training, with its places on this machine: the data at
-    `uri`, its key in the folder, what is published below the folder, and what the run starts from.
+def job_of(name: str, folder: Path, uri: str, *, pretrained: Path | None = None) -> JobFile:
+    """The job file that the operator makes of the training of examples/NAME.yaml, with its places on this machine: the
+    data at `uri`, its key in the folder, what is published below the folder, and what the run starts from.
     """
-    found = World(cr(**next(yaml.safe_load_all(manifest.read_text()))["spec"]))
+    found = World(cr(**next(yaml.safe_load_all((EXAMPLES / f"{name}.yaml").read_text()))["spec"]))
     found.secrets = {"digits-key": ReferencedSecret("digits-key", frozenset({"key"}))}
     found.step()
     made = JobFile.model_validate_json(found.others["ConfigMap/words-job-1-1"]["data"]["job.json"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,9 @@ from mms_workloads.media import images as media
 from tests.unit.tasks import datasets, examples
 from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, metrics, run, served_as_published
 from tests.unit.train.quick import QuickRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY = b"k" * 32
 TASK = {"imageClassification": PICTURE}
@@ -44,9 +47,6 @@ def test_a_task_learns_from_encrypted_records(tmp_path: Path, digits: str) -> No
     assert not [one for one in asked if media.decode(one, 1).tobytes() in pixels], "nothing of the data is published"
 
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "data"
-
-
 @pytest.mark.parametrize("name", ["augmented", "encrypted"])
 def test_the_examples_train(tmp_path: Path, digits: str, name: str) -> None:
     uri = digits
@@ -54,7 +54,7 @@ def test_the_examples_train(tmp_path: Path, digits: str, name: str) -> None:
         uri = f"file://{tmp_path}/sealed"
         encrypting.encrypt(Store(uri=digits), Store(uri=uri), KEY, block_bytes=8 << 10)
         (tmp_path / "key").write_text(KEY.hex())
-    outcome = run(tmp_path, examples.job_of(EXAMPLES / f"{name}.yaml", tmp_path, uri))
+    outcome = run(tmp_path, examples.job_of(f"data/{name}", tmp_path, uri))
     assert metrics(outcome)["accuracy"] > 0.9
 
 
