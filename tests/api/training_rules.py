@@ -165,6 +165,19 @@ def transforms() -> Iterator[Case]:
                 yield Case(f"transforms-of-{task}-{refused}", rule, refused, {"spec": {**of_task, "data": data}})
 
 
+def squares() -> Iterator[Case]:
+    def sized(architecture: str, width: int) -> Object:
+        image = {"architecture": architecture, "height": 64, "width": width}
+        return {"spec": {"task": {"wordEmbedding": None, "imageClassification": image}}}
+
+    yield from created(
+        "square",
+        "torchvision's ViT sees square images",
+        good={"square": sized("torchvision/vit_b_16", 64), "other": sized("torchvision/convnext_tiny", 96)},
+        bad={"wide": sized("torchvision/vit_b_16", 96)},
+    )
+
+
 GUARDED = {"lossSpike": "Report", "gradientOutlier": "Report", "deadData": "Off"}
 
 
@@ -542,6 +555,7 @@ CASES = [
         },
     ),
     *transforms(),
+    *squares(),
     *gates(),
     *created(
         "gate",

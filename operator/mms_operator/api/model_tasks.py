@@ -34,6 +34,15 @@ class Pixels(Model):
 class ImageClassification(Pixels):
     """An image has one of the labels that the data set has."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!self.architecture.startsWith('torchvision/vit_') || self.height == self.width",
+                "torchvision's ViT sees square images: set imageClassification.height and width to the same",
+            )
+        )
+    )
+
     architecture: str = _ARCHITECTURE
     resize: Literal["Stretch", "Crop", "Pad"] = Field(
         default="Stretch",

@@ -59,6 +59,23 @@ def efficientnet(folder: Path) -> Path:
     return _pipeline(folder, task="imageClassification", labels=labels, image=image)
 
 
+def efficientnet_of_timm(folder: Path, *, known: bool = True) -> Path:
+    """The same weights as timm has this network, which names its layers in the same order; known: or random ones."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = timm.create_model("tf_efficientnet_lite0")
+    if known:
+        theirs = efficientnet_module().state_dict()
+        network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    cut = {"input_size": [3, 224, 224], "mean": [0.498, 0.498, 0.498], "std": [0.502, 0.502, 0.502]}
+    config = {"architecture": "tf_efficientnet_lite0", "num_classes": 1000, "pretrained_cfg": cut}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def rapidocr(folder: Path) -> Path:
     network = importable() / "rapidocr" / "models" / "PP-OCRv6_rec_small.onnx"
     shutil.copy(network, folder)

@@ -1,5 +1,5 @@
 """Small real data: scikit-learn's digits as images, composed into scenes and videos; sentences of names and places;
-Python's manual.
+sentences of speeches; Python's manual.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import random
+import re
 import wave
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,31 @@ def opinion_pairs(folder: Path, count: int = 1600) -> str:
     ]
     (folder / "pairs.csv").write_text("\n".join(["text1,text2,label", *rows]) + "\n")
     return f"file://{folder}/pairs.csv"
+
+
+OLD, NEW = "old", "new"
+SPOKEN = {
+    "The tonnage of our merchant vessels has engaged the attention of the Executive.": OLD,
+    "A treaty with His Britannic Majesty was duly laid before the Senate.": OLD,
+    "Tonight, let us agree that every child in America deserves a good school.": NEW,
+    "We will cut taxes, create jobs, and defend freedom around the world.": NEW,
+}
+
+
+def eras(folder: Path, speeches: str, count: int = 800) -> str:
+    """JSON lines of sentences from speeches in the order of their years: old, of the first quarter, and new, of the
+    last one.
+    """
+    part, rng = len(speeches) // 4, random.Random(8)
+    said = {OLD: speeches[:part], NEW: speeches[-part:]}
+    lines = []
+    for label, text in said.items():
+        sentences = [one for one in re.split(r"(?<=[.!?])\s+", text) if 60 < len(one) < 250]
+        lines += [json.dumps({"text": one, "label": label}) for one in rng.sample(sentences, count // 2)]
+    rng.shuffle(lines)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "eras.jsonl").write_text("\n".join(lines) + "\n")
+    return f"file://{folder}/eras.jsonl"
 
 
 TONES = {"a": 300, "b": 600, "c": 1200, "d": 2400}

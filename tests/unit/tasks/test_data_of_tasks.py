@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 
-from mms_operator.plan.types import ReferencedSecret
-from mms_workloads.contract import Encryption, JobFile, Store
+from mms_workloads.contract import Store
 from mms_workloads.data import encrypting
 from mms_workloads.media import images as media
-from tests.unit.plan.world import World, cr
-from tests.unit.tasks import datasets
+from tests.unit.tasks import datasets, examples
 from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, metrics, run, served_as_published
 from tests.unit.train.quick import QuickRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY = b"k" * 32
 TASK = {"imageClassification": PICTURE}
@@ -47,23 +47,6 @@ def test_a_task_learns_from_encrypted_records(tmp_path: Path, digits: str) -> No
     assert not [one for one in asked if media.decode(one, 1).tobytes() in pixels], "nothing of the data is published"
 
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "data"
-
-
-def of_example(name: str, folder: Path, uri: str) -> JobFile:
-    """The job file that the operator makes of an example, with its places on this machine."""
-    manifest = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
-    found = World(cr(**manifest["spec"]))
-    found.secrets = {"digits-key": ReferencedSecret("digits-key", frozenset({"key"}))}
-    found.step()
-    made = JobFile.model_validate_json(found.others["ConfigMap/words-job-1-1"]["data"]["job.json"])
-    here = {"store": Store(uri=uri)}
-    if made.data.encryption:
-        here["encryption"] = Encryption(keyFile=str(folder / "key"))
-    places = {"data": made.data.model_copy(update=here), "storage": Store(uri=f"file://{folder}/storage")}
-    return made.model_copy(update={**places, "masterHost": "127.0.0.1"})
-
-
 @pytest.mark.parametrize("name", ["augmented", "encrypted"])
 def test_the_examples_train(tmp_path: Path, digits: str, name: str) -> None:
     uri = digits
@@ -71,7 +54,7 @@ def test_the_examples_train(tmp_path: Path, digits: str, name: str) -> None:
         uri = f"file://{tmp_path}/sealed"
         encrypting.encrypt(Store(uri=digits), Store(uri=uri), KEY, block_bytes=8 << 10)
         (tmp_path / "key").write_text(KEY.hex())
-    outcome = run(tmp_path, of_example(name, tmp_path, uri))
+    outcome = run(tmp_path, examples.job_of(f"data/{name}", tmp_path, uri))
     assert metrics(outcome)["accuracy"] > 0.9
 
 

@@ -212,12 +212,25 @@ def test_what_are_no_weights_of_torchvision(tmp_path: Path, save: Any, why: str)
         ({"architecture": "torchvision/fasterrcnn_resnet50_fpn"}, "knows no classifier"),
         ({"channels": 1}, "3 channels: set task"),
         ({}, "normalises by batches"),
-        ({"architecture": "torchvision/vit_b_16", "height": 40}, "is made for no images of 40 pixels"),
+        (
+            {"architecture": "torchvision/vit_b_16", "height": 40, "width": 40},
+            r"no images of 40 pixels .*task\.imageClassification\.height and width to a multiple of 16",
+        ),
+        (
+            {"architecture": "torchvision/vit_b_16", "height": 48},
+            r"square images, and task\.imageClassification\.height is 48 and width 32: set them to the same",
+        ),
     ],
 )
 def test_networks_that_torchvision_has_not(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(JobError, match=why):
         image_networks.build(starting.NOTHING, SHUFFLED.model_copy(update=changes), 3, 1)
+
+
+def test_a_size_that_a_network_of_timm_is_not_made_for() -> None:
+    spec = SPEC.model_copy(update={"architecture": "timm/pit_ti_224"})
+    with pytest.raises(JobError, match=r"pit_ti_224 does not take .* 32 x 32 .*: set task\.imageClassification"):
+        image_networks.build(starting.NOTHING, spec, 3, 1)
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

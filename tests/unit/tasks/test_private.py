@@ -28,8 +28,7 @@ from mms_workloads.tasks.starting import Start
 from mms_workloads.tasks.text_classification import TextClassifier
 from mms_workloads.train.learner import Place
 from mms_workloads.train.state import agree
-from tests.unit.tasks import datasets
-from tests.unit.tasks.test_data_of_tasks import of_example
+from tests.unit.tasks import datasets, examples
 from tests.unit.tasks.test_starting import bert
 from tests.unit.tasks.test_task_runs import PICTURE, SECONDS, artifact, job, served_as_published
 from tests.unit.train.quick import QuickRun
@@ -232,7 +231,7 @@ def test_networks_that_mix_records_are_refused(network: type[nn.Module], why: st
 
 
 def test_the_example(tmp_path: Path) -> None:
-    training = of_example("private", tmp_path, datasets.image_folder(tmp_path / "digits"))
+    training = examples.job_of("data/private", tmp_path, datasets.image_folder(tmp_path / "digits"))
     assert training.privacy == Differential(epsilon=8, delta=1e-4, maxGradientNorm=1)
     training = training.model_copy(update={"checkpoint": Checkpoint(intervalSeconds=1)})
     with QuickRun(tmp_path / "run", training) as started:

@@ -41,7 +41,9 @@ class Named(nn.Module):
 def build(start: Start, spec: Picture, labels: int, seed: int) -> nn.Module:
     """Pixels [n, C, H, W] -> logits [n, labels]. Raises JobError."""
     if start.folder is None:
-        return Named(_without_batches(_of_library(spec, labels, seed), spec), "x")
+        made = Named(_without_batches(_of_library(spec, labels, seed), spec), "x")
+        _look(made, start, spec)
+        return made
     if not transformers_library.is_start(start, "imageClassification"):
         return _from_artifact(start, spec, labels, seed)
     if start.kind is None and spec.architecture.startswith(starting.TORCHVISION):
@@ -88,15 +90,22 @@ def _look(network: nn.Module, start: Start, spec: Picture) -> None:
         with torch.no_grad():
             network.eval()(pixels=torch.zeros(1, spec.channels, spec.height, spec.width))
     except (RuntimeError, ValueError, AssertionError) as error:
-        assert start.folder is not None  # noqa: S101 - seeded numbers are of any size
-        given = starting.config(start) if (start.folder / starting.CONFIG).exists() else {}
-        size = given.get("image_size") or (given.get("pretrained_cfg") or {}).get("input_size")
-        its = f" (its config.json says {size}, and {given['num_channels']} channels)" if "num_channels" in given else ""
-        raise start.refuse(
-            f"it does not take images of {spec.channels} channels and {spec.height} x {spec.width} pixels ({error}): "
-            f"set task.imageClassification.height, width and channels to what it was trained with{its}"
-        ) from error
+        raise _of_another_size(start, spec, error) from error
     network.train(before)
+
+
+def _of_another_size(start: Start, spec: Picture, error: Exception) -> JobError:
+    why = f"images of {spec.channels} channels and {spec.height} x {spec.width} pixels ({error})"
+    fields = "task.imageClassification.height, width and channels"
+    if start.folder is None:
+        return JobError(
+            Reason.JOB_FILE_INVALID,
+            f"{spec.architecture} does not take {why}: set {fields} to what it is made for, or another architecture",
+        )
+    given = starting.config(start) if (start.folder / starting.CONFIG).exists() else {}
+    size = given.get("image_size") or (given.get("pretrained_cfg") or {}).get("input_size")
+    its = f" (its config.json says {size}, and {given['num_channels']} channels)" if "num_channels" in given else ""
+    return start.refuse(f"it does not take {why}: set {fields} to what it was trained with{its}")
 
 
 def _of_library(spec: Picture, labels: int, seed: int) -> nn.Module:

@@ -49,13 +49,23 @@ def network(spec: Picture, labels: int, seed: int) -> nn.Module:
             Reason.JOB_FILE_INVALID,
             f"networks of torchvision see images of {CHANNELS} channels: set task.imageClassification.channels to that",
         )
-    sized: dict[str, Any] = {"image_size": spec.height} if name.startswith("vit_") else {}
+    sized: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        if spec.height != spec.width:
+            raise JobError(
+                Reason.JOB_FILE_INVALID,
+                f"{spec.architecture} sees square images, and task.imageClassification.height is {spec.height} and "
+                f"width {spec.width}: set them to the same",
+            )
+        sized = {"image_size": spec.height}
     try:
         with device.seeded(seed):
             made: nn.Module = models.get_model(name, weights=None, num_classes=labels, **sized)
     except AssertionError as error:
         raise JobError(
-            Reason.JOB_FILE_INVALID, f"{spec.architecture} is made for no images of {spec.height} pixels: {error}"
+            Reason.JOB_FILE_INVALID,
+            f"{spec.architecture} is made for no images of {spec.height} pixels ({error}): set "
+            f"task.imageClassification.height and width to a multiple of {name.rpartition('_')[2]}",
         ) from error
     return made
 
