@@ -69,6 +69,21 @@ def served_as_published(folder: Path, kind: str, *, compared: bool = True) -> pi
     return pipelines.open(place)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_records_that_lie_class_by_class(tmp_path: Path, workers: int) -> None:
+    """Rounds from one block after the other would each be of one digit: nothing is learnt from them."""
+    images, labels = datasets.digits()
+    by_digit = sorted(range(len(labels)), key=lambda number: labels[number])
+    samples = ({"png": datasets.png(images[number]), "cls": labels[number].encode()} for number in by_digit)
+    uri = datasets.tar_of(tmp_path / "data", samples)
+    task = {"imageClassification": PICTURE}
+    optimizer = {"epochs": 6, "learningRate": 0.004}
+    training = job(tmp_path, task, uri, workers=workers, data={"blockBytes": 32 << 10}, optimizer=optimizer)
+    outcome = run(tmp_path, training)
+    assert outcome.artifact is not None
+    assert outcome.artifact.metrics["accuracy"] > 0.9
+
+
 def metrics(outcome: Outcome) -> dict[str, float]:
     assert outcome.artifact is not None
     found = outcome.artifact.metrics

@@ -19,16 +19,12 @@ def job(**data: Any) -> JobFile:
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        ({}, 8),
-        ({"samples": 10.0}, 13),
-        ({"samples": 1.0}, 16),
-        ({"samples": 0.0}, 16),
-        ({"samples": 1.0, "batch": 8}, 8),
+        ({}, 16),
+        ({"batch": 8}, 8),
         ({"blocks": 12, "members": 2}, 3),
         ({"blocks": 3, "members": 2}, 1),
         ({"blocks": 0}, 1),
         ({"blockBytes": 4 << 20}, 4),
-        ({"blockBytes": 8 << 20}, 2),
         ({"blockBytes": 64 << 20}, 1),
         ({"sharding": "Sequential"}, 1),
     ],
@@ -36,9 +32,7 @@ def job(**data: Any) -> JobFile:
 )
 def test_blocks_of_a_round(case: dict[str, Any], expected: int) -> None:
     data = {name: case[name] for name in case if name in {"blockBytes", "sharding"}}
-    given = {"blocks": 1000, "samples": 100.0, "batch": 32, "members": 1} | {
-        name: case[name] for name in case if name not in data
-    }
+    given = {"blocks": 1000, "batch": 32, "members": 1} | {name: case[name] for name in case if name not in data}
     assert dealing.mixed(job(**data), **given) == expected
 
 

@@ -119,14 +119,8 @@ class TaskLearner:
         return share(self.job, place)
 
     def mixed(self, place: Place) -> int:
-        samples = self.corpus.schema.records / max(1, len(self.corpus.blocks))
-        return dealing.mixed(
-            self.job,
-            blocks=len(self.trained_on),
-            samples=samples,
-            batch=self.batch(place),
-            members=place.members,
-        )
+        blocks, batch = len(self.trained_on), self.batch(place)
+        return dealing.mixed(self.job, blocks=blocks, batch=batch, members=place.members)
 
     def rate(self, state: State, members: int) -> float:
         return rate(self.job, state.agreement, self.trained_on, members)

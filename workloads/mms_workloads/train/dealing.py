@@ -11,26 +11,22 @@ if TYPE_CHECKING:
 
     from mms_workloads.contract import JobFile
 
-LEAST_MIXED, MOST_MIXED = 8, 16  # blocks, where the data has enough of them
-MIXED_BATCHES = 4  # of samples that blocks have together, at least
+MOST_MIXED = 16  # blocks
 MIXED_BYTES = 16 << 20  # of data that they have together, at most: prepared it may be ten times as many
 
 
-def mixed(job: JobFile, *, blocks: int, samples: float, batch: int, members: int) -> int:
+def mixed(job: JobFile, *, blocks: int, batch: int, members: int) -> int:
     """Blocks that a member's rounds are dealt from, together.
 
-    One after the other they would give each round samples that are stored side by side, often of one class; and where a
-    block has about as many samples as a round, the same rounds in every data epoch. In the order of their files only
-    where that is asked for.
+    One after the other they would give each round samples that are stored side by side, which are often alike. In the
+    order of their files only where that is asked for.
 
-    blocks: to train on; samples: of a block, on average; batch: of the member.
+    blocks: to train on; batch: samples of the member.
     """
     if job.data.sharding != "Random":
         return 1
-    wanted = max(LEAST_MIXED, -(-MIXED_BATCHES * batch // max(1, round(samples))))
-    room = min(MOST_MIXED, batch, MIXED_BYTES // job.data.blockBytes)
     shared = blocks // (2 * members)  # each member has as many again leased ahead
-    return max(1, min(wanted, room, shared))
+    return max(1, min(MOST_MIXED, batch, MIXED_BYTES // job.data.blockBytes, shared))
 
 
 def order(seed: int, data_epoch: int, block: int, count: int) -> Tensor:
