@@ -81,11 +81,11 @@ class Peer:
         return self.last(wire.LEASED)["block"]  # type: ignore[no-any-return]
 
     def progress(self, step: int, *leases: tuple[int, int]) -> None:
-        self.say(
-            wire.PROGRESS,
-            epoch=self.epoch,
-            **round_of(step, *leases, members=len(self.master.it.workers.membership.epoch.members)),
-        )
+        members = len(self.master.it.workers.membership.epoch.members)
+        self.report(self.epoch, round_of(step, *leases, members=members))
+
+    def report(self, epoch: int, *rounds: dict[str, Any]) -> None:
+        self.say(wire.PROGRESS, epoch=epoch, rounds=list(rounds))
 
     def saved(self, step: int, *applied: int, final: bool = False, folder: str = "a", part: int = 0) -> None:
         """The peer's part of a checkpoint of two, durable in the store."""

@@ -115,7 +115,7 @@ def test_a_lease_is_asked_for_after_the_next_epoch_was_announced(master: Master)
     assert first.count(wire.LEASED) == 1
     # The round in flight is finished by all members: their report of the new epoch holds it.
     for peer in (first, second):
-        peer.say(wire.PROGRESS, epoch=1, **round_of(1, (0, 0), (0, 1), members=2))
+        peer.report(1, round_of(1, (0, 0), (0, 1), members=2))
     assert master.it.dispatcher.step == 0
     for peer in (first, second):
         peer.ready(1, [1, 1, 0, 0])

@@ -24,7 +24,7 @@ def anomalous(peer: Peer, step: int, verdict: str, *, loss: float = 10.0, **chan
     """A round of two members, whose second has had an anomaly."""
     leases = [(0, step - 1)] if step <= BLOCKS else []
     fields = round_of(step, *leases, members=2, verdicts=["Good", verdict], loss=loss, **changes)
-    peer.say(wire.PROGRESS, epoch=peer.epoch, **fields)
+    peer.report(peer.epoch, fields)
 
 
 def test_an_anomaly_in_the_last_round_of_an_epoch_is_told(master: Master) -> None:
@@ -34,14 +34,14 @@ def test_an_anomaly_in_the_last_round_of_an_epoch_is_told(master: Master) -> Non
     master.it.desire(Desired(workers=3))
     Peer(master, 2)
     assert first.epoch == 2
-    first.say(wire.PROGRESS, epoch=1, **fields)
+    first.report(1, fields)
     assert (master.it.dispatcher.step, [i.kind for i in master.it.status().incidents if i.kind == "NonFinite"]) == (
         0,
         ["NonFinite"],
     )
     for peer in (first, second):
         peer.ready(1, [1, 0, 0, 0])
-    first.say(wire.PROGRESS, epoch=1, **fields)
+    first.report(1, fields)
     assert len([i for i in master.it.status().incidents if i.kind == "NonFinite"]) == 1
 
 
@@ -55,7 +55,7 @@ def test_an_anomaly_in_any_round_that_is_told_after_an_epoch_was_announced_and_a
     assert first.epoch == 3
     for step, verdict in ((1, "Good"), (2, "NonFinite"), (3, "Good"), (2, "NonFinite")):
         fields = round_of(step, (0, step - 1), members=2, verdicts=["Good", verdict])
-        first.say(wire.PROGRESS, epoch=1, **fields)
+        first.report(1, fields)
     assert (master.it.dispatcher.step, master.kinds().count("NonFinite")) == (0, 1)
     for peer in (first, second):
         peer.ready(3, [1, 1, 1, 0])

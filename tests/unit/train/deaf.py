@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mms_workloads.sync import wire
 from mms_workloads.sync.control import Control, file
 from mms_workloads.sync.wire import Message
 
@@ -25,6 +26,9 @@ class Deaf(Control):
         value = super().wait(ready, 5 if timeout is None else timeout)
         assert value or timeout is not None, "it would wait for ever"
         return value
+
+    def report(self, epoch: int, fields: dict[str, Any]) -> None:
+        self.send(wire.PROGRESS, epoch=epoch, rounds=[fields])
 
     def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:
         self.sent.append(Message(kind, fields, data))

@@ -358,6 +358,28 @@ def test_a_master_that_was_replaced_is_left(pod: Pod) -> None:
     assert control._take(Message(wire.WELCOME, {"incarnation": 2}))
 
 
+def test_rounds_are_told_together_and_before_what_follows(pod: Pod) -> None:
+    control = Control(pod, "127.0.0.1:1", lambda: (0, None), plain=True)
+    control._loop = asyncio.new_event_loop()
+
+    async def said(count: int) -> list[Message]:
+        outbox = control._outbox = asyncio.Queue()
+        for epoch, step in ((1, 1), (1, 2), (2, 3)):
+            control.report(epoch, {"step": step})
+        control.send(wire.LEASE, epoch=2)
+        control.report(2, {"step": 4})
+        return [await outbox.get() for _ in range(count)]
+
+    told = control._loop.run_until_complete(said(4))
+    control._loop.close()
+    assert [(m.kind, m.fields) for m in told] == [
+        (wire.PROGRESS, {"epoch": 1, "rounds": [{"step": 1}, {"step": 2}]}),
+        (wire.PROGRESS, {"epoch": 2, "rounds": [{"step": 3}]}),
+        (wire.LEASE, {"epoch": 2}),
+        (wire.PROGRESS, {"epoch": 2, "rounds": [{"step": 4}]}),
+    ]
+
+
 def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
     control = Control(pod, "127.0.0.1:1", lambda: (0, None), plain=True)
     control.send(wire.HEARTBEAT)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 2.0  # a new master is found within seconds
 CONNECT_SECONDS = 5.0
+REPORT_SECONDS = 0.02  # a message for each round would cost short ones more than what they are about
 KEY_SECONDS = 30.0  # for the answer to a question for a key; a master that is replaced meanwhile is asked again later
 
 
@@ -103,6 +106,8 @@ class Control:
         self.session = 0  # another number whenever a connection is made or lost
         self._loop: asyncio.AbstractEventLoop | None = None  # while it is entered
         self._outbox: asyncio.Queue[Message] | None = None
+        self._rounds: list[tuple[int, dict[str, Any]]] = []  # and their epochs; of the last REPORT_SECONDS
+        self._reporting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._closing = threading.Event()
         self.master_incarnation = -1  # of the newest master that has welcomed it
@@ -119,9 +124,15 @@ class Control:
 
     def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:
         """Queues a message. While there is no connection it is dropped: a master that is met again asks anew."""
-        if self._loop:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the conversation is over
-                self._loop.call_soon_threadsafe(self._put, Message(kind, fields, data))
+        self._call(self._put, *self._reported(), Message(kind, fields, data))
+
+    def report(self, epoch: int, fields: dict[str, Any]) -> None:
+        """Queues what a round has done. Short rounds go together, and before any message that is sent after them."""
+        with self._reporting:
+            self._rounds.append((epoch, fields))
+            first = len(self._rounds) == 1
+        if first:
+            self._call(self._report_soon)
 
     def wait(self, ready: Callable[[Inbox], Any], timeout: float | None = None) -> Any:
         """Waits till `ready(inbox)` is true and returns its value; its last value after the timeout."""
@@ -159,9 +170,26 @@ class Control:
             or (box.announcement is not None and box.announcement.epoch > epoch and box.announcement.urgent)
         )
 
-    def _put(self, message: Message) -> None:
-        if self._outbox is not None:
-            self._outbox.put_nowait(message)
+    def _call(self, act: Callable[..., object], *given: object) -> None:
+        """In the control thread."""
+        if self._loop:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the conversation is over
+                self._loop.call_soon_threadsafe(act, *given)
+
+    def _put(self, *messages: Message) -> None:
+        for message in messages:
+            if self._outbox is not None:
+                self._outbox.put_nowait(message)
+
+    def _report_soon(self) -> None:
+        asyncio.get_running_loop().call_later(REPORT_SECONDS, lambda: self._put(*self._reported()))
+
+    def _reported(self) -> Iterator[Message]:
+        """Takes what was reported and is not in the outbox."""
+        with self._reporting:
+            rounds, self._rounds = self._rounds, []
+        for epoch, of_epoch in itertools.groupby(rounds, key=itemgetter(0)):
+            yield Message(wire.PROGRESS, {"epoch": epoch, "rounds": [one for _, one in of_epoch]})
 
     def _run(self) -> None:
         loop = self._loop
@@ -219,6 +247,7 @@ class Control:
                     return
         finally:
             self._outbox = None
+            self._put(*self._reported())  # to nobody: a master that is met again hears of the step
             self.session += 1
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError, aiohttp.ClientError):

@@ -310,13 +310,15 @@ class Coordinator:
         link.send(Message(wire.KEYS, {"keys": {block: key} if key else {}, "refused": [] if key else [block]}))
 
     def _progress(self, link: Link, message: Message) -> None:
-        this = self.epochs.progress(link, message, time.monotonic())
-        if this is None:
-            return
-        if said := message.fields.get("privacy"):
-            self.privacy = PrivacyReport.model_validate(said)
-        for measure in self.measures.watch.observe(this):
-            self._take(measure)
+        number, rounds = message.fields["epoch"], message.fields["rounds"]
+        for fields in rounds:
+            this = self.epochs.progress(link, number, fields, time.monotonic())
+            if this is None:
+                continue
+            if said := fields.get("privacy"):
+                self.privacy = PrivacyReport.model_validate(said)
+            for measure in self.measures.watch.observe(this):
+                self._take(measure)
         self.epochs.answer_leases()
 
     def _take(self, measure: Measure) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mms_workloads.contract import Reason
 from mms_workloads.logs import logger
@@ -235,23 +235,23 @@ class Epochs:
                     answer["holders"] = addresses
                 self.workers.links[rank].send(Message(wire.LEASED, answer))
 
-    def progress(self, link: Link, message: Message, now: float) -> Round | None:
-        """A round, for the guard to see. Of this epoch it becomes part of the parameters.
+    def progress(self, link: Link, number: int, fields: dict[str, Any], now: float) -> Round | None:
+        """A round of the epoch of that number, for the guard to see. Of this epoch it becomes part of the parameters.
 
         The first member reports each round. What it could not say before it was lost, the others hold.
         """
-        f, of_this = message.fields, self._is_of_current(message)
+        of_this = self._has_begun(number)
         epoch = self.current if of_this else self._previous
-        if epoch is None or f["epoch"] != epoch.number:
+        if epoch is None or number != epoch.number:
             return None
         ranks, last = [m.rank for m in epoch.members], self.dispatcher.step if of_this else self._seen
         if self.shards and not self.shards.synchronous:  # each worker counts its own
-            f, ranks = {**f, "step": last + 1}, [link.rank]
-        if f["step"] != last + 1:  # it was told before
+            fields, ranks = {**fields, "step": last + 1}, [link.rank]
+        if fields["step"] != last + 1:  # it was told before
             return None
-        this = round_of(f, ranks)
+        this = round_of(fields, ranks)
         if of_this:
-            self.dispatcher.commit(this, f, now)
+            self.dispatcher.commit(this, fields, now)
             self.stalls.round(now)
         elif self.forming.begun:
             return None
@@ -346,8 +346,11 @@ class Epochs:
 
     def _is_of_current(self, message: Message) -> bool:
         """And that one has begun."""
-        epoch = self.current
-        return epoch is not None and message.fields["epoch"] == epoch.number and self.forming.begun
+        return self._has_begun(message.fields["epoch"])
+
+    def _has_begun(self, number: int) -> bool:
+        """It is the current epoch's."""
+        return self.current is not None and number == self.current.number and self.forming.begun
 
     def _tell(self, message: Message) -> None:
         if epoch := self.current:

@@ -21,7 +21,7 @@ COUNTED = "counted"  # a counting task's words, as bytes
 READY = "ready"  # for the epoch: {epoch, step, lineage, progress}, and dead: [[block, why], ...]
 LEASE = "lease"  # asks for a block
 KEY = "key"  # asks for the key of an encrypted block, for the evaluation
-PROGRESS = "progress"  # a round was committed
+PROGRESS = "progress"  # rounds were committed: {epoch, rounds}
 BROKEN = (
     "broken"  # a collective of the epoch failed: {epoch, why}, and ranks that were not reached: {unreached, shards}
 )

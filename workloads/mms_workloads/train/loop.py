@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mms_workloads.logs import logger
-from mms_workloads.sync import wire
 from mms_workloads.train.communicator import NO_FLAGS, Communicator, Contribution, Flag, Health
 from mms_workloads.train.guarding import Comparisons, verdicts
 from mms_workloads.train.state import checksum
@@ -136,16 +135,16 @@ def _report(
 ) -> None:
     stats = [c.stats for c in contributions]
     applied = [c.stats for c in contributions if c.applied]
-    control.send(
-        wire.PROGRESS,
-        epoch=epoch,
-        step=state.agreement.step,
-        slices=[[[s.data_epoch, s.block, s.start, s.stop, s.size] for s in c.slices] for c in contributions],
-        samples=sum(s.samples for s in stats),
-        weight=sum(s.weight for s in applied),
-        loss=sum(s.loss * s.weight for s in applied),
-        of=[s.samples for s in stats],
-        seconds=[c.health.seconds for c in contributions],
-        verdicts=verdicts(contributions, guard),
-        privacy=privacy.model_dump() if privacy else None,
-    )
+    fields = {
+        "step": state.agreement.step,
+        "slices": [[[s.data_epoch, s.block, s.start, s.stop, s.size] for s in c.slices] for c in contributions],
+        "samples": sum(s.samples for s in stats),
+        "weight": sum(s.weight for s in applied),
+        "loss": sum(s.loss * s.weight for s in applied),
+        "of": [s.samples for s in stats],
+        "seconds": [c.health.seconds for c in contributions],
+        "verdicts": verdicts(contributions, guard),
+    }
+    if privacy:
+        fields["privacy"] = privacy.model_dump()
+    control.report(epoch, fields)
