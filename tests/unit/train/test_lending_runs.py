@@ -41,7 +41,7 @@ def test_after_the_first_data_epoch_the_store_is_not_read(tmp_path: Path, server
     (tmp_path / "web" / "a.txt").write_text(runs.text())
     training = runs.job(
         tmp_path,
-        workers=2,
+        workers=3,  # of two, each has read nearly all pages in a data epoch: that of its blocks and those beside
         task={"languageModel": {"dimensions": 16, "layers": 2, "heads": 2, "contextLength": 16}},
         optimizer={"name": "AdamW", "learningRate": 0.01, "globalBatchSize": 64, "epochs": 3},
         data={"store": {"uri": f"{server}/a.txt"}, "blockBytes": runs.BLOCK_BYTES},
@@ -90,7 +90,7 @@ def test_metrics_have_the_bytes_of_the_status(tmp_path: Path, server: str) -> No
     (tmp_path / "web" / "a.txt").write_text(runs.text())
     training = runs.job(
         tmp_path,
-        workers=2,
+        workers=3,
         task=TASK,
         optimizer={"name": "AdamW", "learningRate": 0.01, "globalBatchSize": 64, "epochs": 100},
         data={"store": {"uri": f"{server}/a.txt"}, "blockBytes": runs.BLOCK_BYTES},
