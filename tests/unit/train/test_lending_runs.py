@@ -84,7 +84,7 @@ def test_a_worker_keeps_no_more_than_the_job_says(tmp_path: Path, server: str) -
         found = [path for part in ("pages", "spool") for path in (scratch / part).iterdir()]
         kept[times] = sum(path.stat().st_size for path in found)
     assert size <= kept[2] <= 2 * size
-    assert kept[100] == 8 * size
+    assert 8 * size <= kept[100] < 8.4 * size, "and a few bytes of what lies beside blocks"
 
 
 def test_metrics_have_the_bytes_of_the_status(tmp_path: Path, server: str) -> None:
