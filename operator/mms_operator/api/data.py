@@ -130,8 +130,8 @@ class Data(StoreAccess):
     )
     sharding: Literal["Random", "Sequential"] = Field(
         default="Random",
-        description="Random: blocks are dealt to the workers in an order that the seed shuffles, and a round's samples are "
-        "taken from several of them, shuffled. Sequential: as they are stored.",
+        description="Random: blocks are dealt to the workers in an order that the seed shuffles, and a round's samples "
+        "are taken from several of them, shuffled. Sequential: as they are stored.",
     )
     blockSize: Size = Field(
         default="256Ki",
