@@ -129,7 +129,9 @@ class Data(StoreAccess):
         default=None, description="Of the records of tasks that learn from images, sound or text. Absent: none."
     )
     sharding: Literal["Random", "Sequential"] = Field(
-        default="Random", description="The order in which blocks are dealt to the workers: a seeded shuffle, or as is."
+        default="Random",
+        description="Random: blocks are dealt to the workers in an order that the seed shuffles, and a round's samples "
+        "are taken from several of them, shuffled. Sequential: as they are stored.",
     )
     blockSize: Size = Field(
         default="256Ki",

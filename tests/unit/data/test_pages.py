@@ -48,6 +48,17 @@ def test_reads_are_the_files_bytes(
         assert len(store.asked) == len(set(store.asked)), "each page once"
 
 
+def test_of_the_pages_beside_a_block_a_few_bytes_are_read(tmp_path: Path) -> None:
+    held, store = Pages(tmp_path / "p", Volume(5000), 64), Store()
+    for _ in range(2):
+        assert held.read("s3://b/a", 63, 131, 1000, store.load) == CONTENT[63:131]
+        assert store.asked == [(63, 64), (64, 128), (128, 131)]
+    held.read("s3://b/a", 128, 150, 1000, store.load)
+    assert store.asked[3:] == [(128, 192)]
+    held.read("s3://b/a", 100, 131, 1000, store.load)
+    assert len(store.asked) == 4, "what is there is used"
+
+
 def test_the_volume_keeps_no_more_than_its_limit(tmp_path: Path) -> None:
     held, store = Pages(tmp_path / "p", Volume(200), 64), Store()
     for start in (0, 64, 128, 0, 192):

@@ -280,6 +280,23 @@ def test_a_single_member_that_can_have_no_block_asks_again_when_it_has_used_one_
     assert lengths(one.take(3)) == [(6, 2), (7, 1)]
 
 
+def test_the_block_that_a_gradient_is_not_finite_of_is_found(pod: Pod) -> None:
+    """By rounds from one block each, until that is not the one; then they are dealt from all again."""
+    one = dealt_from(Master(pod, block(3), block(5), block(6), block(7)), mixed=3, members=1)
+    assert lengths(one.take(3)) == [(3, 1), (5, 1), (6, 1)]
+    one.made(finite=False)
+    assert lengths(one.take(3)) == [(3, 3)]
+    one.made(finite=True)
+    for _ in range(2):
+        assert lengths(one.take(3)) == [(5, 3)]
+        one.made(finite=False)
+    assert lengths(one.take(4)) == [(5, 3)], "no samples of another block among them"
+    one.made(finite=False)
+    assert lengths(one.take(3)) == [(6, 3)]
+    one.made(finite=True)
+    assert lengths(one.take(3)) == [(3, 1), (6, 1), (7, 1)]
+
+
 def test_ranks_that_do_not_step_together_take_a_round_from_one_block(pod: Pod) -> None:
     one = dealt_from(Master(pod, block(3), block(5)), mixed=2, members=2, alone=True)
     assert lengths(one.take(4)) == [(3, 4)]

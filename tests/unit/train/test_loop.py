@@ -69,6 +69,9 @@ class Rank:
     def live(self, slices: tuple[Slice, ...]) -> tuple[Slice, ...]:
         return slices
 
+    def made(self, *, finite: bool) -> None:
+        assert finite
+
     # Of a Checkpointer
 
     def save(self, state: EmbeddingState, _: Place) -> None:

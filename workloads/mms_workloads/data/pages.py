@@ -1,7 +1,9 @@
 """What a worker has read of the store, as it is stored, in pages on its scratch volume; and where else it may be.
 
 A page is a part of a file about as large as a block, or an encrypted block. It comes from the volume, else from a peer
-that has had the block it is wanted for, else from the store. Of encrypted data that is ciphertext, everywhere.
+that has had the block it is wanted for, else from the store. Of encrypted data that is ciphertext, everywhere. Of the
+pages beside a block only the few bytes are kept in which its first line begins and its last one ends: those would be
+three pages for each block.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEAST_BYTES, MOST_BYTES = 4 << 10, 1 << 20  # of a page
+EDGE = 8  # times as many bytes has the page whose edge is read alone
 
 
 @dataclass(slots=True)
@@ -79,10 +82,19 @@ class Pages:
         """Bytes [start, end) of a file of `size`. load: from the store. Raises what it raises."""
         parts = []
         for page in range(start // self._bytes, -(-end // self._bytes)):
-            low, high = page * self._bytes, min(size, (page + 1) * self._bytes)
+            low, high = self._kept_as(uri, start, end, page, size)
             data = self._page(_name(uri, low, high), high - low, lambda a=low, b=high: load(a, b))  # type: ignore[misc]
             parts.append(data[max(0, start - low) : end - low])
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _kept_as(self, uri: str, start: int, end: int, page: int, size: int) -> tuple[int, int]:
+        """What is read for the part of [start, end) that lies on the page."""
+        low, high = page * self._bytes, min(size, (page + 1) * self._bytes)
+        first, last = max(start, low), min(end, high)
+        whole = last - first >= min(high - low, end - start) / EDGE or self._volume.has(
+            self._folder / _name(uri, low, high)
+        )
+        return (low, high) if whole else (first, last)
 
     def whole(self, uri: str, load: Callable[[], bytes]) -> bytes:
         """A file that is one page."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Text without white space for longer than this is cut inside: else one token could be as large as the file.
 LONGEST_TOKEN_BYTES = 64 << 10
+USUAL_TOKEN_BYTES = 256  # of which the end is sought first: what lies beyond a block may come from far away
 LOOKED_AT_BYTES = 1 << 20  # a file from that on is asked once whether it is still the one that was counted
 _COPY_BYTES = 256 << 10
 _UTF8_BYTES = 4  # of the longest character
@@ -163,8 +164,11 @@ class Reader:
         size = self.size(segment.file)
         end = size if segment.end is None else segment.end
         low = max(0, segment.start - 1)
-        high = min(size, end + LONGEST_TOKEN_BYTES + _UTF8_BYTES)
+        high = min(size, end + USUAL_TOKEN_BYTES)
         data = self.read(segment.file, low, high)
+        if high < size and not ASCII_SPACE.search(data, end - low - 1):
+            high = min(size, end + LONGEST_TOKEN_BYTES + _UTF8_BYTES)
+            data = self.read(segment.file, low, high)
         first = cut_position(data, segment.start - low, at_start=segment.start == 0, left=size - segment.start)
         last = cut_position(data, end - low, at_start=end == 0, left=size - end)
         return self._checked(segment.file, data[first:last], low + first)

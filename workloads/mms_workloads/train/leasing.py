@@ -66,6 +66,8 @@ class Leaser:
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
         self._alone, self._single, self._mixed = alone, members == 1, 1 if alone else mixed
         self._none_now = False  # a single member has all that it can have until it has used up a block
+        self._suspects: list[_Open] = []  # one of them has samples whose gradient is not finite
+        self._apart: _Open | None = None  # the one of them that the last round was taken from
         self._open: list[_Open] = []
         self._dead = {} if dead is None else dead
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
@@ -88,11 +90,13 @@ class Leaser:
         wanted = batch
         self._seen.clear()
         while wanted and len(slices) < MAX_SLICES and self._fill(wanted):
-            for number, current in enumerate(self._open):
-                share = -(-wanted // (len(self._open) - number))
+            self._apart = self._suspects[0] if self._suspects else None
+            chosen = [self._apart] if self._apart else self._open
+            for number, current in enumerate(chosen):
+                share = -(-wanted // (len(chosen) - number))
                 wanted -= self._draw(current, share, slices)
             self._close_used_up()
-            if self._alone:
+            if self._alone or self._apart:
                 break
         if slices and (self._open or not self._alone):
             self._ask(self._needed(batch))
@@ -100,12 +104,21 @@ class Leaser:
         self._read_ahead()
         return tuple(slices)
 
+    def made(self, *, finite: bool) -> None:
+        """The round was; finite: this rank's gradient. Where it was not, the rounds that follow are each taken from one
+        of the blocks until that gives a finite one: so it is known of which block it is, and no other is left out.
+        """
+        if finite:
+            self._suspects = [one for one in self._suspects if one is not self._apart]
+        elif self._apart is None and self._mixed > 1:
+            self._suspects = list(self._open)
+
     def _fill(self, wanted: int) -> bool:
         """Opens as many blocks as samples are dealt from. Whether one is open.
 
         Where several members step together no one waits for more than its first.
         """
-        while len(self._open) < self._mixed and not self._none_now:
+        while len(self._open) < self._mixed and not self._none_now and not self._suspects:
             if self._open and not self._single and not self._at_hand():
                 break
             if not self._receive(wanted):
@@ -135,6 +148,7 @@ class Leaser:
         left = [one for one in self._open if one.position < one.size]
         if len(left) < len(self._open):
             self._open, self._none_now = left, False
+            self._suspects = [one for one in self._suspects if one.position < one.size]
 
     def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
         """Those that are worth training on."""

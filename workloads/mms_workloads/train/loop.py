@@ -77,6 +77,7 @@ def run_rounds(
             logger().info("stepping", step=state.agreement.step)
         rounds += 1
         comparisons.made(contributions)
+        leaser.made(finite=Flag.NOT_FINITE not in contributions[place.position].flags)
         if place.position == 0 and (slices or state.agreement.told is None):  # a push of nothing is no step
             _report(control, epoch, state, contributions, guard=guard, privacy=stats.privacy)
         flags = NO_FLAGS
