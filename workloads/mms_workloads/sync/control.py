@@ -107,7 +107,7 @@ class Control:
         self._loop: asyncio.AbstractEventLoop | None = None  # while it is entered
         self._outbox: asyncio.Queue[Message] | None = None
         self._rounds: list[tuple[int, dict[str, Any]]] = []  # and their epochs; of the last REPORT_SECONDS
-        self._reporting = threading.Lock()
+        self._reporting = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._closing = threading.Event()
         self.master_incarnation = -1  # of the newest master that has welcomed it
@@ -124,7 +124,8 @@ class Control:
 
     def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:
         """Queues a message. While there is no connection it is dropped: a master that is met again asks anew."""
-        self._call(self._put, *self._reported(), Message(kind, fields, data))
+        with self._reporting:  # else another thread's message would come between rounds and be taken for their end
+            self._call(self._put, *self._reported(), Message(kind, fields, data))
 
     def report(self, epoch: int, fields: dict[str, Any]) -> None:
         """Queues what a round has done. Short rounds go together, and before any message that is sent after them."""
@@ -182,7 +183,11 @@ class Control:
                 self._outbox.put_nowait(message)
 
     def _report_soon(self) -> None:
-        asyncio.get_running_loop().call_later(REPORT_SECONDS, lambda: self._put(*self._reported()))
+        asyncio.get_running_loop().call_later(REPORT_SECONDS, self._tell_reported)
+
+    def _tell_reported(self) -> None:
+        with self._reporting:  # as in `send`
+            self._call(self._put, *self._reported())
 
     def _reported(self) -> Iterator[Message]:
         """Takes what was reported and is not in the outbox."""
