@@ -136,7 +136,8 @@ class Data(StoreAccess):
     blockSize: Size = Field(
         default="256Ki",
         description="The unit that is dealt to the workers, of the decompressed data. There should be some tens for "
-        "each worker; a worker holds a few in memory. Encrypted data has the blocks that it was encrypted in.",
+        "each worker; a worker holds up to 16 in memory, and as many "
+        "that it reads ahead. Encrypted data has the blocks that it was encrypted in.",
     )
     cacheSize: Size | None = Field(
         default=None,

@@ -19,8 +19,8 @@ import transformers  # isort: skip
 if TYPE_CHECKING:
     from pathlib import Path
 
-REACHED = {"images": 0.75, "texts": 0.8}  # accuracy, at least: 0.88 and 0.93; by chance it is a tenth, and a half
-UNREACHED = {"images": 0.72, "texts": 0.65}  # at most, from random weights: 0.60 and 0.50
+REACHED = {"images": 0.75, "texts": 0.8}  # accuracy, at least; by chance it is a tenth, and a half
+UNREACHED = {"images": 0.72, "texts": 0.65}  # at most, from random weights
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ class Deaf(Control):
         assert value or timeout is not None, "it would wait for ever"
         return value
 
-    def report(self, epoch: int, fields: dict[str, Any]) -> None:
+    def report(self, epoch: int, fields: dict[str, Any], *, at_once: bool = False) -> None:
+        del at_once
         self.send(wire.PROGRESS, epoch=epoch, rounds=[fields])
 
     def send(self, kind: str, data: bytes = b"", **fields: Any) -> None:

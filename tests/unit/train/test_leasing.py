@@ -233,8 +233,8 @@ def dealt_from(control: Deaf, mixed: int, members: int, **options: Any) -> Lease
     return Leaser(control, 1, TenSamples(), agreement, READER, mixed=mixed, members=members, **options)  # type: ignore[arg-type]
 
 
-def block(number: int, data_epoch: int = 4) -> Message:
-    fields = {"epoch": 1, "data_epoch": data_epoch, "block": number, "start": 0, "fraction": 0.1}
+def block(number: int, data_epoch: int = 4, start: int = 0) -> Message:
+    fields = {"epoch": 1, "data_epoch": data_epoch, "block": number, "start": start, "fraction": 0.1}
     return Message(wire.LEASED, fields)
 
 
@@ -295,6 +295,15 @@ def test_the_block_that_a_gradient_is_not_finite_of_is_found(pod: Pod) -> None:
     assert lengths(one.take(3)) == [(6, 3)]
     one.made(finite=True)
     assert lengths(one.take(3)) == [(3, 1), (6, 1), (7, 1)]
+
+
+def test_a_block_that_is_used_up_inside_a_round_frees_its_next_pass_for_the_round_after(pod: Pod) -> None:
+    """As in a run that is resumed between the two."""
+    control = Master(pod, block(3), block(5, start=9))
+    one = dealt_from(control, mixed=2, members=1)
+    assert lengths(one.take(4)) == [(3, 2), (5, 1), (3, 1)]
+    control.given = [block(5, 5)]
+    assert lengths(one.take(4)) == [(3, 2), (5, 2)]
 
 
 def test_ranks_that_do_not_step_together_take_a_round_from_one_block(pod: Pod) -> None:

@@ -145,15 +145,18 @@ def test_a_shard_without_a_replica_dies(tmp_path: Path) -> None:
         assert complete(run.outcome(SECONDS))["bitsPerByte"] < 2.5
 
 
+def leaves(run: QuickRun, name: str) -> None:
+    run.processes[name].send_signal(signal.SIGTERM)
+    assert run.processes[name].wait(SECONDS) == 128 + signal.SIGTERM
+
+
 def test_a_shard_without_a_replica_is_told_to_stop(tmp_path: Path) -> None:
     """As in a drain: there is a checkpoint before it goes."""
     training = language(tmp_path, optimizer={"epochs": 2}, checkpoint={"intervalSeconds": 1000})
     with QuickRun(tmp_path / "run", training) as run:
         run.start()
         before = until_step(run, 20)
-        leaver = run.processes["shard-1"]
-        leaver.send_signal(signal.SIGTERM)
-        assert leaver.wait(SECONDS) == 128 + signal.SIGTERM
+        leaves(run, "shard-1")
         saved = run.until(lambda r: r.checkpoint, SECONDS).checkpoint
         assert saved is not None
         assert saved.step >= before.step
@@ -168,9 +171,7 @@ def test_a_shard_with_a_replica_is_told_to_stop(tmp_path: Path) -> None:
     with QuickRun(tmp_path / "run", training) as run:
         run.start()
         before = until_step(run, 20)
-        leaver = run.processes["shard-1"]
-        leaver.send_signal(signal.SIGTERM)
-        assert leaver.wait(SECONDS) == 128 + signal.SIGTERM
+        leaves(run, "shard-1")
         run.start_shard(1)
         report = run.until(lambda r: r.epoch > before.epoch and r.shardsReady == 2, SECONDS)
         assert report.step >= before.step

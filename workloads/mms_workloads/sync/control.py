@@ -127,13 +127,17 @@ class Control:
         with self._reporting:  # else another thread's message would come between rounds and be taken for their end
             self._call(self._put, *self._reported(), Message(kind, fields, data))
 
-    def report(self, epoch: int, fields: dict[str, Any]) -> None:
-        """Queues what a round has done. Short rounds go together, and before any message that is sent after them."""
+    def report(self, epoch: int, fields: dict[str, Any], *, at_once: bool = False) -> None:
+        """Queues what a round has done. Short rounds go together, and before any message that is sent after them.
+
+        at_once: the master's answer to another rank waits for it.
+        """
         with self._reporting:
             self._rounds.append((epoch, fields))
-            first = len(self._rounds) == 1
-        if first:
-            self._call(self._report_soon)
+            if at_once:
+                self._tell_reported()
+            elif len(self._rounds) == 1:
+                self._call(self._report_soon)
 
     def wait(self, ready: Callable[[Inbox], Any], timeout: float | None = None) -> Any:
         """Waits till `ready(inbox)` is true and returns its value; its last value after the timeout."""

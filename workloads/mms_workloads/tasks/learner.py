@@ -45,7 +45,6 @@ EVALUATION_SAMPLES = 4096
 EVALUATION_BATCH = 64
 GOLDEN_RECORDS = 4
 GOLDEN_BYTES = 16 << 20  # of all that is asked, as it is; golden.json has it in base64
-ORDERED_BLOCKS = 2 * dealing.MOST_MIXED + 2  # as rounds take them: as many are read ahead as are trained on
 
 
 class Records(Protocol):
@@ -73,8 +72,11 @@ class TaskLearner:
     kind: str
     transforms: Sequence[str] = ()
     _held: Recent[int, Batch] = field(default_factory=lambda: Recent(HELD_BYTES, _bytes))
-    _ordered: Recent[tuple[int, int], Batch] = field(default_factory=lambda: Recent(ORDERED_BLOCKS))  # and data epoch
     _trained: int | None = None
+    _ordered: Recent[tuple[int, int], Batch] = field(init=False)  # by block and data epoch
+
+    def __post_init__(self) -> None:
+        self._ordered = Recent(2 * self.mixed(Place(0, 1)) + 2)  # as many are read ahead as rounds are dealt from
 
     @classmethod
     def of(cls, job: JobFile, task: Task, corpus: Records) -> TaskLearner:

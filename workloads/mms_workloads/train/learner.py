@@ -108,11 +108,17 @@ def share(job: JobFile, place: Place) -> int:
 
 
 def begun_with(job: JobFile, plan: Plan) -> JobFile:
-    """The job with the number of workers that its rates and shares go by.
+    """The job with the number of workers that its rates and shares go by, and the size that its blocks have.
 
-    Pods that start after the number was changed read another one than those that train with them.
+    Pods that start after the number was changed read another one than those that train with them. Encrypted blocks were
+    made before.
     """
-    return job.model_copy(update={"workers": plan.workers}) if plan.workers else job
+    if plan.workers:
+        job = job.model_copy(update={"workers": plan.workers})
+    if plan.sealed:
+        largest = max(file.size for file in plan.files)
+        job = job.model_copy(update={"data": job.data.model_copy(update={"blockBytes": max(1, largest)})})
+    return job
 
 
 def make(pod: Pod, plan: Plan, digest: str) -> Learner:

@@ -60,8 +60,8 @@ class Leaser:
         members: of the epoch. A single one's rounds are the same whenever its blocks come: it waits for those that it
         can have. mixed: blocks that a round's samples are dealt from, while there are so many. alone: ranks do not step
         together. Then the master says how much is done, and a round has samples of one block only, so that whoever
-        repeats it after a loss repeats the very same slices. dead: blocks that there is nothing
-        to learn from, and why, as was found in epochs before; what is found in this one is added.
+        repeats it after a loss repeats the very same slices. dead: blocks that there is nothing to learn from, and why,
+        as was found in epochs before; what is found in this one is added.
         """
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
         self._alone, self._single, self._mixed = alone, members == 1, 1 if alone else mixed
@@ -87,7 +87,7 @@ class Leaser:
         round without blocks, in which they tell each other to leave. Raises Superseded, store.JobError.
         """
         slices: list[Slice] = []
-        wanted = batch
+        wanted, used_up = batch, False
         self._seen.clear()
         while wanted and len(slices) < MAX_SLICES and self._fill(wanted):
             self._apart = self._suspects[0] if self._suspects else None
@@ -95,11 +95,13 @@ class Leaser:
             for number, current in enumerate(chosen):
                 share = -(-wanted // (len(chosen) - number))
                 wanted -= self._draw(current, share, slices)
-            self._close_used_up()
+            used_up |= self._close_used_up()
             if self._alone or self._apart:
                 break
         if slices and (self._open or not self._alone):
             self._ask(self._needed(batch))
+        if used_up:
+            self._none_now = False  # also where it was told so in this round, which the master does not know yet
         self._ahead = self._asked
         self._read_ahead()
         return tuple(slices)
@@ -144,11 +146,14 @@ class Leaser:
                 break
         return drawn
 
-    def _close_used_up(self) -> None:
+    def _close_used_up(self) -> bool:
+        """Whether there was one."""
         left = [one for one in self._open if one.position < one.size]
-        if len(left) < len(self._open):
-            self._open, self._none_now = left, False
-            self._suspects = [one for one in self._suspects if one.position < one.size]
+        if len(left) == len(self._open):
+            return False
+        self._open, self._none_now = left, False
+        self._suspects = [one for one in self._suspects if one.position < one.size]
+        return True
 
     def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
         """Those that are worth training on."""

@@ -148,4 +148,4 @@ def _report(
     }
     if privacy:
         fields["privacy"] = privacy.model_dump()
-    control.report(epoch, fields)
+    control.report(epoch, fields, at_once=not all(c.slices for c in contributions))
