@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 CLUSTER := PYTHONPATH=cluster $(PY) -m mms_cluster
+BENCH := PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks
 export MMS_RESULTS ?= benchmarks/results
 
 .PHONY: help setup demo test test-unit test-api test-e2e test-full sanitize lint format generate check-generated lock \
@@ -76,76 +77,76 @@ clean-cluster: setup ## Take it down; nothing of it stays but what was built
 	$(CLUSTER) down
 
 bench-demo: setup ## Seconds of each phase of the demo, cold and warm
-	PYTHONPATH=cluster:operator:workloads $(PY) benchmarks/demo.py
+	$(BENCH)/demo.py
 
 bench-reconcile: setup ## 1,000 trainings at once against a bare loop of the same writes
-	PYTHONPATH=cluster:operator:workloads $(PY) benchmarks/reconcile.py
+	$(BENCH)/reconcile.py
 
 bench-sync-ps: setup ## Push and pull against gRPC, torch RPC, ZeroMQ, gloo and a bare TCP stream
-	PYTHONPATH=operator:workloads $(PY) benchmarks/sync_ps.py
+	$(BENCH)/sync_ps.py
 
 bench-sync-ring: setup ## All-reduce against gloo
-	PYTHONPATH=workloads $(PY) benchmarks/sync_ring.py
+	$(BENCH)/sync_ring.py
 
 bench-train-step: setup ## Steps per second against DistributedDataParallel on gloo
-	PYTHONPATH=workloads $(PY) benchmarks/train_step.py
+	$(BENCH)/train_step.py
 
 bench-recovery: setup ## Deaths of processes, pods, a node, the master, shards: against torchrun elastic, on the cluster
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/recovery.py
+	$(BENCH)/recovery.py
 
 bench-embedding: setup ## Word vectors: words per second and quality, against gensim
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/embedding.py
+	$(BENCH)/embedding.py
 
 bench-neighbours: setup ## Time to the nearest neighbours of a word, against gensim
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/neighbours.py
+	$(BENCH)/neighbours.py
 
 bench-neighbours-served: setup ## Neighbours through a serving pod on one core: 100,000 words, and a graph of 250,000
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/neighbours_served.py
+	$(BENCH)/neighbours_served.py
 
 bench-encryption: setup ## Bytes that a core decrypts in a second, and what encrypted data costs a reader
-	PYTHONPATH=operator:workloads:benchmarks $(PY) benchmarks/encryption.py
+	$(BENCH)/encryption.py
 
 bench-augmentation: setup ## Augmented samples per second, against torchvision on one process
-	PYTHONPATH=operator:workloads:benchmarks $(PY) benchmarks/augmentation.py
+	$(BENCH)/augmentation.py
 
 bench-tasks: setup ## Samples per second and accuracy of tasks, against a plain loop in PyTorch
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/tasks.py
+	$(BENCH)/tasks.py
 
 bench-few-labels: setup ## Word vectors as the input of a classifier of few labelled texts, against none
-	PYTHONPATH=operator:workloads $(PY) benchmarks/few_labels.py
+	$(BENCH)/few_labels.py
 
 bench-goodput: setup ## Part of the undisturbed rate that is kept while workers die, against torchrun
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/goodput.py
+	$(BENCH)/goodput.py
 
 bench-checkpoint: setup ## What checkpoints cost a training, against torch.distributed.checkpoint; suspension
-	PYTHONPATH=cluster:workloads:. $(PY) benchmarks/checkpoint.py
+	$(BENCH)/checkpoint.py
 
 bench-replay: setup ## Replicas by the objective on two traces, against KPA, HPA, KEDA and static fleets
-	PYTHONPATH=operator:workloads $(PY) benchmarks/replay.py
+	$(BENCH)/replay.py
 
 bench-replay-live: setup ## A compressed trace on the cluster: replicas by the objective, by the HPA, and static fleets
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/replay_live.py
+	$(BENCH)/replay_live.py
 
 bench-hotswap: setup ## Another artifact into a running pod, under load; and new pods instead
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/hotswap.py
+	$(BENCH)/hotswap.py
 
 bench-autotune: setup ## Requests a second by the way of batching that a pod finds, ours untuned, and Triton's default
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/autotune.py
+	$(BENCH)/autotune.py
 
 bench-precision: setup ## Networks in INT8 and BF16: speed, size and answers, for an image and a text model
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/precision.py
+	$(BENCH)/precision.py
 
 bench-coldstart: setup ## From no pods to the first answer, on the cluster; and by hand
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/coldstart.py
+	$(BENCH)/coldstart.py
 
 bench-livesync: setup ## Age of a running training's parameters in a serving pod, and what following costs
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/livesync.py
+	$(BENCH)/livesync.py
 
 bench-idle: setup ## Memory and processor time of agent and activator while nobody asks, on the cluster
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/idle.py
+	$(BENCH)/idle.py
 
 bench-overhead: setup ## Requests a second through a service, without and with an edge, against Triton alone, on the cluster
-	PYTHONPATH=cluster:operator:workloads:. $(PY) benchmarks/overhead.py
+	$(BENCH)/overhead.py
 
 clean-cache: ## Remove built programs, images and wheels, which take minutes to make again
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/mms"

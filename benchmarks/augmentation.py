@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from others import Others, quiet, words
 
+from benchmarks.others import Others, quiet, words
 from mms_workloads.data import augmentation, dealing
 
 from torchvision.transforms import v2  # isort: skip
@@ -78,7 +78,7 @@ def rates(name: str, block: torch.Tensor) -> list[dict[str, Any]]:
             list(pool.map(ours, range(BLOCKS)))
 
     sides: dict[str, tuple[Callable[[], object], int]] = {
-        "ours": (lambda: [ours(seed) for seed in range(BLOCKS)], BLOCKS),
+        "ours": (lambda: list(map(ours, range(BLOCKS))), BLOCKS),
         "two threads": (two, BLOCKS),
         "torchvision": (lambda: torch.stack([single(image) for image in block]), 1),
     }

@@ -35,8 +35,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from others import at_rest, enough, quiet, words
-
+from benchmarks.others import at_rest, enough, quiet, words
 from mms_workloads.contract import Desired, JobFile, StatusReport
 from mms_workloads.train.local import LocalRun
 from tests.unit import weed
@@ -136,7 +135,7 @@ def measure(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(RANKS), str(RANK)]
     command += ["--megabytes", str(megabytes), "--storage", json.dumps(storage), "--folder", str(folder)]
     command += ["--rounds", str(ROUNDS), "--out", str(out), *options]
-    path = os.pathsep.join([str(ROOT / "workloads"), str(RANK.parent)])
+    path = os.pathsep.join([str(ROOT / "workloads"), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)  # the log of the saves
     samples: dict[str, Any] = json.loads(out.read_text())

@@ -275,22 +275,22 @@ def distributed(folder: Path, python: str) -> tuple[dict[str, Any], list[str]]:
             part = one["words_per_second"] / alone["words_per_second"]
             print(f"{name} {pair + 1}: {part:.2f} of one process; {one}", flush=True)
     said = []
-    for name, each in found.items():
+    for name, runs in found.items():
         for score in SCORES:
-            values = [one[score] for one in each]
+            values = [one[score] for one in runs]
             said.append(f"quality {name} {score}: {statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})")
-    alone = found.pop("one process")
-    b = statistics.median(one["words_per_second"] for one in alone) / 1e6
-    for name, each in found.items():
-        a = statistics.median(one["words_per_second"] for one in each) / 1e6
-        pairs = zip(each, alone, strict=True)
+    single = found.pop("one process")
+    b = statistics.median(one["words_per_second"] for one in single) / 1e6
+    for name, runs in found.items():
+        a = statistics.median(one["words_per_second"] for one in runs) / 1e6
+        pairs = zip(runs, single, strict=True)
         ratio = statistics.median(one["words_per_second"] / by["words_per_second"] for one, by in pairs)
-        moved = statistics.median(one["bytes_per_word"] for one in each)
+        moved = statistics.median(one["bytes_per_word"] for one in runs)
         said.append(
             f"RESULT distributed-{name} {a:.2f} million words/s vs one process {b:.2f} million words/s: {ratio:.2f}x, "
             f"{moved:.0f} bytes per word"
         )
-    return {**found, "one process": alone}, said
+    return {**found, "one process": single}, said
 
 
 def main() -> int:

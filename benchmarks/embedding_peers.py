@@ -84,7 +84,7 @@ def file_to_vectors(corpus: Path, epochs: int, seed: int, target: Path) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "lines.txt"
         opened = lzma.open if corpus.suffix == ".xz" else open
-        with opened(corpus, "rt", encoding="utf-8", errors="replace") as text, plain.open("w") as out:  # type: ignore[operator]
+        with opened(corpus, "rt", encoding="utf-8", errors="replace") as text, plain.open("w") as out:
             for line in text:
                 out.write(" ".join(re.findall(r"\w+", line.lower())) + "\n")
         model = gensim("skip-gram", seed, MIN_COUNT)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from mms_workloads.contract import WordEmbedding
@@ -30,7 +31,7 @@ STEPS = 50  # of a batch size, that are timed; and that are compared
 def ours(parameters: Parameters, windows: softmax.Windows, steps: int) -> tuple[float, list[float], int]:
     """Seconds, the mean loss of each step, pairs."""
     pairs, losses, began = 0, [], time.perf_counter()
-    with softmax.threadpool_limits(limits=THREADS, user_api="blas"):
+    with threadpool_limits(limits=THREADS, user_api="blas"):
         for first in range(0, min(steps * softmax.INPUTS, len(windows.starts) - 1), softmax.INPUTS):
             batch = softmax.part(windows, first, min(first + softmax.INPUTS, len(windows.starts) - 1))
             losses.append(softmax.step(parameters, batch, RATE) / len(batch.targets))

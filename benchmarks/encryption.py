@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from others import Others, quiet, words
 
+from benchmarks.others import Others, quiet, words
 from mms_workloads import store as stores
 from mms_workloads.contract import Data, DataFile, Store, WordEmbedding
 from mms_workloads.data import encrypting, sealed

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from mms_operator.engine.kubeapi import ApiError, KubeApi, load_configuration
 from mms_operator.engine.resources import BY_KIND, CHILDREN, EVENT, TRAINING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 CRDS = ROOT / "crds"
@@ -154,14 +154,15 @@ async def against_bare_loop(server: ApiOnly, file: Path, needed: Object) -> Obje
     with child(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
-        await asyncio.to_thread(process.stdout.readline)  # it is ready
+        ask, ready = process.stdin, process.stdout
+        await asyncio.to_thread(ready.readline)  # it is ready
         expected = {kind: number * TRAININGS for kind, number in needed.items() if kind not in ("status", "events")}
 
         def made(obj: Object) -> None:
             metadata = obj["metadata"]
             line = json.dumps([metadata["name"], metadata["uid"], metadata["resourceVersion"]])
-            process.stdin.write(line.encode() + b"\n")
-            process.stdin.flush()
+            ask.write(line.encode() + b"\n")
+            ask.flush()
 
         began = time.monotonic()
         await create(api, made)
@@ -255,7 +256,7 @@ async def served(api: KubeApi) -> bool:
 
 async def count(api: KubeApi) -> dict[str, int]:
     """Children by kind."""
-    found = {}
+    found: dict[str, int] = {}
     for resource in CHILDREN:
         async for chunk, _ in api.list(resource, NAMESPACE, "", metadata=True, chunk=500):
             found[resource.kind] = found.get(resource.kind, 0) + len(chunk)
@@ -356,17 +357,15 @@ def minus(now: dict[str, int], before: dict[str, int]) -> dict[str, int]:
     return {key: value - before.get(key, 0) for key, value in now.items()}
 
 
-def child(command: list[str], environment: dict[str, str], **pipes: Any) -> subprocess.Popen[bytes]:
+@contextmanager
+def child(command: list[str], environment: dict[str, str], **pipes: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Is killed when the block ends."""
     path = os.pathsep.join(str(ROOT / folder) for folder in ("operator", "workloads", "cluster"))
-    return _Child(command, env={**environment, "PYTHONPATH": path}, cwd=ROOT, **pipes)
-
-
-class _Child(subprocess.Popen[bytes]):
-    """Is killed when its block ends."""
-
-    def __exit__(self, *error: object) -> None:
-        self.kill()
-        super().__exit__(*error)
+    with subprocess.Popen(command, env={**environment, "PYTHONPATH": path}, cwd=ROOT, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def peak_kib(pid: int) -> int:

@@ -8,13 +8,14 @@ of the others that keep within the objective what is to be kept.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -82,8 +83,14 @@ def raw(answer: Answer) -> dict[str, object]:
     }
 
 
+def say(name: str, what: str) -> None:
+    print(f"{name}: {what}", file=sys.stderr, flush=True)
+
+
 def main() -> int:
-    console, kept, said = Console(width=100), {}, []
+    console = Console(width=100)
+    kept: dict[str, Any] = {}
+    said: list[str] = []
     for name, read in (("azure", azure), ("twitter", twitter)):
         try:
             times = read()
@@ -92,7 +99,7 @@ def main() -> int:
             continue
         answer = compare(
             Question(times, CAPACITY, COLD_STARTS, WITHIN),
-            lambda what, name=name: print(f"{name}: {what}", file=sys.stderr, flush=True),
+            functools.partial(say, name),
         )
         console.print(f"\n{name}: {summary(answer)}", highlight=False)
         console.print(table(answer))

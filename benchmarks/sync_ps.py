@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sync_ps_ways import SERVE, WORKER, Scenario
 
+from benchmarks.sync_ps_ways import SERVE, WORKER, Scenario
 from mms_operator.engine.certificates import secrets
 from mms_operator.plan.types import Certificates
 
@@ -150,7 +150,7 @@ def stream(way: str, scenario: Scenario, program: Path, repeats: int) -> list[fl
         assert server.stdout
         server.stdout.readline()  # it listens
         try:
-            command = [program, "client", *numbers]
+            command = [str(program), "client", *numbers]
             text = subprocess.check_output(command, env=environment, timeout=LIMIT_SECONDS, text=True)
         finally:
             server.kill()

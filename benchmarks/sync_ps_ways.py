@@ -181,7 +181,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def _fill(tensors: list[torch.Tensor], parts: Any) -> None:
     for tensor, part in zip(tensors, parts, strict=True):
-        memoryview(tensor.numpy()).cast("B")[:] = part
+        memoryview(tensor.numpy().data).cast("B")[:] = part
 
 
 # ---- ZeroMQ: a request and a reply of a frame for each tensor, sent without a copy
@@ -194,13 +194,14 @@ def zeromq_serve(scenario: Scenario, repeats: int, say: Say) -> None:
     numbers = context.socket(zmq.REP)  # which port is whose
     say(numbers.bind_to_random_port(f"tcp://{HOST}"))
     for _ in range(scenario.workers):
-        numbers.send_json(ports[numbers.recv_json()])
+        worker: Any = numbers.recv_json()
+        numbers.send_json(ports[worker])
 
     def answer(worker: int) -> None:
         gradients, parameters = scenario.tensors(scenario.up), scenario.tensors(scenario.down)
         for _ in range(repeats):
             _fill(gradients, [frame.buffer for frame in sockets[worker].recv_multipart(copy=False)])
-            sockets[worker].send_multipart([tensor.numpy() for tensor in parameters], copy=False)
+            sockets[worker].send_multipart([tensor.numpy().data for tensor in parameters], copy=False)
 
     in_threads(scenario, answer)
     context.destroy(linger=10_000)
@@ -216,7 +217,7 @@ def zeromq_worker(scenario: Scenario, port: int, worker: int) -> Exchange:
     gradients, parameters = scenario.tensors(scenario.up), scenario.tensors(scenario.down)
 
     def exchange() -> None:
-        socket.send_multipart([tensor.numpy() for tensor in gradients], copy=False)
+        socket.send_multipart([tensor.numpy().data for tensor in gradients], copy=False)
         _fill(parameters, [frame.buffer for frame in socket.recv_multipart(copy=False)])
 
     return exchange
@@ -258,7 +259,7 @@ def gloo_worker(scenario: Scenario, port: int, worker: int) -> Exchange:
 
 
 def _gloo(store: Any, worker: int, rank: int) -> Any:
-    return distributed.ProcessGroupGloo(distributed.PrefixStore(str(worker), store), rank, 2, LIMIT)  # type: ignore[attr-defined]
+    return distributed.ProcessGroupGloo(distributed.PrefixStore(str(worker), store), rank, 2, LIMIT)
 
 
 # ---- torch.distributed.rpc: TensorPipe

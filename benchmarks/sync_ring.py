@@ -32,6 +32,8 @@ from mms_workloads.transport.ring import RingTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mms_workloads.transport.ring import Wire
+
     Call = Callable[[torch.Tensor, str], None]
 
 MEGABYTES = tuple(int(size) for size in os.environ.get("MMS_BENCH_MEGABYTES", "1,16,64,256").split(","))
@@ -42,7 +44,7 @@ SMALL_BYTES, SMALL_REPEATS = 512, 200
 HOST = "127.0.0.1"
 LIMIT = timedelta(minutes=10)
 
-OURS = ("None", "BF16", "Int8")
+OURS: tuple[Wire, ...] = ("None", "BF16", "Int8")
 GLOO = ("gloo-float32", "gloo-bfloat16")
 
 
@@ -138,8 +140,8 @@ def member(rank: int, size: int, port: int) -> dict[str, Any]:
         timeout=LIMIT.total_seconds(),
     )
 
-    def ours(tensor: torch.Tensor, wire: str) -> None:
-        ring.all_reduce(tensor, wire)
+    def ours(wire: Wire) -> Call:
+        return lambda tensor, _: ring.all_reduce(tensor, wire)
 
     def gloo(tensor: torch.Tensor, way: str) -> None:
         if way == "gloo-float32":
@@ -154,7 +156,7 @@ def member(rank: int, size: int, port: int) -> dict[str, Any]:
     def barrier() -> None:
         ring.all_reduce(one)
 
-    calls: dict[str, Call] = dict.fromkeys(OURS, ours) | dict.fromkeys(GLOO, gloo)
+    calls: dict[str, Call] = {wire: ours(wire) for wire in OURS} | dict.fromkeys(GLOO, gloo)
     sizes = {str(megabytes): rounds(calls, barrier, megabytes, rank, size) for megabytes in MEGABYTES}
     return {"sizes": sizes, "small": small(calls, barrier)}
 

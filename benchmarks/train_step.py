@@ -28,7 +28,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from others import quiet, words
+from benchmarks.others import quiet, words
 
 ROOT = Path(__file__).parents[1]
 RANK = Path(__file__).with_name("train_step_rank.py")
@@ -52,11 +52,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.results:
         return report(json.loads(arguments.results.read_text()))
-    samples = {"steps": STEPS, "cores": os.cpu_count(), "runs": {}}
+    samples: dict[str, Any] = {"steps": STEPS, "cores": os.cpu_count(), "runs": {}}
     for name in WORKLOADS:
         for size in RANKS:
             print(f"{name}, {size} ranks", file=sys.stderr)
-            samples["runs"][f"{name}-{size}"] = measure(name, size)  # type: ignore[index]
+            samples["runs"][f"{name}-{size}"] = measure(name, size)
     file = Path(os.environ.get("MMS_RESULTS", "benchmarks/results")) / "train_step.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(samples, indent=1))
@@ -66,7 +66,7 @@ def main() -> int:
 
 def measure(name: str, size: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), str(RANK)]
-    path = os.pathsep.join([str(ROOT / "workloads"), str(RANK.parent)])
+    path = os.pathsep.join([str(ROOT / "workloads"), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "samples.json"

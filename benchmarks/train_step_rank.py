@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from others import Others, enough
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
-from train_step_models import workload
 
+from benchmarks.others import Others, enough
+from benchmarks.train_step_models import workload
 from mms_workloads.sync.leases import Progress, Slice
 from mms_workloads.train.communicator import Contribution, Stats
 from mms_workloads.train.flat import FlatState
@@ -38,8 +38,7 @@ from mms_workloads.transport.ring import RingTransport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from train_step_models import Workload
-
+    from benchmarks.train_step_models import Workload
     from mms_workloads.train.ring import Wire
 
 HOST = "127.0.0.1"
@@ -118,7 +117,7 @@ def _ddp(work: Workload, name: str, hook: Any = None) -> Side:
         numbers = work.share(number, rank, size)
         rule.zero_grad()
         loss = work.loss(module, numbers) / len(numbers)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         rule.step()
         return loss.item()
 
@@ -138,7 +137,7 @@ def _ring(work: Workload, name: str, wire: Wire, transport: RingTransport, stack
     def step(number: int) -> float:
         numbers = work.share(number, rank, size)
         loss = work.loss(state.module, numbers)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         stats = Stats(taken, float(taken), loss.item() / taken)
         mine = Slice(0, rank, number * taken, (number + 1) * taken, SAMPLES_PER_RANK)
         ring.exchange(state, Contribution((mine,), stats), rate, lambda: None)
