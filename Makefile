@@ -13,7 +13,7 @@ export MMS_RESULTS ?= benchmarks/results
 .PHONY: help setup demo test test-unit test-api test-e2e test-full sanitize lint format generate check-generated lock \
         images cluster-up cluster-status clean-cluster clean-cache clean bench-demo bench-reconcile bench-sync-ps bench-sync-ring \
         bench-train-step bench-checkpoint bench-recovery bench-goodput bench-embedding bench-neighbours bench-neighbours-served \
-        bench-replay bench-replay-live bench-hotswap bench-coldstart bench-livesync bench-overhead bench-idle bench-autotune bench-precision bench-tasks
+        bench-replay bench-replay-live bench-hotswap bench-coldstart bench-livesync bench-overhead bench-idle bench-autotune bench-precision bench-training-precision bench-tasks
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  \033[1m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -135,6 +135,9 @@ bench-autotune: setup ## Requests a second by the way of batching that a pod fin
 
 bench-precision: setup ## Networks in INT8 and BF16: speed, size and answers, for an image and a text model
 	$(BENCH)/precision.py
+
+bench-training-precision: setup ## Training with products in BF16 against a plain loop in float32: speed and accuracy
+	$(BENCH)/training_precision.py
 
 bench-coldstart: setup ## From no pods to the first answer, on the cluster; and by hand
 	$(BENCH)/coldstart.py

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,8 +53,8 @@ LONGER = {
 LARGER = dict.fromkeys(LONGER, 4) | {"token-classification": 2}
 
 
-def ours(training: JobFile, folder: Path) -> tuple[float, float]:
-    """Samples a second of each worker, after the first WARM steps; the metric."""
+def ours(training: JobFile, folder: Path) -> tuple[float, dict[str, float]]:
+    """Samples a second of each worker, after the first WARM steps; the metrics."""
     os.environ["OMP_NUM_THREADS"] = "1"
     first: tuple[float, int] | None = None
     last = (0.0, 0)
@@ -73,7 +74,7 @@ def ours(training: JobFile, folder: Path) -> tuple[float, float]:
     if outcome.result != "Complete" or outcome.artifact is None or first is None:
         raise SystemExit(f"{outcome}")
     rate = (last[1] - first[1]) * training.optimizer.globalBatchSize / (last[0] - first[0]) / training.workers
-    return rate, outcome.artifact.metrics[CASES[training.job.name].metric]
+    return rate, outcome.artifact.metrics
 
 
 def job(name: str, folder: Path, uri: str, *, seed: int, workers: int) -> JobFile:
@@ -108,14 +109,13 @@ def compared(name: str, workers: int) -> bool:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             uri = case.data(folder / "data")
-            rate, score = ours(job(name, folder, uri, seed=pair + 1, workers=workers), folder)
+            rate, metrics = ours(job(name, folder, uri, seed=pair + 1, workers=workers), folder)
             (folder / "job.json").write_text(
                 job(name, folder, uri, seed=pair + 1, workers=1).model_dump_json(exclude_none=True)
             )
-            loops = [beside(folder) for _ in range(workers)]
-            found = [json.loads(loop.communicate()[0].splitlines()[-1]) for loop in loops]
+            found = beside(folder, workers)
         rates.append((rate, statistics.mean(one["rate"] for one in found)))
-        scores.append((score, found[0]["score"]))
+        scores.append((metrics[case.metric], found[0]["metrics"][case.metric]))
         (mine, plain), (score, other) = rates[-1], scores[-1]
         speed = f"{mine:.0f} and {plain:.0f} samples/s a worker"
         print(f"{name} {workers}: {speed}, {case.metric} {score:.3f} and {other:.3f}", flush=True)
@@ -129,11 +129,12 @@ def compared(name: str, workers: int) -> bool:
     return worse <= case.margin
 
 
-def beside(folder: Path) -> subprocess.Popen[str]:
-    """A plain loop on one thread."""
+def beside(folder: Path, count: int) -> list[dict[str, Any]]:
+    """So many plain loops of job.json at once, each on one thread: their rates and metrics."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     program = [sys.executable, __file__, "plain", str(folder / "job.json")]
-    return subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment)
+    loops = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(count)]
+    return [json.loads(loop.communicate()[0].splitlines()[-1]) for loop in loops]
 
 
 def alone(path: Path) -> None:
@@ -141,7 +142,7 @@ def alone(path: Path) -> None:
     training = JobFile.model_validate_json(path.read_bytes())
     torch.set_num_threads(1)
     found = plain.loop(training, path.parent, warm=WARM)
-    print(json.dumps({"rate": found.rate, "score": found.metrics[CASES[training.job.name].metric]}))
+    print(json.dumps({"rate": found.rate, "metrics": found.metrics}))
 
 
 if __name__ == "__main__":

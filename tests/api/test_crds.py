@@ -288,6 +288,7 @@ TRAINING_STATUS: Object = {
         "metrics": {"accuracy": "0.91"},
     },
     "privacy": {"epsilonSpent": "3.1415", "delta": "0.00001", "noiseMultiplier": "2.0166"},
+    "precision": "BF16",
     "data": {
         "format": "CSV",
         "files": 2,

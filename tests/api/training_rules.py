@@ -225,6 +225,12 @@ def private() -> Iterator[Case]:
         },
     )
     yield from created(
+        "privacy-precision",
+        "optimizer.precision must not be BF16 with privacy",
+        good={"float32": noised(optimizer={"precision": "FP32"}), "auto": noised(optimizer={"precision": "Auto"})},
+        bad={"bf16": noised(optimizer={"precision": "BF16"})},
+    )
+    yield from created(
         "privacy-image",
         "privacy needs the workers' own image",
         good={"own": noised(), "other": {"spec": {"workers": {"image": "other:1"}}}},
@@ -487,7 +493,7 @@ CASES = [
     ),
     *created(
         "language-only",
-        "optimizer.momentum, weightDecay, globalBatchSize and whenWorkersChange do not apply",
+        "optimizer.momentum, weightDecay, globalBatchSize, whenWorkersChange and precision do not apply",
         good={
             "embedding": {"spec": {"optimizer": {"learningRate": "0.05", "seed": 3, "epochs": 1}}},
             "language": language(optimizer={"weightDecay": "0.1", "whenWorkersChange": "ScaleLearningRate"}),
@@ -499,6 +505,7 @@ CASES = [
                 ("weightDecay", "0"),
                 ("globalBatchSize", 64),
                 ("whenWorkersChange", "KeepGlobalBatch"),
+                ("precision", "BF16"),
             )
         },
     ),

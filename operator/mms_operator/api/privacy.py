@@ -57,6 +57,10 @@ def privacy_fits() -> list[tuple[str, str]]:
         f"!has(self.data) || !has(self.data.augmentation) || {apart}": "data.augmentation must not have Mixup with "
         "privacy: it makes one record of two",
     }
+    found["(!has(self.optimizer.precision) || self.optimizer.precision != 'BF16')"] = (
+        "optimizer.precision must not be BF16 with privacy, whose gradients of single records are computed in float32: "
+        "leave it out"
+    )
     found["!has(self.workers.image)"] = (
         "privacy needs the workers' own image: one of another release may not know of it, and would train without: "
         "leave workers.image out"

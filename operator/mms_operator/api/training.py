@@ -319,10 +319,10 @@ class TrainingSpec(Model):
                 (
                     "!has(self.task.wordEmbedding) || (!has(self.optimizer.momentum) && "
                     "!has(self.optimizer.weightDecay) && !has(self.optimizer.globalBatchSize) && "
-                    "!has(self.optimizer.whenWorkersChange))"
+                    "!has(self.optimizer.whenWorkersChange) && !has(self.optimizer.precision))"
                 ),
                 (
-                    "optimizer.momentum, weightDecay, globalBatchSize and whenWorkersChange do not apply to "
+                    "optimizer.momentum, weightDecay, globalBatchSize, whenWorkersChange and precision do not apply to "
                     "task.wordEmbedding, whose workers take a block of the text each: leave them out"
                 ),
             ),

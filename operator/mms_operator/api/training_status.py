@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from mms_operator.api.types import Conditions, Model, SecretReference
@@ -186,6 +188,9 @@ class TrainingStatus(Model):
     progress: Progress | None = None
     data: DataStatus | None = None
     privacy: PrivacyStatus | None = None
+    precision: Literal["FP32", "BF16"] | None = Field(
+        default=None, description="In which numbers the run's network multiplies in training: see optimizer.precision."
+    )
     checkpoint: CheckpointStatus | None = None
     pretrained: ArtifactStatus | None = Field(
         default=None, description="The artifact that the run starts from, where spec.pretrained names a training."

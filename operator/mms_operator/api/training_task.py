@@ -234,6 +234,13 @@ class Optimizer(Model):
         description="KeepGlobalBatch: fewer workers take more samples each. ScaleLearningRate: each worker takes as "
         "many as before, and the learning rate follows the batch (Goyal et al., 2017). Absent: KeepGlobalBatch.",
     )
+    precision: Literal["Auto", "FP32", "BF16"] | None = Field(
+        default=None,
+        description="In which numbers a network's products are computed in training; parameters, gradients, the "
+        "optimizer, evaluation and the artifact are float32. Auto: BF16 on GPUs, and on CPUs that have instructions "
+        "for it where the network's layers are wide enough to gain by it; status.precision says which it is. "
+        "Absent: Auto.",
+    )
     seed: int = Field(default=1, ge=0, le=2**31 - 1, description="Start of every random choice.")
 
 

@@ -64,6 +64,7 @@ def optimizer(given: Optimizer, of: Task, pretrained: Pretrained | None = None) 
         globalBatchSize=given.globalBatchSize or BATCH_SIZE,
         epochs=given.epochs,
         whenWorkersChange=given.whenWorkersChange or "KeepGlobalBatch",
+        precision=given.precision or "Auto",
         seed=given.seed,
     )
 

@@ -38,7 +38,7 @@ OPTIMIZERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "as the spec says": (
         {"languageModel": {}},
         {"name": "SGD", "learningRate": "0.1", "momentum": "0.9", "weightDecay": "0.01", "globalBatchSize": 256,
-         "whenWorkersChange": "ScaleLearningRate", "epochs": 2, "seed": 3},
+         "whenWorkersChange": "ScaleLearningRate", "precision": "BF16", "epochs": 2, "seed": 3},
         {"name": "SGD", "learningRate": 0.1, "momentum": 0.9, "weightDecay": 0.01, "globalBatchSize": 256,
          "whenWorkersChange": "ScaleLearningRate", "epochs": 2, "seed": 3},
     ),

@@ -95,6 +95,9 @@ class CountingLearner:
     def rate(self, *_: object) -> float:
         return 1.0
 
+    def precision(self, _: object) -> None:
+        pass
+
     def compute(self, state: State, slices: Sequence[Slice], _: Place) -> Stats:
         assert isinstance(state, FlatState)
         once = 1 if self.job.syncMode == "Ring" else -1

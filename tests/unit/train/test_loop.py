@@ -54,6 +54,9 @@ class Rank:
     def rate(self, *_: object) -> float:
         return 0.1
 
+    def precision(self, _: object) -> None:
+        pass
+
     def compute(self, _: EmbeddingState, slices: Sequence[Slice], __: Place) -> Stats:
         self.rounds.append(len(slices))
         if len(self.rounds) == ROUND:

@@ -186,6 +186,7 @@ class Optimizer(Contract):
     globalBatchSize: PositiveInt = 64  # samples of all workers in a step
     epochs: PositiveInt = 5
     whenWorkersChange: Literal["KeepGlobalBatch", "ScaleLearningRate"] = "KeepGlobalBatch"
+    precision: Literal["Auto", "FP32", "BF16"] = "Auto"  # of a network's products in the forward pass
     seed: int = 1
 
 

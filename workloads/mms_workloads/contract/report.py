@@ -165,6 +165,7 @@ class StatusReport(Contract):
     incidents: list[Incident] = []
     data: DataReport | None = None
     privacy: PrivacyReport | None = None
+    precision: Literal["FP32", "BF16"] | None = None  # of the network's products; None: no step, or no network
     quarantined: NonNegativeInt = 0  # blocks of the data set that are not trained on
     outcome: Outcome | None = None
 

@@ -123,6 +123,9 @@ class EmbeddingLearner:
         del place
         return 1
 
+    def precision(self, state: object) -> None:
+        del state
+
     def batch(self, place: Place) -> int:
         """Blocks. Merging costs nearly the same for a round of many, in which ranks drift apart: the more of them there
         are, the shorter rounds must be for the same quality. Who wants in, and a suspension, wait for a round's end.

@@ -36,6 +36,7 @@ from mms_workloads.train import dealing, device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, rate, share
+from mms_workloads.train.precision import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,6 +89,12 @@ class LanguageLearner:
     method: str = METHOD
     _held: Recent[int, Tensor] = field(default_factory=lambda: held(HELD_BYTES))
     _orders: Recent[tuple[int, int], Tensor] = field(default_factory=lambda: held(ORDERS_BYTES))  # and data epoch
+    _precision: Precision = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._precision = Precision(
+            self.job.optimizer.precision, lambda network: network(device.moved(self._example(), device.chosen()))
+        )
 
     @classmethod
     def of(cls, job: JobFile, task: LanguageModel, plan: Plan, cache: Path) -> LanguageLearner:
@@ -128,6 +135,10 @@ class LanguageLearner:
     def rate(self, state: State, members: int) -> float:
         return rate(self.job, state.agreement, self.trained_on, members)
 
+    def precision(self, state: State) -> str:
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        return self._precision.chosen(state.module)
+
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         del place
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
@@ -135,7 +146,7 @@ class LanguageLearner:
         samples = torch.cat(windows) if windows else torch.empty(0, self.task.contextLength + 1, dtype=torch.int64)
         if not samples.numel():
             return NOTHING
-        with device.precision(state.parameters.device):
+        with self._precision.products(state.module):
             loss = cross_entropy(state.module, samples) / self.task.contextLength  # of each window the mean; their sum
         loss.backward()  # type: ignore[no-untyped-call]
         count = samples.shape[0]
@@ -182,12 +193,15 @@ class LanguageLearner:
         tensors.write(folder / "model.safetensors", {name: tensor.numpy() for name, tensor in parameters.items()})
         (folder / "model.json").write_text(self.task.model_dump_json(indent=1), encoding="utf-8")
         self._beside(network, folder)
-        length = min(16, self.task.contextLength)
-        example = {"tokens": torch.arange(2 * length).view(2, length) % ASKED_SYMBOLS}
-        exporting.to_onnx(network, example, {"tokens": ("n", "L")}, ["logits"], folder / NETWORK)
+        exporting.to_onnx(network, {"tokens": self._example()}, {"tokens": ("n", "L")}, ["logits"], folder / NETWORK)
         pipeline = Pipeline(task=KIND, text=TextInput(maxLength=self.task.contextLength))
         (folder / PIPELINE).write_text(pipeline.model_dump_json(indent=1, exclude_none=True), encoding="utf-8")
         return self._golden(folder)
+
+    def _example(self) -> Tensor:
+        """int64 [2, L]."""
+        length = min(16, self.task.contextLength)
+        return torch.arange(2 * length).view(2, length) % ASKED_SYMBOLS
 
     def _golden(self, folder: Path) -> Golden:
         """Texts with the bits per byte that the served model gives them, and how it goes on."""

@@ -90,14 +90,15 @@ class Control:
         plain: bool = False,
         pages: str = "",
         parameters: str = "",
+        bf16: bool = False,
     ) -> None:
         """address: host:port at which peers find this pod; pages: at which they get what it has read of the data set;
-        parameters: at which serving pods find it.
+        parameters: at which serving pods find it; bf16: whether it has instructions for products in BF16.
 
         beat: called while the thread is alive.
         """
         self._pod, self._address, self._holds, self._beat, self._plain = pod, address, holds, beat, plain
-        self._parameters, self._pages = parameters, pages
+        self._parameters, self._pages, self._bf16 = parameters, pages, bf16
         self.inbox = Inbox()
         # Called in the control thread when `urgent` may have become true or the pod may go, and when a lease has come.
         self.on_over: Callable[[], None] = lambda: None
@@ -290,6 +291,7 @@ class Control:
             "address": self._address,
             "parameters": self._parameters,
             "pages": self._pages,
+            "bf16": self._bf16,
             "epoch": epoch,
             "step": step,
             "layout": self.layout(),

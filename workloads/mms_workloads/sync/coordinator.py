@@ -93,6 +93,7 @@ class Coordinator:
         self.outcome: Outcome | None = None
         self.replaced = False  # another master has claimed the storage: this one ends without an outcome
         self.privacy: PrivacyReport | None = None  # as the first member says
+        self.precision: str | None = None  # the same
         self.ended = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         self.last_commits = 0  # of checkpoints that the run is suspended with: under way
@@ -113,6 +114,7 @@ class Coordinator:
             role=f["role"],
             pages=f.get("pages", ""),
             parameters=f.get("parameters", ""),
+            bf16=f.get("bf16", False),
         )
         peers, before = self.peers.get(link.role), self.workers.membership
         replaced = peers.links.get(link.rank) if peers else None
@@ -317,6 +319,7 @@ class Coordinator:
                 continue
             if said := fields.get("privacy"):
                 self.privacy = PrivacyReport.model_validate(said)
+            self.precision = fields.get("precision", self.precision)
             for measure in self.measures.watch.observe(this):
                 self._take(measure)
         self.epochs.answer_leases()

@@ -80,7 +80,8 @@ class Dispatcher:
             plan = self.counting.plan(self.job.task.wordEmbedding, data.blockBytes, varied=varied)
             records = plan.schema.records if plan.schema else None
             logger().info("counted", files=len(plan.files), vocabulary=len(plan.vocabulary), records=records)
-            self._adopt(plans.pack(replace(plans.needed(plan, self.job), workers=self.job.workers)))
+            bf16 = all(link.bf16 for link in links)
+            self._adopt(plans.pack(replace(plans.needed(plan, self.job), workers=self.job.workers, bf16=bf16)))
             return True
         for link in links:
             number = None if link.counts else self.counting.take(link.rank)

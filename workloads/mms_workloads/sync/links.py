@@ -22,4 +22,5 @@ class Link:
     role: str = "worker"
     pages: str = ""  # host:port where peers get what a worker has read of the data set; empty: nowhere
     parameters: str = ""  # host:port where serving pods get a worker's parameters; empty: nowhere
+    bf16: bool = False  # its device has instructions for products in BF16
     stopping: bool = False  # its pod was told to end

@@ -35,6 +35,7 @@ class Plan:
     varied: bool = False  # blocks are of different sizes
     sealed: Sealed | None = None  # of encrypted data: each file is a block
     workers: int = 0  # that the run was begun with: learning rates and shares go by it. 0: it does not say
+    bf16: bool = False  # whether all workers that it was begun with have instructions for products in BF16
 
     def blocks(self) -> list[blocks.Block]:
         if self.sealed:
@@ -70,6 +71,7 @@ def pack(plan: Plan) -> bytes:
         "phrases": plan.vocabulary.phrases,
         "varied": plan.varied,
         "workers": plan.workers,
+        "bf16": plan.bf16,
         "sealed": plan.sealed.document() if plan.sealed else None,
         "schema": plan.schema.document() if plan.schema else None,
     }
@@ -82,8 +84,8 @@ def unpack(data: bytes) -> Plan:
     schema = Schema.read(document["schema"]) if document.get("schema") else None
     sealed = Sealed.read(document["sealed"]) if document.get("sealed") else None
     files, varied = tuple(DataFile(**f) for f in document["files"]), document.get("varied", False)
-    workers = document.get("workers", 0)
-    return Plan(files, document["blockBytes"], vocabulary, schema, varied, sealed, workers)
+    workers, bf16 = document.get("workers", 0), document.get("bf16", False)
+    return Plan(files, document["blockBytes"], vocabulary, schema, varied, sealed, workers, bf16)
 
 
 def digest(data: bytes) -> str:

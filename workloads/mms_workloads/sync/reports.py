@@ -32,6 +32,7 @@ def status(run: Coordinator, now: float) -> StatusReport:
         incidents=list(run.incidents),
         data=run.dispatcher.data(),
         privacy=run.privacy,
+        precision=run.precision,
         quarantined=len(run.measures.dead),
         outcome=run.outcome,
     )

@@ -27,6 +27,7 @@ from mms_workloads.train import dealing, device
 from mms_workloads.train.communicator import NOTHING, Stats
 from mms_workloads.train.flat import TABLE, FlatState
 from mms_workloads.train.learner import Evaluation, Place, rate, share
+from mms_workloads.train.precision import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,8 +75,10 @@ class TaskLearner:
     _held: Recent[int, Batch] = field(default_factory=lambda: Recent(HELD_BYTES, _bytes))
     _trained: int | None = None
     _ordered: Recent[tuple[int, int], Batch] = field(init=False)  # by block and data epoch
+    _precision: Precision = field(init=False)
 
     def __post_init__(self) -> None:
+        self._precision = Precision("FP32" if self.job.privacy else self.job.optimizer.precision, self._pass)
         self._ordered = Recent(2 * self.mixed(Place(0, 1)) + 2)  # as many are read ahead as rounds are dealt from
 
     @classmethod
@@ -127,6 +130,15 @@ class TaskLearner:
     def rate(self, state: State, members: int) -> float:
         return rate(self.job, state.agreement, self.trained_on, members)
 
+    def precision(self, state: State) -> str:
+        assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
+        return self._precision.chosen(state.module)
+
+    def _pass(self, network: nn.Module) -> object:
+        """An example through the network."""
+        module, example, _ = self.task.exported(network)
+        return module(**{name: device.moved(tensor, device.chosen()) for name, tensor in example.items()})
+
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         assert isinstance(state, FlatState)  # noqa: S101 - made by `start`
         if self.job.privacy is not None:
@@ -136,7 +148,7 @@ class TaskLearner:
         if not samples:
             return NOTHING
         seed = int(torch.randint(2**62, (), generator=generator))
-        with device.precision(state.parameters.device), device.seeded(seed):
+        with self._precision.products(state.module), device.seeded(seed):
             total = self.task.loss(state.module, batch, generator)
         total.backward()  # type: ignore[no-untyped-call] # once: buckets travel as soon as it has passed them
         return Stats(samples, float(samples), float(total.detach()) / samples)

@@ -5,7 +5,7 @@ A process asks only after its supervisor has forked it: CUDA cannot be used on b
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -29,13 +28,6 @@ def chosen() -> torch.device:
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on `device`; the copy to a GPU goes on while the CPU does other things."""
     return tensor if device == CPU else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def precision(device: torch.device) -> AbstractContextManager[object]:
-    """The products of a forward pass in BF16 on a GPU, whose matrix units take that; parameters, gradients and
-    sums stay float32. On the CPU all is float32.
-    """
-    return nullcontext() if device == CPU else torch.autocast(device.type, torch.bfloat16)
 
 
 @contextmanager

@@ -71,6 +71,9 @@ class Learner(Protocol):
     def rate(self, state: State, members: int) -> float:
         """The learning rate of the next round."""
 
+    def precision(self, state: State) -> str | None:
+        """FP32 or BF16, in which `compute` multiplies; None where it has kernels of its own."""
+
     def compute(self, state: State, slices: Sequence[Slice], place: Place) -> Stats:
         """The round's work, left in `state` unfinished. It depends on the slices and on what is agreed only, whoever
         computes it. Raises store.JobError.
@@ -108,11 +111,14 @@ def share(job: JobFile, place: Place) -> int:
 
 
 def begun_with(job: JobFile, plan: Plan) -> JobFile:
-    """The job with the number of workers that its rates and shares go by, and the size that its blocks have.
+    """The job with the number of workers that its rates and shares go by, the size that its blocks have, and precision
+    FP32 where some workers would only lose by BF16.
 
     Pods that start after the number was changed read another one than those that train with them. Encrypted blocks were
     made before.
     """
+    if job.optimizer.precision == "Auto" and not plan.bf16:
+        job = job.model_copy(update={"optimizer": job.optimizer.model_copy(update={"precision": "FP32"})})
     if plan.workers:
         job = job.model_copy(update={"workers": plan.workers})
     if plan.sealed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mms_workloads.logs import logger
 from mms_workloads.train.communicator import NO_FLAGS, Communicator, Contribution, Flag, Health
@@ -56,7 +56,7 @@ def run_rounds(
 
     Raises transport.PeerLost, control.Superseded, guarding.PartedError, store.JobError.
     """
-    epochs, rounds = learner.job.optimizer.epochs, 0
+    epochs, rounds, said = learner.job.optimizer.epochs, 0, False
     comparisons = Comparisons()
     comparing = guard.corruption != "Off" and learner.job.syncMode == "Ring" and place.members > 1
     while state.agreement.fraction(learner.trained_on, epochs) < 1 or (state.agreement.told is not None and not leads):
@@ -79,7 +79,9 @@ def run_rounds(
         comparisons.made(contributions)
         leaser.made(finite=Flag.NOT_FINITE not in contributions[place.position].flags)
         if place.position == 0 and (slices or state.agreement.told is None):  # a push of nothing is no step
-            _report(control, epoch, state, contributions, guard=guard, privacy=stats.privacy)
+            beside = {} if said else {"precision": learner.precision(state)}
+            _report(control, epoch, state, contributions, guard=guard, privacy=stats.privacy, beside=beside)
+            said = True
         flags = NO_FLAGS
         for contribution in contributions:
             flags |= contribution.flags
@@ -133,10 +135,11 @@ def _report(
     *,
     guard: Guard,
     privacy: PrivacyReport | None,
+    beside: dict[str, str | None],
 ) -> None:
     stats = [c.stats for c in contributions]
     applied = [c.stats for c in contributions if c.applied]
-    fields = {
+    fields: dict[str, Any] = {
         "step": state.agreement.step,
         "slices": [[[s.data_epoch, s.block, s.start, s.stop, s.size] for s in c.slices] for c in contributions],
         "samples": sum(s.samples for s in stats),
@@ -145,6 +148,7 @@ def _report(
         "of": [s.samples for s in stats],
         "seconds": [c.health.seconds for c in contributions],
         "verdicts": verdicts(contributions, guard),
+        **beside,
     }
     if privacy:
         fields["privacy"] = privacy.model_dump()

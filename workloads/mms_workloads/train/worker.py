@@ -27,7 +27,7 @@ from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.severing import Severing
 from mms_workloads.sync.shard_client import ShardClient, Unreached
 from mms_workloads.tasks import unfit
-from mms_workloads.train import checkpoint, device, learner, state
+from mms_workloads.train import checkpoint, device, learner, precision, state
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.guarding import Guarding, PartedError
 from mms_workloads.train.learner import Place
@@ -84,6 +84,7 @@ class Worker:
             plain=plain,
             pages=self.lender.address if self.lender else "",
             parameters=self.publisher.address if self.publisher else "",
+            bf16=precision.supported(),
         )
         self.severing = Severing(lambda: self.control.urgent(self.epoch))
         self.control.on_over = self.severing.look

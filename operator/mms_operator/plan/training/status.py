@@ -116,6 +116,7 @@ def with_report(status: TrainingStatus, report: StatusReport, now: datetime) -> 
             "shards": ShardsStatus(ready=report.shardsReady) if status.shards or report.shardsReady else None,
             "data": data(report.data) or status.data,
             "privacy": privacy(report.privacy) or status.privacy,
+            "precision": report.precision or status.precision,
             # The only one may have been given up, when the guard took the run back behind it.
             "checkpoint": checkpoint(report.checkpoint) or (None if report.knowsCheckpoint else status.checkpoint),
             "attempts": attempts.followed(status.attempts, report),
