@@ -6,7 +6,7 @@ three take turns. Speeds are medians and ratios medians of the rounds' ratios; t
 is the mean over the seeds, and Auto's must not be worse than FP32's by more than the case's margin.
 
 Before that the rule by which Auto chooses: of transformers of several widths the operations of a product by byte
-(train.precision.intensity), and how much faster a step is in BF16. On a CPU without instructions for BF16, Auto is FP32.
+(train.precision.intensity), and how much faster a step is in BF16. On a CPU without instructions for it Auto is FP32.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,6 +25,9 @@ from mms_workloads.sync.watch import (
     Round,
     Watch,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GOOD, BAD, ODD = Verdict.GOOD, Verdict.NOT_FINITE, Verdict.OUTLIER
 
@@ -167,6 +171,72 @@ def test_rollbacks_come_to_an_end() -> None:
     assert "learningRate" in found[-1].action
 
 
+def test_each_rank_by_itself_where_a_push_stands_alone() -> None:
+    """Another one's good push between two bad ones makes neither good."""
+    watch = Watch(Guard(patience=3))
+    found = []
+    for step in range(20):
+        push = alone(step, step % 2)
+        found += seen(watch, odd(push, 0, BAD) if push.ranks == (1,) else push)
+    assert [type(one) for one in found] == [Report, Rollback]
+    assert isinstance(found[-1], Rollback)
+    assert found[-1].before == 1, "the first of those in a row"
+
+
+def alone(step: int, rank: int, seconds: float = 0.1) -> Round:
+    return replace(usual(step, 1), ranks=(rank,), seconds=(seconds,))
+
+
+def train(watch: Watch, loss: Callable[[int, float], float], *, rounds: int, every: int = 50) -> list[Measure]:
+    """A run of one worker with a checkpoint every so many rounds. loss: by the number of the sample's block and the
+    factor on the learning rate.
+    """
+    found: list[Measure] = []
+    step, at, factor, left_out = 0, 0, 1.0, set[int]()
+    checkpoints = {0: 0}  # step: block to go on from
+    watch.restarted(0, {0: 0})
+    while at < rounds and not any(isinstance(one, Fail) for one in found):
+        at += at in left_out
+        this = replace(usual(step + 1, 1), slices=((Slice(0, at, 0, 4, 4),),), loss=loss(at, factor))
+        found += (new := seen(watch, this))
+        step, at = step + 1, at + 1
+        if step % every == 0:
+            checkpoints[step] = at
+        for back in (one for one in new if isinstance(one, Rollback)):
+            step = max(s for s in checkpoints if s < back.before)
+            at, factor = checkpoints[step], factor * back.rate_factor
+            checkpoints = {s: b for s, b in checkpoints.items() if s <= step}
+            left_out |= {s.block for s in back.samples}
+            watch.restarted(step, {0: 0})
+    return found
+
+
+@pytest.mark.parametrize("every", [20, 50, 300])
+@pytest.mark.parametrize("level", [1.6, 2.5])
+def test_data_of_another_kind_is_no_divergence(level: float, every: int) -> None:
+    """Corpora one after the other: from the 100th, the 200th, ... block on the loss is higher than before."""
+    rng = random.Random(1)
+
+    def loss(block: int, _: float) -> float:
+        return level ** (block // 100) * rng.gauss(1, 0.03)
+
+    found = train(Watch(Guard()), loss, rounds=450, every=every)
+    assert not [one for one in found if isinstance(one, Fail)]
+    said = [one.action for one in found if isinstance(one, Report)]
+    assert said
+    assert all("of another kind" in one for one in said)
+
+
+def test_a_loss_that_the_learning_rate_drives_up_is_one() -> None:
+    """It comes later at a lower rate, or is another one."""
+
+    def loss(block: int, factor: float) -> float:
+        return 1 + max(0.0, block - 60 / factor) * factor
+
+    found = train(Watch(Guard()), loss, rounds=4000)
+    assert [type(one) for one in found] == [Rollback] * MAX_ROLLBACKS + [Fail]
+
+
 def test_a_loss_that_stays_high() -> None:
     watch = Watch(Guard())
     seen(watch, *(usual(i) for i in range(LEARNED)))
@@ -238,6 +308,15 @@ def test_a_straggler(mode: str, kind: type[Measure], ranks: int) -> None:
     assert isinstance(said, kind)
     assert isinstance(said, Report | Evict)
     assert (said.kind, said.rank) == ("Straggler", ranks - 1)
+
+
+def test_a_straggler_where_a_push_stands_alone() -> None:
+    watch = Watch(Guard())
+    watch.restarted(0, {0: 0, 1: 1})
+    pushes = [alone(i, int(i % 5 == 4), 0.5 if i % 5 == 4 else 0.1) for i in range(5 * SLOW_ROUNDS)]
+    (said,) = seen(watch, *pushes)
+    assert isinstance(said, Report)
+    assert (said.kind, said.rank) == ("Straggler", 1)
 
 
 def behind(step: int) -> Round:

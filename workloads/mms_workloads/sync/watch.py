@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ RATE_FACTOR = 0.5  # on the learning rate at a rollback
 MAX_ROLLBACKS = 5
 NAMED = 3  # slices in an incident
 SAID_EVERY = 100  # rounds of the same anomaly of a rank between two incidents
+# A spike that comes again where it was, as high, though the samples before it were left out and the rate was halved, is
+# no harm that was done to the parameters: from there on the data is of another kind.
+TRIED, NEAR_ROUNDS, AS_HIGH = 2, 6, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,28 @@ Measure = Report | Evict | Rollback | Fail
 
 
 @dataclass(slots=True)
+class Spike:
+    """step: of the round before it. times: that it was met."""
+
+    step: int
+    loss: float
+    times: int = 0
+
+    def same(self, step: int, loss: float) -> bool:
+        return abs(step - self.step) <= NEAR_ROUNDS and math.isclose(loss, self.loss, rel_tol=AS_HIGH)
+
+
+@dataclass(slots=True)
 class Watch:
     guard: Guard
     losses: History = field(default_factory=History)
     recent: deque[Round] = field(default_factory=lambda: deque(maxlen=SPIKE_ROUNDS + 1))  # those with a loss
     step: int | None = None  # of the last round that was seen
     high: int = 0  # rounds in a row with a spiked loss
-    broken: int = 0  # rounds in a row with a gradient that is not finite
+    # By whose rounds they are, all members' or one's: steps of those in a row with a gradient that is not finite.
+    broken: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+    spikes: list[Spike] = field(default_factory=list)  # in the order in which they were met first
+    paces: dict[int, float] = field(default_factory=dict)  # by rank: seconds for a sample, in its last round
     streaks: Counter[int] = field(default_factory=Counter)  # by rank: rounds in a row with an outlier
     slow: dict[int, float] = field(default_factory=dict)  # by rank: weight of rounds behind, less that of others
     slow_said: set[int] = field(default_factory=set)
@@ -128,11 +147,13 @@ class Watch:
             self.losses.values.clear()
         if step != last:
             self.recent.clear()
-            self.step, self.high, self.broken = step, 0, 0
+            self.step, self.high = step, 0
+            self.broken.clear()
         for rank in others if step >= last else {*self.streaks, *self.slow, *others}:
             self.streaks.pop(rank, None)
             self.slow.pop(rank, None)
         self.slow_said -= others
+        self.paces = {rank: pace for rank, pace in self.paces.items() if rank in members and rank not in others}
 
     def _gradients(self, this: Round) -> list[Measure]:
         out: list[Measure] = []
@@ -153,17 +174,19 @@ class Watch:
 
     def _not_finite(self, this: Round) -> Measure | None:
         bad = [i for i, verdict in enumerate(this.verdicts) if verdict is Verdict.NOT_FINITE]
-        self.broken = self.broken + 1 if bad else 0
         if not bad:
+            self.broken.pop(this.ranks, None)
             return None
+        steps = self.broken.setdefault(this.ranks, [])
+        steps.append(this.step)
         ranks = [this.ranks[i] for i in bad]
         what = f"the gradient of {_names(ranks)} is not finite"
         if self.guard.nonFinite == "Fail":
             return Fail(f"{what} at step {this.step}, and guard.nonFinite is Fail")
-        if self.guard.nonFinite == "Rollback" or self.broken >= self.guard.patience:
+        if self.guard.nonFinite == "Rollback" or len(steps) >= self.guard.patience:
             skip = frozenset(s.block for i in bad for s in this.slices[i])
-            return Rollback(Verdict.NOT_FINITE, this.step - self.broken + 1, RATE_FACTOR, what, blocks=skip)
-        if self.broken > 1 and self.broken % SAID_EVERY:
+            return Rollback(Verdict.NOT_FINITE, steps[0], RATE_FACTOR, what, blocks=skip)
+        if len(steps) > 1 and len(steps) % SAID_EVERY:
             return None
         rank = ranks[0] if len(ranks) == 1 else None
         return Report(Verdict.NOT_FINITE, rank, f"{what}: {_samples(this, bad)} skipped")
@@ -184,8 +207,25 @@ class Watch:
             return Report("LossSpike", None, f"{what}; nothing is done")
         # The round before the first high loss made the update that did it, or the first one's own samples are bad.
         culprits = list(self.recent)[:2]
+        spike = self._met(culprits[0].step, this.loss)
+        if spike.times > TRIED:
+            self.high = 0
+            self.losses.values.clear()
+            if spike.times > TRIED + 1:
+                return None
+            self.rollbacks -= TRIED
+            action = f"{what}, and so it was each time from there on: the data is of another kind, and training goes on"
+            return Report("LossSpike", None, action)
         skip = tuple(sorted(s for one in culprits for slices in one.slices for s in slices))
         return Rollback("LossSpike", culprits[0].step, RATE_FACTOR if self.rollbacks else 1.0, what, samples=skip)
+
+    def _met(self, step: int, loss: float) -> Spike:
+        spike = next((one for one in self.spikes if one.same(step, loss)), None)
+        if spike is None:
+            spike = Spike(step, loss)
+            self.spikes.append(spike)
+        spike.times += 1
+        return spike
 
     def _rolled_back(self, one: Rollback) -> Measure:
         self.rollbacks += 1
@@ -200,8 +240,9 @@ class Watch:
             return []
         out: list[Measure] = []
         paces = {r: t / n for r, t, n in zip(this.ranks, this.seconds, this.samples, strict=True) if n}
+        self.paces |= paces
         for rank, seconds in zip(this.ranks, this.seconds, strict=True):
-            others = [pace for other, pace in paces.items() if other != rank]
+            others = [pace for other, pace in self.paces.items() if other != rank]
             if rank not in paces or not others:
                 continue
             usual = statistics.median(others)
