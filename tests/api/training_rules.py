@@ -244,6 +244,14 @@ def private() -> Iterator[Case]:
     )
 
 
+FOLLOWS: Object = {"whenWorkersChange": "ScaleLearningRate"}
+
+
+def pushes(consistency: str) -> Object:
+    shards = {"shards": 2, "consistency": consistency}
+    return {"optimizer": FOLLOWS, "sync": {"mode": "ParameterServer", "parameterServer": shards}}
+
+
 STORAGE = "spec.storage.uri is fixed once a run has started"
 SEALED: Object = {"spec": {"data": {"encryption": {"keySecretRef": {"name": "key"}}}}}
 
@@ -508,6 +516,16 @@ CASES = [
                 ("precision", "BF16"),
             )
         },
+    ),
+    *created(
+        "without-synchrony",
+        "optimizer.whenWorkersChange must be absent without sync.parameterServer.consistency Synchronous",
+        good={
+            "synchronous": language(**pushes("Synchronous")),
+            "default": language(optimizer=FOLLOWS, sync={"mode": "ParameterServer", "parameterServer": {"shards": 2}}),
+            "absent": language(sync={**pushes("Asynchronous")["sync"]}),
+        },
+        bad={name: language(**pushes(name)) for name in ("BoundedStaleness", "Asynchronous")},
     ),
     *created(
         "compression",

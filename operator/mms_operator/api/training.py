@@ -219,8 +219,9 @@ class Guard(Model):
     )
     lossSpike: Literal["Rollback", "Report", "Off"] = Field(
         default="Rollback",
-        description="The loss stays far above what it was. Rollback: to the last checkpoint before, without the blocks "
-        "of data that did it. Report: an incident.",
+        description="The loss stays far above what it was. Rollback: to the last checkpoint before, without the "
+        "samples that did it; where it comes again at the same place, as high, at half the learning rate too, the data "
+        "is of another kind from there on: an incident, and training goes on. Report: an incident.",
     )
     gradientOutlier: Literal["Drop", "Report", "Off"] = Field(
         default="Drop",
@@ -238,8 +239,8 @@ class Guard(Model):
     )
     deadData: Literal["Quarantine", "Off"] = Field(
         default="Quarantine",
-        description="A block of the data is nearly all the same. Quarantine: it is not trained on, and the condition "
-        "Degraded says so.",
+        description="A block of the data is nearly all the same, or its records are but for their labels. "
+        "Quarantine: it is not trained on, and the condition Degraded says so.",
     )
     patience: int = Field(
         default=5, ge=1, le=1000, description="Anomalous steps in a row before the stronger measure is taken."
@@ -332,6 +333,16 @@ class TrainingSpec(Model):
                 (
                     "sync.compression must be None or BF16 with task.wordEmbedding, the changes of whose rows differ "
                     "too much in size for Int8: use BF16"
+                ),
+            ),
+            (
+                (
+                    "!has(self.optimizer.whenWorkersChange) || self.sync.mode != 'ParameterServer' || "
+                    "!has(self.sync.parameterServer) || self.sync.parameterServer.consistency == 'Synchronous'"
+                ),
+                (
+                    "optimizer.whenWorkersChange must be absent without sync.parameterServer.consistency Synchronous: "
+                    "each push of a worker is a step of its own, however many workers there are"
                 ),
             ),
             *transforms_fit(),

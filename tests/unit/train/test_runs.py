@@ -452,7 +452,12 @@ def counted(folder: Path, mode: str, seed: int, epochs: int) -> JobFile:
 
 @pytest.mark.parametrize(
     ("mode", "seed"),
-    [*campaign("Ring", 100, 2), *campaign("Synchronous", 25, 1), *campaign("BoundedStaleness", 25, 1)],
+    [
+        *campaign("Ring", 100, 2),
+        *campaign("Synchronous", 25, 1),
+        *campaign("BoundedStaleness", 25, 1),
+        *campaign("Asynchronous", 25, 1),
+    ],
 )
 def test_every_sample_counts_exactly_once(
     tmp_path: Path, mode: str, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -27,7 +27,7 @@ from mms_workloads.sync.leases import Progress
 from mms_workloads.sync.severing import Severing
 from mms_workloads.sync.shard_client import ShardClient, Unreached
 from mms_workloads.tasks import unfit
-from mms_workloads.train import checkpoint, device, learner, precision, state
+from mms_workloads.train import checkpoint, cpu, device, learner, precision, state
 from mms_workloads.train.checkpoints import Checkpointer
 from mms_workloads.train.guarding import Guarding, PartedError
 from mms_workloads.train.learner import Place
@@ -376,7 +376,7 @@ class Worker:
             found = survey.pack()
         else:
             folder = None if dataset else self.pod.scratch  # of encrypted data nothing may be kept
-            counts, sizes = corpus.count(reader, segments, job.task.wordEmbedding, folder=folder)
+            counts, sizes = corpus.count(reader, segments, job.task.wordEmbedding, threads=cpu.limit(), folder=folder)
             found = vocabulary.pack_counts(counts)
         if dataset is not None:
             keyring.HELD.forget(s.file for s in segments)
