@@ -40,7 +40,7 @@ import numpy as np
 from mms_cluster import corpus, paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(os.environ.get("MMS_RESULTS", Path(__file__).parent / "results"))
@@ -85,13 +85,13 @@ def prepare(folder: Path) -> None:
     np.save(folder / "tokens.npy", np.array(tokens, np.int32))
 
 
-def peers() -> str:
+def peers(packages: Sequence[str] = PEERS) -> str:
     """The Python of an environment that has them."""
-    folder = paths.cache_folder() / "benchmarks" / "-".join(PEERS)
+    folder = paths.cache_folder() / "benchmarks" / "-".join(packages)
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         venv.create(folder, with_pip=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
         (folder / "complete").touch()
     return str(python)
 
