@@ -17,6 +17,8 @@ from mms_workloads.serve import query
 from tests.e2e.kube import Kube, condition
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.e2e.conftest import Corpora
 
 pytestmark = pytest.mark.e2e
@@ -83,6 +85,37 @@ def test_the_smallest_example(kube: Kube, corpora: Corpora) -> None:
         kube.apply(yaml.safe_load(file))
     done = kube.wait_phase("small", "Complete")
     assert done["status"]["artifact"]["version"] == 1
+
+
+NUMERALS, THINGS = "一二三四五六七八九十", "书信画报"
+
+
+def test_the_chinese_example(kube: Kube, corpora: Corpora, tmp_path: Path) -> None:
+    """examples/chinese as it is: CBOW of characters, which are asked for as they are written."""
+    some = random.Random(1)
+    told = [
+        f"{some.choice('我你他她')}{some.choice('有买读写')}{some.choice(NUMERALS)}{some.choice('本封张份')}{some.choice(THINGS)}。"
+        for _ in range(20_000)
+    ]
+    corpora.put("chinese.txt", "".join(told).encode(), tmp_path / "chinese")
+    kube.apply(*yaml.safe_load_all((EXAMPLES / "chinese" / "words.yaml").read_text()))
+    kube.wait_phase("chinese", "Complete")
+    kube.wait_condition("modelservice", "chinese", "Ready", "True", seconds=180)
+    with port_forward(kube.namespace, "svc/chinese", 8001) as address:
+        numerals, things = query.neighbours(address, ["三", "书"], 3)
+    assert set(numerals.words) <= set(NUMERALS)
+    assert set(things.words) <= set(THINGS)
+
+
+def test_the_example_of_subwords(kube: Kube, corpora: Corpora) -> None:
+    """examples/subwords as it is: a word that the corpus does not have is found near those it is made of."""
+    assert b"taxationless" not in corpora.text.lower()
+    kube.apply(*yaml.safe_load_all((EXAMPLES / "subwords" / "words.yaml").read_text()))
+    kube.wait_phase("subwords", "Complete", 400)
+    kube.wait_condition("modelservice", "subwords", "Ready", "True", seconds=180)
+    with port_forward(kube.namespace, "svc/subwords", 8001) as address:
+        (unseen,) = query.neighbours(address, ["taxationless"], 10)
+    assert "taxation" in unseen.words
 
 
 def test_the_example_with_a_store_of_ones_own(kube: Kube, corpora: Corpora) -> None:
