@@ -131,7 +131,8 @@ class Data(StoreAccess):
     sharding: Literal["Random", "Sequential"] = Field(
         default="Random",
         description="Random: blocks are dealt to the workers in an order that the seed shuffles, and a round's samples "
-        "are taken from several of them, shuffled. Sequential: as they are stored.",
+        "are taken from several of them, shuffled; from one where sync.parameterServer.consistency is not Synchronous, "
+        "so data that is stored class by class should be shuffled before. Sequential: as they are stored.",
     )
     blockSize: Size = Field(
         default="256Ki",
