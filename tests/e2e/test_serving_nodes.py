@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,9 +58,10 @@ def test_a_node_is_drained(kube: Kube, corpora: Corpora, nodes: Own) -> None:
 
 def test_a_node_is_lost(kube: Kube, corpora: Corpora, nodes: Own) -> None:
     spread(kube, corpora, nodes)
-    before = time.monotonic()
-    with without(nodes, faults.kill):
-        with asking(kube, "words", rate=RATE) as during:
+    with ExitStack() as lost:
+        with asking(kube, "words", rate=RATE) as during:  # a client that began then would have no first answer
+            lost.enter_context(without(nodes, faults.kill))
+            before = time.monotonic()
             kube.wait("modelservice", "words", lambda s: s["status"]["readyReplicas"] == 1, 120, "on one pod")
             detected = time.monotonic() - before
         with asking(kube, "words", rate=RATE) as after:
