@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mms_workloads.contract import JobFile
 
 ROUNDS = int(os.environ.get("MMS_BENCH_ROUNDS", "3"))
+ONLY = os.environ.get("MMS_BENCH_TASKS", "")
 WIDTHS = (64, 128, 192, 256, 384, 512)
 STEPS = 5
 
@@ -83,7 +84,8 @@ def main() -> int:
         print(f"transformer of {width} dimensions: {by_byte:.0f} operations a byte, a step in BF16 {gain:.2f}x as fast")
     failed = False
     for name, case in CASES.items():
-        failed |= not compared(name, case)
+        if not ONLY or name in ONLY.split(","):
+            failed |= not compared(name, case)
     return int(failed)
 
 
@@ -139,7 +141,8 @@ def compared(name: str, case: Case) -> bool:
 def of(case: Case, folder: Path, uri: str, wanted: str, *, seed: int) -> JobFile:
     folder.mkdir()
     optimizer = {**case.optimizer, "seed": seed, "precision": wanted}
-    return job(folder, case.task, uri, data={"blockBytes": 16 << 10}, optimizer=optimizer, checkpoint=tasks.CHECKPOINT)
+    more = {"data": {"blockBytes": 16 << 10}, "checkpoint": tasks.CHECKPOINT}
+    return job(folder, case.task, uri, workers=1, optimizer=optimizer, **more)
 
 
 if __name__ == "__main__":
