@@ -86,9 +86,10 @@ def test_an_onnx_file_with_its_pipeline_becomes_an_artifact(pod: Pod) -> None:
     assert pod.run(digest=artifact.files) is None
 
 
+@pytest.mark.parametrize("make", [networks.dense, networks.sharpened])
 @pytest.mark.parametrize("wanted", ["Auto", "FP32"])
-def test_a_precision_is_chosen_by_many_questions(pod: Pod, wanted: str) -> None:
-    networks.dense(pod.source)
+def test_a_precision_is_chosen_by_many_questions(pod: Pod, wanted: str, make: Any) -> None:
+    make(pod.source)
     assert pod.run() is None
     file = pod.root / "serve.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "precision": {"wanted": wanted, "maxLoss": 0.9}}))

@@ -17,7 +17,6 @@ import numpy as np
 
 from mms_workloads import store
 from mms_workloads.contract import (
-    LEAST_QUESTIONS,
     PIPELINE,
     ArtifactManifest,
     Golden,
@@ -27,7 +26,7 @@ from mms_workloads.contract import (
     Reason,
     ServeFile,
 )
-from mms_workloads.serve import adopting, pipeline_models, pipelines
+from mms_workloads.serve import adopting, pipeline_models, pipelines, precision
 from mms_workloads.serve.pipelines.predicting import Predict
 from mms_workloads.serve.repository import Model, Models
 from mms_workloads.store import JobError
@@ -132,7 +131,7 @@ def _adopt(serve: ServeFile, given: PretrainedModel, kind: str, folder: Path) ->
     (folder / PIPELINE).write_text(pipeline.model_dump_json())
     served = pipelines.open(folder, anomalies="Off", trusted=given.trusted)
     # A precision is chosen by many questions; to prove the model few are enough, and each takes a start's time.
-    count = CASES if serve.precision.wanted == "FP32" else LEAST_QUESTIONS
+    count = CASES if serve.precision.wanted == "FP32" else precision.questions_needed(folder, pipeline)
     asked = served.steps.samples(count) if isinstance(served.steps, Predict) else samples(served, count)
     comparisons = [pipelines.golden_case(served, one) for one in asked]
     cases = comparisons[:CASES]
