@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIGEST = "sha256:" + "5" * 64
+TIMM = '{"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"input_size": [3, 224, 224]}}'
 COLOURS = {"task": "imageClassification", "labels": ["red", "green", "blue"], "image": {"height": 4, "width": 4}}
 
 
@@ -193,6 +194,8 @@ def test_a_triton_repository_is_served_as_it_is(pod: Pod) -> None:
         ({"a.onnx": "x", "b.onnx": "x"}, {"pipeline": COLOURS}, "2 files end in .onnx: name the network"),
         ({"model.onnx": "x"}, {"pipeline": {"task": "textEmbedding"}}, "needs text"),
         ({"config.json": '{"architectures": ["LlamaForCausalLM"]}'}, {}, "LlamaForCausalLM is not served"),
+        ({"config.json": TIMM}, {}, "resnet18 is a network of timm, which the serving image does not have: export it"),
+        ({"config.json": TIMM}, {"pipeline": COLOURS}, "resnet18 is a network of timm"),
         ({"config.json": '{"architectures": ["ViTForImageClassification"]}'}, {}, "no preprocessor_config.json"),
     ],
 )
