@@ -19,6 +19,7 @@ from mms_workloads import store
 from mms_workloads.contract import (
     PIPELINE,
     ArtifactManifest,
+    Batching,
     Golden,
     JobIdentity,
     PretrainedModel,
@@ -67,7 +68,10 @@ def fetch(serve: ServeFile, asked: PretrainedModel, folder: Path) -> tuple[Artif
     names = [line.partition("  ")[2] for line in listing.splitlines()]
     try:
         kind = adopting.format_of(asked, names)
-        models, golden, task = _repository(files) if kind == "TritonRepository" else _adopt(serve, asked, kind, folder)
+        if kind == "TritonRepository":
+            models, golden, task = _repository(serve, files)
+        else:
+            models, golden, task = _adopt(serve, asked, kind, folder)
     except JobError:
         raise
     except Exception as error:
@@ -117,8 +121,17 @@ def digest_of(listing: str) -> str:
     return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _repository(files: Path) -> tuple[Models, Golden, str]:
-    """A Triton repository as it is: nothing is known of its models but their names."""
+def _repository(serve: ServeFile, files: Path) -> tuple[Models, Golden, str]:
+    """A Triton repository as it is: nothing is known of its models but their names. Raises AdoptError."""
+    if serve.batching != Batching():
+        raise adopting.AdoptError(
+            "server.batching and server.instances are not for a Triton repository: leave them out, and write "
+            "dynamic_batching and instance_group into its config.pbtxt"
+        )
+    if serve.anomalies == "Count":
+        raise adopting.AdoptError(
+            "server.anomalies Count is not for a Triton repository, whose requests nobody looks at: leave it out"
+        )
     names = sorted(file.parent.name for file in files.glob("*/config.pbtxt"))
     if not names:
         raise adopting.AdoptError("no folder in it has a config.pbtxt: a Triton repository has one for each model")
