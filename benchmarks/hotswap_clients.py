@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import multiprocessing
 import threading
 import time
@@ -12,9 +13,12 @@ import numpy as np
 import tritonclient.grpc as triton
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
 CLIENTS = 8
+
+Span = tuple[float, float]  # from when to when, seconds of the monotonic clock, which processes of a machine share
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,19 @@ class Clients:
         requests, failed = self._say("count")
         return requests, failed
 
-    def end(self) -> dict[str, Any]:
-        """What became of the requests since the last end: count, failures, p50 and p99 in ms."""
-        found: dict[str, Any] = self._say("end")
+    def end(self, swaps: Sequence[Span] = ()) -> dict[str, Any]:
+        """What became of the requests since the last end: count, failures, times in ms; and apart, as `overlapping`,
+        of those that were in flight during a swap. swaps: from when to when, one after the other, by the monotonic
+        clock.
+        """
+        found: dict[str, Any] = self._say("end", list(swaps))
         return found
 
     def stop(self) -> None:
         self._say("stop")
         self._process.join()
 
-    def _say(self, command: str, value: int = 0) -> Any:
+    def _say(self, command: str, value: Any = 0) -> Any:
         self._pipe.send((command, value))
         return self._pipe.recv()
 
@@ -73,30 +80,26 @@ class Asking:
         self.stopped = False
         self._port, self._quiz = port, quiz
         self._lock = threading.Lock()
-        self._seconds: list[float] = []
+        self._spans: list[Span] = []  # of requests
         self._failed: list[str] = []
 
-    def told(self, command: str, value: int) -> Any:
+    def told(self, command: str, value: Any) -> Any:
         if command == "go":
             self._port = value
             time.sleep(1)  # each client ends what it has begun
         elif command == "end":
-            return self._ended()
+            return self._ended(value)
         elif command == "stop":
             self.stopped = True
-        return len(self._seconds), len(self._failed)
+        return len(self._spans), len(self._failed)
 
-    def _ended(self) -> dict[str, Any]:
+    def _ended(self, swaps: Sequence[Span]) -> dict[str, Any]:
         with self._lock:
-            took, problems = np.array(self._seconds), list(self._failed)
-            self._seconds.clear()
+            spans, problems = list(self._spans), list(self._failed)
+            self._spans.clear()
             self._failed.clear()
-        p50, p99 = np.percentile(1e3 * took, [50, 99]).tolist()
-        worst = float(1e3 * took.max())
-        return {
-            "requests": len(took), "failed": len(problems), "first": problems[:3],
-            "p50": p50, "p99": p99, "worst": worst,
-        }  # fmt: skip
+        found = {**times(spans), "failed": len(problems), "first": problems[:3]}
+        return {**found, "overlapping": times(overlapping(spans, swaps))} if swaps else found
 
     def client(self, number: int) -> None:
         at, connection = 0, None
@@ -106,14 +109,36 @@ class Asking:
                     connection.close()
                 at = self._port
                 connection = triton.InferenceServerClient(f"127.0.0.1:{at}")
-            question = self._quiz.questions[(number * 7 + len(self._seconds)) % len(self._quiz.questions)]
-            began = time.perf_counter()
+            question = self._quiz.questions[(number * 7 + len(self._spans)) % len(self._quiz.questions)]
+            began = time.monotonic()
             problem = one(connection, question, self._quiz)
-            took = time.perf_counter() - began
+            ended = time.monotonic()
             with self._lock:
-                self._seconds.append(took)
+                self._spans.append((began, ended))
                 if problem:
                     self._failed.append(problem)
+
+
+def times(spans: Sequence[Span]) -> dict[str, Any]:
+    """How many there are, and in ms how long they took."""
+    took = [1e3 * (ended - began) for began, ended in spans]
+    if not took:
+        return {"requests": 0, "p50": 0.0, "p99": 0.0, "p999": 0.0, "worst": 0.0}
+    p50, p99, p999 = np.percentile(took, [50, 99, 99.9]).tolist()
+    return {"requests": len(took), "p50": p50, "p99": p99, "p999": p999, "worst": max(took)}
+
+
+def overlapping(spans: Sequence[Span], swaps: Sequence[Span]) -> list[Span]:
+    """Those that were in flight during a swap: the first one that ends after the request began had begun before it
+    ended. Swaps are in order, one after the other.
+    """
+    ends = [ended for _, ended in swaps]
+    found = []
+    for began, ended in spans:
+        place = bisect.bisect_right(ends, began)
+        if place < len(swaps) and swaps[place][0] < ended:
+            found.append((began, ended))
+    return found
 
 
 def one(client: triton.InferenceServerClient, question: bytes, quiz: Quiz) -> str | None:

@@ -20,6 +20,12 @@ def pretrained(**fields: Any) -> Object:
     return {"spec": {"model": {"trainingRef": None, "pretrained": {**PRETRAINED, **fields}}}}
 
 
+def repository(server: Object | None = None, mode: str = "Off", **fields: Any) -> Object:
+    found = pretrained(**{"format": "TritonRepository", "trusted": True, **fields})
+    objective = {"objective": OBJECTIVE} if mode == "Objective" else {}
+    return merged(found, {"spec": {"server": server or {}, "autoscaling": {"mode": mode}, **objective}})
+
+
 def scaled(**scaling: Any) -> Object:
     return {"spec": {"objective": OBJECTIVE, "autoscaling": {"mode": "Objective", **scaling}}}
 
@@ -70,6 +76,51 @@ CASES = [
             "by-its-fields": pretrained(pipeline={"task": "textEmbedding", "text": {"maxLength": 64}}),
         },
         bad={name: pretrained(format=name) for name in ("TorchScript", "TorchExport", "TritonRepository", "Python")},
+        plural=SERVICES,
+    ),
+    *created(
+        "scaled-repository",
+        "autoscaling mode Objective measures pods by golden questions",
+        good={
+            "external": repository(mode="External"),
+            "another-format": repository(mode="Objective", format="ONNX"),
+            "not-known": repository(mode="Objective", format="Auto"),
+        },
+        bad={"objective": repository(mode="Objective")},
+        plural=SERVICES,
+    ),
+    *created(
+        "batches-of-a-repository",
+        "server.batching and server.instances are not for a TritonRepository",
+        good={
+            "none": repository({"batching": {"maxQueueDelayMicroseconds": 0}, "instances": 1}),
+            "another-format": repository({"instances": 2}, format="Python"),
+        },
+        bad={
+            "instances": repository({"instances": 2}),
+            "size": repository({"batching": {"preferredBatchSize": 8}}),
+            "delay": repository({"batching": {"maxQueueDelayMicroseconds": 100}}),
+        },
+        plural=SERVICES,
+    ),
+    *created(
+        "anomalies-of-a-repository",
+        "server.anomalies Count is not for a TritonRepository",
+        good={
+            "off": repository({"anomalies": "Off"}),
+            "another-format": repository({"anomalies": "Count"}, format="ONNX"),
+        },
+        bad={"count": repository({"anomalies": "Count"})},
+        plural=SERVICES,
+    ),
+    *created(
+        "precision-of-a-repository",
+        "server.precision is not for a TritonRepository",
+        good={
+            "auto": repository({"precision": "Auto"}),
+            "another-format": repository({"precision": "INT8"}, format="ONNX"),
+        },
+        bad={one.lower(): repository({"precision": one}) for one in ("INT8", "BF16")},
         plural=SERVICES,
     ),
     *created(

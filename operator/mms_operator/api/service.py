@@ -140,7 +140,7 @@ class Server(Model):
         default=Precision.FP32,
         description="In which the network runs. INT8 is for ONNX, BF16 for Transformers. Auto: the other one is made "
         "in the pod, asked the artifact's questions, and taken if it is faster there and loses no more than allowed. "
-        "Word vectors have no such.",
+        "Word vectors and a TritonRepository run as they are: INT8 and BF16 are refused.",
     )
     maxAccuracyLoss: str = decimal(
         "Part of the artifact's questions that may be answered otherwise than at FP32.",
@@ -154,6 +154,9 @@ class Server(Model):
         "Triton's metrics counts them. Off: nobody looks. Word vectors have no such.",
     )
     podTemplate: PodTemplate | None = None
+
+
+_OURS = "!has(self.model.pretrained) || self.model.pretrained.format != 'TritonRepository' || "
 
 
 class ServiceSpec(Model):
@@ -172,6 +175,31 @@ class ServiceSpec(Model):
             (
                 "!has(self.rollout) || self.rollout.strategy != 'LiveSync' || has(self.model.trainingRef)",
                 "strategy LiveSync follows a training: set model.trainingRef, or another strategy",
+            ),
+            (
+                f"{_OURS}self.autoscaling.mode != 'Objective'",
+                (
+                    "autoscaling mode Objective measures pods by golden questions, and a TritonRepository has none: "
+                    "set autoscaling.mode to External or Off"
+                ),
+            ),
+            (
+                (
+                    f"{_OURS}(self.server.instances == 1 && !has(self.server.batching.preferredBatchSize) && "
+                    "self.server.batching.maxQueueDelayMicroseconds == 0)"
+                ),
+                (
+                    "server.batching and server.instances are not for a TritonRepository: leave them out, and write "
+                    "dynamic_batching and instance_group into its config.pbtxt"
+                ),
+            ),
+            (
+                f"{_OURS}self.server.anomalies != 'Count'",
+                "server.anomalies Count is not for a TritonRepository, whose requests nobody looks at: leave it out",
+            ),
+            (
+                f"{_OURS}!(self.server.precision in ['BF16', 'INT8'])",
+                "server.precision is not for a TritonRepository, which is served as it is: leave it out",
             ),
         )
     )

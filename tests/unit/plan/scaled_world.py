@@ -37,6 +37,7 @@ class ScaledWorld(ServingWorld):
     power: float = 50.0  # requests a second that a pod answers
     start_seconds: float = 6.0
     curve: tuple[tuple[int, float, float], ...] = CURVE
+    golden: int = 1  # cases of the model
     activators: tuple[str, ...] | None = ("10.0.0.9",)
     held: int = 0  # connections
     came: int = 0
@@ -117,7 +118,7 @@ class ScaledWorld(ServingWorld):
         slow = work.pending > self.power
         model = ModelLoad(requests=work.requests, quantiles=SLOW if slow else FAST)
         return AgentReport(
-            digest=pod.serves, version=1, models=[], phase="Verified", goldenCases=1, goldenRight=1,
+            digest=pod.serves, version=1, models=[], phase="Verified", goldenCases=self.golden, goldenRight=self.golden,
             counters=Counters(requests=work.requests, timed=work.requests),
             load=Load(pending=int(work.pending), models={"neighbours": model}), measured=work.measured,
         )  # fmt: skip

@@ -374,12 +374,18 @@ def test_a_silent_pod_is_no_reason_to_stay_few() -> None:
     assert found.replicas == there
 
 
-def test_what_could_not_be_measured_is_told() -> None:
+@pytest.mark.parametrize(
+    ("golden", "remedy"),
+    [(1, "delete the pod to try again"), (0, "set autoscaling.mode to External or Off")],
+    ids=["once", "never"],
+)
+def test_what_could_not_be_measured_is_told(golden: int, remedy: str) -> None:
     found = world(replicas=2)
-    found.curve = ()
+    found.curve, found.golden = (), golden
     found.look()
     found.tick(20)
     assert "could not be measured: pod words-" in found.scaling["reason"]
+    assert found.scaling["reason"].endswith(remedy)
     assert found.condition("Ready") == ("True", "Available")
     assert len(found.pods) == 2
 

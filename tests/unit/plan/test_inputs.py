@@ -141,10 +141,11 @@ def test_without_the_field_nobody_is_told() -> None:
     [
         ({"format": "TritonRepository", "trusted": True}, "requests to a Triton repository are not seen"),
         ({"pipeline": {"task": "textEmbedding"}}, "answers of textEmbedding cannot be compared"),
+        ({"pipeline": {"task": "languageModel"}}, "answers of languageModel cannot be compared"),
         ({"pipeline": {"task": "imageClassification", "labels": ["a", "b"]}}, None),
         ({}, None),
     ],
-    ids=["repository", "vectors", "labels", "not known yet"],
+    ids=["repository", "vectors", "made-up text", "labels", "not known yet"],
 )
 def test_what_can_never_be_compared_is_refused(model: dict[str, Any], why: str | None) -> None:
     found = {"model": {"pretrained": {"uri": "s3://models/one", **model}}, "rollout": CANARY}

@@ -70,6 +70,23 @@ def dense(folder: Path, *, wide: int = 512, labels: int = 4) -> Pipeline:
     return _written(folder, Pipeline(task="imageClassification", labels=names, image=ImageInput(height=16, width=16)))
 
 
+def sharpened(folder: Path, labels: int = 4) -> Pipeline:
+    """Classifies an image by a convolution and a layer of random weights."""
+    random = np.random.default_rng(6)
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, 16, 16])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", labels])
+    nodes = [
+        helper.make_node("Conv", ["pixels", "kernel"], ["edges"]),
+        helper.make_node("Relu", ["edges"], ["positive"]),
+        helper.make_node("Flatten", ["positive"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+    ]
+    kernel, weights = (random.normal(0, 0.1, size).astype(np.float32) for size in ((8, 3, 3, 3), (8 * 14 * 14, labels)))
+    _save(folder, nodes, [pixels], [logits], kernel=kernel, weights=weights)
+    names = [f"label {place}" for place in range(labels)]
+    return _written(folder, Pipeline(task="imageClassification", labels=names, image=ImageInput(height=16, width=16)))
+
+
 def boxes(folder: Path, places: np.ndarray, scores: np.ndarray, given: ImageInput) -> Pipeline:
     """Answers each image with the same boxes [q, 4] and scores [q, labels]."""
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, given.height, given.width])

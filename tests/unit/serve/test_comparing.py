@@ -15,7 +15,20 @@ WORDS = {"WORDS": ["a", "b", "c", "d"]}
 
 
 def words(*found: str) -> dict[str, Any]:
-    return {"WORDS": np.array([[word.encode() for word in found]], dtype=object)}
+    return strings("WORDS", *found)
+
+
+def strings(name: str, *found: str) -> dict[str, Any]:
+    return {name: np.array([[one.encode() for one in found]], dtype=object)}
+
+
+def boxes(*labels: str) -> dict[str, Any]:
+    """What a detector answers."""
+    return {**strings("LABELS", *labels), "COUNT": np.array([[len(labels)]], np.int32)}
+
+
+THREE = {"LABELS": ["3", "7", "8"], "COUNT": [3]}
+TAGS = {"TAGS": ["O", "O", "B-PER", "I-PER", "O", "O", "O", "B-LOC"]}
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool | None]] = {
@@ -28,6 +41,26 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool | None]] = {
     "the same label": ({"LABEL": ["cat"]}, {"LABEL": np.array([[b"cat"]], dtype=object)}, False),
     "another class": ({"CLASS": [7]}, {"CLASS": np.array([[8]])}, True),
     "the same class": ({"CLASS": [7]}, {"CLASS": np.array([[7]])}, False),
+    "fewer than half, and more beside them": (WORDS, words("a", "b", "u", "v", "w", "x"), True),
+    "another likeliest label": ({"LABELS": ["cat", "dog"]}, strings("LABELS", "dog", "cat"), True),
+    "the same likeliest label": ({"LABELS": ["cat", "dog"]}, strings("LABELS", "cat", "hen"), False),
+    "the same things": (THREE, boxes("8", "3", "7"), False),
+    "two of three things": (THREE, boxes("7", "3", "1"), False),
+    "one thing for all": (THREE, boxes("3", "3", "3"), True),
+    "a thing that is others": ({"LABELS": ["3"] * 3, "COUNT": [3]}, boxes("3", "7", "8"), True),
+    "fewer things": (THREE, boxes("3", "7"), True),
+    "no thing": (THREE, boxes(), True),
+    "a thing where there was none": ({"LABELS": [], "COUNT": [0]}, boxes("3"), True),
+    "the same tags": (TAGS, strings("TAGS", *TAGS["TAGS"]), False),
+    "two of three tags": (TAGS, strings("TAGS", "O", "O", "B-PER", "I-PER", "O", "O", "O", "O"), False),
+    "tags of other words": (TAGS, strings("TAGS", "B-PER", "I-PER", "O", "O", "O", "O", "B-LOC", "O"), True),
+    "a tagger that says nothing": (TAGS, strings("TAGS", *["O"] * 8), True),
+    "one kind of tag, and a tagger that says nothing": ({"TAGS": ["O", "B-PER", "O"]}, strings("TAGS", *"OOO"), True),
+    "a tagger that says too much": ({"TAGS": ["O", "O", "O"]}, strings("TAGS", "O", "B-PER", "O"), True),
+    "nothing to tag": ({"TAGS": ["O", "O"]}, strings("TAGS", "O", "O"), False),
+    "fewer tags": (TAGS, strings("TAGS", *TAGS["TAGS"][:3]), True),
+    "a network's own numbers": ({"y": [0, 1, 0, 1]}, {"y": np.array([[1, 0, 1, 0]])}, True),
+    "half of a network's own numbers": ({"y": [0, 1, 0, 1]}, {"y": np.array([[0, 1, 1, 0]])}, False),
     "scores only": ({"SCORES": [0.5, 0.25]}, {"SCORES": np.array([0.9, 0.1], np.float32)}, None),
     "words and other scores": (
         {**WORDS, "SCORES": [0.5]},
@@ -42,6 +75,7 @@ OUTPUTS: dict[str, tuple[dict[str, str], list[str]]] = {
     "as a configuration says it": ({"LABELS": "TYPE_STRING", "SCORES": "TYPE_FP32"}, ["LABELS"]),
     "boxes": ({"BOXES": "FP32", "LABELS": "BYTES", "COUNT": "INT32"}, ["LABELS", "COUNT"]),
     "a vector": ({"VECTORS": "FP32", "DIGEST": "TYPE_STRING"}, []),
+    "a text that is made up": ({"BITS_PER_BYTE": "FP32", "COMPLETION": "BYTES"}, []),
     "an image": ({"IMAGE": "BYTES", "PIXELS": "FP32", "SEED": "INT64"}, []),
 }
 

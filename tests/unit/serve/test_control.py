@@ -200,7 +200,7 @@ async def test_what_is_no_answer(triton: Triton, server: Server, body: bytes) ->
 async def test_no_cases(triton: Triton) -> None:
     with pytest.raises(JobError, match="no golden case"):
         await triton.verify(Golden(cases=[]), "sha256:any")
-    assert (await triton.measure(Golden(cases=[]), 1.0)).error
+    assert (await triton.measure(Golden(cases=[]), 1.0)).error == "its model has no golden question to be measured by"
 
 
 async def test_what_is_asked_here_is_counted_apart(triton: Triton, server: Server) -> None:

@@ -31,11 +31,14 @@ class Pod:
         self.digest = self.built.digest
         self.uri: Path = self.built.folder
 
-    def run(self) -> tuple[int, Outcome | None]:
+    def run(self, **more: Any) -> tuple[int, Outcome | None]:
+        """more: fields of the pod's file."""
+        file = artifacts.serve_file(self.root / "serve.json", self.uri, self.digest)
+        file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
         log = self.root / "termination-log"
         log.unlink(missing_ok=True)
         environment = {
-            "MMS_SERVE_FILE": str(artifacts.serve_file(self.root / "serve.json", self.uri, self.digest)),
+            "MMS_SERVE_FILE": str(file),
             "MMS_MODELS_DIR": str(self.root / "models"),
             "MMS_TERMINATION_LOG": str(log),
         }
@@ -187,6 +190,21 @@ def test_a_volume_without_room_is_not_the_stores_fault(pod: Pod) -> None:
     assert outcome is not None
     assert (code, outcome.reason) == (75, "InternalError")
     assert "its volume needs" in outcome.message
+
+
+@pytest.mark.parametrize("wanted", ["Auto", "FP32"])
+def test_word_vectors_have_one_precision(pod: Pod, wanted: str) -> None:
+    assert pod.run(precision={"wanted": wanted}) == (0, None)
+
+
+@pytest.mark.parametrize("wanted", ["INT8", "BF16"])
+@pytest.mark.parametrize("more", [{}, {"live": {"masterHost": "m", "uid": "u", "run": 1}}], ids=["artifact", "live"])
+def test_word_vectors_in_another_precision(pod: Pod, wanted: str, more: dict[str, Any]) -> None:
+    """Also those of a training that is followed."""
+    code, outcome = pod.run(precision={"wanted": wanted}, **more)
+    assert outcome is not None
+    assert (code, outcome.reason) == (1, "ModelLoadFailed")
+    assert outcome.message == f"server.precision {wanted} is not for wordEmbedding: set FP32 or Auto, or leave it out"
 
 
 def test_no_service_file(tmp_path: Path) -> None:

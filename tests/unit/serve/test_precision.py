@@ -26,6 +26,15 @@ def artifact(folder: Path, questions: int = 30) -> Path:
     return folder
 
 
+def convolutional(folder: Path, questions: int) -> list[bytes]:
+    """An artifact whose network has a convolution. Its questions, as they are asked."""
+    networks.sharpened(folder)
+    random = np.random.default_rng(1)
+    asked = [{"PIXELS": random.random((1, 3, 16, 16), np.float32)} for _ in range(questions)]
+    pipeline_artifacts.publish(folder, asked)
+    return [one["PIXELS"].tobytes() for one in asked]
+
+
 def order(wanted: str, loss: float = 0.2) -> PrecisionOrder:
     return PrecisionOrder.model_validate({"wanted": wanted, "maxLoss": loss})
 
@@ -84,6 +93,38 @@ def test_auto_needs_questions(tmp_path: Path) -> None:
     found = precision.apply(tmp_path, order("Auto"), trusted=False)
     assert found.chosen == "FP32"
     assert "has 4 questions, and 20 are needed" in found.message
+
+
+@pytest.mark.parametrize(("wanted", "questions"), [("Auto", 40), ("INT8", 5), ("INT8", 1)])
+def test_what_it_is_calibrated_on_does_not_judge_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, questions: int
+) -> None:
+    asked = convolutional(tmp_path, questions)
+    fitted: list[bytes] = []
+    judged: list[bytes] = []
+    quantise, compare = precision.quantise, precision.compare
+
+    def fit(source: Path, target: Path, feeds: list[dict[str, Any]]) -> None:
+        fitted.extend(one["pixels"].tobytes() for one in feeds)
+        quantise(source, target, feeds)
+
+    def judge(plain: Any, variant: Any, given: list[dict[str, Any]]) -> Any:
+        judged.extend(one["PIXELS"].tobytes() for one in given)
+        return compare(plain, variant, given)
+
+    monkeypatch.setattr(precision, "quantise", fit)
+    monkeypatch.setattr(precision, "compare", judge)
+    found = precision.apply(tmp_path, order(wanted, 0.9), trusted=False)
+    assert found.questions == len(judged)
+    assert judged == asked[::2]
+    assert fitted == (asked[1::2] if questions > 1 else asked), "one has no other half"
+
+
+def test_auto_needs_questions_for_both(tmp_path: Path) -> None:
+    convolutional(tmp_path, 38)
+    found = precision.apply(tmp_path, order("Auto"), trusted=False)
+    assert found.chosen == "FP32"
+    assert "has 38 questions, and 40 are needed" in found.message
 
 
 def test_bf16_is_not_for_onnx(tmp_path: Path) -> None:

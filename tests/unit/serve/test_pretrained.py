@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIGEST = "sha256:" + "5" * 64
+TIMM = '{"architecture": "resnet18", "num_classes": 1000, "pretrained_cfg": {"input_size": [3, 224, 224]}}'
 COLOURS = {"task": "imageClassification", "labels": ["red", "green", "blue"], "image": {"height": 4, "width": 4}}
 
 
@@ -32,13 +33,13 @@ class Pod:
         self.source.mkdir()
         self.layout = Layout(models=root / "models")
 
-    def run(self, uri: str = "", **asked: Any) -> Outcome | None:
+    def run(self, uri: str = "", server: dict[str, Any] | None = None, **asked: Any) -> Outcome | None:
+        """server: fields of the pod's file."""
         uri = uri or self.source.as_uri()
         file = self.root / "serve.json"
         pin = {"uri": uri, "digest": DIGEST}
-        file.write_text(
-            json.dumps({"namespace": "d", "name": "n", "artifact": pin, "storage": {"uri": uri}, "pretrained": asked})
-        )
+        said = {"namespace": "d", "name": "n", "artifact": pin, "storage": {"uri": uri}, "pretrained": asked}
+        file.write_text(json.dumps({**said, **(server or {})}))
         return self.again()
 
     def again(self) -> Outcome | None:
@@ -86,9 +87,10 @@ def test_an_onnx_file_with_its_pipeline_becomes_an_artifact(pod: Pod) -> None:
     assert pod.run(digest=artifact.files) is None
 
 
+@pytest.mark.parametrize("make", [networks.dense, networks.sharpened])
 @pytest.mark.parametrize("wanted", ["Auto", "FP32"])
-def test_a_precision_is_chosen_by_many_questions(pod: Pod, wanted: str) -> None:
-    networks.dense(pod.source)
+def test_a_precision_is_chosen_by_many_questions(pod: Pod, wanted: str, make: Any) -> None:
+    make(pod.source)
     assert pod.run() is None
     file = pod.root / "serve.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "precision": {"wanted": wanted, "maxLoss": 0.9}}))
@@ -171,16 +173,41 @@ def test_code_runs_where_it_is_trusted(pod: Pod, kind: str) -> None:
         pipelines.open(pod.folder)
 
 
+def repository(folder: Path) -> None:
+    (folder / "twice" / "1").mkdir(parents=True)
+    (folder / "twice" / "config.pbtxt").write_text('name: "twice"\nbackend: "python"\n')
+    (folder / "twice" / "1" / "model.py").write_text("class TritonPythonModel: ...\n")
+
+
 def test_a_triton_repository_is_served_as_it_is(pod: Pod) -> None:
-    (pod.source / "twice" / "1").mkdir(parents=True)
-    (pod.source / "twice" / "config.pbtxt").write_text('name: "twice"\nbackend: "python"\n')
-    (pod.source / "twice" / "1" / "model.py").write_text("class TritonPythonModel: ...\n")
+    repository(pod.source)
     assert pod.run(trusted=True) is None
     assert (pod.layout.repository / "twice" / "config.pbtxt").read_text().startswith('name: "twice"')
     assert (pod.layout.repository / "twice" / "1" / "model.py").exists()
     assert read_models(pod.layout.running).names == ("twice",)
     artifact = read_artifact(pod.layout, DIGEST)
     assert (artifact.manifest.kind, artifact.golden.asItIs) == ("tritonRepository", True)
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"batching": {"instances": 2}}, "write dynamic_batching and instance_group into its config.pbtxt"),
+        ({"batching": {"maxQueueDelayMicroseconds": 100}}, "server.batching and server.instances are not for"),
+        ({"batching": {"preferredBatchSize": 8}}, "server.batching and server.instances are not for"),
+        ({"anomalies": "Count"}, "server.anomalies Count is not for a Triton repository"),
+        ({"precision": {"wanted": "INT8"}}, "server.precision INT8 is not for tritonRepository: set FP32 or Auto"),
+        ({"precision": {"wanted": "BF16"}}, "server.precision BF16 is not for tritonRepository: set FP32 or Auto"),
+        ({"precision": {"wanted": "Auto"}, "anomalies": "Off"}, None),
+    ],
+)
+def test_what_a_triton_repository_ignores_is_refused(pod: Pod, server: dict[str, Any], message: str | None) -> None:
+    repository(pod.source)
+    outcome = pod.run(server=server, trusted=True)
+    assert (outcome is None) == (message is None)
+    if outcome is not None and message is not None:
+        assert outcome.reason == "ModelLoadFailed"
+        assert message in outcome.message
 
 
 @pytest.mark.parametrize(
@@ -192,6 +219,8 @@ def test_a_triton_repository_is_served_as_it_is(pod: Pod) -> None:
         ({"a.onnx": "x", "b.onnx": "x"}, {"pipeline": COLOURS}, "2 files end in .onnx: name the network"),
         ({"model.onnx": "x"}, {"pipeline": {"task": "textEmbedding"}}, "needs text"),
         ({"config.json": '{"architectures": ["LlamaForCausalLM"]}'}, {}, "LlamaForCausalLM is not served"),
+        ({"config.json": TIMM}, {}, "resnet18 is a network of timm, which the serving image does not have: export it"),
+        ({"config.json": TIMM}, {"pipeline": COLOURS}, "resnet18 is a network of timm"),
         ({"config.json": '{"architectures": ["ViTForImageClassification"]}'}, {}, "no preprocessor_config.json"),
     ],
 )

@@ -82,7 +82,7 @@ class GoldenCase(Contract):
     outputs: dict[str, list[str] | list[int] | list[float]]
 
 
-LEAST_QUESTIONS = 20  # different ones of a golden set, for a precision to be chosen by them
+LEAST_QUESTIONS = 20  # different ones of a golden set, for another precision to be judged by them
 
 
 class Golden(Contract):

@@ -104,6 +104,12 @@ def _network(kind: str, folder: Path) -> str:
 def _transformers(folder: Path, task: str | None) -> dict[str, Any]:
     """Of config.json and the files beside it."""
     config = _read(folder / "config.json")
+    if "architecture" in config:  # Transformers has architectures
+        raise AdoptError(
+            f"config.json: {config['architecture']} is a network of timm, which the serving image does not have: "
+            "export it as ONNX with a pipeline.json, or fine-tune it by a ModelTraining with this folder as "
+            "spec.pretrained, whose artifact is served"
+        )
     if task is None and (folder / "modules.json").exists():
         task = "textEmbedding"
     named = (config.get("architectures") or [""])[0]

@@ -152,7 +152,7 @@ class Triton:
         within: seconds that 99 of 100 answers may take; None: nobody said.
         """
         if not cases.cases:
-            return Measured(seconds=0.0, error="there is no golden question to ask")
+            return Measured(seconds=0.0, error="its model has no golden question to be measured by")
         questions = [(_path(case), asking.question(golden.inputs(case), list(case.outputs))) for case in cases.cases]
         asked = 0
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 WORDS = "wordEmbedding"
+REPOSITORY = "tritonRepository"
 REQUIRED = (vectors_file.WEIGHTS, vectors_file.VOCABULARY, GOLDEN)  # of a wordEmbedding artifact
 SERVED = (contract.PIPELINE, GOLDEN)  # of the other kinds
 RESERVED = {
@@ -79,7 +80,11 @@ def main(environment: Mapping[str, str] = os.environ, arguments: Sequence[str] =
     try:
         layout = read_layout(environment)
         serve = read_serve_file(environment)
-        manifest = live_fetch.fetch(serve, serve.live, layout, environment) if serve.live else fetch(serve, layout)
+        if serve.live:
+            _only_fp32(serve, WORDS)
+            manifest = live_fetch.fetch(serve, serve.live, layout, environment)
+        else:
+            manifest = fetch(serve, layout)
         if serve.reference is not None:
             _fetch_reference(serve.reference, layout)
         if "--artifact" not in arguments:
@@ -143,7 +148,8 @@ def _write_precision(manifest: ArtifactManifest, folder: Path, serve: ServeFile)
     (folder / PRECISION_FILE).unlink(missing_ok=True)
     if serve.precision.wanted == "FP32":
         return
-    if manifest.kind in {WORDS, "tritonRepository"}:
+    if manifest.kind in {WORDS, REPOSITORY}:
+        _only_fp32(serve, manifest.kind)
         found = PrecisionReport(chosen="FP32", message=f"there is no other for {manifest.kind}")
     else:
         from mms_workloads.serve import precision  # noqa: PLC0415 - quantising is rare
@@ -152,6 +158,14 @@ def _write_precision(manifest: ArtifactManifest, folder: Path, serve: ServeFile)
         found = precision.apply(folder, serve.precision, trusted=trusted)
     log.info("precision", **found.model_dump())
     (folder / PRECISION_FILE).write_text(found.model_dump_json())
+
+
+def _only_fp32(serve: ServeFile, kind: str) -> None:
+    """Raises JobError where another precision is asked for."""
+    if (wanted := serve.precision.wanted) not in {"Auto", "FP32"}:
+        raise JobError(
+            Reason.MODEL_LOAD_FAILED, f"server.precision {wanted} is not for {kind}: set FP32 or Auto, or leave it out"
+        )
 
 
 def _fetch_reference(reference: Reference, layout: Layout) -> None:

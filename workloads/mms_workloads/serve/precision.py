@@ -2,7 +2,8 @@
 
 What is lost is counted as answers that are others than at FP32, which is at least what accuracy can fall by. What is
 gained is measured on this processor, one request at a time on one core. INT8: ONNX Runtime's quantisation, static where
-the network has convolutions, whose inputs are calibrated on the same questions, else dynamic. BF16: PyTorch's networks.
+the network has convolutions, whose inputs are calibrated on every second question, and which the others judge; else
+dynamic. BF16: PyTorch's networks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mms_workloads.contract import GoldenCase, GoldenTensor, PrecisionOrder
+    from mms_workloads.contract import GoldenCase, GoldenTensor, Pipeline, PrecisionOrder
     from mms_workloads.serve.pipelines import Served
 
     Inputs = dict[str, NDArray[Any]]
@@ -56,12 +57,17 @@ def apply(folder: Path, order: PrecisionOrder, *, trusted: bool) -> PrecisionRep
         )
     if wanted is None:
         return PrecisionReport(chosen="FP32", message=f"there is no other for {plain.pipeline.runtime} networks")
-    if order.wanted == "Auto" and len(questions) < LEAST_QUESTIONS:
-        there, needed = f"the artifact has {len(questions)} questions", f"{LEAST_QUESTIONS} are needed"
-        return PrecisionReport(chosen="FP32", message=f"{there}, and {needed} to tell what another would lose")
+    # What it is fitted to says little of what it loses on others. Of a single question there is no half.
+    fitted = _is_calibrated(folder, plain.pipeline)
+    calibrating, judging = (questions[1::2] or questions, questions[::2]) if fitted else ([], questions)
+    if order.wanted == "Auto" and len(judging) < LEAST_QUESTIONS:
+        there, needed = f"the artifact has {len(questions)} questions", questions_needed(folder, plain.pipeline)
+        return PrecisionReport(
+            chosen="FP32", message=f"{there}, and {needed} are needed to tell what another would lose"
+        )
     try:
-        variant = _make(folder, plain, questions, wanted)
-        found = compare(plain, variant, questions)
+        variant = _make(folder, plain, calibrating, wanted)
+        found = compare(plain, variant, judging)
     except OSError:
         raise
     except Exception as error:  # what a quantiser cannot do it says in many ways
@@ -98,6 +104,22 @@ def asked(golden: Golden) -> list[Inputs]:
     return [_arrays(one) for one in {str(tensors): tensors for tensors in given if tensors}.values()]
 
 
+def questions_needed(folder: Path, pipeline: Pipeline) -> int:
+    """Of a golden set, for Auto: LEAST_QUESTIONS judge, and another network may be calibrated on as many."""
+    return (2 if _is_calibrated(folder, pipeline) else 1) * LEAST_QUESTIONS
+
+
+def _is_calibrated(folder: Path, pipeline: Pipeline) -> bool:
+    """Whether a network of fewer bits is fitted to questions: an ONNX one with convolutions."""
+    return pipeline.runtime == "ONNX" and _has_convolutions(folder / pipeline.network)
+
+
+def _has_convolutions(network: Path) -> bool:
+    import onnx  # noqa: PLC0415 - of this alone
+
+    return any(node.op_type == "Conv" for node in onnx.load(network, load_external_data=False).graph.node)
+
+
 def _possible(served: Served) -> Any:
     return {"ONNX": "INT8", "Transformers": "BF16"}.get(served.pipeline.runtime)
 
@@ -116,12 +138,10 @@ def quantise(source: Path, target: Path, feeds: Sequence[Inputs]) -> None:
     """An ONNX network with weights of 8 bits. feeds: by the network's names, to calibrate what convolutions get."""
     import logging  # noqa: PLC0415
 
-    import onnx  # noqa: PLC0415 - of this alone
     from onnxruntime import quantization  # noqa: PLC0415
 
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
-    kinds = {node.op_type for node in onnx.load(source, load_external_data=False).graph.node}
-    if "Conv" not in kinds:
+    if not _has_convolutions(source):
         quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QInt8, per_channel=True)
         return
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from mms_workloads import store
 from mms_workloads.contract import (
-    LEAST_QUESTIONS,
     PIPELINE,
     ArtifactManifest,
+    Batching,
     Golden,
     JobIdentity,
     PretrainedModel,
@@ -27,7 +27,7 @@ from mms_workloads.contract import (
     Reason,
     ServeFile,
 )
-from mms_workloads.serve import adopting, pipeline_models, pipelines
+from mms_workloads.serve import adopting, pipeline_models, pipelines, precision
 from mms_workloads.serve.pipelines.predicting import Predict
 from mms_workloads.serve.repository import Model, Models
 from mms_workloads.store import JobError
@@ -68,7 +68,10 @@ def fetch(serve: ServeFile, asked: PretrainedModel, folder: Path) -> tuple[Artif
     names = [line.partition("  ")[2] for line in listing.splitlines()]
     try:
         kind = adopting.format_of(asked, names)
-        models, golden, task = _repository(files) if kind == "TritonRepository" else _adopt(serve, asked, kind, folder)
+        if kind == "TritonRepository":
+            models, golden, task = _repository(serve, files)
+        else:
+            models, golden, task = _adopt(serve, asked, kind, folder)
     except JobError:
         raise
     except Exception as error:
@@ -118,8 +121,17 @@ def digest_of(listing: str) -> str:
     return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _repository(files: Path) -> tuple[Models, Golden, str]:
-    """A Triton repository as it is: nothing is known of its models but their names."""
+def _repository(serve: ServeFile, files: Path) -> tuple[Models, Golden, str]:
+    """A Triton repository as it is: nothing is known of its models but their names. Raises AdoptError."""
+    if serve.batching != Batching():
+        raise adopting.AdoptError(
+            "server.batching and server.instances are not for a Triton repository: leave them out, and write "
+            "dynamic_batching and instance_group into its config.pbtxt"
+        )
+    if serve.anomalies == "Count":
+        raise adopting.AdoptError(
+            "server.anomalies Count is not for a Triton repository, whose requests nobody looks at: leave it out"
+        )
     names = sorted(file.parent.name for file in files.glob("*/config.pbtxt"))
     if not names:
         raise adopting.AdoptError("no folder in it has a config.pbtxt: a Triton repository has one for each model")
@@ -132,7 +144,7 @@ def _adopt(serve: ServeFile, given: PretrainedModel, kind: str, folder: Path) ->
     (folder / PIPELINE).write_text(pipeline.model_dump_json())
     served = pipelines.open(folder, anomalies="Off", trusted=given.trusted)
     # A precision is chosen by many questions; to prove the model few are enough, and each takes a start's time.
-    count = CASES if serve.precision.wanted == "FP32" else LEAST_QUESTIONS
+    count = CASES if serve.precision.wanted == "FP32" else precision.questions_needed(folder, pipeline)
     asked = served.steps.samples(count) if isinstance(served.steps, Predict) else samples(served, count)
     comparisons = [pipelines.golden_case(served, one) for one in asked]
     cases = comparisons[:CASES]

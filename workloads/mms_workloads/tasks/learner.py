@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from mms_workloads import golden_tensors, privacy
-from mms_workloads.contract import LEAST_QUESTIONS, Golden, JobFile, PrivacyReport, Reason
+from mms_workloads.contract import Golden, JobFile, PrivacyReport, Reason
 from mms_workloads.data import blocks, public
 from mms_workloads.data.dealing import IDENTITY, MIXUP
 from mms_workloads.data.dealing import chosen as chosen_transform
@@ -223,10 +223,10 @@ class TaskLearner:
 
     def _golden(self, folder: Path) -> Golden:
         """Asked of the pipeline that is served, in this process."""
-        from mms_workloads.serve import pipelines  # noqa: PLC0415 - its libraries are of no use before
+        from mms_workloads.serve import pipelines, precision  # noqa: PLC0415 - their libraries are of no use before
 
         served = pipelines.open(folder, anomalies="Off")  # the data has a few that are far from the others
-        count = max(LEAST_QUESTIONS, self.task.compared)
+        count = max(precision.questions_needed(folder, served.pipeline), self.task.compared)
         if self.job.data.encryption or self.job.privacy:
             # What the data's images are like is of its records, too.
             schema = replace(self.corpus.schema, images=None) if self.job.privacy else self.corpus.schema

@@ -79,7 +79,7 @@ class _Deciding:
         if found is None:
             wanted, why = max(1, present), "what a pod can do is not known until the first one has been measured"
             if held_up := name in failed:
-                why = f"what a pod can do could not be measured: {failed[name]}: delete the pod to try again"
+                why = f"what a pod can do could not be measured: {failed[name]}"
         elif missing := measures.silent(self.sight):
             held_up = True
             wanted, why = self._in_part(known, memory, found, missing)

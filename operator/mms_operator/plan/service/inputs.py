@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mms_operator.plan.types import Interval, Object
     from mms_workloads.contract import AgentReport
 
-# Tasks whose answers are vectors and pictures: two versions' are never the same.
-INCOMPARABLE = frozenset({"textEmbedding", "imageGeneration"})
+# Tasks whose answers are vectors, pictures and texts that are made up: two versions' are never the same.
+INCOMPARABLE = frozenset({"textEmbedding", "imageGeneration", "languageModel"})
 SENDERS, TAKERS = 16, 8  # pods that sample, and that compare, at most: annotations stay small
 DIGITS = 3  # of a pod's part of a second
 

@@ -240,13 +240,16 @@ def with_correction(one: CapacityStatus, correction: float, objective_seconds: f
 
 
 def failed(sight: Sight) -> dict[str, str]:
-    """Templates whose pods have tried to find out what they can do, and could not; why."""
+    """Templates whose pods have tried to find out what they can do, and could not; why, and what helps."""
     found = {}
     for pod in sight.seen.pods:
         report = sight.observed.agents.get(pod["metadata"]["uid"])
         name = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_CAPACITY)
         if name and report and report.measured and not any(point.rate > 0 for point in report.measured.curve):
-            found[name] = f"pod {pod['metadata']['name']}: {report.measured.error or 'it answered nothing'}"
+            why = f"pod {pod['metadata']['name']}: {report.measured.error or 'it answered nothing'}"
+            # Without golden questions, as of a Triton repository, the next pod could not be measured either.
+            remedy = "delete the pod to try again" if report.goldenCases else "set autoscaling.mode to External or Off"
+            found[name] = f"{why}: {remedy}"
     return found
 
 
