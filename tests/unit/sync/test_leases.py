@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random  # noqa: TC003 - hypothesis reads the annotation
 
@@ -217,3 +218,26 @@ def test_fraction() -> None:
     assert progress.fraction([0, 1, 2], 2) == pytest.approx(5 / 6)
     progress.commit([Slice(1, 1, 0, 1, 4)])
     assert progress.fraction([0, 1, 2], 2) == pytest.approx(5.25 / 6)
+
+
+def test_the_fraction_is_the_same_to_the_bit_in_whatever_order_blocks_were_begun() -> None:
+    """The learning rate of each rank follows from it."""
+    parts = {block: (done, 10) for block, done in enumerate([1, 2, 3, 6, 7])}
+    found = {
+        Progress([0] * 5, {block: parts[block] for block in order_}).fraction(range(5), 3)
+        for order_ in itertools.permutations(parts)
+    }
+    assert len(found) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9), st.integers(1, 10)), max_size=9))
+def test_samples_that_are_passed_over(spans: list[tuple[int, int, int, int]]) -> None:
+    """Those of a block's pass and no others, in as few parts as can be, wherever a round begins."""
+    passed_over = sorted(Slice(e, b, at, min(10, at + length), 10) for e, b, at, length in spans)
+    progress = Progress([0] * 3, passed_over=passed_over)
+    for e, b, at in itertools.product(range(3), range(3), range(10)):
+        out = [any((s.data_epoch, s.block) == (e, b) and s.start <= i < s.stop for s in passed_over) for i in range(10)]
+        stop, live = progress.part(e, b, at, 10)
+        assert at < stop <= 10
+        assert out[at:stop] == [not live] * (stop - at)
+        assert not live or stop == 10 or out[stop], "all up to what is passed over"

@@ -8,7 +8,9 @@ checkpoints and in the master.
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -93,7 +95,7 @@ class Progress:
         """How much of the job is done, 0 to 1; exactly 1 at its end. blocks: all that is committed is of these."""
         if self._whole is None or self._whole[0] is not blocks:
             self._whole = blocks, sum(self.applied[b] for b in blocks)
-        parts = sum(done / size for done, size in self.partial.values())
+        parts = math.fsum(done / size for done, size in self.partial.values())  # in whatever order they came
         return (self._whole[1] + parts) / (len(blocks) * epochs)
 
     def copy(self) -> Progress:
@@ -101,9 +103,10 @@ class Progress:
 
     def part(self, data_epoch: int, block: int, start: int, stop: int) -> tuple[int, bool]:
         """Where the samples from `start` that are alike end, at most at `stop`, and whether they are trained on."""
-        for s in self.passed_over:
-            if (s.data_epoch, s.block) == (data_epoch, block) and s.stop > start and s.start < stop:
-                return (min(stop, s.stop), False) if s.start <= start else (s.start, True)
+        first, end = (bisect.bisect_left(self.passed_over, Slice(data_epoch, block, at, 0, 0)) for at in (0, stop))
+        for s in self.passed_over[first:end]:
+            if s.stop > start:
+                return (s.start, True) if s.start > start else (min(stop, s.stop), False)
         return stop, True
 
     def skip(self, blocks: Iterable[int], epochs: int) -> None:
