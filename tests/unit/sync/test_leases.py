@@ -39,11 +39,19 @@ class Machine(RuleBasedStateMachine):
 
     @rule(rank=RANKS)
     def take(self, rank: int) -> None:
-        lease = self.leases.take(rank)
+        lease = self.leases.take(rank, len(self.hands))
+        assert lease or self.hands[rank] or not self.free(), "a rank that has nothing gets what there is"
         if lease:
             held = [(one.data_epoch, one.block) for hand in self.hands.values() for one in hand]
             assert (lease.data_epoch, lease.block) not in held
             self.hands[rank].append(lease)
+
+    def free(self) -> list[int]:
+        """Blocks that may be taken."""
+        applied = self.leases.progress.applied
+        last = min(min(applied[b] for b in self.leases.blocks) + 1, self.leases.epochs - 1)
+        held = {(one.data_epoch, one.block) for hand in self.hands.values() for one in hand}
+        return [b for b in self.leases.blocks if applied[b] <= last and (applied[b], b) not in held]
 
     @rule(ranks=st.sets(RANKS, min_size=1), samples=st.integers(1, SIZE))
     def round(self, ranks: set[int], samples: int) -> None:
@@ -154,11 +162,11 @@ def test_a_rank_that_is_alone_has_the_same_rounds_wherever_it_was_resumed(
             if chance.random() < resumed:
                 leases.restore(Progress.read(leases.progress.document()))
                 opened, waiting = [], []
-            while len(opened) < mixed and (lease := waiting.pop(0) if waiting else leases.take(0, alone=True)):
+            while len(opened) < mixed and (lease := waiting.pop(0) if waiting else leases.take(0, members=1)):
                 opened.append(lease)
             opened.sort(key=lambda one: (one.data_epoch, one.block))
             this = [Slice(one.data_epoch, one.block, one.start, min(one.start + samples, SIZE), SIZE) for one in opened]
-            waiting += [lease for _ in range(ahead) if (lease := leases.take(0, alone=True))]
+            waiting += [lease for _ in range(ahead) if (lease := leases.take(0, members=1))]
             leases.commit(this)
             opened = [Lease(s.data_epoch, s.block, s.stop) for s in this if s.stop < s.size]
             made.append(this)
@@ -209,6 +217,30 @@ def test_a_block_goes_on_where_its_committed_part_ends() -> None:
 def test_progress_of_another_data_set_is_refused() -> None:
     with pytest.raises(ValueError, match="progress of 2 blocks, the data set has 3"):
         start("Sequential", 1, 3).restore(Progress([0, 0]))
+
+
+def test_the_last_blocks_go_to_all_in_equal_parts() -> None:
+    leases = Leases("Sequential", 1, 1, range(9), Progress.none(9))
+    assert [leases.take(0) for _ in range(6)] == [*(Lease(0, b) for b in range(5)), None], "nine blocks for two"
+    leases.commit([Slice(0, b, 0, 3, SIZE) for b in range(5)])
+    assert leases.take(0) == Lease(0, 5), "a quarter of each is left, and more of the others"
+    assert [leases.take(0), leases.take(0)] == [Lease(0, 6), None]
+    assert [leases.take(1) for _ in range(3)] == [Lease(0, 7), Lease(0, 8), None]
+
+
+def test_none_has_a_second_block_where_another_would_have_none() -> None:
+    leases = start("Sequential", 1, 4)
+    assert [leases.take(0, 3) for _ in range(3)] == [Lease(0, 0), Lease(0, 1), None]
+    assert [leases.take(1, 3) for _ in range(2)] == [Lease(0, 2), None]
+    assert leases.take(2, 3) == Lease(0, 3)
+
+
+def test_a_rank_that_has_nothing_is_refused_no_block() -> None:
+    """Whoever else there is, and has less left."""
+    leases = start("Sequential", 1, 2)
+    assert leases.take(0, 1000) == Lease(0, 0)
+    assert leases.take(0, 1000) is None
+    assert leases.take(1, 1000) == Lease(0, 1)
 
 
 def test_fraction() -> None:

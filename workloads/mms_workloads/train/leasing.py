@@ -74,6 +74,7 @@ class Leaser:
         self._asked = 0  # requests that are not answered, or whose answers were not looked at
         self._ahead = 0  # of those, asked in an earlier round: that there was no block may be long ago
         self._size = 0  # samples of the last block that was opened; 0: there was none
+        self._scarce = False  # the last answer was that there is no block
         self._beside = beside
         self._reading: dict[tuple[int, int], Future[_Read]] = {}  # of blocks that are leased and not open yet
         with control.changing() as box:
@@ -179,7 +180,8 @@ class Leaser:
         return -(-samples // self._size) if self._size else 1
 
     def _ask(self, blocks: int) -> None:
-        for _ in range(blocks - self._asked):
+        """For so many ahead; while there are none, for one at a time."""
+        for _ in range((min(blocks, 1) if self._scarce else blocks) - self._asked):
             self._asked += 1
             step = 0 if self._alone else self._agreement.step
             held = pages.HELD.pages
@@ -190,9 +192,7 @@ class Leaser:
         """Whether a block is leased and read."""
         with self._control.changing() as box:
             while box.leased and box.leased[0]["block"] is None:
-                box.leased.popleft()
-                self._asked -= 1
-                self._ahead = max(0, self._ahead - 1)
+                self._next(box)
             if not box.leased:
                 return False
             reading = self._reading.get((box.leased[0]["data_epoch"], box.leased[0]["block"]))
@@ -237,11 +237,15 @@ class Leaser:
         if control.urgent(epoch):
             raise Superseded(f"epoch {epoch} ended before a block was leased")
         with control.changing() as box:
-            if not box.leased:
-                return None
-            self._asked -= 1
-            self._ahead = max(0, self._ahead - 1)
-            return box.leased.popleft()
+            return self._next(box) if box.leased else None
+
+    def _next(self, box: Inbox) -> dict[str, Any]:
+        """Takes an answer, of which there is one."""
+        answer = box.leased.popleft()
+        self._asked -= 1
+        self._ahead = max(0, self._ahead - 1)
+        self._scarce = answer["block"] is None
+        return answer
 
     def _read_ahead(self) -> None:
         """Starts to read blocks that were leased, while those before them are trained on. In any thread."""
