@@ -26,7 +26,7 @@ MOST_WEIGHT = 6.0
 SLOW_SECONDS = 0.01  # per round at least: below, nobody waits for it
 RATE_FACTOR = 0.5  # on the learning rate at a rollback
 MAX_ROLLBACKS = 5
-NAMED = 3  # slices in an incident
+NAMED = 16  # slices in an incident: a rank's round is dealt from so many blocks at most
 SAID_EVERY = 100  # rounds of the same anomaly of a rank between two incidents
 
 
