@@ -161,8 +161,12 @@ class Watch:
         if self.guard.nonFinite == "Fail":
             return Fail(f"{what} at step {this.step}, and guard.nonFinite is Fail")
         if self.guard.nonFinite == "Rollback" or self.broken >= self.guard.patience:
-            skip = frozenset(s.block for i in bad for s in this.slices[i])
-            return Rollback(Verdict.NOT_FINITE, this.step - self.broken + 1, RATE_FACTOR, what, blocks=skip)
+            # Where a rank's round is of several blocks, only one of them may have the samples that did it.
+            known = [i for i in bad if len({s.block for s in this.slices[i]}) == 1]
+            blocks = frozenset(s.block for i in known for s in this.slices[i])
+            samples = tuple(sorted(s for i in bad if i not in known for s in this.slices[i]))
+            before = this.step - self.broken + 1
+            return Rollback(Verdict.NOT_FINITE, before, RATE_FACTOR, what, blocks=blocks, samples=samples)
         if self.broken > 1 and self.broken % SAID_EVERY:
             return None
         rank = ranks[0] if len(ranks) == 1 else None
