@@ -267,6 +267,15 @@ def test_a_worker_that_is_wanted_no_more_need_not_wait_to_leave(master: Master) 
     assert [peer.count(wire.LEAVE) for peer in (first, second, third)] == [0, 1, 1]
 
 
+@pytest.mark.parametrize(("workers", "first"), [(1, [0, 1, 2, 3]), (2, [0, 1, None]), (4, [0, None])])
+def test_the_last_blocks_are_dealt_to_all_members(
+    tmp_path: Path, clock: Clock, workers: int, first: list[int | None]
+) -> None:
+    master = Master(tmp_path, clock, workers=workers, optimizer={"epochs": 1})
+    peers = master.running(workers)
+    assert [peers[0].lease() for _ in first] == first
+
+
 def test_speed_and_time_left(master: Master) -> None:
     first, second = master.running()
     for step in range(1, 4):

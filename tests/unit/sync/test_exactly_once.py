@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
         slices = []
         while batch:
             if not who.leased:
-                lease = self.leases.take(who.position)
+                lease = self.leases.take(who.position, len(self.workers))
                 if lease is None:
                     break
                 size = SIZES[lease.block]

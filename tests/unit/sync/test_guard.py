@@ -25,6 +25,7 @@ from mms_workloads.sync.watch import (
     Round,
     Watch,
 )
+from mms_workloads.train.dealing import MOST_MIXED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,6 +153,27 @@ def test_gradients_that_are_not_finite_as_the_spec_says(mode: str, kind: type[Me
     watch = Watch(Guard.model_validate({"nonFinite": mode}))
     (measure,) = seen(watch, odd(usual(1), 0, BAD))
     assert isinstance(measure, kind)
+
+
+def test_of_a_round_of_several_blocks_only_its_samples_are_left_out() -> None:
+    """One of them has those that did it, and nobody knows which. Of another rank's it is known."""
+    mixed, alone, good = tuple(Slice(0, b, 0, 2, 9) for b in (7, 3)), (Slice(0, 5, 4, 6, 9), Slice(0, 5, 6, 9, 9)), ()
+    this = replace(usual(1), slices=(mixed, alone, good), verdicts=(BAD, BAD, GOOD))
+    (back,) = seen(Watch(Guard(nonFinite="Rollback")), this)
+    assert isinstance(back, Rollback)
+    assert (back.blocks, back.samples) == (frozenset({5}), (Slice(0, 3, 0, 2, 9), Slice(0, 7, 0, 2, 9)))
+
+
+def test_an_incident_names_all_blocks_of_a_rank_s_round() -> None:
+    of_round = [tuple(Slice(0, b, 0, 2, 9) for b in range(count)) for count in (MOST_MIXED, MOST_MIXED + 4)]
+    said = []
+    for slices in of_round:
+        (report,) = seen(Watch(Guard()), replace(usual(1, 1), slices=(slices,), verdicts=(BAD,)))
+        assert isinstance(report, Report)
+        said.append(report.action)
+    assert all(f"block {b} [0, 2)" in said[0] for b in range(MOST_MIXED))
+    assert f"block {MOST_MIXED} " not in said[1]
+    assert "and 4 more" in said[1]
 
 
 def test_rounds_on_the_way_to_a_rollback_are_no_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random  # noqa: TC003 - hypothesis reads the annotation
 
@@ -38,11 +39,19 @@ class Machine(RuleBasedStateMachine):
 
     @rule(rank=RANKS)
     def take(self, rank: int) -> None:
-        lease = self.leases.take(rank)
+        lease = self.leases.take(rank, len(self.hands))
+        assert lease or self.hands[rank] or not self.free(), "a rank that has nothing gets what there is"
         if lease:
             held = [(one.data_epoch, one.block) for hand in self.hands.values() for one in hand]
             assert (lease.data_epoch, lease.block) not in held
             self.hands[rank].append(lease)
+
+    def free(self) -> list[int]:
+        """Blocks that may be taken."""
+        applied = self.leases.progress.applied
+        last = min(min(applied[b] for b in self.leases.blocks) + 1, self.leases.epochs - 1)
+        held = {(one.data_epoch, one.block) for hand in self.hands.values() for one in hand}
+        return [b for b in self.leases.blocks if applied[b] <= last and (applied[b], b) not in held]
 
     @rule(ranks=st.sets(RANKS, min_size=1), samples=st.integers(1, SIZE))
     def round(self, ranks: set[int], samples: int) -> None:
@@ -153,11 +162,11 @@ def test_a_rank_that_is_alone_has_the_same_rounds_wherever_it_was_resumed(
             if chance.random() < resumed:
                 leases.restore(Progress.read(leases.progress.document()))
                 opened, waiting = [], []
-            while len(opened) < mixed and (lease := waiting.pop(0) if waiting else leases.take(0, alone=True)):
+            while len(opened) < mixed and (lease := waiting.pop(0) if waiting else leases.take(0, members=1)):
                 opened.append(lease)
             opened.sort(key=lambda one: (one.data_epoch, one.block))
             this = [Slice(one.data_epoch, one.block, one.start, min(one.start + samples, SIZE), SIZE) for one in opened]
-            waiting += [lease for _ in range(ahead) if (lease := leases.take(0, alone=True))]
+            waiting += [lease for _ in range(ahead) if (lease := leases.take(0, members=1))]
             leases.commit(this)
             opened = [Lease(s.data_epoch, s.block, s.stop) for s in this if s.stop < s.size]
             made.append(this)
@@ -210,6 +219,30 @@ def test_progress_of_another_data_set_is_refused() -> None:
         start("Sequential", 1, 3).restore(Progress([0, 0]))
 
 
+def test_the_last_blocks_go_to_all_in_equal_parts() -> None:
+    leases = Leases("Sequential", 1, 1, range(9), Progress.none(9))
+    assert [leases.take(0) for _ in range(6)] == [*(Lease(0, b) for b in range(5)), None], "nine blocks for two"
+    leases.commit([Slice(0, b, 0, 3, SIZE) for b in range(5)])
+    assert leases.take(0) == Lease(0, 5), "a quarter of each is left, and more of the others"
+    assert [leases.take(0), leases.take(0)] == [Lease(0, 6), None]
+    assert [leases.take(1) for _ in range(3)] == [Lease(0, 7), Lease(0, 8), None]
+
+
+def test_none_has_a_second_block_where_another_would_have_none() -> None:
+    leases = start("Sequential", 1, 4)
+    assert [leases.take(0, 3) for _ in range(3)] == [Lease(0, 0), Lease(0, 1), None]
+    assert [leases.take(1, 3) for _ in range(2)] == [Lease(0, 2), None]
+    assert leases.take(2, 3) == Lease(0, 3)
+
+
+def test_a_rank_that_has_nothing_is_refused_no_block() -> None:
+    """Whoever else there is, and has less left."""
+    leases = start("Sequential", 1, 2)
+    assert leases.take(0, 1000) == Lease(0, 0)
+    assert leases.take(0, 1000) is None
+    assert leases.take(1, 1000) == Lease(0, 1)
+
+
 def test_fraction() -> None:
     progress = Progress([2, 0, 1])
     progress.commit([whole(0, 1), whole(1, 2)])
@@ -217,3 +250,26 @@ def test_fraction() -> None:
     assert progress.fraction([0, 1, 2], 2) == pytest.approx(5 / 6)
     progress.commit([Slice(1, 1, 0, 1, 4)])
     assert progress.fraction([0, 1, 2], 2) == pytest.approx(5.25 / 6)
+
+
+def test_the_fraction_is_the_same_to_the_bit_in_whatever_order_blocks_were_begun() -> None:
+    """The learning rate of each rank follows from it."""
+    parts = {block: (done, 10) for block, done in enumerate([1, 2, 3, 6, 7])}
+    found = {
+        Progress([0] * 5, {block: parts[block] for block in order_}).fraction(range(5), 3)
+        for order_ in itertools.permutations(parts)
+    }
+    assert len(found) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9), st.integers(1, 10)), max_size=9))
+def test_samples_that_are_passed_over(spans: list[tuple[int, int, int, int]]) -> None:
+    """Those of a block's pass and no others, in as few parts as can be, wherever a round begins."""
+    passed_over = sorted(Slice(e, b, at, min(10, at + length), 10) for e, b, at, length in spans)
+    progress = Progress([0] * 3, passed_over=passed_over)
+    for e, b, at in itertools.product(range(3), range(3), range(10)):
+        out = [any((s.data_epoch, s.block) == (e, b) and s.start <= i < s.stop for s in passed_over) for i in range(10)]
+        stop, live = progress.part(e, b, at, 10)
+        assert at < stop <= 10
+        assert out[at:stop] == [not live] * (stop - at)
+        assert not live or stop == 10 or out[stop], "all up to what is passed over"

@@ -35,7 +35,7 @@ def rounds(epochs: int) -> int:
     leases = Leases.start(data, Optimizer().seed, epochs, blocks.split(BLOCKS, EvaluationSpec().split)[0], BLOCKS)
     made = 0
     while not leases.done():
-        taken = [lease for _ in range(BLOCKS_OF_A_ROUND) if (lease := leases.take(0, alone=True))]
+        taken = [lease for _ in range(BLOCKS_OF_A_ROUND) if (lease := leases.take(0, members=1))]
         leases.commit(Slice(lease.data_epoch, lease.block, 0, 1, 1) for lease in taken)
         made += 1
     return made

@@ -146,13 +146,18 @@ def test_a_rank_whose_gradients_stay_bad_is_replaced(
     assert bits(outcome) == pytest.approx(undisturbed(1), abs=MARGIN)
 
 
+@pytest.mark.parametrize(("guard", "backs"), [({}, 1), ({"nonFinite": "Rollback"}, 2)], ids=["skip", "roll back"])
 def test_a_block_whose_samples_are_never_finite(
-    tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch, guard: dict[str, Any], backs: int
 ) -> None:
-    """A few bad samples are skipped; where they go on, all go back and leave the block out."""
-    outcome, report, _ = run(tmp_path, job(tmp_path, 2), {"kind": "poison", "block": 5}, patch=monkeypatch)
-    said = [incident.action for incident in report.incidents if incident.kind == "NonFinite"]
-    assert any("without blocks 5" in action and "0.5 of the learning rate" in action for action in said), said
+    """A few bad samples are skipped; where they go on, all go back and leave the block out. At once, they leave out the
+    samples, as those are of several blocks, and then the block.
+    """
+    fault = {"kind": "poison", "block": 5}
+    outcome, report, _ = run(tmp_path, job(tmp_path, 2, guard=guard), fault, patch=monkeypatch)
+    said = [incident.action for incident in report.incidents if "back to" in incident.action]
+    assert [said[-1].endswith("without blocks 5"), len(said)] == [True, backs], said
+    assert f"at {0.5**backs:g} of the learning rate" in said[-1]
     assert bits(outcome) == pytest.approx(undisturbed(1), abs=MARGIN)
 
 

@@ -306,6 +306,35 @@ def test_a_block_that_is_used_up_inside_a_round_frees_its_next_pass_for_the_roun
     assert lengths(one.take(4)) == [(3, 2), (5, 2)]
 
 
+def test_who_has_searched_goes_on_in_the_next_epoch(pod: Pod) -> None:
+    """Of blocks that it has not got it knows nothing, and a round that has others' samples is no search."""
+    suspects = {4}
+    one = dealt_from(Master(pod, block(3), block(5)), mixed=2, members=1, suspects=suspects)
+    assert lengths(one.take(2)) == [(3, 1), (5, 1)]
+    one.made(finite=False)
+    assert suspects == {3, 4, 5}
+    following = dealt_from(Master(pod, block(3), block(8), block(5)), mixed=2, members=1, suspects=suspects)
+    assert lengths(following.take(4)) == [(3, 4)]
+    following.made(finite=True)
+    assert lengths(following.take(20)) == [(3, 6), (8, 10), (5, 4)]
+    following.made(finite=True)
+    assert suspects == {4, 5}
+    assert lengths(following.take(2)) == [(5, 2)]
+
+
+def test_while_there_is_no_block_one_at_a_time_is_asked_for(pod: Pod) -> None:
+    control = Master(pod)
+    one = dealt_from(control, mixed=4, members=2)
+    asked = []
+    for _ in range(4):
+        assert one.take(4) == ()
+        asked.append(control.asked)
+    assert asked == [4, 5, 6, 7]
+    control.given = [block(number) for number in range(9)]
+    assert lengths(one.take(4)) == [(0, 4)]
+    assert control.asked == 7 + 1 + 4, "and all that it needs when there is one"
+
+
 def test_ranks_that_do_not_step_together_take_a_round_from_one_block(pod: Pod) -> None:
     one = dealt_from(Master(pod, block(3), block(5)), mixed=2, members=2, alone=True)
     assert lengths(one.take(4)) == [(3, 4)]

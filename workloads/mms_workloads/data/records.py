@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Record", "RecordCorpus", "count"]
 
 INDEX_PARTS = 4  # a block is read from at most this part of one before its start
-KEPT_BLOCKS = 4  # the one that is trained on, the one read ahead, and two of another rank's round
+KEPT_BLOCKS = 4  # learners hold what they make of a block; only for the golden set a few are read again
 LOCKS = 16
 
 

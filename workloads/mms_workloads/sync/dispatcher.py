@@ -126,14 +126,14 @@ class Dispatcher:
 
     # Leases and rounds
 
-    def lease(self, rank: int, step: int, *, alone: bool = False) -> dict[str, Any] | None:
-        """The answer to a rank at this step that asks for a block: one, if any is free. alone: see Leases.take.
+    def lease(self, rank: int, step: int, members: int = 2) -> dict[str, Any] | None:
+        """The answer to a rank at this step that asks for a block: one, if it can have any. members: of the epoch.
 
         None while rounds that it has finished are not known here: they may free blocks for it.
         """
         if step > self.step:
             return None
-        lease = self.leases.take(rank, alone=alone) if self.leases else None
+        lease = self.leases.take(rank, members) if self.leases else None
         answer: dict[str, Any] = {"block": None, "fraction": self.fraction()}
         if lease:
             answer |= {"data_epoch": lease.data_epoch, "block": lease.block, "start": lease.start}

@@ -223,9 +223,9 @@ class Epochs:
     def answer_leases(self) -> None:
         """Those that can be answered by now."""
         asking, self.forming.asking = self.forming.asking, []
-        alone = self.current is not None and len(self.current.members) == 1
+        members = len(self.current.members) if self.current else 0
         for rank, step in asking:
-            answer = self.dispatcher.lease(rank, step, alone=alone)
+            answer = self.dispatcher.lease(rank, step, members)
             if answer is None:
                 self.forming.asking.append((rank, step))
             else:

@@ -8,7 +8,9 @@ checkpoints and in the master.
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -89,11 +91,16 @@ class Progress:
         """Samples of the block's pass under way that are applied."""
         return self.partial[block][0] if block in self.partial else 0
 
+    def part_of(self, block: int) -> float:
+        """That is applied of the block in its pass under way, from 0 to less than 1."""
+        done, size = self.partial.get(block, (0, 1))
+        return done / size
+
     def fraction(self, blocks: Sequence[int], epochs: int) -> float:
         """How much of the job is done, 0 to 1; exactly 1 at its end. blocks: all that is committed is of these."""
         if self._whole is None or self._whole[0] is not blocks:
             self._whole = blocks, sum(self.applied[b] for b in blocks)
-        parts = sum(done / size for done, size in self.partial.values())
+        parts = math.fsum(done / size for done, size in self.partial.values())  # in whatever order they came
         return (self._whole[1] + parts) / (len(blocks) * epochs)
 
     def copy(self) -> Progress:
@@ -101,9 +108,10 @@ class Progress:
 
     def part(self, data_epoch: int, block: int, start: int, stop: int) -> tuple[int, bool]:
         """Where the samples from `start` that are alike end, at most at `stop`, and whether they are trained on."""
-        for s in self.passed_over:
-            if (s.data_epoch, s.block) == (data_epoch, block) and s.stop > start and s.start < stop:
-                return (min(stop, s.stop), False) if s.start <= start else (s.start, True)
+        first, end = (bisect.bisect_left(self.passed_over, Slice(data_epoch, block, at, 0, 0)) for at in (0, stop))
+        for s in self.passed_over[first:end]:
+            if s.stop > start:
+                return (s.start, True) if s.start > start else (min(stop, s.stop), False)
         return stop, True
 
     def skip(self, blocks: Iterable[int], epochs: int) -> None:
@@ -169,28 +177,40 @@ class Leases:
     def start(cls, data: Data, seed: int, epochs: int, blocks: Sequence[int], count: int) -> Leases:
         return cls(data.sharding, seed, epochs, blocks, Progress.none(count))
 
-    def take(self, rank: int, *, alone: bool = False) -> Lease | None:
+    def take(self, rank: int, members: int = 2) -> Lease | None:
         """The next lease: of the lowest data epoch that is not done, else of the one after it for blocks that are free.
 
         A rank goes on with a block that it had when its leases were given back: it has read that already. For the same
         reason it takes what another one had only where there is nothing else. None while all that may be taken is held
-        by others, and at the end.
+        by others, or the rank holds its share of all that is left, and at the end.
 
-        alone: there is no other rank, and what it gets follows from the progress, not from what it has asked for
+        members: ranks that there are. What a single one gets follows from the progress, not from what it has asked for
         before: a resumed run has the same rounds as an undisturbed one. First what has been begun, then what is next in
         the order; None while the pass before is not whole.
         """
-        if self.done():
+        if self.done() or (members > 1 and self._has_its_share(rank, members)):
             return None
         current = min(self._at)
         self._passes = {data_epoch: each for data_epoch, each in self._passes.items() if data_epoch >= current}
         passes = range(current, min(current + 2, self.epochs))
         survives = any(reader != rank for reader in self._readers.values())
-        lease = self._in_order(passes) if alone and not survives else self._free_for(rank, passes)
+        lease = self._in_order(passes) if members == 1 and not survives else self._free_for(rank, passes)
         if lease is None:
             return None
         self.held[lease] = self._readers[lease] = rank
         return Lease(*lease, self.progress.start(lease[1]))
+
+    def _has_its_share(self, rank: int, members: int) -> bool:
+        """What nobody holds is no more than the others need to hold as much, in blocks: with more the rank would make
+        the last rounds alone. One that holds nothing is never refused.
+        """
+        held = dict.fromkeys(self.held.values(), 0.0)
+        for (_, block), one in self.held.items():
+            held[one] += 1 - self.progress.part_of(block)
+        mine = held.get(rank, 0.0)
+        spare = (1 - self.fraction()) * len(self.blocks) * self.epochs - sum(held.values())
+        owed = sum(max(0.0, mine - other) for other in held.values()) + (members - len(held)) * mine
+        return mine > 0 and spare <= owed
 
     def _free_for(self, rank: int, passes: range) -> tuple[int, int] | None:
         for data_epoch in passes:

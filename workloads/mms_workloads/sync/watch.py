@@ -27,7 +27,7 @@ MOST_WEIGHT = 6.0
 SLOW_SECONDS = 0.01  # per round at least: below, nobody waits for it
 RATE_FACTOR = 0.5  # on the learning rate at a rollback
 MAX_ROLLBACKS = 5
-NAMED = 3  # slices in an incident
+NAMED = 16  # slices in an incident: a rank's round is dealt from so many blocks at most
 SAID_EVERY = 100  # rounds of the same anomaly of a rank between two incidents
 # A spike that comes again where it was, as high, though the samples before it were left out and the rate was halved, is
 # no harm that was done to the parameters: from there on the data is of another kind.
@@ -184,9 +184,13 @@ class Watch:
         if self.guard.nonFinite == "Fail":
             return Fail(f"{what} at step {this.step}, and guard.nonFinite is Fail")
         if self.guard.nonFinite == "Rollback" or len(steps) >= self.guard.patience:
-            skip = frozenset(s.block for i in bad for s in this.slices[i])
-            return Rollback(Verdict.NOT_FINITE, steps[0], RATE_FACTOR, what, blocks=skip)
+            # Where a rank's round is of several blocks, only one of them may have the samples that did it.
+            known = [i for i in bad if len({s.block for s in this.slices[i]}) == 1]
+            blocks = frozenset(s.block for i in known for s in this.slices[i])
+            samples = tuple(sorted(s for i in bad if i not in known for s in this.slices[i]))
+            return Rollback(Verdict.NOT_FINITE, steps[0], RATE_FACTOR, what, blocks=blocks, samples=samples)
         if len(steps) > 1 and len(steps) % SAID_EVERY:
+            return None
             return None
         rank = ranks[0] if len(ranks) == 1 else None
         return Report(Verdict.NOT_FINITE, rank, f"{what}: {_samples(this, bad)} skipped")

@@ -54,6 +54,7 @@ class Leaser:
         mixed: int = 1,
         alone: bool = False,
         dead: dict[int, str] | None = None,
+        suspects: set[int] | None = None,
     ) -> None:
         """agreement: the state's, which grows with the rounds. beside: one thread, to read in.
 
@@ -61,16 +62,19 @@ class Leaser:
         can have. mixed: blocks that a round's samples are dealt from, while there are so many. alone: ranks do not step
         together. Then the master says how much is done, and a round has samples of one block only, so that whoever
         repeats it after a loss repeats the very same slices. dead: blocks that there is nothing to learn from, and why,
-        as was found in epochs before; what is found in this one is added.
+        as was found in epochs before; what is found in this one is added. suspects: blocks of which one has samples
+        whose gradient is not finite, likewise: see `made`. They are no part of the progress: where their process is
+        gone, the next such gradient starts the search again.
         """
         self._control, self._epoch, self._learner, self._agreement = control, epoch, learner, agreement
         self._alone, self._single, self._mixed = alone, members == 1, 1 if alone else mixed
         self._none_now = False  # a single member has all that it can have until it has used up a block
-        self._suspects: list[_Open] = []  # one of them has samples whose gradient is not finite
-        self._apart: _Open | None = None  # the one of them that the last round was taken from
+        self._suspects = set() if suspects is None else suspects
+        self._apart: int | None = None  # the one of them that the last round was taken from
         self._open: list[_Open] = []
         self._dead = {} if dead is None else dead
         self._seen: set[Slice] = set()  # of the last round: they count, and are not trained on
+        self._scarce = False  # the last answer was that there is no block
         self._asked = 0  # requests that are not answered, or whose answers were not looked at
         self._ahead = 0  # of those, asked in an earlier round: that there was no block may be long ago
         self._size = 0  # samples of the last block that was opened; 0: there was none
@@ -87,16 +91,15 @@ class Leaser:
         round without blocks, in which they tell each other to leave. Raises Superseded, store.JobError.
         """
         slices: list[Slice] = []
-        wanted, used_up = batch, False
+        wanted, used_up, self._apart = batch, False, None
         self._seen.clear()
         while wanted and len(slices) < MAX_SLICES and self._fill(wanted):
-            self._apart = self._suspects[0] if self._suspects else None
-            chosen = [self._apart] if self._apart else self._open
+            chosen = self._open if slices else self._to_search() or self._open
             for number, current in enumerate(chosen):
                 share = -(-wanted // (len(chosen) - number))
                 wanted -= self._draw(current, share, slices)
             used_up |= self._close_used_up()
-            if self._alone or self._apart:
+            if self._alone or self._apart is not None:
                 break
         if slices and (self._open or not self._alone):
             self._ask(self._needed(batch))
@@ -110,17 +113,24 @@ class Leaser:
         """The round was; finite: this rank's gradient. Where it was not, the rounds that follow are each taken from one
         of the blocks until that gives a finite one: so it is known of which block it is, and no other is left out.
         """
-        if finite:
-            self._suspects = [one for one in self._suspects if one is not self._apart]
-        elif self._apart is None and self._mixed > 1:
-            self._suspects = list(self._open)
+        if self._apart is not None:
+            if finite:
+                self._suspects.discard(self._apart)
+        elif not finite and self._mixed > 1:
+            self._suspects |= {one.lease.block for one in self._open}
+
+    def _to_search(self) -> list[_Open]:
+        """The suspect that the round is taken from, if one is open."""
+        found = [one for one in self._open if one.lease.block in self._suspects][:1]
+        self._apart = found[0].lease.block if found else None
+        return found
 
     def _fill(self, wanted: int) -> bool:
         """Opens as many blocks as samples are dealt from. Whether one is open.
 
         Where several members step together no one waits for more than its first.
         """
-        while len(self._open) < self._mixed and not self._none_now and not self._suspects:
+        while len(self._open) < self._mixed and not self._none_now:
             if self._open and not self._single and not self._at_hand():
                 break
             if not self._receive(wanted):
@@ -152,7 +162,6 @@ class Leaser:
         if len(left) == len(self._open):
             return False
         self._open, self._none_now = left, False
-        self._suspects = [one for one in self._suspects if one.position < one.size]
         return True
 
     def live(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
@@ -179,7 +188,8 @@ class Leaser:
         return -(-samples // self._size) if self._size else 1
 
     def _ask(self, blocks: int) -> None:
-        for _ in range(blocks - self._asked):
+        """For so many ahead; while there are none, for one at a time."""
+        for _ in range((min(blocks, 1) if self._scarce else blocks) - self._asked):
             self._asked += 1
             step = 0 if self._alone else self._agreement.step
             held = pages.HELD.pages
@@ -190,9 +200,7 @@ class Leaser:
         """Whether a block is leased and read."""
         with self._control.changing() as box:
             while box.leased and box.leased[0]["block"] is None:
-                box.leased.popleft()
-                self._asked -= 1
-                self._ahead = max(0, self._ahead - 1)
+                self._next(box)
             if not box.leased:
                 return False
             reading = self._reading.get((box.leased[0]["data_epoch"], box.leased[0]["block"]))
@@ -237,11 +245,15 @@ class Leaser:
         if control.urgent(epoch):
             raise Superseded(f"epoch {epoch} ended before a block was leased")
         with control.changing() as box:
-            if not box.leased:
-                return None
-            self._asked -= 1
-            self._ahead = max(0, self._ahead - 1)
-            return box.leased.popleft()
+            return self._next(box) if box.leased else None
+
+    def _next(self, box: Inbox) -> dict[str, Any]:
+        """Takes an answer, of which there is one."""
+        answer = box.leased.popleft()
+        self._asked -= 1
+        self._ahead = max(0, self._ahead - 1)
+        self._scarce = answer["block"] is None
+        return answer
 
     def _read_ahead(self) -> None:
         """Starts to read blocks that were leased, while those before them are trained on. In any thread."""

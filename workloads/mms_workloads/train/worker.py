@@ -71,6 +71,7 @@ class Worker:
         self.plan: plans.Plan | None = None
         self.plan_digest = ""
         self.dead: dict[int, str] = {}  # blocks of the plan that there is nothing to learn from, and why
+        self.suspects: set[int] = set()  # blocks of which one has samples whose gradient is not finite: see Leaser
         self.communicator: Communicator | None = None
         self.epoch = 0
         self.given = False  # what this worker holds is durable, or others hold it, too
@@ -252,6 +253,7 @@ class Worker:
             mixed=self.learner.mixed(place),
             alone=alone,
             dead=self.dead,
+            suspects=self.suspects,
         )
         leads = place.position == 0
         if alone:
@@ -359,6 +361,7 @@ class Worker:
         digest = plans.digest(packed)
         if self.learner is None or self.plan_digest != digest:
             self.state, self.plan, self.plan_digest, self.dead = None, plans.unpack(packed), digest, {}
+            self.suspects = set()
             self.learner = learner.make(self.pod, self.plan, digest)
             if self.pod.job.task.wordEmbedding is None:
                 memory.keep()
