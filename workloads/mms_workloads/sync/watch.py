@@ -191,7 +191,6 @@ class Watch:
             return Rollback(Verdict.NOT_FINITE, steps[0], RATE_FACTOR, what, blocks=blocks, samples=samples)
         if len(steps) > 1 and len(steps) % SAID_EVERY:
             return None
-            return None
         rank = ranks[0] if len(ranks) == 1 else None
         return Report(Verdict.NOT_FINITE, rank, f"{what}: {_samples(this, bad)} skipped")
 
