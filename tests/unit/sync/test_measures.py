@@ -157,7 +157,7 @@ async def test_a_checkpoint_that_has_the_anomaly_is_passed_over(
     master = Master(tmp_path, clock, checkpoint=checkpointed(3))
     monkeypatch.setattr(master.it.measures.watch, "guard", Guard(patience=3))
     peers = master.running()
-    master.it.measures.watch.broken = 2  # of steps 2 and 3, of which the checkpoint is
+    master.it.measures.watch.broken[0, 1] = [2, 3]  # of which step the checkpoint is
     blocks = [
         [0, block, 0, 1, 1] for block, passes in enumerate(master.it.dispatcher.leases.progress.applied) if not passes
     ]
