@@ -74,13 +74,28 @@ def test_organisational_units(certificate: dict[str, Any] | None, units: set[str
     assert tls.organisational_units(certificate) == units
 
 
+def test_rounds_that_are_told_together_are_no_speed() -> None:
+    """Of 20 ms each, four a message: the first message's rounds were made before the time that is looked at."""
+    speed, fraction = Speed(), 0.0
+    for message in range(6):
+        for number in range(4):
+            fraction += 0.01
+            speed.add(100 + 0.08 * message + 1e-5 * number, fraction, 10, 1.0, 1.0)
+        if message < 2:
+            assert speed.samples_per_second() is None
+            assert speed.seconds_left(fraction) is None
+        else:
+            assert speed.samples_per_second() == pytest.approx(500, rel=0.01)
+            assert speed.seconds_left(fraction) == pytest.approx((1 - fraction) * 2, abs=1)
+
+
 def test_speed() -> None:
     speed = Speed()
     assert speed.samples_per_second() is None
     for second in range(30):
         speed.add(float(second), second / 40, 100, 10.0, 20.0 if second < 29 else 30.0)
     assert speed.samples_per_second() == 100
-    assert speed.rounds[0][0] >= 29 - WINDOW_SECONDS
+    assert speed.points[0].time >= 29 - WINDOW_SECONDS
     assert speed.loss == pytest.approx(0.9 * 2 + 0.1 * 3)
     assert speed.seconds_left(0.5) == 20
     assert speed.seconds_left(1.0) is None
