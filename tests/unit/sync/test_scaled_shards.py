@@ -137,6 +137,20 @@ def test_the_holder_of_a_copy_is_told_to_stop_a_moment_later(tmp_path: Path, clo
     assert [shard.count(wire.LEAVE) for shard in run.shards] == [0, 0], "they leave when their parts are durable"
 
 
+def test_the_holder_of_a_copy_is_told_to_stop_when_the_other_may_go(tmp_path: Path, clock: Clock) -> None:
+    """Its connection is still there, and it is as good as gone."""
+    run = Served(tmp_path, clock, replicas=2)
+    run.begin([])
+    run.shards[1].say(wire.STOPPING)
+    run.later(TOGETHER_SECONDS)
+    run.later(0)
+    assert run.shards[1].count(wire.LEAVE) == 1
+    run.shards[0].say(wire.STOPPING)
+    run.later(TOGETHER_SECONDS)
+    run.later(0)
+    assert run.shards[0].count(wire.LEAVE) == 0, "nobody else has the rows"
+
+
 def test_the_last_holder_of_rows_stays_till_another_has_them(tmp_path: Path, clock: Clock) -> None:
     run = Served(tmp_path, clock, replicas=2)
     run.begin([])

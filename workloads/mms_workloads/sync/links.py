@@ -24,3 +24,4 @@ class Link:
     parameters: str = ""  # host:port where serving pods get a worker's parameters; empty: nowhere
     bf16: bool = False  # its device has instructions for products in BF16
     stopping: bool = False  # its pod was told to end
+    leaving: bool = False  # and that it may go, which it does as soon as it hears that

@@ -93,7 +93,7 @@ class Shards:
             return
         for link in self.peers.links.values():
             if link.stopping:
-                link.stopping = False
+                link.stopping, link.leaving = False, True
                 link.send(Message(wire.LEAVE))
 
     def last_save_wanted(self) -> bool:
@@ -201,11 +201,8 @@ class Shards:
     def _stay(self, serving: set[int]) -> bool:
         """Whether all rows of the layout are on shards that were not told to stop: their own, or as a replica."""
         present = {(m.rank, m.joined) for m in self.peers.membership.members}
-        staying = {
-            rank
-            for rank, joined in self.called
-            if rank in serving and (rank, joined) in present and not self.peers.links[rank].stopping
-        }
+        going = {rank for rank, link in self.peers.links.items() if link.stopping or link.leaving}
+        staying = {rank for rank, joined in self.called if rank in serving and (rank, joined) in present} - going
         copied = self.spec.replicas > 1
         held = (
             shard in staying or (copied and replica_holder(shard, self.layout) in staying)
