@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -433,6 +434,31 @@ def test_rounds_are_told_together_and_before_what_follows(pod: Pod) -> None:
         (wire.LEASE, {"epoch": 2}),
         (wire.PROGRESS, {"epoch": 2, "rounds": [{"step": 4}]}),
     ]
+
+
+def test_threads_do_not_overtake_each_other(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One has taken what was reported and has not queued it: what another one says then comes after it."""
+    control = Control(pod, "127.0.0.1:1", lambda: (0, None), plain=True)
+    queued, other_is_done = list[str](), threading.Event()
+
+    def other() -> None:
+        control.report(1, {"step": 2}, at_once=True)
+        control.send(wire.HEARTBEAT)
+        other_is_done.set()
+
+    thread = threading.Thread(target=other)
+
+    def call(_: object, *messages: Message) -> None:
+        if messages and threading.current_thread() is not thread:
+            thread.start()
+            other_is_done.wait(0.2)  # it is not, as long as this one holds it up
+        queued.extend(message.kind + str(message.fields.get("rounds", "")) for message in messages)
+
+    monkeypatch.setattr(control, "_call", call)
+    control.report(1, {"step": 1})
+    control.send(wire.LEASE)
+    thread.join()
+    assert queued == ["progress[{'step': 1}]", "lease", "progress[{'step': 2}]", "heartbeat"]
 
 
 def test_sending_after_the_conversation_is_no_failure(pod: Pod) -> None:
