@@ -102,7 +102,7 @@ def rule(width: int) -> tuple[float, float]:
             loss.backward()
             if number:  # the first warms up
                 taken.append(time.thread_time() - began)
-    by_byte = precision.intensity(network, lambda: network(batch[:, :-1]))
+    by_byte = precision.intensity(network, lambda given: given(batch[:, :-1]))
     return by_byte, min(seconds["FP32"]) / min(seconds["BF16"])
 
 

@@ -81,6 +81,19 @@ def test_pods_keep_to_the_restricted_standard_and_cannot_reach_the_api() -> None
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
+def test_the_precision_of_training_is_told() -> None:
+    """As long as nobody says another one: a new master has not heard of a step."""
+    found = world()
+    found.run()
+    found.settle()
+    found.says(step=7, precision="BF16")
+    found.settle()
+    assert found.status["precision"] == "BF16"
+    found.says(step=7, precision=None)
+    found.settle()
+    assert found.status["precision"] == "BF16"
+
+
 def test_from_pending_to_complete() -> None:
     found = world()
     found.settle()

@@ -43,6 +43,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool | None]] = {
     "the same class": ({"CLASS": [7]}, {"CLASS": np.array([[7]])}, False),
     "fewer than half, and more beside them": (WORDS, words("a", "b", "u", "v", "w", "x"), True),
     "another likeliest label": ({"LABELS": ["cat", "dog"]}, strings("LABELS", "dog", "cat"), True),
+    "another likeliest label of many": (
+        {"LABELS": ["cat", "dog", "hen", "fox"]},
+        strings("LABELS", "dog", "cat", "hen", "fox"),
+        True,
+    ),
     "the same likeliest label": ({"LABELS": ["cat", "dog"]}, strings("LABELS", "cat", "hen"), False),
     "the same things": (THREE, boxes("8", "3", "7"), False),
     "two of three things": (THREE, boxes("7", "3", "1"), False),

@@ -205,6 +205,25 @@ def test_each_rank_by_itself_where_a_push_stands_alone() -> None:
     assert found[-1].before == 1, "the first of those in a row"
 
 
+def test_a_good_round_between_two_bad_ones() -> None:
+    """Those in a row count."""
+    watch = Watch(Guard(patience=3))
+    found = seen(watch, *(odd(usual(step), 1, BAD) if step % 3 else usual(step) for step in range(20)))
+    assert {type(one) for one in found} == {Report}
+
+
+def test_what_other_members_made_is_no_row_of_these() -> None:
+    """Two of three, then all, then the two again: in between their gradients were finite."""
+    watch, pair = Watch(Guard(patience=3)), {0: 0, 1: 1}
+    watch.restarted(0, pair)
+    found = seen(watch, *(odd(usual(step, 2), 1, BAD) for step in (1, 2)))
+    watch.restarted(2, MEMBERS)
+    found += seen(watch, usual(3))
+    watch.restarted(3, pair)
+    found += seen(watch, *(odd(usual(step, 2), 1, BAD) for step in (4, 5)))
+    assert [type(one) for one in found] == [Report, Report]
+
+
 def alone(step: int, rank: int, seconds: float = 0.1) -> Round:
     return replace(usual(step, 1), ranks=(rank,), seconds=(seconds,))
 

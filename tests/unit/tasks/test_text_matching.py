@@ -137,6 +137,25 @@ def test_a_text_that_occurs_twice_in_a_batch_is_no_other() -> None:
     assert task.loss(network, task.prepare(twice), torch.Generator()).item() == pytest.approx(0, abs=1e-5)
 
 
+def test_texts_are_told_apart_in_float32() -> None:
+    """Where their vectors are products in BF16, which has three digits: how near they are differs by less."""
+
+    class Given(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            del mask
+            generator = torch.Generator().manual_seed(int(tokens[0, 0]))
+            vectors = torch.nn.functional.normalize(torch.randn(len(tokens), 64, generator=generator))
+            return vectors, torch.ones(len(tokens), 2)
+
+    task = matcher(Goal("Matches"), {"a": 3, "b": 2})
+    batch = task.prepare([{"input": pair, "label": None} for pair in (("a", "b"), ("b", "a"), ("a b", "b a"))])
+    network = Given()
+    network.register_parameter("somewhere", torch.nn.Parameter(torch.zeros(1)))
+    expected = task.loss(network, batch, torch.Generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(task.loss(network, batch, torch.Generator()), expected)
+
+
 def goal_of(file: Path, **fields: str) -> Goal:
     schema = counted(described(file, fields=fields), file.parent).schema
     assert schema is not None

@@ -82,7 +82,7 @@ NETWORKS: dict[str, tuple[nn.Module, torch.Tensor, float]] = {
 def test_operations_by_byte(case: str) -> None:
     network, given, expected = NETWORKS[case]
     for batch in (given, given[:1]):
-        assert precision.intensity(network, lambda batch=batch: network(batch)) == pytest.approx(expected)  # type: ignore[misc]
+        assert precision.intensity(network, lambda given, batch=batch: given(batch)) == pytest.approx(expected)  # type: ignore[misc]
     assert not any(module._forward_hooks for module in network.modules())
 
 

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mms_operator.api.training import MOST_OF_A_RING
+from mms_operator.api.training_run import MOST_OF_A_RING
 from mms_workloads.transport import native
 from mms_workloads.transport.channel import Abort, Fence, Greeting, Listener, PeerLost, Refused, Security, connect
 from mms_workloads.transport.ring import MAX_SIZE, RingTransport, Wire

@@ -153,6 +153,8 @@ class Watch:
             self.streaks.pop(rank, None)
             self.slow.pop(rank, None)
         self.slow_said -= others
+        alike = (1, len(members))  # rounds of others than these members come no more
+        self.broken = {by: at for by, at in self.broken.items() if members.keys() >= set(by) and len(by) in alike}
         self.paces = {rank: pace for rank, pace in self.paces.items() if rank in members and rank not in others}
 
     def _gradients(self, this: Round) -> list[Measure]:

@@ -128,7 +128,8 @@ class TextMatcher(TextTask):
         first, second, calibration = self._both(network, batch)
         if self.goal.kind == "Matches":
             own = torch.arange(len(first), device=first.device)
-            near = SHARPNESS * first @ second.T
+            with torch.autocast(first.device.type, enabled=False):  # what tells texts apart is in the last digits
+                near = SHARPNESS * first @ second.T
             which = batch[OTHER_TEXT].to(first.device)
             same = (which[:, None] == which[None, :]) & (own[:, None] != own[None, :])
             near = near.masked_fill(same, float("-inf"))  # a text that occurs twice is no other

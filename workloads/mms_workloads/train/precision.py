@@ -29,6 +29,7 @@ INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16"})  # without them BF16 is co
 # Floating-point operations of products for each byte that goes into or comes out of them, from which on BF16 is faster
 # on a CPU (`make bench-training-precision`). Below it converting those bytes takes longer than the products gain.
 LEAST_INTENSITY = 64.0
+MATRIX, FLOAT_BYTES = 2, 4  # dimensions; of float32
 
 
 @cache
@@ -43,7 +44,7 @@ def in_cpuinfo(text: str) -> bool:
     return not INSTRUCTIONS.isdisjoint(flags.split())
 
 
-def intensity(network: nn.Module, forward: Callable[[], object]) -> float:
+def intensity(network: nn.Module, forward: Callable[[nn.Module], object]) -> float:
     """Operations per byte, in float32, of all products that modules make in a forward pass; 0 where there are none.
 
     It says nothing of attention's own products, and does not depend on how many samples there are.
@@ -63,14 +64,11 @@ def intensity(network: nn.Module, forward: Callable[[], object]) -> float:
     hooks = [module.register_forward_hook(seen) for module in network.modules() if _multiplies(module)]
     try:
         with torch.no_grad(), device.seeded(0):
-            forward()
+            forward(network)
     finally:
         for hook in hooks:
             hook.remove()
     return operations / moved if moved else 0.0
-
-
-MATRIX, FLOAT_BYTES = 2, 4
 
 
 def _multiplies(module: nn.Module) -> bool:
@@ -80,7 +78,7 @@ def _multiplies(module: nn.Module) -> bool:
 
 
 class Precision:
-    """Of the steps of one learner: the same on all workers of a run, since a step must be whoever computes it."""
+    """Of one learner's steps: the same on all workers with such a device, as a step must be whoever computes it."""
 
     def __init__(self, wanted: Literal["Auto", "FP32", "BF16"], forward: Callable[[nn.Module], object]) -> None:
         """wanted: Auto where all workers have instructions for BF16. forward: passes an example through the network,
@@ -91,7 +89,7 @@ class Precision:
 
     def chosen(self, network: nn.Module) -> Products:
         if self._chosen is None:
-            self._chosen = "BF16" if self._is_faster(network) else "FP32"
+            self._chosen = self._by_rule(network) if self._wanted == "Auto" else self._wanted
         return self._chosen
 
     def products(self, network: nn.Module) -> AbstractContextManager[object]:
@@ -100,11 +98,7 @@ class Precision:
             return nullcontext()
         return torch.autocast(device.chosen().type, torch.bfloat16)
 
-    def _is_faster(self, network: nn.Module) -> bool:
-        if self._wanted != "Auto":
-            return self._wanted == "BF16"
+    def _by_rule(self, network: nn.Module) -> Products:
         # A GPU's matrix units take BF16 only.
-        return device.chosen() != device.CPU or self._intensity(network) >= LEAST_INTENSITY
-
-    def _intensity(self, network: nn.Module) -> float:
-        return intensity(network, lambda: self._forward(network))
+        faster = device.chosen() != device.CPU or intensity(network, self._forward) >= LEAST_INTENSITY
+        return "BF16" if faster else "FP32"

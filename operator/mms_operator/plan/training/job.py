@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mms_operator.api.data import in_bytes
 from mms_operator.api.names import Role
-from mms_operator.api.training import ParameterServer
+from mms_operator.api.training_run import ParameterServer
 from mms_operator.plan import stores, tasks
 from mms_operator.plan.objects import Owner
 from mms_operator.plan.training import pretrained
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from mms_operator.api.custom_task import Custom
     from mms_operator.api.data import Data
-    from mms_operator.api.training import Sync, TrainingSpec
+    from mms_operator.api.training import TrainingSpec
+    from mms_operator.api.training_run import Sync
     from mms_operator.api.training_status import ArtifactStatus
     from mms_operator.plan.stores import Location
     from mms_operator.plan.types import DefaultStore, Object, Settings
