@@ -103,9 +103,8 @@ def train() -> str:
             status = get("modeltraining", "words").get("status", {})
             phase, progress = status.get("phase", "Pending"), status.get("progress", {})
             percent = progress.get("percent", 0)
-            line = (
-                f"{phase} {progress.get('activity', '')} {percent}%, {progress.get('samplesPerSecond') or 0:,} words/s"
-            )
+            rate = progress.get("samplesPerSecond")
+            line = f"{phase} {progress.get('activity', '')} {percent}%" + (f", {rate:,} words/s" if rate else "")
             bar.update(task, completed=percent, description=line)
             if not console.is_terminal and percent >= said + 20:
                 said = percent
